@@ -6,6 +6,8 @@ table in docs/settings.md. This module decides what is a valid value; it must no
 or what they do.
 """
 
+# ruff: noqa: RUF009  # the calls in the class body declare fields, they are not shared defaults
+
 from __future__ import annotations
 
 import math
@@ -24,16 +26,20 @@ class Kind:
     """A kind of value: what is allowed in words, and how to check it and read it from text."""
 
     allowed: str
+    placeholder: str
+    """Stands for the value where a flag is described."""
     convert: Callable[[Any], Any]
     """Takes a Python value, returns the one to keep; raises ValueError when it is not allowed."""
     parse: Callable[[str], Any]
     """Takes the text of a flag or variable, returns a Python value; raises ValueError when it cannot."""
+    textual: bool = False
+    """Whether a settings file, which has types of its own, writes it as text too."""
 
     def check(self, name: str, value: Any) -> Any:
         """Return the value to keep for the field `name`, or raise OptionError."""
         try:
             return self.convert(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             raise OptionError(f"{name}: {value!r} is not allowed; it must be {self.allowed}") from None
 
     def read(self, name: str, text: str) -> Any:
@@ -58,7 +64,7 @@ def _integer(minimum: int) -> Kind:
         _require(isinstance(value, int) and not isinstance(value, bool) and value >= minimum)
         return int(value)
 
-    return Kind(f"a whole number of at least {minimum}", convert, int)
+    return Kind(f"a whole number of at least {minimum}", "NUMBER", convert, int)
 
 
 def _seconds(*, positive: bool) -> Kind:
@@ -67,11 +73,11 @@ def _seconds(*, positive: bool) -> Kind:
         _require(value > 0 if positive else value >= 0)
         return float(value)
 
-    return Kind(f"a number of seconds, {'above 0' if positive else '0 or more'}", convert, float)
+    return Kind(f"a number of seconds, {'above 0' if positive else '0 or more'}", "SECONDS", convert, float)
 
 
 def _switch() -> Kind:
-    words = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+    words = dict.fromkeys(("true", "yes", "on", "1"), True) | dict.fromkeys(("false", "no", "off", "0"), False)
 
     def convert(value: Any) -> bool:
         _require(isinstance(value, bool))
@@ -81,7 +87,7 @@ def _switch() -> Kind:
         _require(text.lower() in words)
         return words[text.lower()]
 
-    return Kind("true or false", convert, parse)
+    return Kind("true or false", "true|false", convert, parse)
 
 
 def _choice(*choices: str) -> Kind:
@@ -89,7 +95,7 @@ def _choice(*choices: str) -> Kind:
         _require(value in choices)
         return str(value)
 
-    return Kind(f"one of {', '.join(choices)}", convert, str)
+    return Kind(f"one of {', '.join(choices)}", "|".join(choices), convert, str, textual=True)
 
 
 def _function() -> Kind:
@@ -97,13 +103,14 @@ def _function() -> Kind:
         _require(callable(value))
         return value  # type: ignore[no-any-return]  # callable() has just said so
 
-    return Kind("a callable (in text: MODULE:NAME)", convert, load_callable)
+    return Kind("a callable (in text: MODULE:NAME)", "MODULE:NAME", convert, load_callable, textual=True)
 
 
 @dataclass(frozen=True)
 class Declaration:
-    """One setting as declared: its name, default, kind and help."""
+    """One setting as declared: its group, name, default, kind and help."""
 
+    group: str
     name: str
     default: Any
     kind: Kind
@@ -116,8 +123,11 @@ class Declaration:
         return self.kind.check(self.name, value)
 
 
-def _option(default: Any, kind: Kind, help: str) -> Any:
-    return field(default=default, metadata={"kind": kind, "help": help})
+def _option(group: str, default: Any, kind: Kind, help: str) -> Any:
+    return field(default=default, metadata={"group": group, "kind": kind, "help": help})
+
+
+_POOL, _TIME, _SESSIONS, _LOG = "Workers and queues", "Time limits", "Database sessions", "Job log"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,48 +139,66 @@ class Options:
     """
 
     max_concurrent_per_router: int = _option(
-        100, _integer(1), "Slots of a worker: the requests it runs at the same time."
+        _POOL, 100, _integer(1), "Slots of a worker: the requests it runs at the same time."
     )
     queue_size: int = _option(
-        100, _integer(0), "Requests that may wait in a worker's queue; with 0, none waits."
+        _POOL, 100, _integer(0), "Requests that may wait in a worker's queue; with 0, none waits."
     )
-    max_workers: int = _option(10, _integer(1), "Workers at most.")
+    max_workers: int = _option(_POOL, 10, _integer(1), "Workers at most.")
     min_workers: int | None = _option(
-        None, _integer(1), "Workers at least, and at the start. Default: one group, or max_workers if fewer."
+        _POOL,
+        None,
+        _integer(1),
+        "Workers at least, and at the start. Default: one group, or max_workers if fewer.",
     )
-    worker_group_size: int = _option(3, _integer(1), "Workers that are added or removed at a time.")
+    worker_group_size: int = _option(_POOL, 3, _integer(1), "Workers that are added or removed at a time.")
     worker_quiet_seconds: float = _option(
-        30.0, _seconds(positive=True), "How long fewer workers must have been enough before some are removed."
+        _POOL,
+        30.0,
+        _seconds(positive=True),
+        "How long fewer workers must have been enough before some are removed.",
     )
     request_timeout_seconds: float | None = _option(
+        _TIME,
         None,
         _seconds(positive=True),
         "Deadline of a request: waiting, application and body together. Default: graceful_timeout_seconds.",
     )
     graceful_timeout_seconds: float = _option(
-        5.0, _seconds(positive=True), "How long a shutdown lets running requests go on before it ends them."
+        _TIME,
+        5.0,
+        _seconds(positive=True),
+        "How long a shutdown lets running requests go on before it ends them.",
     )
     drain_delay_seconds: float = _option(
+        _TIME,
         0.0,
         _seconds(positive=False),
         "How long a shutdown goes on accepting after readiness has failed, so that a proxy notices first.",
     )
     keep_alive_seconds: float = _option(
+        _TIME,
         75.0,
         _seconds(positive=True),
         "How long an idle client connection stays open. Keep it above the proxy's own idle time.",
     )
     db_init_func: Callable[[int], Any] | None = _option(
-        None, _function(), "Opens a database session: called with the worker's id, once per slot, on first use."
+        _SESSIONS,
+        None,
+        _function(),
+        "Opens a database session: called with the worker's id, once per slot, on first use.",
     )
     db_reset_func: Callable[[Any], object] | None = _option(
-        None, _function(), "Makes a session ready for the next request. Default: its rollback(), if it has one."
+        _SESSIONS,
+        None,
+        _function(),
+        "Makes a session ready for the next request. Default: its rollback(), if it has one.",
     )
     db_close_func: Callable[[Any], object] | None = _option(
-        None, _function(), "Closes a session for good. Default: its close(), if it has one."
+        _SESSIONS, None, _function(), "Closes a session for good. Default: its close(), if it has one."
     )
-    enable_logging: bool = _option(False, _switch(), "Log one line for every request.")
-    log_format: str = _option("text", _choice("text", "json"), "How those lines are written.")
+    enable_logging: bool = _option(_LOG, False, _switch(), "Log one line for every request.")
+    log_format: str = _option(_LOG, "text", _choice("text", "json"), "How those lines are written.")
 
     def __post_init__(self) -> None:
         """Check every field, then the fields that limit each other."""
@@ -201,5 +229,6 @@ class Options:
 def declarations() -> tuple[Declaration, ...]:
     """Every setting, in the order of declaration."""
     return tuple(
-        Declaration(f.name, f.default, f.metadata["kind"], f.metadata["help"]) for f in fields(Options)
+        Declaration(f.metadata["group"], f.name, f.default, f.metadata["kind"], f.metadata["help"])
+        for f in fields(Options)
     )

@@ -1,0 +1,339 @@
+"""A client's socket, looked after by the hub: no greenlet, no slot, no session of its own.
+
+Decides when a socket is read and written, how long a client may take, and in what order pipelined requests are
+answered. It must not know what a request says (`parser.py`) or how an answer is framed (`response.py`).
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+from collections import deque
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from gevent.event import Event
+
+from ..policy.answers import Answer
+from ..pool.job import Job
+from .framing import whole_answer
+from .limits import (
+    BODY_SECONDS,
+    HEADER_SECONDS,
+    PIPELINED_REQUESTS,
+    RECEIVE_BYTES,
+    UNSENT_BYTES,
+    WRITE_STALL_SECONDS,
+)
+from .parser import Request, RequestParser
+from .response import Response
+
+if TYPE_CHECKING:
+    from .server import WSGIServer
+
+__all__ = ["Connection"]
+
+JOINED_BYTES = 16 * 1024
+"""A body up to this size is copied behind its head and sent with it; a larger one is sent as it is."""
+
+LINGER_SECONDS = 2.0
+"""How long a refused client's bytes are still read, so that the refusal reaches it before a reset does."""
+
+_EXPLANATIONS = {
+    "408": "The request did not arrive in time.",
+    "413": "The request's body is larger than this server takes.",
+    "414": "The request's target is longer than this server takes.",
+    "417": "This server does not know what the request expects.",
+    "431": "The request's header fields are more or larger than this server takes.",
+    "501": "This server does not know the request's transfer coding.",
+    "505": "This server speaks HTTP/1.0 and HTTP/1.1.",
+}
+
+
+class Connection:
+    """One accepted socket: `_on_readable` and `_on_writable` are called by the hub and never wait or raise."""
+
+    __slots__ = (
+        "_current",
+        "_host",
+        "_input_ended",
+        "_job",
+        "_last",
+        "_lingering",
+        "_parser",
+        "_pending",
+        "_port",
+        "_reader",
+        "_server",
+        "_socket",
+        "_taken",
+        "_unsent",
+        "_writer",
+        "closed",
+        "expires",
+        "unsent_bytes",
+    )
+
+    def __init__(self, server: WSGIServer, sock: Any, address: Any) -> None:
+        self._server = server
+        self._socket = sock
+        self._host: str = address[0] if isinstance(address, tuple) else ""
+        self._port: str = str(address[1]) if isinstance(address, tuple) else ""
+        self._parser = RequestParser(server.request_environ, self._on_request, self._on_continue)
+        self._pending: deque[Request | Answer] = deque()
+        self._current: Response | None = None
+        self._job: Job | None = None
+        self._last = False
+        """Whether the present response is the last."""
+        self._input_ended = False
+        self._lingering = False
+        self._unsent: deque[memoryview] = deque()
+        self.unsent_bytes = 0
+        self._taken: Event | None = None
+        self.closed = False
+        self.expires = monotonic() + HEADER_SECONDS
+        """When, in `time.monotonic()` seconds, the client has taken too long for what it is at."""
+        self._writer: Any = None
+        self._reader: Any = server.loop.io(sock.fileno(), 1)
+        self._reader.start(self._on_readable)
+
+    def __repr__(self) -> str:
+        doing = "closed" if self.closed else repr(self._current or self._parser)
+        return f"<Connection of {self._host or 'a local client'}: {doing}, {self.unsent_bytes} bytes unsent>"
+
+    @property
+    def closing(self) -> bool:
+        """Whether the server wants every connection closed after its present response."""
+        return self._server.closing
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing has been asked and nothing is left to answer."""
+        parser = self._parser
+        return not (self._current or self._pending or self._unsent or parser.in_head or parser.in_body)
+
+    # Reading.
+
+    def _on_readable(self) -> None:
+        try:
+            self._receive()
+        except Exception:
+            self._server.report_bug(self)
+            self.close()
+
+    def _receive(self) -> None:
+        try:
+            data = self._socket.recv(RECEIVE_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._on_end_of_input()
+        elif not self._lingering:
+            self._take(data)
+
+    def _take(self, data: bytes) -> None:
+        parser = self._parser
+        was_in_head = parser.in_head
+        refused = parser.feed(data)
+        if refused is not None:
+            self._reject(refused)
+        elif parser.in_body:
+            self.expires = monotonic() + BODY_SECONDS
+        elif parser.in_head and not was_in_head:
+            self.expires = monotonic() + HEADER_SECONDS
+        if self._pending:
+            if len(self._pending) >= PIPELINED_REQUESTS:
+                self._reader.stop()
+            self._advance()
+
+    def _on_request(self, request: Request) -> None:
+        environ = request.environ
+        environ["REMOTE_ADDR"] = self._host
+        environ["REMOTE_PORT"] = self._port
+        self._pending.append(request)
+
+    def _on_continue(self) -> None:
+        # With an answer still under way the client must get that first; it will not wait for ever (RFC 9110, 10.1.1).
+        if self._current is None and not self._pending:
+            self.send(b"HTTP/1.1 100 Continue\r\n\r\n", b"")
+
+    def _on_end_of_input(self) -> None:
+        """The client has left, or will send no more, which looks the same: answer what is running, drop what waits."""
+        self._reader.stop()
+        self._input_ended = True
+        if self._job is not None:
+            self._server.balancer.abandon(self._job)
+        dropped = self._job is not None and self._job.state == "disconnected"
+        if dropped or not (self._current or self._pending or self._unsent):
+            self.close()
+
+    def _reject(self, status: str) -> None:
+        """Refuse what was sent, after the answers to all that came before it; then close."""
+        self._server.report_refusal(self._host, status)
+        explanation = _EXPLANATIONS.get(status[:3], "The request is not well-formed HTTP.")
+        self._pending.append(Answer(status, explanation))
+        self._lingering = True
+        if self._current is None:
+            self._advance()
+
+    # Answering, in order.
+
+    def _advance(self) -> None:
+        """Take up what waits until something is under way; a loop, as refusals end at once and are many."""
+        pending = self._pending
+        while pending and self._current is None and not self.closed and not self._last:
+            item = pending.popleft()
+            if isinstance(item, Answer):
+                self._last = True
+                self.send(whole_answer(item, keep_alive=False), b"")
+                self._end_output()
+                return
+            self.expires = math.inf
+            response = self._current = Response(self, item)
+            job = self._server.balancer.submit(item.environ, response)
+            if self._current is response:
+                self._job = job
+
+    def response_ended(self, keep_alive: bool) -> None:
+        """The present response is complete, though parts of it may be unsent; go on with the next, or close."""
+        self._current = self._job = None
+        if not keep_alive or self._last or (self._input_ended and not self._pending):
+            self._last = True
+            self._end_output()
+            return
+        self.expires = monotonic() + self._server.keep_alive_seconds
+        if self._pending:
+            # From the hub, not from here: `_advance` may be what called us, or a slot that still has to clean up.
+            self._server.loop.run_callback(self._resume)
+        elif self.closing:
+            self.close_if_idle()
+
+    def _resume(self) -> None:
+        if not self.closed:
+            self._advance()
+            if not (self._input_ended or self._last or self._reader.active):
+                self._reader.start(self._on_readable)
+
+    def _end_output(self) -> None:
+        """Close once all is sent; a refused client may still be sending, so it is given time to read the refusal."""
+        if self._unsent:
+            return
+        if not self._lingering:
+            self.close()
+            return
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.close()
+        else:
+            self.expires = monotonic() + LINGER_SECONDS
+
+    # Writing.
+
+    def send(self, head: bytes, body: bytes) -> None:
+        """Send both, as much as the socket takes now; the hub sends the rest. Never waits or raises."""
+        if self.closed:
+            return
+        parts = [head + body] if len(body) <= JOINED_BYTES else [head, body]
+        sent = 0 if self._unsent else self._sent_now(parts)
+        for part in parts:
+            if sent >= len(part):
+                sent -= len(part)
+            elif not self.closed:
+                self._keep(memoryview(part)[sent:])
+                sent = 0
+
+    def _sent_now(self, parts: list[bytes]) -> int:
+        try:
+            if len(parts) == 1:
+                return int(self._socket.send(parts[0]))
+            return int(self._socket.sendmsg(parts))
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except OSError:
+            self.close()
+            return 0
+
+    def _keep(self, data: memoryview) -> None:
+        self._unsent.append(data)
+        self.unsent_bytes += len(data)
+        if self._writer is None:
+            self._writer = self._server.loop.io(self._socket.fileno(), 2)
+        if not self._writer.active:
+            self._writer.start(self._on_writable)
+            self.expires = monotonic() + WRITE_STALL_SECONDS
+
+    def _on_writable(self) -> None:
+        while self._unsent:
+            data = self._unsent[0]
+            try:
+                sent = self._socket.send(data)
+            except (BlockingIOError, InterruptedError):
+                break
+            except OSError:
+                self.close()
+                return
+            self.unsent_bytes -= sent
+            if sent < len(data):
+                self._unsent[0] = data[sent:]
+                break
+            self._unsent.popleft()
+        self._sent_some()
+
+    def _sent_some(self) -> None:
+        if self._taken is not None and self.unsent_bytes <= UNSENT_BYTES:
+            self._taken.set()
+        if self._unsent:
+            self.expires = monotonic() + WRITE_STALL_SECONDS
+            return
+        self._writer.stop()
+        self.expires = math.inf if self._current else monotonic() + self._server.keep_alive_seconds
+        if self._last and self._current is None:
+            self._end_output()
+        elif self.closing:
+            self.close_if_idle()
+
+    def wait_until_taken(self) -> None:
+        """Let a slot wait while the client is more than `UNSENT_BYTES` behind."""
+        while self.unsent_bytes > UNSENT_BYTES and not self.closed:
+            self._taken = Event()
+            self._taken.wait()
+
+    # Ending.
+
+    def expire(self) -> None:
+        """The client has taken too long: for its request 408, for reading the answer or for being idle the end."""
+        waits_for_request = self._current is None and not self._unsent and not self._lingering
+        if waits_for_request and not self.idle:
+            self._reject("408 Request Timeout")
+        else:
+            self.close()
+
+    def close_if_idle(self) -> None:
+        """Close a connection on which nothing has been asked; a request that has just come is still answered."""
+        if self.idle and not self.closed:
+            self._on_readable()
+            if self.idle:
+                self.close()
+
+    def close(self) -> None:
+        """Close the socket now; a job that waits is dropped, one that runs finds nobody to answer."""
+        if self.closed:
+            return
+        self.closed = True
+        self._reader.stop()
+        self._reader.close()
+        if self._writer is not None:
+            self._writer.stop()
+            self._writer.close()
+        self._socket.close()
+        self._unsent.clear()
+        self._pending.clear()
+        if self._taken is not None:
+            self._taken.set()
+        if self._job is not None:
+            self._server.balancer.abandon(self._job)
+        self._current = self._job = None
+        self._server.connection_closed(self)

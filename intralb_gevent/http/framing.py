@@ -1,0 +1,131 @@
+"""The head of a response: checked, and turned into text.
+
+Decides which status and headers an application may send (PEP 3333, RFC 9110) and what the server adds. Pure; it must
+not know connections.
+"""
+
+from __future__ import annotations
+
+import re
+from email.utils import formatdate
+from functools import lru_cache
+from time import time
+from typing import Final
+
+from ..policy.answers import Answer
+from ..pool.exchange import Headers
+
+__all__ = ["SERVER", "ResponseHead", "date_line", "whole_answer"]
+
+SERVER: Final = "intralb-gevent"
+
+_STATUS: Final = re.compile(r"[2-9][0-9][0-9]( [\t\x20-\x7e\x80-\xff]*)?").fullmatch
+_NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
+_ILLEGAL: Final = re.compile(r"[\r\n\0]").search
+_HOP_BY_HOP: Final = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+
+
+class ResponseHead:
+    """Status and header lines of a response, with what framing must know of them.
+
+    Raises ValueError or TypeError, naming the header, for what may not be sent.
+    """
+
+    __slots__ = ("bodiless", "data", "has_date", "has_server", "length", "status")
+
+    def __init__(self, status: str, headers: Headers) -> None:
+        if type(status) is not str or not _STATUS(status):
+            raise ValueError(f"status {status!r} cannot be sent; write three digits from 200 on, a space, a phrase")
+        self.status = status
+        self.length: int | None = None
+        self.has_date = self.has_server = False
+        self.bodiless = status[:3] in ("204", "304")
+        lines = [f"HTTP/1.1 {status}\r\n"]
+        for name, value in headers:
+            if self._noted(_checked_name(name), value):
+                lines.append(f"{name}: {value}\r\n")
+        text = "".join(lines)
+        # One look at the whole instead of one at each value.
+        if text.count("\n") != len(lines) or text.count("\r") != len(lines) or "\0" in text:
+            _refuse_values(headers)
+        self.data = text.encode("latin-1")
+
+    def __repr__(self) -> str:
+        return f"<ResponseHead {self.status}>"
+
+    def _noted(self, name: str, value: str) -> bool:
+        """Take note of a header; say whether it is sent, as a 204 has no Content-Length (RFC 9110, 8.6)."""
+        if type(value) is not str:
+            raise TypeError(f"header {name!r} has the value {value!r}; it must be a str")
+        if name == "content-length":
+            self.length = _length(value, self.length)
+            return self.status[:3] != "204"
+        if name == "date":
+            self.has_date = True
+        elif name == "server":
+            self.has_server = True
+        return True
+
+
+@lru_cache(maxsize=1024)
+def _checked_name(name: str) -> str:
+    """Return a header's name in lower case; an application uses few, so the check is remembered."""
+    if type(name) is not str or not _NAME(name):
+        raise ValueError(f"header name {name!r} cannot be sent; use letters, digits and hyphens")
+    lower = name.lower()
+    if lower in _HOP_BY_HOP:
+        raise ValueError(f"header {name!r} is the server's to send, not the application's (PEP 3333); leave it out")
+    return lower
+
+
+def _refuse_values(headers: Headers) -> None:
+    for name, value in headers:
+        if _ILLEGAL(value):
+            raise ValueError(f"header {name!r} has a line break or NUL in its value; remove it")
+
+
+def _length(value: str, before: int | None) -> int:
+    if not (value.isascii() and value.isdigit()):
+        raise ValueError(f"Content-Length {value!r} cannot be sent; it must be a whole number")
+    if before not in (None, int(value)):
+        raise ValueError("two different Content-Length headers cannot be sent; leave one out")
+    return int(value)
+
+
+class _Clock:
+    """The Date header line, made once a second."""
+
+    second = -1
+    line = b""
+
+
+def date_line() -> bytes:
+    """Return the Date header line for now."""
+    now = int(time())
+    if now != _Clock.second:
+        _Clock.second = now
+        _Clock.line = f"Date: {formatdate(now, usegmt=True)}\r\n".encode()
+    return _Clock.line
+
+
+@lru_cache(maxsize=256)
+def _fixed_head(answer: Answer) -> bytes:
+    return ResponseHead(answer.status, [*answer.headers, ("Server", SERVER)]).data
+
+
+def whole_answer(answer: Answer, *, keep_alive: bool, head_only: bool = False) -> bytes:
+    """Return the bytes of an answer that was not the application's."""
+    connection = b"" if keep_alive else b"Connection: close\r\n"
+    body = b"" if head_only else answer.body
+    return b"".join((_fixed_head(answer), date_line(), connection, b"\r\n", body))

@@ -1,0 +1,259 @@
+"""From bytes to requests: httptools does the parsing, here it becomes a WSGI environ.
+
+Decides what is well-formed, including what httptools lets through and WSGI or HTTP forbids, and which status answers
+what is not. It must not know sockets or time.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Callable
+from functools import lru_cache
+from io import BytesIO
+from typing import IO, Any, Final
+from urllib.parse import unquote_to_bytes
+
+import httptools
+
+from .limits import BODY_BYTES, HEADER_BYTES, HEADER_COUNT, IN_MEMORY_BYTES, TARGET_BYTES
+
+__all__ = ["Request", "RequestParser"]
+
+# Fields that may be sent once only: a second one is a client's error, or somebody's attempt at smuggling.
+_SINGLE: Final = frozenset({"HTTP_HOST", "CONTENT_LENGTH", "CONTENT_TYPE", "HTTP_AUTHORIZATION", "HTTP_EXPECT"})
+
+_HOST: Final = re.compile(r"[\w.\-~!$&'()*+,;=%\[\]:]*", re.ASCII)
+
+
+class _Refused(Exception):
+    """Leaves a callback of the parser for a request that will not be served; carries its status line."""
+
+
+@lru_cache(maxsize=1024)
+def _cgi_name(name: bytes) -> str | None:
+    """Return a header field's name as the environ has it; None for one that is left out.
+
+    A name with an underscore could not be told from the one with a hyphen, which a proxy may have vetted. Clients use
+    few names, so the conversion is remembered.
+    """
+    if b"_" in name:
+        return None
+    key = name.decode("latin-1").upper().replace("-", "_")
+    return key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else "HTTP_" + key
+
+
+class Request:
+    """One whole request: its environ, and what its response must know of it."""
+
+    __slots__ = ("environ", "head_only", "http_1_1", "keep_alive")
+
+    def __init__(self, environ: dict[str, Any], *, http_1_1: bool, keep_alive: bool) -> None:
+        self.environ = environ
+        self.head_only = environ["REQUEST_METHOD"] == "HEAD"
+        self.http_1_1 = http_1_1
+        self.keep_alive = keep_alive
+
+    def __repr__(self) -> str:
+        return f"<Request {self.environ['REQUEST_METHOD']} {self.environ['PATH_INFO']}>"
+
+
+class RequestParser:
+    """Takes the bytes of one connection in any pieces and calls `on_request` for each whole request.
+
+    `on_continue` is called when a client waits to be told that it may send its body. The methods that begin with
+    `on_` are httptools' callbacks.
+    """
+
+    __slots__ = (
+        "_base_environ",
+        "_body",
+        "_body_size",
+        "_environ",
+        "_file",
+        "_head_size",
+        "_header_count",
+        "_http",
+        "_http_1_1",
+        "_on_continue",
+        "_on_request",
+        "_target",
+        "_upgrade",
+        "in_body",
+        "in_head",
+    )
+
+    def __init__(
+        self,
+        base_environ: dict[str, Any],
+        on_request: Callable[[Request], object],
+        on_continue: Callable[[], object],
+    ) -> None:
+        self._base_environ = base_environ
+        self._on_request = on_request
+        self._on_continue = on_continue
+        self._http = httptools.HttpRequestParser(self)
+        self.in_head = False
+        """Whether a part of a request's head has come, and not all."""
+        self.in_body = False
+        """Whether a request's head has come, and not all of its body."""
+        self._file: IO[bytes] | None = None
+        self._environ: dict[str, Any] = {}
+        self._upgrade = False
+
+    def __repr__(self) -> str:
+        return f"<RequestParser {'in a head' if self.in_head else 'in a body' if self.in_body else 'between requests'}>"
+
+    def feed(self, data: bytes) -> str | None:
+        """Take the next bytes; return None, or the status line to refuse the connection with."""
+        if self._upgrade:
+            return None
+        try:
+            self._http.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            # We do not speak what the client would like to; the request was served as it is, and nothing after it.
+            self._upgrade = True
+        except httptools.HttpParserCallbackError as error:
+            if isinstance(error.__context__, _Refused):
+                return str(error.__context__)
+            raise
+        except httptools.HttpParserError:
+            return "400 Bad Request"
+        if self.in_head:
+            self._head_size += len(data)
+            if self._head_size > HEADER_BYTES + TARGET_BYTES:
+                return self._too_large()
+        return None
+
+    def _too_large(self) -> str:
+        if self._header_count or len(self._target) <= TARGET_BYTES:
+            return "431 Request Header Fields Too Large"
+        return "414 URI Too Long"
+
+    # Called by httptools, in this order, for each request.
+
+    def on_message_begin(self) -> None:
+        """Start a request."""
+        self.in_head = True
+        self._environ = self._base_environ.copy()
+        self._target = b""
+        self._head_size = self._header_count = self._body_size = 0
+        self._body: list[bytes] = []
+        self._file = None
+
+    def on_url(self, url: bytes) -> None:
+        """Take a piece of the request target."""
+        self._target += url
+        if len(self._target) > TARGET_BYTES:
+            raise _Refused("414 URI Too Long")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take one header field."""
+        self._header_count += 1
+        self._head_size += len(name) + len(value)
+        if self._header_count > HEADER_COUNT or self._head_size > HEADER_BYTES + TARGET_BYTES:
+            raise _Refused("431 Request Header Fields Too Large")
+        key = _cgi_name(name)
+        if key is None:
+            return
+        text = value.decode("latin-1").strip(" \t")
+        environ = self._environ
+        if key in environ:
+            text = self._joined(key, environ[key], text)
+        environ[key] = text
+
+    def _joined(self, key: str, before: Any, text: str) -> str:
+        if key in _SINGLE:
+            raise _Refused("400 Bad Request")
+        return f"{before}; {text}" if key == "HTTP_COOKIE" else f"{before},{text}"
+
+    def on_headers_complete(self) -> None:
+        """Check the head and put the request line into the environ."""
+        self.in_head = False
+        self.in_body = True
+        http, environ = self._http, self._environ
+        version = http.get_http_version()
+        if version not in ("1.1", "1.0"):
+            raise _Refused("505 HTTP Version Not Supported")
+        self._http_1_1 = version == "1.1"
+        host = environ.get("HTTP_HOST")
+        if (host is None and self._http_1_1) or (host is not None and not _HOST.fullmatch(host)):
+            raise _Refused("400 Bad Request")
+        environ["SERVER_PROTOCOL"] = "HTTP/" + version
+        environ["REQUEST_METHOD"] = http.get_method().decode("ascii")
+        self._put_target(environ)
+        if "HTTP_TRANSFER_ENCODING" in environ or "CONTENT_LENGTH" in environ:
+            self._check_body(environ)
+        if "HTTP_EXPECT" in environ:
+            self._check_expectation(environ["HTTP_EXPECT"])
+
+    def _put_target(self, environ: dict[str, Any]) -> None:
+        target = self._target
+        environ["REQUEST_URI"] = environ["RAW_URI"] = target.decode("latin-1")
+        if target[:1] != b"/":
+            target = self._without_authority(target, environ)
+        path, _, query = target.partition(b"?")
+        if b"#" in target:
+            raise _Refused("400 Bad Request")
+        environ["QUERY_STRING"] = query.decode("latin-1")
+        environ["PATH_INFO"] = (unquote_to_bytes(path) if b"%" in path else path).decode("latin-1")
+
+    def _without_authority(self, target: bytes, environ: dict[str, Any]) -> bytes:
+        """Return the path and query of an absolute target; its host replaces the Host field (RFC 9112, 3.2.2)."""
+        if target == b"*" and environ["REQUEST_METHOD"] == "OPTIONS":
+            return target
+        scheme, separator, rest = target.partition(b"://")
+        if not separator or scheme.lower() not in (b"http", b"https"):
+            raise _Refused("400 Bad Request")
+        end = min((place for place in (rest.find(b"/"), rest.find(b"?")) if place >= 0), default=len(rest))
+        authority = rest[:end].decode("latin-1")
+        if not authority or not _HOST.fullmatch(authority):
+            raise _Refused("400 Bad Request")
+        environ["HTTP_HOST"] = authority
+        return b"/" + rest[end:].removeprefix(b"/")
+
+    def _check_body(self, environ: dict[str, Any]) -> None:
+        coding = environ.pop("HTTP_TRANSFER_ENCODING", None)
+        if coding is not None and coding.lower() != "chunked":
+            raise _Refused("501 Not Implemented")
+        if coding is not None and not self._http_1_1:
+            raise _Refused("400 Bad Request")
+        if int(environ.get("CONTENT_LENGTH", 0)) > BODY_BYTES:
+            raise _Refused("413 Content Too Large")
+
+    def _check_expectation(self, expectation: str) -> None:
+        if expectation.lower() != "100-continue":
+            raise _Refused("417 Expectation Failed")
+        if self._http_1_1:
+            self._on_continue()
+
+    def on_body(self, data: bytes) -> None:
+        """Take a piece of the body: small ones stay in memory, large ones go to a temporary file."""
+        self._body_size += len(data)
+        if self._body_size > BODY_BYTES:
+            raise _Refused("413 Content Too Large")
+        if self._file is not None:
+            self._file.write(data)
+            return
+        self._body.append(data)
+        if self._body_size > IN_MEMORY_BYTES:
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the request's last reference
+            self._file.writelines(self._body)
+            self._body.clear()
+
+    def on_message_complete(self) -> None:
+        """Hand the whole request over."""
+        self.in_body = False
+        environ = self._environ
+        environ["wsgi.input"] = self._input()
+        if self._body_size:
+            # Decoded chunks have a length too, and legacy applications read as much as it says.
+            environ["CONTENT_LENGTH"] = str(self._body_size)
+        keep_alive = self._http.should_keep_alive() and not self._http.should_upgrade()
+        self._on_request(Request(environ, http_1_1=self._http_1_1, keep_alive=keep_alive))
+
+    def _input(self) -> IO[bytes]:
+        if self._file is None:
+            return BytesIO(b"".join(self._body))
+        self._file.seek(0)
+        return self._file

@@ -1,0 +1,197 @@
+"""The exchange of a connection: what an application answers, framed as HTTP/1.1.
+
+Decides framing: by length where one is known, in chunks where not, by closing for HTTP/1.0; and what a connection may
+be used for afterwards. It must not know sockets: it hands bytes to its connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import IO, TYPE_CHECKING, Any
+
+from ..errors import ClientDisconnected
+from ..policy.answers import Answer
+from ..pool.exchange import Application, ExceptionInfo, Exchange, Headers
+from .framing import SERVER, ResponseHead, date_line, whole_answer
+from .parser import Request
+
+if TYPE_CHECKING:
+    from .connection import Connection
+
+__all__ = ["FileWrapper", "Response"]
+
+_SERVER_LINE = f"Server: {SERVER}\r\n".encode()
+
+
+class FileWrapper:
+    """`wsgi.file_wrapper`: iterates over a file in blocks and closes it."""
+
+    def __init__(self, file: IO[bytes], block_size: int = 64 * 1024) -> None:
+        self.file = file
+        self.block_size = block_size
+        if hasattr(file, "close"):
+            self.close = file.close
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(lambda: self.file.read(self.block_size), b"")
+
+
+class Response(Exchange):
+    """One response on a connection, from `start_response` to its last byte."""
+
+    __slots__ = ("_chunked", "_connection", "_ended", "_head", "_left", "_request", "_started", "status")
+
+    def __init__(self, connection: Connection, request: Request) -> None:
+        self.status = ""
+        self._connection = connection
+        self._request = request
+        self._head: ResponseHead | None = None
+        self._started = False
+        self._ended = False
+        self._chunked = False
+        self._left: int | None = None
+        """Bytes of body that may still be sent, where that is known; all others are dropped."""
+
+    def __repr__(self) -> str:
+        progress = "ended" if self._ended else "started" if self._started else "not started"
+        return f"<Response {self.status or 'without status'}, {progress}>"
+
+    def run(self, application: Application, environ: dict[str, Any]) -> None:
+        """Call the application and send all that it yields; raises what the application raises.
+
+        A list of one part, which is what most frameworks return, goes out in one piece with its head.
+        """
+        result = application(environ, self.start_response)
+        try:
+            if type(result) is list and len(result) == 1 and not self._started:
+                self._send_whole(result[0])
+            else:
+                for chunk in result:
+                    if chunk:
+                        self.write(chunk)
+            self.finish()
+        finally:
+            close = getattr(result, "close", None)
+            if close is not None:
+                close()
+
+    def start_response(
+        self, status: str, headers: Headers, exc_info: ExceptionInfo | None = None
+    ) -> Callable[[bytes], object]:
+        """Take status and headers as PEP 3333 says; return `write`."""
+        if exc_info is not None:
+            try:
+                if self._started and exc_info[1] is not None:
+                    raise exc_info[1].with_traceback(exc_info[2])
+            finally:
+                exc_info = None
+        elif self._head is not None:
+            raise RuntimeError("start_response was called twice; the second time needs exc_info")
+        self._check_open()
+        self._head = ResponseHead(status, headers)
+        self.status = status
+        return self.write
+
+    def write(self, data: bytes) -> None:
+        """Send a part of the body, headers first; waits while the client is too far behind."""
+        self._check_open()
+        connection = self._connection
+        connection.wait_until_taken()
+        self._check_open()
+        head = b"" if self._started else self._start(None)
+        connection.send(head, self._framed(data))
+
+    def _send_whole(self, data: bytes) -> None:
+        self._check_open()
+        head = self._start(len(data))
+        self._connection.send(head, self._framed(data))
+
+    def _check_open(self) -> None:
+        if self._ended or self._connection.closed:
+            raise ClientDisconnected("nobody is there to read the response")
+
+    def _start(self, length: int | None) -> bytes:
+        """Return the bytes of the head, having decided how the body is framed; `length` is its size if known."""
+        head = self._head
+        if head is None:
+            raise RuntimeError("the application sent a body without having called start_response")
+        self._started = True
+        lines = [head.data]
+        if not head.has_date:
+            lines.append(date_line())
+        if not head.has_server:
+            lines.append(_SERVER_LINE)
+        lines.append(self._framing_line(head, length))
+        lines.append(self._connection_line())
+        lines.append(b"\r\n")
+        return b"".join(lines)
+
+    def _framing_line(self, head: ResponseHead, length: int | None) -> bytes:
+        request = self._request
+        if head.bodiless or request.head_only:
+            # What an application sends for HEAD says the length of GET's body only if it is there.
+            self._left = 0
+            unsaid = length if head.length is None and not head.bodiless else None
+            return b"Content-Length: %d\r\n" % unsaid if unsaid else b""
+        self._left = length if head.length is None else head.length
+        if head.length is not None:
+            return b""
+        if length is not None:
+            return b"Content-Length: %d\r\n" % length
+        if request.http_1_1:
+            self._chunked = True
+            return b"Transfer-Encoding: chunked\r\n"
+        request.keep_alive = False
+        return b""
+
+    def _connection_line(self) -> bytes:
+        request = self._request
+        if self._connection.closing:
+            request.keep_alive = False
+        if not request.keep_alive:
+            return b"Connection: close\r\n"
+        return b"" if request.http_1_1 else b"Connection: keep-alive\r\n"
+
+    def _framed(self, data: bytes) -> bytes:
+        if self._chunked:
+            return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+        if self._left is not None:
+            # More than was promised would be read as the beginning of the next response.
+            data = data[: self._left]
+            self._left -= len(data)
+        return data
+
+    def finish(self) -> None:
+        """Send what is left after the last part of the body, and let the connection go on."""
+        self._check_open()
+        connection = self._connection
+        if not self._started:
+            connection.send(self._start(None if self._request.head_only else 0), b"")
+        if self._chunked:
+            connection.send(b"0\r\n\r\n", b"")
+        if self._left:
+            # Less than was promised: only a closed connection tells the client.
+            self._request.keep_alive = False
+        self._ended = True
+        if connection.closed:
+            raise ClientDisconnected("nobody is there to read the response")
+        connection.response_ended(self._request.keep_alive)
+
+    def refuse(self, answer: Answer) -> None:
+        """Answer in the place of an application that is not run."""
+        if self._ended:
+            return
+        self._ended = True
+        self.status = answer.status
+        request, connection = self._request, self._connection
+        keep_alive = request.keep_alive and request.http_1_1 and not connection.closing
+        connection.send(whole_answer(answer, keep_alive=keep_alive, head_only=request.head_only), b"")
+        connection.response_ended(keep_alive)
+
+    def fail(self, answer: Answer) -> None:
+        """End a response that cannot be finished: with `answer` before headers, by a cut after them."""
+        if self._started and not self._ended:
+            self._ended = True
+            self._connection.close()
+        else:
+            self.refuse(answer)

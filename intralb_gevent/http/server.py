@@ -1,0 +1,186 @@
+"""The server: gevent's `pywsgi.WSGIServer` outside, our own connections inside.
+
+Decides which connections are ours (all but those with TLS or a handler class of the user's) and how a server starts
+and stops. It must not know HTTP.
+"""
+
+from __future__ import annotations
+
+import _socket
+import logging
+import socket
+import traceback
+from time import monotonic
+from typing import Any
+
+import gevent
+from gevent import pywsgi
+from gevent.event import Event
+
+from ..pool.balancer import LoadBalancer
+from ..pool.exchange import Application
+from ..pool.hublog import HubLog
+from .connection import Connection
+from .framing import SERVER
+from .response import FileWrapper
+from .shutdown import Shutdown, graceful_shutdown
+
+__all__ = ["WSGIServer", "graceful_shutdown"]
+
+
+class WSGIServer(pywsgi.WSGIServer):
+    """A `gevent.pywsgi.WSGIServer` whose requests go through a `LoadBalancer`.
+
+    Takes the arguments of its base class; `application` is a `LoadBalancer` or a plain WSGI application, which gets
+    one with default options. Connections are looked after by the hub, so `spawn` has no part in them. With
+    `handler_class` or TLS arguments connections take gevent's own way, with the balancer behind it.
+    """
+
+    backlog = 1024
+    base_env = {**pywsgi.WSGIServer.base_env, "SERVER_SOFTWARE": SERVER, "wsgi.multithread": True}  # noqa: RUF012
+
+    SWEEP_SECONDS = 0.5
+    """How often connections are looked at for clients that have taken too long."""
+
+    def __init__(
+        self,
+        listener: Any,
+        application: LoadBalancer | Application | None = None,
+        backlog: int | None = None,
+        spawn: Any = "default",
+        log: Any = "default",
+        error_log: Any = "default",
+        handler_class: Any = None,
+        environ: dict[str, Any] | None = None,
+        **ssl_args: Any,
+    ) -> None:
+        application = application or getattr(self, "application", None)
+        self.socket: Any
+        self._do_read: Any
+        self.balancer = application if isinstance(application, LoadBalancer) else LoadBalancer(application)  # type: ignore[arg-type]  # it checks
+        self.own_connections = handler_class is None and not ssl_args
+        super().__init__(
+            listener, self.balancer, backlog, spawn, log, error_log, handler_class, environ=environ, **ssl_args
+        )
+        self.keep_alive_seconds = self.balancer.options.keep_alive_seconds
+        self.closing = False
+        """Whether every connection is to be closed after its present response."""
+        self.connections: set[Connection] = set()
+        self.request_environ: dict[str, Any] = {}
+        """What the environ of every request begins with."""
+        self.shutdown: Shutdown | None = None
+        self._all_closed = Event()
+        self._sweeper: Any = None
+        self._log = HubLog(logging.getLogger("intralb_gevent"))
+
+    def __repr__(self) -> str:
+        return f"<WSGIServer at {self.address}: {len(self.connections)} connections, {self.balancer!r}>"
+
+    # The life cycle of gevent's servers.
+
+    def init_socket(self) -> None:
+        """Bind and listen; small answers leave at once, on every connection accepted here."""
+        super().init_socket()
+        if self.socket.family in (socket.AF_INET, socket.AF_INET6):
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._accepted_kind = (int(self.socket.family), int(self.socket.type), self.socket.proto)
+        self.request_environ = {
+            **self.get_environ(),
+            "wsgi.input_terminated": True,
+            "wsgi.file_wrapper": FileWrapper,
+        }
+
+    def start(self) -> None:
+        """Bind if need be, and accept connections."""
+        super().start()
+        self.closing = False
+        self.balancer.open_for(self)
+        self._sweeper = self.loop.timer(self.SWEEP_SECONDS, self.SWEEP_SECONDS, ref=False)
+        self._sweeper.start(self._sweep)
+
+    def serve_forever(self, stop_timeout: float | None = None) -> None:
+        """Serve until stopped; after a graceful shutdown that cut something, exit with code 1."""
+        super().serve_forever(stop_timeout)
+        if self.shutdown is not None and self.shutdown.cut:
+            raise SystemExit(1)
+
+    def close(self) -> None:
+        """Stop accepting and close the listener, having taken in what clients had already connected."""
+        if self.own_connections and self.started:
+            for _ in range(self.backlog // self.max_accept + 1):
+                self._do_read()
+        super().close()
+
+    def stop(self, timeout: float | None = None) -> None:
+        """Close the listener, let running requests finish for `timeout` seconds (default `stop_timeout`), cut the rest.
+
+        The balancer is drained when no other server uses it. Waits, so it must not be called in the hub.
+        """
+        if self.shutdown is not None and self.shutdown.begun:
+            self.shutdown.wait()
+        elif not self.closing:
+            self.finish(monotonic() + (self.stop_timeout if timeout is None else timeout))
+
+    def finish(self, deadline: float) -> int:
+        """Stop until `deadline`, in `time.monotonic()` seconds; return how many requests were cut."""
+        self.close()
+        self.closing = True
+        for connection in list(self.connections):
+            connection.close_if_idle()
+        self._wait_until_all_closed(deadline)
+        last = self.balancer.close_for(self)
+        cut = self.balancer.drain(max(0.0, deadline - monotonic())) if last else 0
+        gevent.sleep(0)
+        cut += sum(connection.unsent_bytes > 0 for connection in self.connections)
+        for connection in list(self.connections):
+            connection.close()
+        if self._sweeper is not None:
+            self._sweeper.stop()
+        self._log.flush(max(0.0, deadline - monotonic()))
+        return cut
+
+    def _wait_until_all_closed(self, deadline: float) -> None:
+        self._all_closed.clear()
+        if self.connections:
+            self._all_closed.wait(max(0.0, deadline - monotonic()))
+
+    # Connections.
+
+    def do_read(self) -> Any:
+        """Accept one connection; ours stay plain sockets, as only the hub reads them."""
+        if not self.own_connections:
+            return super().do_read()
+        try:
+            descriptor, address = self.socket._accept()
+        except BlockingIOError:
+            return None
+        accepted = _socket.socket(*self._accepted_kind, fileno=descriptor)
+        accepted.setblocking(False)
+        return accepted, address
+
+    def do_handle(self, *args: Any) -> None:
+        """Look after an accepted connection."""
+        if self.own_connections:
+            self.connections.add(Connection(self, *args))
+        else:
+            super().do_handle(*args)
+
+    def connection_closed(self, connection: Connection) -> None:
+        """A connection is gone."""
+        self.connections.discard(connection)
+        if self.closing and not self.connections:
+            self._all_closed.set()
+
+    def _sweep(self) -> None:
+        now = monotonic()
+        for connection in [connection for connection in self.connections if connection.expires <= now]:
+            connection.expire()
+
+    def report_refusal(self, host: str, status: str) -> None:
+        """Log, from the hub, that a client's request was not well-formed; nothing that it sent is shown."""
+        self._log.record(logging.INFO, lambda: f"refused a request from {host or 'a local client'}: {status}")
+
+    def report_bug(self, connection: Connection) -> None:
+        """Log, from the hub, an exception that should not have been."""
+        text = traceback.format_exc()
+        self._log.record(logging.ERROR, lambda: f"closed {connection!r} because of a bug in intralb_gevent:\n{text}")

@@ -1,0 +1,77 @@
+"""Counts and times of jobs, kept as they happen.
+
+Decides how they are summed up. It must not know what a job is or who reads the figures.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from itertools import accumulate
+from typing import Final
+
+from ..policy.lifecycle import OUTCOMES, Outcome
+
+__all__ = ["Histogram", "Stats"]
+
+
+class Histogram:
+    """Durations in seconds, counted in buckets whose bounds grow by a quarter.
+
+    A quantile is exact to one bucket, so at most 25 % too high. Shorter than 50 microseconds counts as that;
+    longer than the last bound (about ten minutes) counts as the longest seen.
+    """
+
+    BOUNDS: Final = tuple(50e-6 * 1.25**step for step in range(73))
+
+    __slots__ = ("_counts", "count", "longest", "total")
+
+    def __init__(self) -> None:
+        self._counts = [0] * (len(self.BOUNDS) + 1)
+        self.count = 0
+        self.total = 0.0
+        self.longest = 0.0
+
+    def __repr__(self) -> str:
+        return f"<Histogram count={self.count} p50={self.quantile(0.5):.6f}s p99={self.quantile(0.99):.6f}s>"
+
+    def add(self, seconds: float) -> None:
+        """Count one duration."""
+        self._counts[bisect_left(self.BOUNDS, seconds)] += 1
+        self.count += 1
+        self.total += seconds
+        if seconds > self.longest:
+            self.longest = seconds
+
+    def quantile(self, share: float) -> float:
+        """Return the duration that `share` (0 to 1) of all durations do not exceed, in seconds; 0 if none."""
+        if not self.count:
+            return 0.0
+        wanted = share * self.count
+        index = next(i for i, reached in enumerate(accumulate(self._counts)) if reached >= wanted)
+        return min(self.BOUNDS[index], self.longest) if index < len(self.BOUNDS) else self.longest
+
+
+class Stats:
+    """The running totals of one balancer."""
+
+    __slots__ = ("outcomes", "queue_wait", "run_time", "shed_reasons", "submitted")
+
+    def __init__(self) -> None:
+        self.submitted = 0
+        self.outcomes: dict[Outcome, int] = dict.fromkeys(OUTCOMES, 0)
+        self.shed_reasons: dict[str, int] = {}
+        self.queue_wait = Histogram()
+        self.run_time = Histogram()
+
+    def __repr__(self) -> str:
+        return f"<Stats submitted={self.submitted} ended={self.ended}>"
+
+    @property
+    def ended(self) -> int:
+        """How many jobs have their outcome."""
+        return sum(self.outcomes.values())
+
+    def shed(self, reason: str) -> None:
+        """Count one job that was refused, and why."""
+        self.outcomes["shed"] += 1
+        self.shed_reasons[reason] = self.shed_reasons.get(reason, 0) + 1

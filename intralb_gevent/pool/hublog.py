@@ -1,0 +1,56 @@
+"""Log records from places that must not wait, such as callbacks of the hub.
+
+A logging handler may wait for a lock or a pipe; so records are kept here, and a greenlet writes them. Decides how
+many are kept; it must not know what they say.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+
+import gevent
+
+__all__ = ["HubLog"]
+
+
+class HubLog:
+    """Records in the order they came; those beyond `LIMIT` unwritten ones are dropped and counted."""
+
+    LIMIT = 10_000
+    BATCH = 100
+    """Records written before other greenlets have a turn."""
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self.logger = logger
+        self.dropped = 0
+        self._records: deque[tuple[int, Callable[[], str]]] = deque()
+        self._writer: gevent.Greenlet[..., None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<HubLog {self.logger.name}: {len(self._records)} to write, {self.dropped} dropped>"
+
+    def record(self, level: int, message: Callable[[], str]) -> None:
+        """Keep a record; `message` is called for its text when it is written."""
+        if len(self._records) >= self.LIMIT:
+            self.dropped += 1
+            return
+        self._records.append((level, message))
+        if self._writer is None:
+            self._writer = gevent.spawn(self._write)
+
+    def flush(self, timeout: float) -> None:
+        """Wait until all records are written, `timeout` seconds at most."""
+        if self._writer is not None:
+            self._writer.join(timeout)
+
+    def _write(self) -> None:
+        try:
+            while self._records:
+                for _ in range(min(self.BATCH, len(self._records))):
+                    level, message = self._records.popleft()
+                    self.logger.log(level, "%s", message())
+                gevent.sleep(0)
+        finally:
+            self._writer = None

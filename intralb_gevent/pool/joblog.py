@@ -1,0 +1,73 @@
+"""One log line for each ended job: what `enable_logging` turns on.
+
+Decides what the line says. It must not know where the logging of the process goes: that is the logger
+`intralb_gevent.jobs`, to be configured as any other. Query strings, headers and bodies are never logged.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from ..policy.lifecycle import Outcome
+from .hublog import HubLog
+from .job import Job
+
+__all__ = ["JobLog"]
+
+
+class JobLog:
+    """Writes job lines, as text or JSON, without keeping the hub waiting."""
+
+    def __init__(self, log_format: str) -> None:
+        self.records = HubLog(logging.getLogger("intralb_gevent.jobs"))
+        self._render: Callable[[dict[str, Any]], str] = json.dumps if log_format == "json" else _text
+        self._prepared = False
+
+    def __repr__(self) -> str:
+        return f"<JobLog {self.records}>"
+
+    def ended(self, job: Job, outcome: Outcome, reason: str | None) -> None:
+        """Log a job that has just ended."""
+        if not self._prepared:
+            self._prepare()
+        facts = _facts(job, outcome, reason)
+        self.records.record(logging.INFO, lambda: self._render(facts))
+
+    def _prepare(self) -> None:
+        """Make the lines visible where the application has not configured logging by its first request."""
+        logger = self.records.logger
+        if logger.level == logging.NOTSET:
+            logger.setLevel(logging.INFO)
+        if not logger.hasHandlers():
+            handler = logging.StreamHandler()
+            handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+            logger.addHandler(handler)
+        self._prepared = True
+
+
+def _facts(job: Job, outcome: Outcome, reason: str | None) -> dict[str, Any]:
+    environ = job.environ
+    return {
+        "worker": None if job.worker is None else job.worker.id,
+        "method": environ.get("REQUEST_METHOD", ""),
+        "path": environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""),
+        "status": job.exchange.status[:3],
+        "outcome": outcome,
+        "reason": reason,
+        "queue_wait_ms": round(job.queue_wait * 1000, 3),
+        "run_time_ms": round(job.run_time * 1000, 3),
+    }
+
+
+def _text(facts: dict[str, Any]) -> str:
+    worker = "-" if facts["worker"] is None else facts["worker"]
+    reason = f" reason={facts['reason']}" if facts["reason"] else ""
+    # The path is the client's own text: escaped, so that it cannot write a line of its own.
+    path = facts["path"].encode("unicode_escape").decode("ascii")
+    return (
+        f"{facts['method']} {path} {facts['status'] or '-'} {facts['outcome']}{reason} worker={worker} "
+        f"wait={facts['queue_wait_ms']}ms run={facts['run_time_ms']}ms"
+    )

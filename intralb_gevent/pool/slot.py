@@ -1,0 +1,159 @@
+"""One long-lived pool greenlet that runs a job at a time, with its own database session.
+
+Decides how a job is run and what its end was. It must not know where jobs come from: its worker gives it one,
+and is told when the slot is free again.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from contextvars import Context
+from typing import TYPE_CHECKING
+
+from gevent import Greenlet
+
+from ..errors import Abort, ClientDisconnected, SessionUnavailable
+from ..policy.answers import FAILED, NO_SESSION
+from ..policy.lifecycle import Outcome
+from .exchange import Application
+from .session import CurrentSession, SlotSession
+
+if TYPE_CHECKING:
+    from .job import Job
+    from .worker import Worker
+
+__all__ = ["MOST_ABORTS", "REPEAT_SECONDS", "Slot"]
+
+logger = logging.getLogger("intralb_gevent")
+
+REPEAT_SECONDS = 0.1
+"""How long an application that has swallowed an abort is left alone before the next."""
+
+MOST_ABORTS = 10
+"""How often a job is aborted at most."""
+
+_CURRENT_SESSION = CurrentSession()
+
+
+class Slot(Greenlet):  # type: ignore[type-arg]  # generic in its stubs only
+    """A pool greenlet: parked until its worker gives it a job, and back in the hub between any two jobs.
+
+    A job runs in a `contextvars` context of its own. Thread-locals live as long as the slot, as they would in a
+    thread of a thread pool. Nothing that an application raises ends the slot, `SystemExit` included.
+    """
+
+    def __init__(self, worker: Worker) -> None:
+        super().__init__()
+        self.worker = worker
+        self.session = SlotSession(worker.options, worker.id)
+        self.intralb_session: SlotSession | None = None
+        """The session while a job runs, for `current_session()`; None between jobs."""
+        self.job: Job | None = None
+        self.retired = False
+        self._parked = False
+        self._interruptible = False
+        self._due = math.inf
+        self._aborts = 0
+
+    def __repr__(self) -> str:
+        return f"<Slot of worker {self.worker.id}: {self.job or ('retired' if self.retired else 'idle')}>"
+
+    def give(self, job: Job) -> None:
+        """Hand over the next job; the slot takes it up from the hub's next round."""
+        self.job = job
+        job.slot = self
+        self._due = job.deadline.at
+        self._wake()
+
+    def retire(self) -> None:
+        """Let the slot end once it has no job; it closes its session."""
+        self.retired = True
+        self._wake()
+
+    @property
+    def due(self) -> float:
+        """When, in `time.monotonic()` seconds, this slot's application must be interrupted; infinity if never."""
+        return self._due if self.job is not None else math.inf
+
+    def abort(self, signal: Abort, now: float) -> None:
+        """Raise `signal` in the application, from the hub, and again later if the application swallows it."""
+        self._aborts += 1
+        self._due = now + REPEAT_SECONDS if self._aborts < MOST_ABORTS else math.inf
+        if self._interruptible:
+            self.throw(signal)
+
+    def _wake(self) -> None:
+        if self:
+            self.worker.loop.run_callback(self._switch_if_parked)
+        else:
+            self.start()
+
+    def _switch_if_parked(self) -> None:
+        # Something else may have woken the slot since: a switch into waiting application code would corrupt it.
+        if self._parked:
+            self.switch()
+
+    def _run(self) -> None:
+        """Run jobs until retired; returns to the hub after each, so that sockets are served in between."""
+        while True:
+            if self.job is not None:
+                self._serve(self.job)
+                self.job = None
+                self.worker.released(self)
+            if self.retired and self.job is None:
+                break
+            self._park()
+        self.session.close()
+        self.worker.ended(self)
+
+    def _park(self) -> None:
+        self._parked = True
+        try:
+            self.worker.hub.switch()
+        except BaseException:
+            # An application that kept this greenlet may kill it when it is not its own any more.
+            logger.warning("an exception thrown into an idle slot was ignored", exc_info=True)
+        finally:
+            self._parked = False
+
+    def _serve(self, job: Job) -> None:
+        """Take a job to its outcome, then make the session ready; nothing gets out of here."""
+        keeper = self.worker.pool.keeper
+        if not keeper.claim(job):
+            return
+        self._aborts = 0
+        self.intralb_session = self.session
+        if self.session.available:
+            job.environ["intralb.session"] = _CURRENT_SESSION
+        outcome = self._outcome(job, keeper.application)
+        self.intralb_session = None
+        self._due = math.inf
+        if job.state == "running":
+            keeper.end(job, outcome)
+        self.session.settle(aborted=self._aborts > 0)
+
+    def _outcome(self, job: Job, application: Application) -> Outcome:
+        try:
+            self._interruptible = True
+            try:
+                Context().run(job.exchange.run, application, job.environ)
+            finally:
+                self._interruptible = False
+        except ClientDisconnected:
+            return "disconnected"
+        except SessionUnavailable:
+            job.exchange.fail(NO_SESSION)
+            return "failed"
+        except BaseException as error:
+            # SystemExit and GreenletExit too: they end this request, not the server.
+            self._report(job, error)
+            return "failed"
+        return "completed"
+
+    def _report(self, job: Job, error: BaseException) -> None:
+        if job.state != "running":
+            return
+        request = f"{job.environ.get('REQUEST_METHOD')} {job.environ.get('PATH_INFO')}"
+        logger.error("%s failed: %r", request, error, exc_info=error)
+        job.exchange.fail(FAILED)

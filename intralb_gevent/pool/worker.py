@@ -1,0 +1,116 @@
+"""A partition of the pool: one bounded queue and up to `max_concurrent_per_router` slots.
+
+Decides which of its slots gets a job and which job a free slot gets next. It must not know how a worker is chosen:
+the pool does that, and lets a free slot look at its siblings' queues.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from gevent import get_hub
+
+from ..observe.snapshot import WorkerSnapshot
+from .job import Job
+from .slot import Slot
+
+if TYPE_CHECKING:
+    from .workerpool import WorkerPool
+
+__all__ = ["Worker"]
+
+
+class Worker:
+    """One queue, its slots, and the count of jobs in both."""
+
+    def __init__(self, pool: WorkerPool, id: int) -> None:
+        self.pool = pool
+        self.id = id
+        self.options = pool.options
+        self.hub: Any = get_hub()
+        self.loop: Any = self.hub.loop
+        self.queue: deque[Job] = deque()
+        self.slots: list[Slot] = []
+        self.load = 0
+        """Jobs waiting in the queue plus jobs given to a slot."""
+        self.retiring = False
+        self._idle: list[Slot] = []
+
+    def __repr__(self) -> str:
+        retiring = " retiring" if self.retiring else ""
+        return (
+            f"<Worker {self.id}: {len(self.queue)} queued, {self.running} running, {len(self.slots)} slots{retiring}>"
+        )
+
+    @property
+    def running(self) -> int:
+        """Jobs that have a slot."""
+        return self.load - len(self.queue)
+
+    def run(self, job: Job) -> None:
+        """Give the job to the most recently used idle slot, or to a new one; the caller has seen that one is free."""
+        job.worker = self
+        self.load += 1
+        if self._idle:
+            slot = self._idle.pop()
+        else:
+            slot = Slot(self)
+            self.slots.append(slot)
+        slot.give(job)
+
+    def enqueue(self, job: Job) -> None:
+        """Let the job wait; the caller has seen that there is room."""
+        job.worker = self
+        self.load += 1
+        self.queue.append(job)
+
+    def dequeue(self) -> Job:
+        """Take the job that has waited longest out of the queue."""
+        self.load -= 1
+        return self.queue.popleft()
+
+    def remove(self, job: Job) -> None:
+        """Take a job that ended while it waited out of the queue."""
+        self.load -= 1
+        self.queue.remove(job)
+
+    def released(self, slot: Slot) -> None:
+        """A slot is free: give it the job that waited longest here, else a sibling's, else park it."""
+        self.load -= 1
+        job = self._next_job()
+        if job is not None:
+            self.load += 1
+            job.worker = self
+            slot.give(job)
+        elif self.retiring:
+            slot.retired = True
+        else:
+            self._idle.append(slot)
+        self.pool.released()
+
+    def _next_job(self) -> Job | None:
+        if self.queue:
+            return self.dequeue()
+        return None if self.retiring else self.pool.steal()
+
+    def retire(self) -> None:
+        """Take no new jobs; slots end as they fall idle, what waits is still run here or stolen."""
+        self.retiring = True
+        for slot in self._idle:
+            slot.retire()
+        self._idle.clear()
+        if not self.slots:
+            self.pool.retired(self)
+
+    def ended(self, slot: Slot) -> None:
+        """A retired slot has closed its session and is gone."""
+        self.slots.remove(slot)
+        if not self.slots:
+            self.pool.retired(self)
+
+    def snapshot(self) -> WorkerSnapshot:
+        """Return a picture of this worker; a slot whose job has ended but still unwinds is not running."""
+        running = sum(slot.job is not None and slot.job.ended is None for slot in self.slots)
+        sessions = sum(slot.session.opened for slot in self.slots)
+        return WorkerSnapshot(self.id, len(self.queue), running, len(self.slots), sessions, self.retiring)
