@@ -77,10 +77,14 @@ class Slot(Greenlet):  # type: ignore[type-arg]  # generic in its stubs only
         return self._due if self.job is not None else math.inf
 
     def abort(self, signal: Abort, now: float) -> None:
-        """Raise `signal` in the application, from the hub, and again later if the application swallows it."""
+        """Have `signal` raised in the application, and again later if the application swallows it."""
         self._aborts += 1
         self._due = now + REPEAT_SECONDS if self._aborts < MOST_ABORTS else math.inf
-        if self._interruptible:
+        # Only the hub may throw: any other greenlet would be left behind for ever.
+        self.worker.loop.run_callback(self._throw, self.job, signal)
+
+    def _throw(self, job: Job, signal: Abort) -> None:
+        if self._interruptible and self.job is job:
             self.throw(signal)
 
     def _wake(self) -> None:

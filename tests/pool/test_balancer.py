@@ -1,0 +1,181 @@
+"""Where jobs go: workers, slots, queues, stealing, refusals."""
+
+import gevent
+import pytest
+
+from intralb_gevent import LoadBalancer, OptionError, Options
+
+
+def test_an_idle_slot_anywhere_beats_a_queue(balance, gate, asking) -> None:
+    balancer = balance(gate, max_concurrent_per_router=2, queue_size=5, min_workers=3, max_workers=3)
+    asking(balancer, *"123456")
+    snapshot = balancer.snapshot()
+    assert (snapshot.running, snapshot.queued) == (6, 0)
+    assert [worker.running for worker in snapshot.workers] == [2, 2, 2]
+
+
+def test_full_means_503_with_the_reason_and_the_application_is_not_called(balance, gate, asking) -> None:
+    balancer = balance(gate, max_concurrent_per_router=1, queue_size=1, max_workers=1)
+    first, second, third = asking(balancer, "/1", "/2", "/3")
+    answer = third.get()
+    assert answer.status == "503 Service Unavailable"
+    assert answer.headers["X-Intralb-Reason"] == "queue_full"
+    assert int(answer.headers["Retry-After"]) >= 1
+    assert b"every queue is full" in answer.body
+    gate.gate.set()
+    assert [first.get().body, second.get().body] == [b"/1", b"/2"]
+    assert gate.calls == ["/1", "/2"]
+
+
+def test_with_queue_size_0_nothing_waits(balance, gate, asking) -> None:
+    balancer = balance(gate, max_concurrent_per_router=1, queue_size=0, max_workers=1)
+    _, second = asking(balancer, "/1", "/2")
+    assert second.get().status.startswith("503")
+
+
+def test_slots_are_spawned_on_demand_and_the_last_used_is_used_again(balance, gate, ask) -> None:
+    gate.gate.set()
+    balancer = balance(gate, max_workers=1)
+    for number in range(20):
+        assert ask(balancer, f"/{number}").status == "200 OK"
+    assert [worker.slots for worker in balancer.snapshot().workers] == [1]
+
+
+def test_a_slot_that_falls_idle_steals_the_oldest_waiting_job_of_a_sibling(balance, asking) -> None:
+    order, doors = [], {}
+
+    def application(environ, start_response):
+        path = environ["PATH_INFO"]
+        order.append((path, environ["intralb.worker"]))
+        if path in ("/a", "/b"):
+            doors[path] = gevent.event.Event()
+            doors[path].wait()
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b""]
+
+    balancer = balance(application, max_concurrent_per_router=1, queue_size=2, min_workers=2, max_workers=2)
+    requests = asking(balancer, "/a", "/b", "/c", "/d", "/e", "/f")
+    assert [worker.queued for worker in balancer.snapshot().workers] == [2, 2]
+    doors["/b"].set()
+    gevent.joinall(requests[2:])
+    # One worker stays pinned; the other runs all that waits, in the order of arrival where it steals.
+    assert [path for path, _ in order] == ["/a", "/b", "/d", "/f", "/c", "/e"]
+    assert {worker for path, worker in order if path != "/a"} == {order[1][1]}
+    doors["/a"].set()
+
+
+def test_every_admitted_job_ends_once_and_the_sums_agree(balance, gate, asking) -> None:
+    balancer = balance(gate, max_concurrent_per_router=2, queue_size=3, min_workers=2, max_workers=2)
+    requests = asking(balancer, *(f"/{number}" for number in range(25)))
+    for picture in (balancer.snapshot(),):
+        assert (picture.running, picture.queued, picture.outcomes["shed"]) == (4, 6, 15)
+        assert picture.submitted == picture.ended + picture.running + picture.queued
+    gate.gate.set()
+    gevent.joinall(requests)
+    picture = balancer.snapshot()
+    assert (picture.outcomes["completed"], picture.outcomes["shed"], picture.queued, picture.running) == (10, 15, 0, 0)
+    assert picture.shed_reasons == {"queue_full": 15}
+    assert gate.most_running == 4
+
+
+@pytest.mark.parametrize("error", [ValueError, SystemExit, gevent.GreenletExit, KeyboardInterrupt, gevent.Timeout])
+def test_whatever_a_handler_raises_ends_the_request_and_not_the_slot(balance, asking, error, caplog) -> None:
+    def application(environ, start_response):
+        if environ["PATH_INFO"] == "/bad":
+            raise error("on purpose")
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b"fine"]
+
+    balancer = balance(application, max_concurrent_per_router=1, max_workers=1)
+    (bad,) = asking(balancer, "/bad")
+    assert bad.get().status == "500 Internal Server Error"
+    assert "on purpose" in caplog.text
+    (good,) = asking(balancer, "/good")
+    assert good.get().body == b"fine"
+    assert balancer.snapshot().outcomes["failed"] == 1
+
+
+def test_each_job_has_a_fresh_context(balance, asking) -> None:
+    from contextvars import ContextVar
+
+    seen, variable = [], ContextVar("variable", default="unset")
+
+    def application(environ, start_response):
+        seen.append(variable.get())
+        variable.set("of an earlier request")
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b""]
+
+    balancer = balance(application, max_workers=1)
+    for _ in range(2):
+        gevent.joinall(asking(balancer, "/"))
+    assert seen == ["unset", "unset"]
+
+
+def test_an_exception_thrown_into_an_idle_slot_does_not_end_it(balance, asking, caplog) -> None:
+    slots = []
+
+    def application(environ, start_response):
+        slots.append(gevent.getcurrent())
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b""]
+
+    balancer = balance(application, max_workers=1)
+    gevent.joinall(asking(balancer, "/"))
+    slots[0].kill(block=False)
+    (after,) = asking(balancer, "/")
+    assert after.get().status == "200 OK"
+    assert slots[0] is slots[1]
+
+
+def test_what_cannot_be_called_is_refused_at_once() -> None:
+    with pytest.raises(OptionError, match="application: None is not allowed"):
+        LoadBalancer(None)  # type: ignore[arg-type]
+
+
+def test_the_balancer_is_the_callable_it_returns(balance, gate) -> None:
+    balancer = balance(gate)
+    assert balancer.balance_load() is balancer
+
+
+def test_it_is_made_without_a_hub_so_that_a_server_may_fork_afterwards() -> None:
+    LoadBalancer(lambda environ, start_response: [], Options(enable_logging=True))
+
+
+def test_repr_shows_live_state(balance, gate, asking) -> None:
+    balancer = balance(gate, max_workers=2, queue_size=4)
+    asking(balancer, "/1")
+    text = repr(balancer)
+    assert "serving" in text
+    assert "2 active" in text
+    assert "submitted=1 ended=0" in text
+
+
+def test_a_response_that_the_outer_server_closes_early_ends_the_application(balance, eventually) -> None:
+    closed = []
+
+    def application(environ, start_response):
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        try:
+            while True:
+                yield b"x" * 100_000
+        finally:
+            closed.append(True)
+
+    balancer = balance(application)
+    environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/"}
+    result = balancer(environ, lambda status, headers: None)
+    assert len(next(result)) == 100_000
+    result.close()
+    eventually(lambda: closed)
+    assert eventually(lambda: balancer.snapshot().outcomes["disconnected"]) == 1
+
+
+def test_an_outer_greenlet_that_dies_takes_its_waiting_job_along(balance, gate, asking) -> None:
+    balancer = balance(gate, max_concurrent_per_router=1, queue_size=1, max_workers=1)
+    first, second = asking(balancer, "/1", "/2")
+    second.kill()
+    gate.gate.set()
+    assert first.get().status == "200 OK"
+    assert gate.calls == ["/1"]
+    assert balancer.snapshot().outcomes["disconnected"] == 1

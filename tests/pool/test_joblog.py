@@ -1,0 +1,92 @@
+"""One line for each job, from a greenlet, as text or JSON."""
+
+import json
+import logging
+
+import gevent
+import pytest
+
+from intralb_gevent.pool.hublog import HubLog
+
+
+def application(environ, start_response):
+    if environ["PATH_INFO"] == "/bad":
+        raise ValueError
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b""]
+
+
+@pytest.fixture
+def lines(caplog):
+    caplog.set_level(logging.INFO, "intralb_gevent.jobs")
+
+    def read():
+        gevent.sleep(0.001)
+        return [record.getMessage() for record in caplog.records if record.name == "intralb_gevent.jobs"]
+
+    return read
+
+
+def test_text(balance, asking, lines) -> None:
+    balancer = balance(application, enable_logging=True, max_workers=1)
+    gevent.joinall(asking(balancer, "/good", "/bad"))
+    good, bad = sorted(lines(), reverse=True)
+    assert good.startswith("GET /good 200 completed worker=1 wait=")
+    assert bad.startswith("GET /bad 500 failed worker=1 wait=")
+
+
+def test_json(balance, asking, lines) -> None:
+    balancer = balance(application, enable_logging=True, log_format="json", max_workers=1, request_timeout_seconds=9)
+    gevent.joinall(asking(balancer, "/good"))
+    (line,) = lines()
+    facts = json.loads(line)
+    assert facts.pop("queue_wait_ms") >= 0
+    assert facts.pop("run_time_ms") >= 0
+    assert facts == {
+        "worker": 1,
+        "method": "GET",
+        "path": "/good",
+        "status": "200",
+        "outcome": "completed",
+        "reason": None,
+    }
+
+
+def test_a_refused_job_has_a_line_with_the_reason(balance, gate, asking, lines) -> None:
+    balancer = balance(gate, enable_logging=True, max_concurrent_per_router=1, queue_size=0, max_workers=1)
+    asking(balancer, "/1", "/2")
+    assert [line.split(" wait=")[0] for line in lines()] == ["GET /2 503 shed reason=queue_full worker=-"]
+
+
+def test_a_client_cannot_write_a_line_of_its_own(balance, asking, lines) -> None:
+    balancer = balance(application, enable_logging=True)
+    gevent.joinall(asking(balancer, "/x\n2026 GET /forged 200"))
+    (line,) = lines()
+    assert "\n" not in line
+
+
+def test_off_by_default(balance, asking, lines) -> None:
+    gevent.joinall(asking(balance(application), "/good"))
+    assert lines() == []
+
+
+def test_a_handler_that_waits_keeps_nobody_waiting_and_the_backlog_is_bounded(eventually) -> None:
+    door, written = gevent.event.Event(), []
+
+    class Slow(logging.Handler):
+        def emit(self, record):
+            door.wait()
+            written.append(record.getMessage())
+
+    logger = logging.Logger("slow")
+    logger.addHandler(Slow())
+    log = HubLog(logger)
+    for number in range(log.LIMIT + 50):
+        log.record(logging.INFO, lambda number=number: f"record {number}")
+    assert log.dropped == 50
+    gevent.sleep(0)
+    assert written == []
+    door.set()
+    log.flush(10)
+    assert written[0] == "record 0"
+    assert len(written) == log.LIMIT

@@ -1,0 +1,142 @@
+"""The pool grows and shrinks, is resized and drained, and loses no request by it."""
+
+import gevent
+import pytest
+from gevent.event import Event
+
+from intralb_gevent import OptionError
+
+
+def test_it_starts_with_one_group(balance, gate, asking) -> None:
+    balancer = balance(gate)
+    asking(balancer, "/")
+    assert len(balancer.snapshot().workers) == 3
+
+
+def test_it_grows_by_a_group_when_jobs_wait_and_the_new_slots_take_them(balance, gate, asking, eventually) -> None:
+    balancer = balance(
+        gate, max_concurrent_per_router=1, queue_size=10, worker_group_size=2, max_workers=5, min_workers=1
+    )
+    requests = asking(balancer, *"1234")
+    assert balancer.snapshot().queued == 3
+    eventually(lambda: balancer.snapshot().queued == 0)
+    assert [worker.running for worker in balancer.snapshot().workers] == [1, 1, 1, 1, 0]
+    gate.gate.set()
+    assert {request.get().status for request in requests} == {"200 OK"}
+
+
+def test_a_full_pool_grows_before_it_refuses(balance, gate, asking) -> None:
+    balancer = balance(gate, max_concurrent_per_router=1, queue_size=1, min_workers=1, max_workers=4)
+    requests = asking(balancer, *"12345678")
+    snapshot = balancer.snapshot()
+    assert (snapshot.running, snapshot.queued, snapshot.outcomes["shed"]) == (4, 4, 0)
+    (extra,) = asking(balancer, "9")
+    assert extra.get().status.startswith("503")
+    gate.gate.set()
+    assert {request.get().status for request in requests} == {"200 OK"}
+
+
+def test_it_shrinks_after_a_quiet_time_and_closes_the_sessions(balance, asking, eventually) -> None:
+    open_sessions = set()
+
+    def application(environ, start_response):
+        from intralb_gevent import current_session
+
+        open_sessions.add(current_session())
+        gevent.sleep(0.01)
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b""]
+
+    balancer = balance(
+        application,
+        max_concurrent_per_router=1,
+        queue_size=10,
+        min_workers=1,
+        max_workers=4,
+        worker_quiet_seconds=0.05,
+        db_init_func=lambda worker_id: object(),
+        db_close_func=open_sessions.remove,
+    )
+    gevent.joinall(asking(balancer, *"12345678"))
+    eventually(lambda: len(balancer.snapshot().workers) == 1)
+    assert len(open_sessions) == balancer.snapshot().sessions <= 1
+
+
+def test_a_retiring_worker_finishes_what_it_has_and_takes_no_new_job(balance, gate, asking, eventually) -> None:
+    balancer = balance(gate, max_concurrent_per_router=2, queue_size=5, min_workers=1, max_workers=3)
+    balancer.resize(3)
+    requests = asking(balancer, *"123456789")
+    balancer.resize(1)
+    retiring = [worker for worker in balancer.snapshot().workers if worker.retiring]
+    assert [worker.running for worker in retiring] == [2, 2]
+    late = asking(balancer, "a")
+    gate.gate.set()
+    assert {request.get().status for request in requests + late} == {"200 OK"}
+    eventually(lambda: len(balancer.snapshot().workers) == 1)
+
+
+def test_resizing_under_load_loses_no_request(balance, ask) -> None:
+    def application(environ, start_response):
+        gevent.sleep(0.001)
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [environ["PATH_INFO"].encode()]
+
+    balancer = balance(application, max_concurrent_per_router=2, queue_size=50, min_workers=1, max_workers=8)
+
+    def client(name: int) -> list[bytes]:
+        return [ask(balancer, f"/{name}/{number}").body for number in range(20)]
+
+    clients = [gevent.spawn(client, name) for name in range(20)]
+    for size in (8, 1, 5, 2, 8, 1, 3) * 3:
+        balancer.resize(size)
+        gevent.sleep(0.002)
+    for name, greenlet in enumerate(clients):
+        assert greenlet.get() == [f"/{name}/{number}".encode() for number in range(20)]
+    assert balancer.snapshot().outcomes["completed"] == 400
+
+
+@pytest.mark.parametrize("workers", [0, 2, 11, "3"])
+def test_a_size_out_of_bounds_is_refused(balance, gate, workers) -> None:
+    balancer = balance(gate, min_workers=3)
+    with pytest.raises((OptionError, TypeError)):
+        balancer.resize(workers)
+
+
+def test_draining_finishes_queued_and_running_jobs(balance, gate, asking) -> None:
+    balancer = balance(gate, max_concurrent_per_router=1, queue_size=5, max_workers=1)
+    requests = asking(balancer, "/1", "/2", "/3")
+    draining = gevent.spawn(balancer.drain, 5)
+    gevent.sleep(0)
+    assert balancer.snapshot().condition == "draining"
+    gate.gate.set()
+    assert draining.get() == 0
+    assert [request.get().body for request in requests] == [b"/1", b"/2", b"/3"]
+    assert balancer.snapshot().condition == "stopped"
+    assert not balancer.snapshot().workers
+
+
+def test_what_outlives_the_grace_is_cut_and_counted(balance, gate, asking) -> None:
+    balancer = balance(gate, max_concurrent_per_router=1, queue_size=5, max_workers=1)
+    requests = asking(balancer, "/1", "/2")
+    assert balancer.drain(0.02) == 2
+    assert {request.get().headers["X-Intralb-Reason"] for request in requests} == {"killed"}
+    assert balancer.snapshot().outcomes["killed"] == 2
+    assert gate.calls == ["/1"]
+    (late,) = asking(balancer, "/3")
+    assert late.get().headers["X-Intralb-Reason"] == "draining"
+
+
+def test_a_handler_may_wait_in_its_clean_up_while_the_pool_drains(balance, asking) -> None:
+    cleaned = []
+
+    def application(environ, start_response):
+        try:
+            Event().wait()
+        finally:
+            gevent.sleep(0.02)
+            cleaned.append(True)
+
+    balancer = balance(application, max_workers=1)
+    asking(balancer, "/")
+    balancer.drain(0)
+    assert cleaned == [True]

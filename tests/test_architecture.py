@@ -1,0 +1,88 @@
+"""The rooms of the package, and who may know whom: imports point to a lower layer only."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import intralb_gevent
+
+ROOT = Path(intralb_gevent.__file__).parent
+LAYERS = {
+    "errors": 0,
+    "loading": 0,
+    "options": 0,
+    "settings": 0,
+    "policy": 1,
+    "observe": 3,
+    "observe.stats": 1,
+    "observe.snapshot": 1,
+    "pool": 2,
+    "http": 3,
+    "integrations": 4,
+    "demo": 4,
+    "check": 4,
+    "binding": 4,
+    "serving": 4,
+    "cli": 5,
+    "__main__": 5,
+    "__init__": 5,
+}
+PURE = {"gevent", "greenlet", "time", "random", "socket", "threading", "os"}
+MODULES = sorted(ROOT.rglob("*.py"))
+
+
+def dotted(file: Path) -> str:
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts if len(parts) == 1 or parts[-1] != "__init__" else parts[:-1])
+
+
+def layer(name: str) -> int:
+    known = [key for key in LAYERS if name == key or name.startswith(key + ".")]
+    assert known, f"intralb_gevent/{name} belongs to no layer: give it one in DESIGN and here"
+    return LAYERS[max(known, key=len)]
+
+
+def imports(file: Path) -> Iterator[str]:
+    """Every module that `file` imports when it runs, absolute and dotted."""
+    package = ["intralb_gevent", *file.relative_to(ROOT).parts[:-1]]
+    tree = ast.parse(file.read_text())
+    for_types = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if node in for_types:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            if module in ("intralb_gevent", ".".join(package)) and node.level:
+                yield from (f"{module}.{alias.name}" for alias in node.names)
+            else:
+                yield module
+
+
+@pytest.mark.parametrize("file", MODULES, ids=dotted)
+def test_imports_point_to_a_lower_layer(file: Path) -> None:
+    mine = layer(dotted(file))
+    for target in imports(file):
+        if target.startswith("intralb_gevent."):
+            name = target.removeprefix("intralb_gevent.")
+            if (ROOT / name.replace(".", "/")).exists() or (ROOT / (name.replace(".", "/") + ".py")).exists():
+                assert layer(name) <= mine, f"{dotted(file)} must not know {name}"
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "policy").glob("*.py")), ids=dotted)
+def test_policies_know_no_gevent_clock_or_input(file: Path) -> None:
+    assert not PURE & {target.split(".")[0] for target in imports(file)}
+
+
+@pytest.mark.parametrize("file", [f for f in MODULES if "demo" not in f.parts or f.name == "__init__.py"], ids=dotted)
+def test_every_module_opens_with_what_it_is_for(file: Path) -> None:
+    assert ast.get_docstring(ast.parse(file.read_text()))
