@@ -1,0 +1,196 @@
+"""Keeps the notes in SQLite, the classical way: one connection per thread, short transactions.
+
+Decides the schema, the bounds and what a transaction holds; it must not know of HTTP, HTML or a balancer.
+Under gevent a wait for SQLite's lock stops the whole process, so no transaction here lasts beyond a few
+statements and none does anything else in between.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import tempfile
+import threading
+import time
+import weakref
+from typing import NamedTuple
+
+__all__ = [
+    "AUTHOR_LENGTH",
+    "DATABASE_VARIABLE",
+    "LATEST",
+    "SEARCH_LENGTH",
+    "TEXT_LENGTH",
+    "ConnectionPerThread",
+    "Note",
+    "count",
+    "default_path",
+    "find",
+    "latest",
+    "open_connection",
+    "write",
+]
+
+DATABASE_VARIABLE = "INTRALB_DEMO_DATABASE"
+LATEST = 50
+"""How many notes a list holds at most."""
+KEPT = 10_000
+"""How many notes the file holds at most; older ones go, so that a load test does not fill the disk."""
+TEXT_LENGTH = 1000
+AUTHOR_LENGTH = 60
+SEARCH_LENGTH = 200
+BUSY_SECONDS = 5.0
+"""How long SQLite waits for another writer before it says that the database is locked."""
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS notes (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    text TEXT NOT NULL,
+    author TEXT NOT NULL,
+    written_at INTEGER NOT NULL
+)
+"""
+_SCHEMA_VERSION = 1
+_COLUMNS = "id, text, author, written_at"
+_INSERT = "INSERT INTO notes (text, author, written_at) VALUES (?, ?, ?)"
+_SEED = (
+    (
+        "This application was written for threads. It sleeps, it blocks, it keeps a connection per thread.",
+        "Ada",
+    ),
+    ("Behind the balancer the same code runs in greenlets, and nobody had to change a line of it.", "Grace"),
+    ("Write a note: it goes through one slot, one database session and one short transaction.", "Edsger"),
+)
+
+
+class Note(NamedTuple):
+    """One note as it is stored; `written_at` is in seconds since the epoch."""
+
+    id: int
+    text: str
+    author: str
+    written_at: int
+
+
+class ConnectionPerThread:
+    """Gives each thread its own connection to one file, opened when the thread first asks."""
+
+    def __init__(self, path: str) -> None:
+        """Remember the file; nothing is opened yet."""
+        self._path = path
+        self._local = threading.local()
+
+    def current(self) -> sqlite3.Connection:
+        """Return the connection of the calling thread; it is closed when the thread ends."""
+        if not hasattr(self._local, "held"):
+            self._local.held = _Held(open_connection(self._path))
+        return self._local.held.connection  # type: ignore[no-any-return]  # the lines above have put it there
+
+
+class _Held:
+    # A connection is part of a reference cycle: left to itself it stays open until some garbage collection.
+    # Nothing refers to this but the thread-local, so it goes in the moment the thread ends.
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+        weakref.finalize(self, connection.close)
+
+
+def default_path() -> str:
+    """Return the file that INTRALB_DEMO_DATABASE names, or this user's own in the temporary directory."""
+    ours = os.path.join(tempfile.gettempdir(), f"intralb-demo-{os.getuid()}.sqlite3")
+    return os.environ.get(DATABASE_VARIABLE) or ours
+
+
+def open_connection(path: str) -> sqlite3.Connection:
+    """Open the file, with schema and first notes if it has none yet; rows can be read by column name.
+
+    The connection may be used by any thread, by one at a time. Raises `sqlite3.DatabaseError`.
+    """
+    try:
+        return _prepared(sqlite3.connect(path, timeout=BUSY_SECONDS, check_same_thread=False))
+    except sqlite3.DatabaseError as error:
+        raise type(error)(
+            f"the notes cannot be kept in {path!r}: {error}; "
+            f"name an SQLite file in a directory that can be written, for example with {DATABASE_VARIABLE}"
+        ) from error
+
+
+def _prepared(connection: sqlite3.Connection) -> sqlite3.Connection:
+    try:
+        connection.row_factory = sqlite3.Row
+        _prepare(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _prepare(connection: sqlite3.Connection) -> None:
+    # Safe with the write-ahead log, and it spares each commit a wait for the disk.
+    connection.execute("PRAGMA synchronous = NORMAL")
+    if _schema_version(connection) == _SCHEMA_VERSION:
+        return
+    _use_write_ahead_log(connection)
+    connection.execute("BEGIN IMMEDIATE")
+    # Another process may have been faster between the first look and the lock.
+    if _schema_version(connection) != _SCHEMA_VERSION:
+        _create(connection)
+    connection.commit()
+
+
+def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
+    # SQLite does not wait when two processes change the journal of a new file at once: it refuses one.
+    give_up = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > give_up:
+                raise
+        time.sleep(0.01)
+
+
+def _schema_version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchall()[0][0])
+
+
+def _create(connection: sqlite3.Connection) -> None:
+    now = int(time.time())
+    connection.execute(_SCHEMA)
+    connection.executemany(_INSERT, [(text, author, now) for text, author in _SEED])
+    connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+
+
+def latest(connection: sqlite3.Connection, search: str) -> list[Note]:
+    """Return the newest notes with `search` in text or author, at most `LATEST`; all have "" in them."""
+    rows = connection.execute(
+        f"SELECT {_COLUMNS} FROM notes WHERE instr(lower(text || ' ' || author), lower(?)) > 0"
+        " ORDER BY id DESC LIMIT ?",
+        (search, LATEST),
+    )
+    return [Note(*row) for row in rows.fetchall()]
+
+
+def find(connection: sqlite3.Connection, note_id: int) -> Note | None:
+    """Return the note with this id, or None when there is none."""
+    rows = connection.execute(f"SELECT {_COLUMNS} FROM notes WHERE id = ?", (note_id,)).fetchall()
+    return Note(*rows[0]) if rows else None
+
+
+def count(connection: sqlite3.Connection) -> int:
+    """Return how many notes there are."""
+    return int(connection.execute("SELECT count(*) FROM notes").fetchall()[0][0])
+
+
+def write(connection: sqlite3.Connection, text: str, author: str) -> int:
+    """Store a note and return its id; the oldest note goes when there are more than `KEPT`."""
+    try:
+        note_id = connection.execute(_INSERT, (text, author, int(time.time()))).lastrowid or 0
+        connection.execute("DELETE FROM notes WHERE id <= ?", (note_id - KEPT,))
+        connection.commit()
+    except BaseException:
+        # Whatever ends the request here must not leave SQLite's write lock held.
+        connection.rollback()
+        raise
+    return note_id
