@@ -79,7 +79,7 @@ class Connection:
         self._socket = sock
         self._host: str = address[0] if isinstance(address, tuple) else ""
         self._port: str = str(address[1]) if isinstance(address, tuple) else ""
-        self._parser = RequestParser(server.request_environ, self._on_request, self._on_continue)
+        self._parser = RequestParser(server.request_environ, self._on_request)
         self._pending: deque[Request | Answer] = deque()
         self._current: Response | None = None
         self._job: Job | None = None
@@ -147,6 +147,8 @@ class Connection:
             if len(self._pending) >= PIPELINED_REQUESTS:
                 self._reader.stop()
             self._advance()
+        elif parser.awaits_continue:
+            self._continue()
 
     def _on_request(self, request: Request) -> None:
         environ = request.environ
@@ -154,20 +156,28 @@ class Connection:
         environ["REMOTE_PORT"] = self._port
         self._pending.append(request)
 
-    def _on_continue(self) -> None:
-        # With an answer still under way the client must get that first; it will not wait for ever (RFC 9110, 10.1.1).
-        if self._current is None and not self._pending:
+    def _continue(self) -> None:
+        """Tell a client that it may send its body, once all answers before that are out."""
+        if self._current is None:
+            self._parser.awaits_continue = False
             self.send(b"HTTP/1.1 100 Continue\r\n\r\n", b"")
 
     def _on_end_of_input(self) -> None:
         """The client has left, or will send no more, which looks the same: answer what is running, drop what waits."""
         self._reader.stop()
         self._input_ended = True
-        if self._job is not None:
-            self._server.balancer.abandon(self._job)
-        dropped = self._job is not None and self._job.state == "disconnected"
-        if dropped or not (self._current or self._pending or self._unsent):
+        if self._abandoned() or not (self._current or self._pending or self._unsent):
             self.close()
+
+    def _abandoned(self) -> bool:
+        """Drop the present job if it waits; say whether it did."""
+        if self._job is None or self._current is None:
+            return False
+        self._server.balancer.abandon(self._job)
+        if self._job.state != "disconnected":
+            return False
+        self._current.request.release()
+        return True
 
     def _reject(self, status: str) -> None:
         """Refuse what was sent, after the answers to all that came before it; then close."""
@@ -203,10 +213,13 @@ class Connection:
             self._last = True
             self._end_output()
             return
-        self.expires = monotonic() + self._server.keep_alive_seconds
+        if not self._unsent:
+            self.expires = monotonic() + self._server.keep_alive_seconds
         if self._pending:
             # From the hub, not from here: `_advance` may be what called us, or a slot that still has to clean up.
             self._server.loop.run_callback(self._resume)
+        elif self._parser.awaits_continue:
+            self._continue()
         elif self.closing:
             self.close_if_idle()
 
@@ -329,11 +342,14 @@ class Connection:
             self._writer.stop()
             self._writer.close()
         self._socket.close()
+        self._parser.close()
         self._unsent.clear()
-        self._pending.clear()
         if self._taken is not None:
             self._taken.set()
-        if self._job is not None:
-            self._server.balancer.abandon(self._job)
+        self._abandoned()
+        for item in self._pending:
+            if isinstance(item, Request):
+                item.release()
+        self._pending.clear()
         self._current = self._job = None
         self._server.connection_closed(self)

@@ -46,10 +46,11 @@ def _cgi_name(name: bytes) -> str | None:
 class Request:
     """One whole request: its environ, and what its response must know of it."""
 
-    __slots__ = ("environ", "head_only", "http_1_1", "keep_alive")
+    __slots__ = ("_file", "environ", "head_only", "http_1_1", "keep_alive")
 
-    def __init__(self, environ: dict[str, Any], *, http_1_1: bool, keep_alive: bool) -> None:
+    def __init__(self, environ: dict[str, Any], file: IO[bytes] | None, *, http_1_1: bool, keep_alive: bool) -> None:
         self.environ = environ
+        self._file = file
         self.head_only = environ["REQUEST_METHOD"] == "HEAD"
         self.http_1_1 = http_1_1
         self.keep_alive = keep_alive
@@ -57,12 +58,16 @@ class Request:
     def __repr__(self) -> str:
         return f"<Request {self.environ['REQUEST_METHOD']} {self.environ['PATH_INFO']}>"
 
+    def release(self) -> None:
+        """Close the temporary file of a large body."""
+        if self._file is not None:
+            self._file.close()
+
 
 class RequestParser:
     """Takes the bytes of one connection in any pieces and calls `on_request` for each whole request.
 
-    `on_continue` is called when a client waits to be told that it may send its body. The methods that begin with
-    `on_` are httptools' callbacks.
+    The methods that begin with `on_` are httptools' callbacks.
     """
 
     __slots__ = (
@@ -75,28 +80,24 @@ class RequestParser:
         "_header_count",
         "_http",
         "_http_1_1",
-        "_on_continue",
         "_on_request",
         "_target",
         "_upgrade",
+        "awaits_continue",
         "in_body",
         "in_head",
     )
 
-    def __init__(
-        self,
-        base_environ: dict[str, Any],
-        on_request: Callable[[Request], object],
-        on_continue: Callable[[], object],
-    ) -> None:
+    def __init__(self, base_environ: dict[str, Any], on_request: Callable[[Request], object]) -> None:
         self._base_environ = base_environ
         self._on_request = on_request
-        self._on_continue = on_continue
         self._http = httptools.HttpRequestParser(self)
         self.in_head = False
         """Whether a part of a request's head has come, and not all."""
         self.in_body = False
         """Whether a request's head has come, and not all of its body."""
+        self.awaits_continue = False
+        """Whether the client waits to be told that it may send the body."""
         self._file: IO[bytes] | None = None
         self._environ: dict[str, Any] = {}
         self._upgrade = False
@@ -224,8 +225,7 @@ class RequestParser:
     def _check_expectation(self, expectation: str) -> None:
         if expectation.lower() != "100-continue":
             raise _Refused("417 Expectation Failed")
-        if self._http_1_1:
-            self._on_continue()
+        self.awaits_continue = self._http_1_1
 
     def on_body(self, data: bytes) -> None:
         """Take a piece of the body: small ones stay in memory, large ones go to a temporary file."""
@@ -237,23 +237,30 @@ class RequestParser:
             return
         self._body.append(data)
         if self._body_size > IN_MEMORY_BYTES:
-            self._file = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the request's last reference
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115  # Request.release or close() closes it
             self._file.writelines(self._body)
             self._body.clear()
 
     def on_message_complete(self) -> None:
         """Hand the whole request over."""
-        self.in_body = False
+        self.in_body = self.awaits_continue = False
         environ = self._environ
         environ["wsgi.input"] = self._input()
         if self._body_size:
             # Decoded chunks have a length too, and legacy applications read as much as it says.
             environ["CONTENT_LENGTH"] = str(self._body_size)
         keep_alive = self._http.should_keep_alive() and not self._http.should_upgrade()
-        self._on_request(Request(environ, http_1_1=self._http_1_1, keep_alive=keep_alive))
+        self._on_request(Request(environ, self._file, http_1_1=self._http_1_1, keep_alive=keep_alive))
 
     def _input(self) -> IO[bytes]:
         if self._file is None:
             return BytesIO(b"".join(self._body))
         self._file.seek(0)
         return self._file
+
+    def close(self) -> None:
+        """Forget what has come of an unfinished request; nothing may be fed afterwards."""
+        if self._file is not None and self.in_body:
+            self._file.close()
+        # It holds our callbacks, and we hold it: without this only the garbage collector would free the two.
+        del self._http

@@ -39,12 +39,12 @@ class FileWrapper:
 class Response(Exchange):
     """One response on a connection, from `start_response` to its last byte."""
 
-    __slots__ = ("_chunked", "_connection", "_ended", "_head", "_left", "_request", "_started", "status")
+    __slots__ = ("_chunked", "_connection", "_ended", "_head", "_left", "_started", "request", "status")
 
     def __init__(self, connection: Connection, request: Request) -> None:
         self.status = ""
         self._connection = connection
-        self._request = request
+        self.request = request
         self._head: ResponseHead | None = None
         self._started = False
         self._ended = False
@@ -61,6 +61,12 @@ class Response(Exchange):
 
         A list of one part, which is what most frameworks return, goes out in one piece with its head.
         """
+        try:
+            self._run(application, environ)
+        finally:
+            self.request.release()
+
+    def _run(self, application: Application, environ: dict[str, Any]) -> None:
         result = application(environ, self.start_response)
         try:
             if type(result) is list and len(result) == 1 and not self._started:
@@ -127,7 +133,7 @@ class Response(Exchange):
         return b"".join(lines)
 
     def _framing_line(self, head: ResponseHead, length: int | None) -> bytes:
-        request = self._request
+        request = self.request
         if head.bodiless or request.head_only:
             # What an application sends for HEAD says the length of GET's body only if it is there.
             self._left = 0
@@ -145,7 +151,7 @@ class Response(Exchange):
         return b""
 
     def _connection_line(self) -> bytes:
-        request = self._request
+        request = self.request
         if self._connection.closing:
             request.keep_alive = False
         if not request.keep_alive:
@@ -166,32 +172,36 @@ class Response(Exchange):
         self._check_open()
         connection = self._connection
         if not self._started:
-            connection.send(self._start(None if self._request.head_only else 0), b"")
+            connection.send(self._start(None if self.request.head_only else 0), b"")
         if self._chunked:
             connection.send(b"0\r\n\r\n", b"")
         if self._left:
             # Less than was promised: only a closed connection tells the client.
-            self._request.keep_alive = False
+            self.request.keep_alive = False
         self._ended = True
         if connection.closed:
             raise ClientDisconnected("nobody is there to read the response")
-        connection.response_ended(self._request.keep_alive)
+        connection.response_ended(self.request.keep_alive)
 
     def refuse(self, answer: Answer) -> None:
         """Answer in the place of an application that is not run."""
-        if self._ended:
-            return
-        self._ended = True
-        self.status = answer.status
-        request, connection = self._request, self._connection
-        keep_alive = request.keep_alive and request.http_1_1 and not connection.closing
-        connection.send(whole_answer(answer, keep_alive=keep_alive, head_only=request.head_only), b"")
-        connection.response_ended(keep_alive)
+        self.request.release()
+        self._answer(answer)
 
     def fail(self, answer: Answer) -> None:
         """End a response that cannot be finished: with `answer` before headers, by a cut after them."""
-        if self._started and not self._ended:
+        if self._ended:
+            return
+        if self._started:
             self._ended = True
             self._connection.close()
         else:
-            self.refuse(answer)
+            self._answer(answer)
+
+    def _answer(self, answer: Answer) -> None:
+        self._ended = True
+        self.status = answer.status
+        request, connection = self.request, self._connection
+        keep_alive = request.keep_alive and request.http_1_1 and not connection.closing
+        connection.send(whole_answer(answer, keep_alive=keep_alive, head_only=request.head_only), b"")
+        connection.response_ended(keep_alive)

@@ -81,6 +81,7 @@ class WSGIServer(pywsgi.WSGIServer):
     def init_socket(self) -> None:
         """Bind and listen; small answers leave at once, on every connection accepted here."""
         super().init_socket()
+        self.socket.setblocking(False)
         if self.socket.family in (socket.AF_INET, socket.AF_INET6):
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._accepted_kind = (int(self.socket.family), int(self.socket.type), self.socket.proto)

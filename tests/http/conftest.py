@@ -1,0 +1,106 @@
+"""A client that says exactly the bytes it is told to, and judges the answers with h11."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import h11
+import pytest
+from gevent import socket
+
+from intralb_gevent import WSGIServer
+
+
+class Reply:
+    """One response, as h11 understood it."""
+
+    def __init__(self, head: h11.Response, body: bytes) -> None:
+        self.status = head.status_code
+        self.headers = {name.decode(): value.decode() for name, value in head.headers}
+        self.body = body
+
+    def __repr__(self) -> str:
+        return f"<Reply {self.status} {self.headers} {self.body[:60]!r}>"
+
+
+class Client:
+    """A connection to a server."""
+
+    def __init__(self, server: WSGIServer) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", server.server_port), timeout=10)
+        self._judge = h11.Connection(h11.CLIENT)
+
+    def send(self, data: bytes | str) -> None:
+        self.socket.sendall(data.encode("latin-1") if isinstance(data, str) else data)
+
+    def get(self, path: str = "/", method: str = "GET", headers: str = "") -> Reply:
+        self.send(f"{method} {path} HTTP/1.1\r\nHost: test\r\n{headers}\r\n")
+        return self.reply(method)
+
+    def reply(self, method: str = "GET") -> Reply:
+        """Read the response to a request with `method`, leaving what comes behind it for the next call."""
+        judge = self._judge
+        judge.send(h11.Request(method=method, target="/", headers=[("Host", "test")]))
+        judge.send(h11.EndOfMessage())
+        head, body = None, bytearray()
+        while True:
+            event = judge.next_event()
+            if event is h11.NEED_DATA:
+                judge.receive_data(self.socket.recv(65536))
+            elif isinstance(event, h11.Response):
+                head = event
+            elif isinstance(event, h11.Data):
+                body += event.data
+            elif isinstance(event, h11.EndOfMessage):
+                break
+        assert head is not None
+        if judge.our_state is h11.DONE and judge.their_state is h11.DONE:
+            judge.start_next_cycle()
+        return Reply(head, bytes(body))
+
+    def rest(self) -> bytes:
+        """Read all until the server closes."""
+        data = b""
+        try:
+            while part := self.socket.recv(65536):
+                data += part
+        except ConnectionResetError:
+            pass
+        return data
+
+    @property
+    def closed_by_server(self) -> bool:
+        return self.rest() == b""
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+@pytest.fixture
+def connect() -> Iterator[Callable[[WSGIServer], Client]]:
+    """Open connections that are closed when the test is over."""
+    made: list[Client] = []
+
+    def open_one(server: WSGIServer) -> Client:
+        made.append(Client(server))
+        return made[-1]
+
+    yield open_one
+    for client in made:
+        client.close()
+
+
+@pytest.fixture
+def echo() -> Callable[..., Any]:
+    """An application that answers with what it was sent."""
+
+    def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+        start_response(
+            "200 OK",
+            [("Content-Type", "text/plain"), ("X-Path", environ["PATH_INFO"]), ("X-Query", environ["QUERY_STRING"])],
+        )
+        return [body]
+
+    return application

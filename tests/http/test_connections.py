@@ -1,0 +1,224 @@
+"""Clients that come, wait, are refused, are slow, and leave."""
+
+import time
+from wsgiref.validate import validator
+
+import gevent
+import pytest
+from gevent.event import Event
+
+from intralb_gevent import WSGIServer
+from intralb_gevent.http import connection
+from intralb_gevent.http import server as server_module
+
+REQUEST = "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+TEXT = [("Content-Type", "text/plain")]
+
+
+@pytest.fixture
+def door():
+    return Event()
+
+
+@pytest.fixture
+def calls():
+    return []
+
+
+@pytest.fixture
+def waiting(door, calls):
+    """An application that answers when the test opens the door."""
+
+    def application(environ, start_response):
+        calls.append(environ["PATH_INFO"])
+        door.wait()
+        start_response("200 OK", TEXT)
+        return [environ["PATH_INFO"].encode()]
+
+    return validator(application)
+
+
+def test_one_slot_one_place_five_requests(serve, connect, waiting, door, calls) -> None:
+    server = serve(waiting, max_concurrent_per_router=1, queue_size=1, max_workers=1)
+
+    def request(client):
+        began = time.monotonic()
+        reply = client.get()
+        return reply, time.monotonic() - began
+
+    asked = [gevent.spawn(request, connect(server)) for _ in range(5)]
+    refused = [greenlet.get() for greenlet in gevent.iwait(asked, count=3)]
+    assert [reply.status for reply, _ in refused] == [503] * 3
+    assert {reply.headers["x-intralb-reason"] for reply, _ in refused} == {"queue_full"}
+    assert max(seconds for _, seconds in refused) < 0.05
+    door.set()
+    gevent.joinall(asked)
+    assert sorted(greenlet.get()[0].status for greenlet in asked) == [200, 200, 503, 503, 503]
+    assert len(calls) == 2
+
+
+def test_a_refused_connection_stays_usable(serve, connect, waiting, door, calls, eventually) -> None:
+    server = serve(waiting, max_concurrent_per_router=1, queue_size=0, max_workers=1)
+    first, second = connect(server), connect(server)
+    first.send(REQUEST)
+    eventually(lambda: calls)
+    assert second.get().status == 503
+    door.set()
+    assert first.reply().status == 200
+    assert second.get().status == 200
+
+
+def test_idle_and_half_sent_requests_hold_no_slot(serve, connect, echo) -> None:
+    server = serve(validator(echo), max_concurrent_per_router=1, queue_size=0, max_workers=1)
+    idle = [connect(server) for _ in range(50)]
+    for client in idle[::2]:
+        client.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf")
+    assert connect(server).get().status == 200
+    assert server.balancer.snapshot().running == 0
+
+
+def test_504_while_running_and_the_connection_goes_on(serve, connect, waiting, door) -> None:
+    client = connect(serve(waiting, request_timeout_seconds=0.05))
+    assert client.get().status == 504
+    door.set()
+    assert client.get().status == 200
+
+
+def test_503_when_the_deadline_passes_in_the_queue(serve, connect, door, calls, eventually) -> None:
+    def application(environ, start_response):
+        calls.append(environ["PATH_INFO"])
+        try:
+            Event().wait()
+        finally:
+            # Its clean-up keeps the only slot busy past the second request's deadline.
+            door.wait()
+
+    server = serve(application, max_concurrent_per_router=1, queue_size=5, max_workers=1, request_timeout_seconds=0.05)
+    first, second = connect(server), connect(server)
+    first.send(REQUEST)
+    eventually(lambda: calls)
+    second.send(REQUEST)
+    assert first.reply().status == 504
+    reply = second.reply()
+    assert (reply.status, reply.headers["x-intralb-reason"]) == (503, "expired")
+    door.set()
+    assert calls == ["/"]
+
+
+def test_after_headers_a_deadline_cuts_the_connection_without_a_final_chunk(serve, connect) -> None:
+    ended = []
+
+    def application(environ, start_response):
+        start_response("200 OK", TEXT)
+        try:
+            yield b"begun"
+            Event().wait()
+        finally:
+            ended.append(True)
+
+    client = connect(serve(validator(application), request_timeout_seconds=0.05))
+    client.send(REQUEST)
+    assert client.rest().endswith(b"\r\n5\r\nbegun\r\n")
+    gevent.sleep(0)
+    assert ended
+
+
+def test_a_client_that_leaves_while_it_waits_is_never_run(serve, connect, waiting, door, calls, eventually) -> None:
+    server = serve(waiting, max_concurrent_per_router=1, queue_size=5, max_workers=1)
+    first, second = connect(server), connect(server)
+    first.send("GET /first HTTP/1.1\r\nHost: x\r\n\r\n")
+    eventually(lambda: calls)
+    second.send("GET /second HTTP/1.1\r\nHost: x\r\n\r\n")
+    eventually(lambda: server.balancer.snapshot().queued == 1)
+    second.close()
+    eventually(lambda: server.balancer.snapshot().outcomes["disconnected"] == 1)
+    door.set()
+    assert first.reply().body == b"/first"
+    assert calls == ["/first"]
+
+
+def test_a_client_that_leaves_while_it_is_served_is_noticed_at_the_next_write(serve, connect, eventually) -> None:
+    closed = []
+
+    def application(environ, start_response):
+        start_response("200 OK", TEXT)
+        try:
+            while True:
+                gevent.sleep(0.001)
+                yield b"x" * 1000
+        finally:
+            closed.append(True)
+
+    server = serve(validator(application))
+    client = connect(server)
+    client.send(REQUEST)
+    client.socket.recv(100)
+    client.close()
+    eventually(lambda: closed)
+    assert eventually(lambda: server.balancer.snapshot().outcomes["disconnected"]) == 1
+    assert not server.connections
+
+
+def test_one_that_has_only_finished_sending_gets_all_its_answers(serve, connect, echo) -> None:
+    client = connect(serve(validator(echo)))
+    client.send(REQUEST * 3)
+    client.socket.shutdown(1)
+    assert [client.reply().status for _ in range(3)] == [200] * 3
+    assert client.closed_by_server
+
+
+def test_an_idle_connection_is_closed_after_keep_alive_seconds(serve, connect, echo, monkeypatch) -> None:
+    monkeypatch.setattr(WSGIServer, "SWEEP_SECONDS", 0.01)
+    client = connect(serve(echo, keep_alive_seconds=0.05))
+    assert client.get().status == 200
+    assert client.closed_by_server
+
+
+@pytest.mark.parametrize(
+    ("sent", "limit"),
+    [
+        ("GET / HTTP/1.1\r\nHost", "HEADER_SECONDS"),
+        ("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf", "BODY_SECONDS"),
+    ],
+)
+def test_a_request_that_does_not_arrive_is_answered_408(
+    serve, connect, echo, monkeypatch, eventually, sent, limit
+) -> None:
+    monkeypatch.setattr(connection, limit, 0.05)
+    monkeypatch.setattr(WSGIServer, "SWEEP_SECONDS", 0.01)
+    server = serve(echo)
+    client = connect(server)
+    client.send(sent)
+    assert client.reply().status == 408
+    assert client.closed_by_server
+    client.close()
+    eventually(lambda: not server.connections)
+
+
+def test_a_client_that_says_nothing_is_closed_without_a_word(serve, connect, echo, monkeypatch) -> None:
+    monkeypatch.setattr(connection, "HEADER_SECONDS", 0.05)
+    monkeypatch.setattr(WSGIServer, "SWEEP_SECONDS", 0.01)
+    assert connect(serve(echo)).closed_by_server
+
+
+def test_a_client_that_does_not_read_is_cut(serve, connect, monkeypatch, eventually) -> None:
+    monkeypatch.setattr(connection, "WRITE_STALL_SECONDS", 0.05)
+    monkeypatch.setattr(WSGIServer, "SWEEP_SECONDS", 0.01)
+
+    def application(environ, start_response):
+        start_response("200 OK", TEXT)
+        return [b"x" * 20_000_000]
+
+    server = serve(application)
+    connect(server).send(REQUEST)
+    eventually(lambda: server.connections)
+    eventually(lambda: not server.connections)
+
+
+def test_a_bug_of_ours_closes_one_connection_and_is_reported(serve, connect, echo, monkeypatch, caplog) -> None:
+    server = serve(echo)
+    monkeypatch.setattr(server_module.Connection, "_take", lambda self, data: 1 / 0)
+    client = connect(server)
+    client.send(REQUEST)
+    assert client.closed_by_server
+    assert "ZeroDivisionError" in caplog.text

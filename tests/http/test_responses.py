@@ -1,0 +1,294 @@
+"""What applications answer, and how it is framed."""
+
+from wsgiref.validate import validator
+
+import gevent
+import pytest
+
+TEXT = [("Content-Type", "text/plain")]
+
+
+def serving(serve, application):
+    """Serve an application, checked by wsgiref.validate on its way."""
+    return serve(validator(application))
+
+
+def test_one_part_goes_out_with_its_length(serve, connect) -> None:
+    def application(environ, start_response):
+        start_response("200 OK", [*TEXT, ("X-Own", "1")])
+        return [b"hello"]
+
+    for served in (serve(application), serving(serve, application)):
+        reply = connect(served).get()
+        assert (reply.status, reply.body, reply.headers["x-own"]) == (200, b"hello", "1")
+        assert reply.headers["server"] == "intralb-gevent"
+        assert "date" in reply.headers
+    assert connect(serve(application)).get().headers["content-length"] == "5"
+
+
+def test_several_parts_go_out_in_chunks_and_empty_ones_do_not_end_it(serve, connect) -> None:
+    def application(environ, start_response):
+        start_response("200 OK", TEXT)
+        return iter([b"", b"a", b"", b"bc", b""])
+
+    client = connect(serving(serve, application))
+    reply = client.get()
+    assert (reply.body, reply.headers["transfer-encoding"]) == (b"abc", "chunked")
+    assert client.get().body == b"abc"
+
+
+def test_http_1_0_gets_no_chunks_and_the_end_is_the_close(serve, connect) -> None:
+    def application(environ, start_response):
+        start_response("200 OK", TEXT)
+        return iter([b"a", b"b"])
+
+    client = connect(serving(serve, application))
+    client.send("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+    data = client.rest()
+    assert data.endswith(b"\r\n\r\nab")
+    assert b"chunked" not in data
+
+
+def test_the_first_part_is_sent_before_the_second_is_made(serve, connect) -> None:
+    door = gevent.event.Event()
+
+    def application(environ, start_response):
+        start_response("200 OK", TEXT)
+        yield b"first"
+        door.wait()
+        yield b"second"
+
+    client = connect(serving(serve, application))
+    client.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    data = b""
+    while b"first" not in data:
+        data += client.socket.recv(1000)
+    assert b"second" not in data
+    door.set()
+
+
+@pytest.mark.parametrize(
+    ("method", "status", "headers", "parts", "expected_length"),
+    [
+        ("HEAD", "200 OK", TEXT, [b"hello"], "5"),
+        ("HEAD", "200 OK", TEXT, [], None),
+        ("HEAD", "200 OK", [*TEXT, ("Content-Length", "5")], [], "5"),
+        ("HEAD", "200 OK", TEXT, [b"a", b"b"], None),
+        ("GET", "204 No Content", [], [], None),
+        ("GET", "204 No Content", [("Content-Length", "0")], [b"nothing"], None),
+        ("GET", "304 Not Modified", [("ETag", "x"), ("Content-Length", "7")], [b"ignored"], "7"),
+    ],
+)
+def test_responses_without_a_body_have_none(serve, connect, method, status, headers, parts, expected_length) -> None:
+    def application(environ, start_response):
+        start_response(status, headers)
+        return parts
+
+    client = connect(serve(application))
+    for _ in range(2):
+        reply = client.get(method=method)
+        assert reply.status == int(status[:3])
+        assert reply.body == b""
+        assert reply.headers.get("content-length") == expected_length
+        assert "transfer-encoding" not in reply.headers
+
+
+def test_an_empty_response_has_length_0(serve, connect) -> None:
+    def application(environ, start_response):
+        start_response("200 OK", TEXT)
+        return []
+
+    client = connect(serving(serve, application))
+    assert client.get().headers["content-length"] == "0"
+    assert client.get().status == 200
+
+
+def test_write(serve, connect) -> None:
+    def application(environ, start_response):
+        write = start_response("200 OK", TEXT)
+        write(b"a")
+        write(b"b")
+        return [b"c"]
+
+    client = connect(serving(serve, application))
+    assert client.get().body == b"abc"
+    assert client.get().body == b"abc"
+
+
+def test_a_longer_body_than_promised_is_cut_to_its_length_and_the_next_is_whole(serve, connect) -> None:
+    def application(environ, start_response):
+        start_response("200 OK", [*TEXT, ("Content-Length", "3")])
+        return [b"abcHTTP/1.1 200 evil", b"more"] if environ["PATH_INFO"] == "/long" else [b"abc"]
+
+    client = connect(serve(application))
+    assert client.get("/long").body == b"abc"
+    assert client.get("/").body == b"abc"
+
+
+def test_a_shorter_body_than_promised_is_followed_by_a_close(serve, connect) -> None:
+    def application(environ, start_response):
+        start_response("200 OK", [*TEXT, ("Content-Length", "5")])
+        return [b"abc"]
+
+    client = connect(serve(application))
+    client.send("GET / HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert client.rest().endswith(b"\r\n\r\nabc")
+
+
+def test_exc_info_before_headers_replaces_them(serve, connect) -> None:
+    def application(environ, start_response):
+        import sys
+
+        start_response("200 OK", TEXT)
+        try:
+            raise ValueError
+        except ValueError:
+            start_response("500 Sorry", TEXT, sys.exc_info())
+        return [b"sorry"]
+
+    reply = connect(serving(serve, application)).get()
+    assert (reply.status, reply.body) == (500, b"sorry")
+
+
+def test_exc_info_after_headers_is_raised_and_the_response_cut(serve, connect, caplog) -> None:
+    def application(environ, start_response):
+        import sys
+
+        start_response("200 OK", TEXT)
+        yield b"begun"
+        try:
+            raise ValueError("too late")
+        except ValueError:
+            start_response("500 Sorry", TEXT, sys.exc_info())
+
+    client = connect(serving(serve, application))
+    client.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert client.rest().endswith(b"5\r\nbegun\r\n")
+    assert "too late" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda start_response: start_response("200 OK\r\nX: y", TEXT),
+        lambda start_response: start_response("101 Switching Protocols", []),
+        lambda start_response: start_response("OK", TEXT),
+        lambda start_response: start_response("200 OK", [("X", "a\r\nSet-Cookie: evil=1")]),
+        lambda start_response: start_response("200 OK", [("X", "a\0b")]),
+        lambda start_response: start_response("200 OK", [("X\r\nY", "a")]),
+        lambda start_response: start_response("200 OK", [("X Y", "a")]),
+        lambda start_response: start_response("200 OK", [("", "a")]),
+        lambda start_response: start_response("200 OK", [("X", 1)]),
+        lambda start_response: start_response("200 OK", [("X", "\u20ac")]),
+        lambda start_response: start_response("200 OK", [("Connection", "close")]),
+        lambda start_response: start_response("200 OK", [("Transfer-Encoding", "chunked")]),
+        lambda start_response: start_response("200 OK", [("Content-Length", "-1")]),
+        lambda start_response: start_response("200 OK", [("Content-Length", "1"), ("Content-Length", "2")]),
+        lambda start_response: (start_response("200 OK", TEXT), start_response("200 OK", TEXT)),
+        lambda start_response: None,
+    ],
+)
+def test_what_an_application_may_not_send_is_an_error_of_its_own(serve, connect, call, caplog) -> None:
+    def application(environ, start_response):
+        call(start_response)
+        return [b"body"]
+
+    client = connect(serve(application))
+    assert client.get().status == 500
+    assert client.get().status == 500
+    assert len(caplog.records) == 2
+
+
+def test_the_iterable_is_closed_once_whatever_happens(serve, connect, eventually) -> None:
+    closed = []
+
+    class Parts:
+        def __init__(self, parts):
+            self.parts = iter(parts)
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            part = next(self.parts)
+            if part is None:
+                raise ValueError("on purpose")
+            return part
+
+        def close(self):
+            closed.append(True)
+
+    def application(environ, start_response):
+        start_response("200 OK", TEXT)
+        return Parts([b"a", None] if environ["PATH_INFO"] == "/bad" else [b"a"])
+
+    server = serving(serve, application)
+    assert connect(server).get("/good").body == b"a"
+    eventually(lambda: len(closed) == 1)
+    client = connect(server)
+    client.send("GET /bad HTTP/1.1\r\nHost: x\r\n\r\n")
+    client.rest()
+    eventually(lambda: len(closed) == 2)
+
+
+def test_file_wrapper(serve, connect, tmp_path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"0123456789" * 100_000)
+    opened = []
+
+    def application(environ, start_response):
+        start_response("200 OK", [*TEXT, ("Content-Length", "1000000")])
+        opened.append(file.open("rb"))
+        return environ["wsgi.file_wrapper"](opened[-1])
+
+    assert connect(serving(serve, application)).get().body == file.read_bytes()
+    assert opened[0].closed
+
+
+def test_a_slow_reader_holds_no_slot(serve, connect, eventually) -> None:
+    big = b"x" * 20_000_000
+
+    def application(environ, start_response):
+        start_response("200 OK", TEXT)
+        return [big if environ["PATH_INFO"] == "/big" else b"small"]
+
+    server = serve(application, max_concurrent_per_router=1, queue_size=1, max_workers=1)
+    slow = connect(server)
+    slow.send("GET /big HTTP/1.1\r\nHost: x\r\n\r\n")
+    eventually(lambda: server.balancer.snapshot().outcomes["completed"] == 1)
+    assert connect(server).get("/").body == b"small"
+    assert slow.reply().body == big
+    assert slow.get("/").body == b"small"
+
+
+def test_a_stream_waits_for_a_client_that_is_far_behind(serve, connect, eventually) -> None:
+    made = []
+
+    def application(environ, start_response):
+        start_response("200 OK", TEXT)
+        for _ in range(300):
+            made.append(True)
+            yield b"x" * 100_000
+
+    server = serve(application)
+    client = connect(server)
+    client.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    (connection,) = eventually(lambda: server.connections)
+    eventually(lambda: connection.unsent_bytes > 256 * 1024)
+    assert len(made) < 150
+    assert len(client.reply().body) == 30_000_000
+
+
+def test_a_failing_application_gets_500_and_the_connection_goes_on(serve, connect, caplog) -> None:
+    def application(environ, start_response):
+        if environ["PATH_INFO"] == "/bad":
+            raise ValueError("on purpose")
+        start_response("200 OK", TEXT)
+        return [b"good"]
+
+    client = connect(serving(serve, application))
+    reply = client.get("/bad")
+    assert reply.status == 500
+    assert b"on purpose" not in reply.body
+    assert "GET /bad failed: ValueError('on purpose')" in caplog.text
+    assert client.get("/").body == b"good"
