@@ -109,7 +109,7 @@ def _kind(found: Any) -> str:
 
 def _told(error: BaseException) -> str:
     """Tell in one line the exception's type, its message, and where it was raised."""
-    message = " ".join(str(error).split())
+    message = " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())
     told = f"{type(error).__name__}: {message}" if message else type(error).__name__
     place = _place(error)
     return f"{told} ({place})" if place else told

@@ -1,0 +1,81 @@
+"""Finds modules that still hold what monkey-patching has replaced.
+
+Decides which objects count: the originals that gevent has kept, and native locks, where they are globals of a
+module. The standard library is left out, for gevent sees to it. It must not know who imported a module.
+"""
+
+from __future__ import annotations
+
+import _thread
+import sys
+from collections.abc import Collection, Iterator
+from types import ModuleType
+
+from gevent import monkey
+
+from .findings import Finding
+
+__all__ = ["imported_too_early"]
+
+_LEFT_OUT = sys.stdlib_module_names | {"gevent", "greenlet", "intralb_gevent"}
+_HARMLESS = {"subprocess.CompletedProcess", "threading.get_ident", "_thread.get_ident", "_thread.exit"}
+"""Originals that neither wait nor keep anything apart for each thread."""
+_EXAMPLES = 3
+
+
+def imported_too_early(early: Collection[str] | None) -> list[Finding]:
+    """Return a warning for each package that holds unpatched objects.
+
+    `early` names the modules that were imported before patching: others that hold an original have asked
+    gevent for it. With None that is not known, and every module counts.
+    """
+    originals = _originals()
+    held: dict[str, list[str]] = {}
+    for name, module in _modules(early):
+        for described in _unpatched(module, originals):
+            held.setdefault(name.partition(".")[0], []).append(f"{name}.{described}")
+    return [_finding(package, places) for package, places in held.items()]
+
+
+def _modules(early: Collection[str] | None) -> Iterator[tuple[str, ModuleType]]:
+    """Yield each module once, though some are listed under several names."""
+    seen: set[int] = set()
+    for name, module in sorted(sys.modules.items()):
+        left_out = name.partition(".")[0] in _LEFT_OUT or (early is not None and name not in early)
+        if isinstance(module, ModuleType) and not left_out and id(module) not in seen:
+            seen.add(id(module))
+            yield _own_name(module, name), module
+
+
+def _own_name(module: ModuleType, alias: str) -> str:
+    """Return the name that the module gives itself, if it is listed under it."""
+    name = str(vars(module).get("__name__"))
+    return name if sys.modules.get(name) is module else alias
+
+
+def _unpatched(module: ModuleType, originals: dict[int, str]) -> Iterator[str]:
+    locks = (type(monkey.get_original("_thread", "allocate_lock")()), type(_thread.RLock()))
+    for attribute, value in list(vars(module).items()):
+        if id(value) in originals:
+            yield f"{attribute} is the original {originals[id(value)]}"
+        elif isinstance(value, locks):
+            yield f"{attribute} is a native lock"
+
+
+def _originals() -> dict[int, str]:
+    """Return the names of the replaced callables, by identity: not all of them can be compared or hashed."""
+    saved = monkey.saved  # type: ignore[attr-defined]  # not in the stubs
+    named = [(f"{module}.{name}", original) for module in saved for name, original in saved[module].items()]
+    return {id(original): name for name, original in named if callable(original) and name not in _HARMLESS}
+
+
+def _finding(package: str, places: list[str]) -> Finding:
+    more = f", and {len(places) - _EXAMPLES} more" if len(places) > _EXAMPLES else ""
+    return Finding(
+        "warning",
+        f"{package} was imported before monkey-patching",
+        f"It still holds what patching has replaced: {', '.join(places[:_EXAMPLES])}{more}. A request that waits "
+        "there stops all the others.",
+        "import it after patching: keep it out of sitecustomize, .pth files and start-up hooks, "
+        "and in a program of your own patch in the first lines",
+    )

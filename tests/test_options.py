@@ -1,0 +1,142 @@
+"""What a balancer can be told: names and defaults that users rely on, and the refusal of nonsense."""
+
+from dataclasses import FrozenInstanceError
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from intralb_gevent import OptionError, Options
+from intralb_gevent.options import declarations
+
+COUNTS = ["max_concurrent_per_router", "max_workers", "min_workers", "worker_group_size"]
+SECONDS = ["worker_quiet_seconds", "request_timeout_seconds", "graceful_timeout_seconds", "keep_alive_seconds"]
+FUNCTIONS = ["db_init_func", "db_reset_func", "db_close_func"]
+
+
+def refusal(**values: object) -> str:
+    with pytest.raises(OptionError) as caught:
+        Options(**values)  # type: ignore[arg-type]
+    return str(caught.value)
+
+
+def test_names_and_defaults_of_intralb() -> None:
+    options = Options()
+    assert options.max_concurrent_per_router == 100
+    assert options.queue_size == 100
+    assert options.max_workers == 10
+    assert options.worker_group_size == 3
+    assert options.graceful_timeout_seconds == 5.0
+    assert options.enable_logging is False
+    assert options.db_init_func is None
+
+
+@pytest.mark.parametrize("name", COUNTS)
+@given(value=st.integers(max_value=0) | st.booleans() | st.floats() | st.text() | st.lists(st.integers()))
+def test_a_count_is_a_whole_number_above_zero(name: str, value: object) -> None:
+    message = refusal(**{name: value})
+    assert message == f"{name}: {value!r} is not allowed; it must be a whole number of at least 1"
+
+
+@pytest.mark.parametrize("name", SECONDS)
+@pytest.mark.parametrize("value", [0, -1, float("inf"), float("nan"), 10**400, True, "5"])
+def test_seconds_are_a_finite_number_above_zero(name: str, value: object) -> None:
+    assert refusal(**{name: value}) == f"{name}: {value!r} is not allowed; it must be a number of seconds, above 0"
+
+
+def test_zero_where_it_means_none() -> None:
+    options = Options(queue_size=0, drain_delay_seconds=0)
+    assert (options.queue_size, options.drain_delay_seconds) == (0, 0.0)
+    assert "at least 0" in refusal(queue_size=-1)
+    assert "0 or more" in refusal(drain_delay_seconds=-0.1)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_must_be_callable(name: str) -> None:
+    assert getattr(Options(**{name: len}), name) is len
+    assert refusal(**{name: "len"}) == f"{name}: 'len' is not allowed; it must be a callable (in text: MODULE:NAME)"
+
+
+@pytest.mark.parametrize(("name", "value"), [("enable_logging", 1), ("log_format", "xml"), ("log_format", None)])
+def test_other_values_are_refused_by_name(name: str, value: object) -> None:
+    assert refusal(**{name: value}).startswith(f"{name}: {value!r} is not allowed; it must be ")
+
+
+def test_none_is_allowed_only_where_it_is_the_default() -> None:
+    for declaration in declarations():
+        if declaration.default is None:
+            assert getattr(Options(**{declaration.name: None}), declaration.name) is None
+        else:
+            assert "None is not allowed" in refusal(**{declaration.name: None})
+
+
+def test_fewest_workers_are_not_more_than_most() -> None:
+    assert Options(min_workers=4, max_workers=4).first_workers == 4
+    assert refusal(min_workers=5, max_workers=4) == (
+        "min_workers: 5 is not allowed; it must be at most max_workers, which is 4"
+    )
+
+
+@given(most=st.integers(1, 50), group=st.integers(1, 50))
+def test_a_balancer_starts_with_one_group_or_fewer(most: int, group: int) -> None:
+    assert Options(max_workers=most, worker_group_size=group).first_workers == min(most, group)
+
+
+def test_the_deadline_is_the_graceful_timeout_unless_given() -> None:
+    assert Options(graceful_timeout_seconds=7).deadline_seconds == 7.0
+    assert Options(graceful_timeout_seconds=7, request_timeout_seconds=2).deadline_seconds == 2.0
+
+
+def test_options_cannot_be_changed_nor_given_by_position() -> None:
+    with pytest.raises(FrozenInstanceError):
+        Options().queue_size = 5  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        Options(5)  # type: ignore[misc]
+    with pytest.raises(TypeError, match="queue_sise"):
+        Options(queue_sise=5)  # type: ignore[call-arg]
+
+
+def test_seconds_are_kept_as_floats() -> None:
+    assert isinstance(Options(graceful_timeout_seconds=5).graceful_timeout_seconds, float)
+
+
+def test_every_declaration_is_complete_and_its_default_is_allowed() -> None:
+    for declaration in declarations():
+        assert declaration.help.endswith("."), declaration.name
+        assert declaration.group
+        assert declaration.check(declaration.default) == declaration.default
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("queue_size", "7", 7),
+        ("keep_alive_seconds", "1.5", 1.5),
+        ("enable_logging", "Yes", True),
+        ("enable_logging", "off", False),
+        ("log_format", "json", "json"),
+        ("db_init_func", "builtins:len", len),
+    ],
+)
+def test_values_are_read_from_text(name: str, text: str, value: object) -> None:
+    kind = next(declaration.kind for declaration in declarations() if declaration.name == name)
+    assert kind.read(name, text) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "complaint"),
+    [
+        ("queue_size", "7.5", "'7.5' is not allowed"),
+        ("queue_size", "-7", "-7 is not allowed"),
+        ("keep_alive_seconds", "nan", "nan is not allowed"),
+        ("enable_logging", "maybe", "'maybe' is not allowed"),
+        ("db_init_func", "len", "write MODULE:NAME"),
+        ("db_init_func", "nowhere:len", "there is no module 'nowhere'"),
+    ],
+)
+def test_wrong_text_is_refused_by_name(name: str, text: str, complaint: str) -> None:
+    kind = next(declaration.kind for declaration in declarations() if declaration.name == name)
+    with pytest.raises(OptionError) as caught:
+        kind.read(name, text)
+    assert str(caught.value).startswith(f"{name}: ")
+    assert complaint in str(caught.value)

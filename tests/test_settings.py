@@ -1,0 +1,163 @@
+"""Where settings come from: every field can be given in every place, the nearest place counts, and it is told."""
+
+import pathlib
+from collections.abc import Callable
+
+import pytest
+
+from intralb_gevent import OptionError, Options, settings
+from intralb_gevent.options import Declaration, declarations
+
+DECLARATIONS = declarations()
+PAGE = pathlib.Path(__file__).parents[1] / "docs" / "settings.md"
+
+# Three values for each kind of field: as text, and as a settings file writes it.
+SAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
+    "NUMBER": (("4", "4"), ("5", "5"), ("6", "6")),
+    "SECONDS": (("1.5", "1.5"), ("2", "2"), ("3.25", "3.25")),
+    "true|false": (("true", "true"), ("no", "false"), ("1", "true")),
+    "text|json": (("json", '"json"'), ("text", '"text"'), ("json", '"json"')),
+    "MODULE:NAME": (("builtins:len", '"builtins:len"'), ("math:sin", '"math:sin"'), ("math:cos", '"math:cos"')),
+}
+
+
+@pytest.fixture
+def file(tmp_path: pathlib.Path) -> Callable[[str], str]:
+    def write(text: str) -> str:
+        path = tmp_path / "intralb.toml"
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+def refusal(*given: object) -> str:
+    with pytest.raises(OptionError) as caught:
+        settings.load(*given)  # type: ignore[arg-type]
+    return str(caught.value)
+
+
+def value_of(declaration: Declaration, text: str) -> object:
+    return declaration.kind.read(declaration.name, text)
+
+
+@pytest.mark.parametrize("declaration", DECLARATIONS, ids=lambda declaration: declaration.name)
+def test_a_flag_counts_before_a_variable_and_a_variable_before_the_file(
+    declaration: Declaration, file: Callable[[str], str]
+) -> None:
+    name = declaration.name
+    (flag_text, _), (variable_text, _), (file_text, in_file) = SAMPLES[declaration.kind.placeholder]
+    flags, environ, path = {name: flag_text}, {settings.variable(name): variable_text}, file(f"{name} = {in_file}\n")
+    for given, text, source in [
+        ((flags, environ, path), flag_text, settings.flag(name)),
+        (({}, environ, path), variable_text, settings.variable(name)),
+        (({}, {}, path), file_text, path),
+    ]:
+        loaded = settings.load(*given)
+        assert getattr(loaded.options, name) == value_of(declaration, text)
+        assert loaded.source(name) == source
+
+
+def test_with_nothing_given_the_defaults_hold() -> None:
+    loaded = settings.load({}, {})
+    assert loaded.options == Options()
+    assert {loaded.source(declaration.name) for declaration in DECLARATIONS} == {"default"}
+
+
+def test_the_defaults_of_a_command_count_before_those_of_the_field_only(file: Callable[[str], str]) -> None:
+    defaults = {"queue_size": "7", "enable_logging": True}
+    loaded = settings.load({}, {}, file("queue_size = 8\n"), defaults)
+    assert (loaded.options.queue_size, loaded.options.enable_logging) == (8, True)
+    assert loaded.source("enable_logging") == "default of this command"
+
+
+def test_an_empty_variable_counts_as_not_set() -> None:
+    assert settings.load({}, {"INTRALB_QUEUE_SIZE": ""}).options == Options()
+
+
+def test_a_value_that_does_not_count_is_not_looked_at(file: Callable[[str], str]) -> None:
+    path = file('db_init_func = "nowhere:connect"\n')
+    assert settings.load({"db_init_func": "math:sin"}, {}, path).source("db_init_func") == "--db-init-func"
+
+
+def test_a_wrong_value_is_told_with_its_source(file: Callable[[str], str]) -> None:
+    allowed = "it must be a whole number of at least 0"
+    assert refusal({"queue_size": "many"}, {}) == f"queue_size: 'many' is not allowed; {allowed} (from --queue-size)"
+    assert refusal({}, {"INTRALB_QUEUE_SIZE": "-1"}) == (
+        f"queue_size: -1 is not allowed; {allowed} (from INTRALB_QUEUE_SIZE)"
+    )
+    path = file("queue_size = 1.5\n")
+    assert refusal({}, {}, path) == f"queue_size: 1.5 is not allowed; {allowed} (from {path})"
+
+
+@pytest.mark.parametrize(
+    "line", ['queue_size = "7"', 'enable_logging = "yes"', "log_format = true", "db_init_func = 3", "max_workers = []"]
+)
+def test_a_file_has_types_and_they_must_fit(file: Callable[[str], str], line: str) -> None:
+    name = line.partition(" ")[0]
+    assert refusal({}, {}, file(line)).startswith(f"{name}: ")
+
+
+def test_a_key_that_is_no_setting_is_refused(file: Callable[[str], str]) -> None:
+    path = file("queue_sise = 7\n")
+    assert refusal({}, {}, path) == f"{path}: 'queue_sise' is not a setting; did you mean queue_size?"
+    assert refusal({}, {}, file("colour = 7\n")) == f"{path}: 'colour' is not a setting"
+
+
+def test_a_table_is_refused(file: Callable[[str], str]) -> None:
+    path = file("[intralb]\nqueue_size = 7\n")
+    assert refusal({}, {}, path) == f"{path}: [intralb] is a table; write the settings at the top level"
+
+
+def test_a_file_that_cannot_be_read(tmp_path: pathlib.Path, file: Callable[[str], str]) -> None:
+    assert "No such file" in refusal({}, {}, str(tmp_path / "nothing.toml"))
+    assert "Is a directory" in refusal({}, {}, str(tmp_path))
+    path = file("queue_size 7\n")
+    assert refusal({}, {}, path).startswith(f"{path} is not a TOML file: ")
+    (tmp_path / "latin.toml").write_bytes(b'log_format = "\xe4"\n')
+    assert "is not a TOML file" in refusal({}, {}, str(tmp_path / "latin.toml"))
+
+
+def test_variables_that_are_no_setting_are_told_and_have_no_effect() -> None:
+    environ = {"INTRALB_QUEU_SIZE": "7", "INTRALB_SERVICE_HOST": "x", "INTRALB_DEMO_DATABASE": "x", "HOME": "/"}
+    assert settings.load({}, environ).options == Options()
+    assert settings.unknown_variables(environ) == [
+        "INTRALB_QUEU_SIZE is not a setting and has no effect; did you mean INTRALB_QUEUE_SIZE?",
+        "INTRALB_SERVICE_HOST is not a setting and has no effect",
+    ]
+
+
+def test_what_is_shown_is_a_settings_file_of_the_same_settings(file: Callable[[str], str]) -> None:
+    flags = {
+        declaration.name: SAMPLES[declaration.kind.placeholder][0][0]
+        for declaration in DECLARATIONS
+        if declaration.name != "queue_size"
+    }
+    loaded = settings.load(flags, {})
+    assert settings.load({}, {}, file(loaded.show())).options == loaded.options
+
+
+def test_what_is_shown_names_every_setting_and_its_source() -> None:
+    shown = settings.load({"queue_size": "7"}, {"INTRALB_LOG_FORMAT": "json"}).show()
+    lines = {line.replace("# ", "", 1).split()[0]: line for line in shown.splitlines()}
+    assert [*lines] == [declaration.name for declaration in DECLARATIONS]
+    assert lines["queue_size"].split() == ["queue_size", "=", "7", "#", "--queue-size"]
+    assert lines["log_format"].split() == ["log_format", "=", '"json"', "#", "INTRALB_LOG_FORMAT"]
+    assert lines["db_init_func"].split(" #")[0].strip() == "# db_init_func is not set"
+
+
+def test_derived_defaults_are_shown_as_they_work_out() -> None:
+    shown = settings.load({"graceful_timeout_seconds": "9", "max_workers": "2"}, {}).show()
+    assert "request_timeout_seconds = 9.0" in shown
+    assert "min_workers = 2" in shown
+
+
+def test_the_page_of_settings_is_up_to_date() -> None:
+    assert PAGE.read_text() == settings.document(), "run: python -m intralb_gevent.settings > docs/settings.md"
+
+
+def test_the_page_names_each_setting_in_all_its_forms() -> None:
+    page = settings.document()
+    for declaration in DECLARATIONS:
+        assert f"| `{declaration.name}` | `{settings.flag(declaration.name)}` |" in page
+        assert f"`{settings.variable(declaration.name)}`" in page
