@@ -111,11 +111,11 @@ def _identity(path: str) -> tuple[int, ...]:
 Address = HostAddress | UnixAddress
 
 
-def parse(text: str) -> Address:
-    """Return the address that HOST:PORT, [IPV6]:PORT or unix:PATH names, or raise OptionError."""
+def parse(text: str, flag: str = "--bind") -> Address:
+    """Return the address that HOST:PORT, [IPV6]:PORT or unix:PATH names, or raise OptionError naming the flag."""
     if text.startswith("unix:") and text != "unix:":
         return UnixAddress(os.path.abspath(text.removeprefix("unix:")))
     match = _HOST_AND_PORT.fullmatch(text)
     if match is None or int(match["port"]) > 65535:
-        raise OptionError(f"--bind: {text!r} is not allowed; it must be HOST:PORT, [IPV6]:PORT or unix:PATH")
+        raise OptionError(f"{flag}: {text!r} is not allowed; it must be HOST:PORT, [IPV6]:PORT or unix:PATH")
     return HostAddress(match["literal"] or match["host"], int(match["port"]))

@@ -101,6 +101,7 @@ def _run_server(parsed: argparse.Namespace, effective: settings.Settings, early:
         print(effective.show())
         return 0
     addresses = [binding.parse(text) for text in parsed.bind or [_DEFAULT_BIND]]
+    admin = binding.parse(parsed.admin_bind, "--admin-bind") if parsed.admin_bind else None
     application = load_application(parsed.application)
 
     from . import check, serving
@@ -110,7 +111,8 @@ def _run_server(parsed: argparse.Namespace, effective: settings.Settings, early:
     for finding in check.at_start(early):
         _say(f"warning: {finding.title}; {finding.remedy}")
     balancer = LoadBalancer(application, effective.options)
-    serving.serve(balancer, addresses, parsed.ready_file, lambda bound: _announce(parsed, effective.options, bound))
+    places = serving.Places(addresses, admin, parsed.ready_file)
+    serving.serve(balancer, places, lambda bound: _announce(parsed, effective.options, bound))
     return 0
 
 
@@ -148,7 +150,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _not_understood(argument: str) -> str:
-    flags = ["--bind", "--config", "--ready-file", "--show-config"]
+    flags = ["--admin-bind", "--bind", "--config", "--ready-file", "--show-config"]
     flags += [settings.flag(declaration.name) for declaration in declarations()]
     close = difflib.get_close_matches(argument.partition("=")[0], flags, n=1)
     return f"{argument!r} is not understood{f'; did you mean {close[0]}?' if close else ''}"
@@ -203,6 +205,11 @@ def _serving_flags(parser: argparse.ArgumentParser) -> None:
         metavar="ADDRESS",
         action="append",
         help=f"HOST:PORT, [IPV6]:PORT or unix:PATH; may be given more than once [{_DEFAULT_BIND}]",
+    )
+    parser.add_argument(
+        "--admin-bind",
+        metavar="ADDRESS",
+        help="answer /live, /ready and /snapshot there; for probes and operators, not for clients [off]",
     )
     parser.add_argument("--ready-file", metavar="FILE", help="write the bound addresses there as JSON, once listening")
     parser.add_argument(

@@ -11,39 +11,57 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from gevent import pywsgi
 
 from .binding import Address, removed_at_the_end
 from .http.server import WSGIServer, graceful_shutdown
+from .observe.admin import AdminServer
 from .pool.balancer import LoadBalancer
 
-__all__ = ["configure_logging", "serve"]
+__all__ = ["Places", "configure_logging", "serve"]
+
+_Server = TypeVar("_Server", bound=pywsgi.WSGIServer)
 
 
-def serve(
-    balancer: LoadBalancer,
-    addresses: Sequence[Address],
-    ready_file: str | None,
-    announce: Callable[[Sequence[Address]], None],
-) -> None:
+@dataclass(frozen=True)
+class Places:
+    """Where to listen for clients and for operators, and the file that tells scripts of it."""
+
+    addresses: Sequence[Address]
+    admin: Address | None = None
+    ready_file: str | None = None
+
+
+def serve(balancer: LoadBalancer, places: Places, announce: Callable[[Sequence[Address]], None]) -> None:
     """Listen on every address, announce them as bound, and return when the shutdown is over.
 
     Raises `SystemExit` with a message when it cannot listen, and with 1 when the shutdown cut requests.
     """
-    _forget(ready_file)
+    _forget(places.ready_file)
     with contextlib.ExitStack() as stack:
-        servers = [_listening(address, balancer, stack) for address in addresses]
+        servers = [_listening(WSGIServer, "--bind", address, balancer, stack) for address in places.addresses]
         graceful_shutdown(*servers)
-        bound = [address.bound(server.server_port) for address, server in zip(addresses, servers, strict=True)]
-        if ready_file is not None:
-            _write_ready_file(ready_file, bound)
-            stack.enter_context(removed_at_the_end(ready_file))
+        bound = [address.bound(server.server_port) for address, server in zip(places.addresses, servers, strict=True)]
+        facts = {"pid": os.getpid(), "addresses": [address.facts() for address in bound]}
+        if places.admin is not None:
+            admin = _listening(AdminServer, "--admin-bind", places.admin, balancer, stack)
+            stack.callback(admin.close)
+            facts["admin"] = places.admin.bound(admin.server_port).facts()
+        if places.ready_file is not None:
+            _write_ready_file(places.ready_file, facts)
+            stack.enter_context(removed_at_the_end(places.ready_file))
         announce(bound)
         servers[0].serve_forever()
 
 
-def _listening(address: Address, balancer: LoadBalancer, stack: contextlib.ExitStack) -> WSGIServer:
-    with _explained(f"cannot listen on {address}", "choose another --bind"):
-        server = WSGIServer(stack.enter_context(address.listener()), balancer)
+def _listening(
+    kind: Callable[..., _Server], flag: str, address: Address, balancer: LoadBalancer, stack: contextlib.ExitStack
+) -> _Server:
+    with _explained(f"cannot listen on {address}", f"choose another {flag}"):
+        server = kind(stack.enter_context(address.listener()), balancer)
         server.start()
     return server
 
@@ -67,9 +85,8 @@ def _forget(ready_file: str | None) -> None:
             os.unlink(ready_file)
 
 
-def _write_ready_file(ready_file: str, bound: Sequence[Address]) -> None:
+def _write_ready_file(ready_file: str, facts: dict[str, Any]) -> None:
     """Write it in one step, so that nobody reads half of it."""
-    facts = {"pid": os.getpid(), "addresses": [address.facts() for address in bound]}
     temporary = f"{ready_file}.{os.getpid()}"
     with _explained(f"cannot write the ready file {ready_file!r}", "choose another --ready-file"):
         with open(temporary, "w", encoding="utf-8") as file:

@@ -313,6 +313,16 @@ def test_several_addresses_share_one_balancer(start: Callable[..., Running], tmp
     assert not (tmp_path / "app.sock").exists()
 
 
+def test_probes_have_an_address_of_their_own(start: Callable[..., Running]) -> None:
+    server = start("serve", "myapp:app", *ANYWHERE, "--admin-bind", "127.0.0.1:0")
+    admin = json.loads(server.ready_file.read_text())["admin"]
+    connection = http.client.HTTPConnection(admin["host"], admin["port"], timeout=PATIENCE)
+    with contextlib.closing(connection):
+        connection.request("GET", "/ready")
+        assert connection.getresponse().read() == b"serving\n"
+    assert server.end() == 0
+
+
 def test_a_stale_unix_socket_is_replaced(start: Callable[..., Running], tmp_path: pathlib.Path) -> None:
     killed = start("serve", "myapp:app", "--bind", "unix:app.sock")
     killed.end(signal.SIGKILL)

@@ -202,7 +202,7 @@ class Connection:
                 return
             self.expires = math.inf
             response = self._current = Response(self, item)
-            job = self._server.balancer.submit(item.environ, response)
+            job = self._server.submit(item.environ, response)
             if self._current is response:
                 self._job = job
 

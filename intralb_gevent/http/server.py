@@ -18,10 +18,12 @@ from gevent import pywsgi
 from gevent.event import Event
 
 from ..pool.balancer import LoadBalancer
-from ..pool.exchange import Application
+from ..pool.exchange import Application, Exchange
 from ..pool.hublog import HubLog
+from ..pool.job import Job
 from .connection import Connection
 from .framing import SERVER
+from .front import Front
 from .response import FileWrapper
 from .shutdown import Shutdown, graceful_shutdown
 
@@ -32,7 +34,9 @@ class WSGIServer(pywsgi.WSGIServer):
     """A `gevent.pywsgi.WSGIServer` whose requests go through a `LoadBalancer`.
 
     Takes the arguments of its base class; `application` is a `LoadBalancer` or a plain WSGI application, which gets
-    one with default options. Connections are looked after by the hub, so `spawn` has no part in them. With
+    one with default options. Middleware in front of a balancer is given together with it,
+    `WSGIServer(listener, middleware(balancer), balancer=balancer)`: it runs in a greenlet for each request and holds no
+    slot. Connections are looked after by the hub, so `spawn` has no part in them. With
     `handler_class` or TLS arguments connections take gevent's own way, with the balancer behind it.
     """
 
@@ -52,15 +56,28 @@ class WSGIServer(pywsgi.WSGIServer):
         error_log: Any = "default",
         handler_class: Any = None,
         environ: dict[str, Any] | None = None,
+        *,
+        balancer: LoadBalancer | None = None,
         **ssl_args: Any,
     ) -> None:
-        application = application or getattr(self, "application", None)
         self.socket: Any
         self._do_read: Any
-        self.balancer = application if isinstance(application, LoadBalancer) else LoadBalancer(application)  # type: ignore[arg-type]  # it checks
+        application = application or getattr(self, "application", None)
+        if isinstance(application, LoadBalancer):
+            balancer = application
+        self.front = None if balancer is None or balancer is application else Front(application)  # type: ignore[arg-type]
+        self.balancer = balancer or LoadBalancer(application)  # type: ignore[arg-type]  # it refuses what it cannot call
         self.own_connections = handler_class is None and not ssl_args
         super().__init__(
-            listener, self.balancer, backlog, spawn, log, error_log, handler_class, environ=environ, **ssl_args
+            listener,
+            application if self.front else self.balancer,
+            backlog,
+            spawn,
+            log,
+            error_log,
+            handler_class,
+            environ=environ,
+            **ssl_args,
         )
         self.keep_alive_seconds = self.balancer.options.keep_alive_seconds
         self.closing = False
@@ -146,6 +163,13 @@ class WSGIServer(pywsgi.WSGIServer):
             self._all_closed.wait(max(0.0, deadline - monotonic()))
 
     # Connections.
+
+    def submit(self, environ: dict[str, Any], exchange: Exchange) -> Job | None:
+        """Have a request answered by the balancer; there is no job yet where an application stands in front of it."""
+        if self.front is None:
+            return self.balancer.submit(environ, exchange)
+        self.front.submit(environ, exchange)
+        return None
 
     def do_read(self) -> Any:
         """Accept one connection; ours stay plain sockets, as only the hub reads them."""

@@ -1,11 +1,11 @@
 """The server keeps the constructor and the life cycle of gevent's."""
 
 import ssl
-import subprocess
 from wsgiref.validate import validator
 
 import gevent
 import pytest
+import trustme
 from gevent import pywsgi, socket
 from gevent import ssl as gevent_ssl
 from gevent.event import Event
@@ -166,19 +166,15 @@ def test_a_handler_class_takes_gevents_own_way_with_the_balancer_behind_it(conne
         assert server.balancer.snapshot().outcomes["completed"] == 1
 
 
-def test_tls(tmp_path) -> None:
-    pem = tmp_path / "both.pem"
-    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"]
-    subprocess.run([*make, "-keyout", pem, "-out", tmp_path / "certificate"], check=True, capture_output=True)
-    pem.write_bytes(pem.read_bytes() + (tmp_path / "certificate").read_bytes())
-    own = gevent_ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    own.load_cert_chain(pem)
+def test_tls() -> None:
+    authority = trustme.CA()
+    own, theirs = gevent_ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), gevent_ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authority.issue_cert("127.0.0.1").configure_cert(own)
+    authority.configure_trust(theirs)
     with WSGIServer(("127.0.0.1", 0), validator(hello), ssl_context=own, log=None) as server:
         server.start()
-        context = gevent_ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-        with socket.create_connection(("127.0.0.1", server.server_port)) as plain, context.wrap_socket(plain) as client:
+        plain = socket.create_connection(("127.0.0.1", server.server_port))
+        with theirs.wrap_socket(plain, server_hostname="127.0.0.1") as client:
             client.sendall(b"GET / HTTP/1.0\r\n\r\n")
             data = b""
             while part := client.recv(1000):

@@ -1,0 +1,52 @@
+"""An application in front of the balancer, such as middleware that refuses before a slot is taken.
+
+Decides how it is run: in a greenlet for each request, which holds no slot; the balancer inside it does the rest. It
+must not know connections.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import gevent
+
+from ..errors import ClientDisconnected
+from ..policy.answers import FAILED
+from ..pool.bridge import ResponseCut
+from ..pool.exchange import Application, Exchange
+
+__all__ = ["Front"]
+
+logger = logging.getLogger("intralb_gevent")
+
+
+class Front:
+    """Runs a WSGI application that calls the balancer within, or answers by itself."""
+
+    def __init__(self, application: Application) -> None:
+        self._application = application
+
+    def __repr__(self) -> str:
+        return f"<Front {self._application!r}>"
+
+    def submit(self, environ: dict[str, Any], exchange: Exchange) -> None:
+        """Have a request answered; never waits."""
+        gevent.spawn(self._run, environ, exchange)
+
+    def _run(self, environ: dict[str, Any], exchange: Exchange) -> None:
+        try:
+            exchange.run(self._application, environ)
+        except ClientDisconnected:
+            pass
+        except ResponseCut:
+            exchange.fail(FAILED)
+        except BaseException as error:
+            logger.error(
+                "%s %s failed in front of the balancer: %r",
+                environ["REQUEST_METHOD"],
+                environ["PATH_INFO"],
+                error,
+                exc_info=error,
+            )
+            exchange.fail(FAILED)
