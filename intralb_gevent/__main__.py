@@ -20,7 +20,22 @@ def main() -> int:
         monkey.patch_all()
     from .cli import run
 
-    return run(sys.argv[1:], early)
+    try:
+        return run(sys.argv[1:], early)
+    finally:
+        _shut_down_logging()
+
+
+def _shut_down_logging() -> None:
+    """Flush the log, and let nobody take its patched lock once greenlet is being finalized.
+
+    Python 3.10 drops handlers that late, each with a traceback on the standard error (seen with greenlet 3.5).
+    """
+    import logging
+
+    logging.shutdown()
+    handlers: list[object] = vars(logging)["_handlerList"]
+    handlers.clear()
 
 
 if __name__ == "__main__":

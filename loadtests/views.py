@@ -17,7 +17,6 @@ __all__ = ["View", "refusals", "views"]
 
 _STYLES: Final = {
     "200": "ok",
-    "303": "ok-too",
     "refused": "shed",
     "unexpected": "bad",
     "completed": "ok",

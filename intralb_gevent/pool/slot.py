@@ -117,9 +117,9 @@ class Slot(Greenlet):  # type: ignore[type-arg]  # generic in its stubs only
             self.worker.hub.switch()
         except BaseException:
             # An application that kept this greenlet may kill it when it is not its own any more.
-            logger.warning("an exception thrown into an idle slot was ignored", exc_info=True)
-        finally:
             self._parked = False
+            logger.warning("an exception thrown into an idle slot was ignored", exc_info=True)
+        self._parked = False
 
     def _serve(self, job: Job) -> None:
         """Take a job to its outcome, then make the session ready; nothing gets out of here."""

@@ -204,18 +204,18 @@ def test_1000_aborted_jobs_leave_as_many_sessions_as_slots_in_use_and_none_is_sh
         queue_size=200,
         max_workers=4,
         min_workers=4,
-        request_timeout_seconds=0.03,
+        request_timeout_seconds=0.2,
         db_init_func=database.connect,
     )
 
     def client() -> Counter[str]:
         statuses = Counter[str]()
-        for _ in range(20):
+        for _ in range(10):
             gevent.sleep(generator.random() / 1000)
             statuses[ask(balancer).status] += 1
         return statuses
 
-    clients = [gevent.spawn(client) for _ in range(50)]
+    clients = [gevent.spawn(client) for _ in range(100)]
     statuses = sum((client.get() for client in clients), Counter[str]())
     assert statuses == {"504 Gateway Timeout": 1000}
     eventually(lambda: not balancer._pool.running)
