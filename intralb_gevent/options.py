@@ -128,6 +128,7 @@ def _option(group: str, default: Any, kind: Kind, help: str) -> Any:
 
 
 _POOL, _TIME, _SESSIONS, _LOG = "Workers and queues", "Time limits", "Database sessions", "Job log"
+_CLIENTS, _PROXIES = "Clients", "Proxies"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,6 +182,35 @@ class Options:
         75.0,
         _seconds(positive=True),
         "How long an idle client connection stays open. Keep it above the proxy's own idle time.",
+    )
+    max_connections: int = _option(
+        _CLIENTS, 10_000, _integer(1), "Client connections at the same time; one more is answered 503 and closed."
+    )
+    max_target_bytes: int = _option(
+        _CLIENTS, 8190, _integer(1), "Of a request's target (path and query); beyond it 414."
+    )
+    max_headers: int = _option(_CLIENTS, 100, _integer(1), "Header fields of a request; beyond it 431.")
+    max_header_bytes: int = _option(
+        _CLIENTS, 32 * 1024, _integer(1), "Of a request's header fields together; beyond it 431."
+    )
+    max_body_bytes: int = _option(_CLIENTS, 1024**3, _integer(0), "Of a request's body; beyond it 413.")
+    header_timeout_seconds: float = _option(
+        _CLIENTS,
+        20.0,
+        _seconds(positive=True),
+        "For the head of a request, from its first byte or a connection's beginning; then 408.",
+    )
+    body_timeout_seconds: float = _option(
+        _CLIENTS, 30.0, _seconds(positive=True), "Without a byte of a request's body; then 408."
+    )
+    write_timeout_seconds: float = _option(
+        _CLIENTS,
+        60.0,
+        _seconds(positive=True),
+        "Without a byte of an answer taken by the client; then the connection is cut.",
+    )
+    cancel_on_disconnect: bool = _option(
+        _CLIENTS, False, _switch(), "End a running request whose client has left."
     )
     db_init_func: Callable[[int], Any] | None = _option(
         _SESSIONS,

@@ -7,6 +7,7 @@ answered. It must not know what a request says (`parser.py`) or how an answer is
 from __future__ import annotations
 
 import math
+import os
 import socket
 from collections import deque
 from time import monotonic
@@ -18,13 +19,15 @@ from ..policy.answers import Answer
 from ..pool.job import Job
 from .framing import whole_answer
 from .limits import (
-    BODY_SECONDS,
-    HEADER_SECONDS,
+    JOINED_BYTES,
+    LINGER_SECONDS,
     PIPELINED_REQUESTS,
     RECEIVE_BYTES,
-    UNSENT_BYTES,
-    WRITE_STALL_SECONDS,
+    UNSENT_IN_FILES_BYTES,
+    UNSENT_LEAST_BYTES,
+    UNSENT_MOST_BYTES,
 )
+from .outbox import Outbox
 from .parser import Request, RequestParser
 from .response import Response
 
@@ -32,12 +35,6 @@ if TYPE_CHECKING:
     from .server import WSGIServer
 
 __all__ = ["Connection"]
-
-JOINED_BYTES = 16 * 1024
-"""A body up to this size is copied behind its head and sent with it; a larger one is sent as it is."""
-
-LINGER_SECONDS = 2.0
-"""How long a refused client's bytes are still read, so that the refusal reaches it before a reset does."""
 
 _EXPLANATIONS = {
     "408": "The request did not arrive in time.",
@@ -60,6 +57,7 @@ class Connection:
         "_job",
         "_last",
         "_lingering",
+        "_outbox",
         "_parser",
         "_pending",
         "_port",
@@ -67,11 +65,9 @@ class Connection:
         "_server",
         "_socket",
         "_taken",
-        "_unsent",
         "_writer",
         "closed",
         "expires",
-        "unsent_bytes",
     )
 
     def __init__(self, server: WSGIServer, sock: Any, address: Any) -> None:
@@ -79,7 +75,7 @@ class Connection:
         self._socket = sock
         self._host: str = address[0] if isinstance(address, tuple) else ""
         self._port: str = str(address[1]) if isinstance(address, tuple) else ""
-        self._parser = RequestParser(server.request_environ, self._on_request)
+        self._parser = RequestParser(server.request_environ, server.options, self._on_request)
         self._pending: deque[Request | Answer] = deque()
         self._current: Response | None = None
         self._job: Job | None = None
@@ -87,11 +83,10 @@ class Connection:
         """Whether the present response is the last."""
         self._input_ended = False
         self._lingering = False
-        self._unsent: deque[memoryview] = deque()
-        self.unsent_bytes = 0
+        self._outbox = Outbox(server.budget)
         self._taken: Event | None = None
         self.closed = False
-        self.expires = monotonic() + HEADER_SECONDS
+        self.expires = monotonic() + server.options.header_timeout_seconds
         """When, in `time.monotonic()` seconds, the client has taken too long for what it is at."""
         self._writer: Any = None
         self._reader: Any = server.loop.io(sock.fileno(), 1)
@@ -99,7 +94,7 @@ class Connection:
 
     def __repr__(self) -> str:
         doing = "closed" if self.closed else repr(self._current or self._parser)
-        return f"<Connection of {self._host or 'a local client'}: {doing}, {self.unsent_bytes} bytes unsent>"
+        return f"<Connection of {self._host or 'a local client'}: {doing}, {self.unsent} bytes unsent>"
 
     @property
     def closing(self) -> bool:
@@ -110,7 +105,17 @@ class Connection:
     def idle(self) -> bool:
         """Whether nothing has been asked and nothing is left to answer."""
         parser = self._parser
-        return not (self._current or self._pending or self._unsent or parser.in_head or parser.in_body)
+        return not (self._current or self._pending or self._outbox.size or parser.in_head or parser.in_body)
+
+    @property
+    def unsent(self) -> int:
+        """Bytes of responses that the client has not taken yet."""
+        return self._outbox.size
+
+    @property
+    def left(self) -> bool:
+        """Whether the client has left, or at least will send no more."""
+        return self.closed or self._input_ended
 
     # Reading.
 
@@ -140,9 +145,9 @@ class Connection:
         if refused is not None:
             self._reject(refused)
         elif parser.in_body:
-            self.expires = monotonic() + BODY_SECONDS
+            self.expires = monotonic() + self._server.options.body_timeout_seconds
         elif parser.in_head and not was_in_head:
-            self.expires = monotonic() + HEADER_SECONDS
+            self.expires = monotonic() + self._server.options.header_timeout_seconds
         if self._pending:
             if len(self._pending) >= PIPELINED_REQUESTS:
                 self._reader.stop()
@@ -166,11 +171,11 @@ class Connection:
         """The client has left, or will send no more, which looks the same: answer what is running, drop what waits."""
         self._reader.stop()
         self._input_ended = True
-        if self._abandoned() or not (self._current or self._pending or self._unsent):
+        if self._abandoned() or not (self._current or self._pending or self._outbox.size):
             self.close()
 
     def _abandoned(self) -> bool:
-        """Drop the present job if it waits; say whether it did."""
+        """Drop the present job if it waits, or end it if that is wanted; say whether it has ended so."""
         if self._job is None or self._current is None:
             return False
         self._server.balancer.abandon(self._job)
@@ -181,9 +186,12 @@ class Connection:
 
     def _reject(self, status: str) -> None:
         """Refuse what was sent, after the answers to all that came before it; then close."""
-        self._server.report_refusal(self._host, status)
-        explanation = _EXPLANATIONS.get(status[:3], "The request is not well-formed HTTP.")
-        self._pending.append(Answer(status, explanation))
+        self._server.report(f"refused a request from {self._host or 'a local client'}: {status}")
+        self.refuse(Answer(status, _EXPLANATIONS.get(status[:3], "The request is not well-formed HTTP.")))
+
+    def refuse(self, answer: Answer) -> None:
+        """Give an answer to whatever comes next, and nothing more."""
+        self._pending.append(answer)
         self._lingering = True
         if self._current is None:
             self._advance()
@@ -200,7 +208,8 @@ class Connection:
                 self.send(whole_answer(item, keep_alive=False), b"")
                 self._end_output()
                 return
-            self.expires = math.inf
+            if not self._outbox.size:
+                self.expires = math.inf
             response = self._current = Response(self, item)
             job = self._server.submit(item.environ, response)
             if self._current is response:
@@ -213,8 +222,8 @@ class Connection:
             self._last = True
             self._end_output()
             return
-        if not self._unsent:
-            self.expires = monotonic() + self._server.keep_alive_seconds
+        if not self._outbox.size:
+            self.expires = monotonic() + self._server.options.keep_alive_seconds
         if self._pending:
             # From the hub, not from here: `_advance` may be what called us, or a slot that still has to clean up.
             self._server.loop.run_callback(self._resume)
@@ -231,7 +240,7 @@ class Connection:
 
     def _end_output(self) -> None:
         """Close once all is sent; a refused client may still be sending, so it is given time to read the refusal."""
-        if self._unsent:
+        if self._outbox.size:
             return
         if not self._lingering:
             self.close()
@@ -250,13 +259,24 @@ class Connection:
         if self.closed:
             return
         parts = [head + body] if len(body) <= JOINED_BYTES else [head, body]
-        sent = 0 if self._unsent else self._sent_now(parts)
+        sent = 0 if self._outbox.size else self._sent_now(parts)
+        if self.closed:
+            return
         for part in parts:
             if sent >= len(part):
                 sent -= len(part)
-            elif not self.closed:
+            else:
                 self._keep(memoryview(part)[sent:])
                 sent = 0
+
+    def send_file(self, head: bytes, descriptor: int, offset: int, count: int) -> None:
+        """Send a stretch of a file behind its head, by the system; takes over the descriptor."""
+        if self.closed:
+            os.close(descriptor)
+            return
+        self._outbox.add(memoryview(head))
+        self._outbox.add_file(descriptor, offset, count)
+        self._on_writable()
 
     def _sent_now(self, parts: list[bytes]) -> int:
         try:
@@ -270,47 +290,59 @@ class Connection:
             return 0
 
     def _keep(self, data: memoryview) -> None:
-        self._unsent.append(data)
-        self.unsent_bytes += len(data)
+        try:
+            self._outbox.add(data)
+        except OSError as error:
+            # The disk is full: this client's answer cannot be kept.
+            self._server.report(f"cut a response: its temporary file cannot be written: {error}")
+            self.close()
+        else:
+            self._watch_writing()
+
+    def _watch_writing(self) -> None:
         if self._writer is None:
             self._writer = self._server.loop.io(self._socket.fileno(), 2)
         if not self._writer.active:
             self._writer.start(self._on_writable)
-            self.expires = monotonic() + WRITE_STALL_SECONDS
+            self.expires = monotonic() + self._server.options.write_timeout_seconds
 
     def _on_writable(self) -> None:
-        while self._unsent:
-            data = self._unsent[0]
-            try:
-                sent = self._socket.send(data)
-            except (BlockingIOError, InterruptedError):
-                break
-            except OSError:
-                self.close()
-                return
-            self.unsent_bytes -= sent
-            if sent < len(data):
-                self._unsent[0] = data[sent:]
-                break
-            self._unsent.popleft()
-        self._sent_some()
-
-    def _sent_some(self) -> None:
-        if self._taken is not None and self.unsent_bytes <= UNSENT_BYTES:
+        try:
+            self._outbox.send_to(self._socket)
+        except (BlockingIOError, InterruptedError):
+            self.expires = monotonic() + self._server.options.write_timeout_seconds
+        except OSError:
+            self.close()
+        if self._taken is not None and not self._far_behind:
             self._taken.set()
-        if self._unsent:
-            self.expires = monotonic() + WRITE_STALL_SECONDS
+        if self.closed:
             return
-        self._writer.stop()
-        self.expires = math.inf if self._current else monotonic() + self._server.keep_alive_seconds
-        if self._last and self._current is None:
+        if self._outbox.size:
+            self._watch_writing()
+        else:
+            self._all_sent()
+
+    def _all_sent(self) -> None:
+        if self._writer is not None:
+            self._writer.stop()
+        if self._current is not None:
+            self.expires = math.inf
+        elif self._last:
             self._end_output()
-        elif self.closing:
-            self.close_if_idle()
+        else:
+            self.expires = monotonic() + self._server.options.keep_alive_seconds
+            if self.closing:
+                self.close_if_idle()
+
+    @property
+    def _far_behind(self) -> bool:
+        """Whether the client has left so much unread that who writes has to wait."""
+        full = self._server.budget.in_files > UNSENT_IN_FILES_BYTES
+        return self._outbox.size > (UNSENT_LEAST_BYTES if full else UNSENT_MOST_BYTES)
 
     def wait_until_taken(self) -> None:
-        """Let a slot wait while the client is more than `UNSENT_BYTES` behind."""
-        while self.unsent_bytes > UNSENT_BYTES and not self.closed:
+        """Let a slot wait while the client is far behind."""
+        while self._far_behind and not self.closed:
             self._taken = Event()
             self._taken.wait()
 
@@ -318,7 +350,7 @@ class Connection:
 
     def expire(self) -> None:
         """The client has taken too long: for its request 408, for reading the answer or for being idle the end."""
-        waits_for_request = self._current is None and not self._unsent and not self._lingering
+        waits_for_request = self._current is None and not self._outbox.size and not self._lingering
         if waits_for_request and not self.idle:
             self._reject("408 Request Timeout")
         else:
@@ -343,7 +375,7 @@ class Connection:
             self._writer.close()
         self._socket.close()
         self._parser.close()
-        self._unsent.clear()
+        self._outbox.clear()
         if self._taken is not None:
             self._taken.set()
         self._abandoned()

@@ -1,6 +1,6 @@
-"""How much a client may send and how long it may take, each with the answer to one that goes too far.
+"""Bounds of the connection layer that no option sets, each with its reason.
 
-Decides the bounds; it must not know who checks them.
+Decides the numbers; it must not know who keeps to them. What a client may send and how long it may take are options.
 """
 
 from __future__ import annotations
@@ -8,48 +8,44 @@ from __future__ import annotations
 from typing import Final
 
 __all__ = [
-    "BODY_BYTES",
-    "BODY_SECONDS",
-    "HEADER_BYTES",
-    "HEADER_COUNT",
-    "HEADER_SECONDS",
-    "IN_MEMORY_BYTES",
+    "BODY_IN_MEMORY_BYTES",
+    "JOINED_BYTES",
+    "LINGER_SECONDS",
     "PIPELINED_REQUESTS",
     "RECEIVE_BYTES",
-    "TARGET_BYTES",
-    "UNSENT_BYTES",
-    "WRITE_STALL_SECONDS",
+    "REFUSED_CONNECTIONS",
+    "UNSENT_IN_FILES_BYTES",
+    "UNSENT_IN_MEMORY_BYTES",
+    "UNSENT_LEAST_BYTES",
+    "UNSENT_MOST_BYTES",
 ]
 
-TARGET_BYTES: Final = 8190
-"""Of the request target; beyond it 414. Apache's LimitRequestLine."""
-
-HEADER_BYTES: Final = 32 * 1024
-"""Of all header fields of a request together; beyond it 431."""
-
-HEADER_COUNT: Final = 100
-"""Header fields of a request; beyond it 431. Apache's LimitRequestFields and gunicorn's limit_request_fields."""
-
-BODY_BYTES: Final = 1024**3
-"""Of a request's body; beyond it 413."""
-
-IN_MEMORY_BYTES: Final = 64 * 1024
+BODY_IN_MEMORY_BYTES: Final = 64 * 1024
 """Of a request's body that is kept in memory; a larger one goes to a temporary file."""
 
-HEADER_SECONDS: Final = 20.0
-"""For the head of a request, from its first byte (of a new connection: from its acceptance); then 408."""
+JOINED_BYTES: Final = 16 * 1024
+"""A body up to this size is copied behind its head and sent with it; a larger one is sent from where it is."""
 
-BODY_SECONDS: Final = 30.0
-"""Without a byte of the body; then 408."""
+LINGER_SECONDS: Final = 2.0
+"""How long a refused client's bytes are still read, so that the refusal reaches it before a reset does."""
 
-WRITE_STALL_SECONDS: Final = 60.0
-"""Without a byte of a waiting response taken by the client; then the connection is cut."""
-
-UNSENT_BYTES: Final = 256 * 1024
-"""Of a response that the client has not taken; beyond it the slot that writes has to wait."""
+PIPELINED_REQUESTS: Final = 16
+"""Requests that may wait behind the one being answered before a connection is read no further."""
 
 RECEIVE_BYTES: Final = 64 * 1024
 """Read from a socket at a time."""
 
-PIPELINED_REQUESTS: Final = 16
-"""Requests that may wait behind the one being answered before a connection is read no further."""
+REFUSED_CONNECTIONS: Final = 256
+"""Connections beyond `max_connections` that are told so; still more are closed without a word."""
+
+UNSENT_IN_MEMORY_BYTES: Final = 64 * 1024 * 1024
+"""Of the responses that clients have not taken, in all connections of a server; more goes to temporary files."""
+
+UNSENT_MOST_BYTES: Final = 16 * 1024 * 1024
+"""Of one response that its client has not taken; beyond it the slot that writes has to wait."""
+
+UNSENT_LEAST_BYTES: Final = 256 * 1024
+"""The same once the files of all connections hold `UNSENT_IN_FILES_BYTES`."""
+
+UNSENT_IN_FILES_BYTES: Final = 1024**3
+"""In temporary files, of all connections of a server together, before slots have to wait much earlier."""

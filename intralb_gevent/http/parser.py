@@ -16,7 +16,8 @@ from urllib.parse import unquote_to_bytes
 
 import httptools
 
-from .limits import BODY_BYTES, HEADER_BYTES, HEADER_COUNT, IN_MEMORY_BYTES, TARGET_BYTES
+from ..options import Options
+from .limits import BODY_IN_MEMORY_BYTES
 
 __all__ = ["Request", "RequestParser"]
 
@@ -81,6 +82,7 @@ class RequestParser:
         "_http",
         "_http_1_1",
         "_on_request",
+        "_options",
         "_target",
         "_upgrade",
         "awaits_continue",
@@ -88,7 +90,8 @@ class RequestParser:
         "in_head",
     )
 
-    def __init__(self, base_environ: dict[str, Any], on_request: Callable[[Request], object]) -> None:
+    def __init__(self, base_environ: dict[str, Any], options: Options, on_request: Callable[[Request], object]) -> None:
+        self._options = options
         self._base_environ = base_environ
         self._on_request = on_request
         self._http = httptools.HttpRequestParser(self)
@@ -122,12 +125,12 @@ class RequestParser:
             return "400 Bad Request"
         if self.in_head:
             self._head_size += len(data)
-            if self._head_size > HEADER_BYTES + TARGET_BYTES:
+            if self._head_size > self._options.max_header_bytes + self._options.max_target_bytes:
                 return self._too_large()
         return None
 
     def _too_large(self) -> str:
-        if self._header_count or len(self._target) <= TARGET_BYTES:
+        if self._header_count or len(self._target) <= self._options.max_target_bytes:
             return "431 Request Header Fields Too Large"
         return "414 URI Too Long"
 
@@ -145,14 +148,14 @@ class RequestParser:
     def on_url(self, url: bytes) -> None:
         """Take a piece of the request target."""
         self._target += url
-        if len(self._target) > TARGET_BYTES:
+        if len(self._target) > self._options.max_target_bytes:
             raise _Refused("414 URI Too Long")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take one header field."""
         self._header_count += 1
         self._head_size += len(name) + len(value)
-        if self._header_count > HEADER_COUNT or self._head_size > HEADER_BYTES + TARGET_BYTES:
+        if self._header_count > self._options.max_headers or self._head_size > self._options.max_header_bytes:
             raise _Refused("431 Request Header Fields Too Large")
         key = _cgi_name(name)
         if key is None:
@@ -219,7 +222,7 @@ class RequestParser:
             raise _Refused("501 Not Implemented")
         if coding is not None and not self._http_1_1:
             raise _Refused("400 Bad Request")
-        if int(environ.get("CONTENT_LENGTH", 0)) > BODY_BYTES:
+        if int(environ.get("CONTENT_LENGTH", 0)) > self._options.max_body_bytes:
             raise _Refused("413 Content Too Large")
 
     def _check_expectation(self, expectation: str) -> None:
@@ -230,13 +233,13 @@ class RequestParser:
     def on_body(self, data: bytes) -> None:
         """Take a piece of the body: small ones stay in memory, large ones go to a temporary file."""
         self._body_size += len(data)
-        if self._body_size > BODY_BYTES:
+        if self._body_size > self._options.max_body_bytes:
             raise _Refused("413 Content Too Large")
         if self._file is not None:
             self._file.write(data)
             return
         self._body.append(data)
-        if self._body_size > IN_MEMORY_BYTES:
+        if self._body_size > BODY_IN_MEMORY_BYTES:
             self._file = tempfile.TemporaryFile()  # noqa: SIM115  # Request.release or close() closes it
             self._file.writelines(self._body)
             self._body.clear()

@@ -6,6 +6,8 @@ be used for afterwards. It must not know sockets: it hands bytes to its connecti
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Callable, Iterator
 from typing import IO, TYPE_CHECKING, Any
 
@@ -24,7 +26,7 @@ _SERVER_LINE = f"Server: {SERVER}\r\n".encode()
 
 
 class FileWrapper:
-    """`wsgi.file_wrapper`: iterates over a file in blocks and closes it."""
+    """`wsgi.file_wrapper`: a regular file is sent by the system, anything else is read in blocks; then it is closed."""
 
     def __init__(self, file: IO[bytes], block_size: int = 64 * 1024) -> None:
         self.file = file
@@ -34,6 +36,18 @@ class FileWrapper:
 
     def __iter__(self) -> Iterator[bytes]:
         return iter(lambda: self.file.read(self.block_size), b"")
+
+    def stretch(self) -> tuple[int, int, int] | None:
+        """Return descriptor, offset and count of what is left of a regular file, or None if it is none."""
+        try:
+            descriptor = self.file.fileno()
+            offset = self.file.tell()
+            status = os.fstat(descriptor)
+        except (AttributeError, OSError):
+            # io.UnsupportedOperation, of files that are in memory only, is an OSError.
+            return None
+        count = status.st_size - offset
+        return (descriptor, offset, count) if stat.S_ISREG(status.st_mode) and count > 0 else None
 
 
 class Response(Exchange):
@@ -71,6 +85,8 @@ class Response(Exchange):
         try:
             if type(result) is list and len(result) == 1 and not self._started:
                 self._send_whole(result[0])
+            elif type(result) is FileWrapper and not self._started and (stretch := result.stretch()):
+                self._send_file(*stretch)
             else:
                 for chunk in result:
                     if chunk:
@@ -111,6 +127,22 @@ class Response(Exchange):
         self._check_open()
         head = self._start(len(data))
         self._connection.send(head, self._framed(data))
+
+    def _send_file(self, descriptor: int, offset: int, count: int) -> None:
+        """Let the system send a stretch of a file; the slot need not wait for the client to take it."""
+        self._check_open()
+        head = self._start(count)
+        count = min(count, self._left or 0)
+        if self._left is not None:
+            self._left -= count
+        if count:
+            self._connection.send_file(head, os.dup(descriptor), offset, count)
+        else:
+            self._connection.send(head, b"")
+
+    def client_disconnected(self) -> bool:
+        """Say whether the client has left, as far as its socket tells."""
+        return self._connection.left
 
     def _check_open(self) -> None:
         if self._ended or self._connection.closed:

@@ -17,6 +17,7 @@ import gevent
 from gevent import pywsgi
 from gevent.event import Event
 
+from ..policy.answers import TOO_MANY_CONNECTIONS
 from ..pool.balancer import LoadBalancer
 from ..pool.exchange import Application, Exchange
 from ..pool.hublog import HubLog
@@ -24,6 +25,8 @@ from ..pool.job import Job
 from .connection import Connection
 from .framing import SERVER
 from .front import Front
+from .limits import REFUSED_CONNECTIONS, UNSENT_IN_MEMORY_BYTES
+from .outbox import OutputBudget
 from .response import FileWrapper
 from .shutdown import Shutdown, graceful_shutdown
 
@@ -79,7 +82,8 @@ class WSGIServer(pywsgi.WSGIServer):
             environ=environ,
             **ssl_args,
         )
-        self.keep_alive_seconds = self.balancer.options.keep_alive_seconds
+        self.options = self.balancer.options
+        self.budget = OutputBudget(UNSENT_IN_MEMORY_BYTES)
         self.closing = False
         """Whether every connection is to be closed after its present response."""
         self.connections: set[Connection] = set()
@@ -149,7 +153,7 @@ class WSGIServer(pywsgi.WSGIServer):
         last = self.balancer.close_for(self)
         cut = self.balancer.drain(max(0.0, deadline - monotonic())) if last else 0
         gevent.sleep(0)
-        cut += sum(connection.unsent_bytes > 0 for connection in self.connections)
+        cut += sum(connection.unsent > 0 for connection in self.connections)
         for connection in list(self.connections):
             connection.close()
         if self._sweeper is not None:
@@ -186,9 +190,17 @@ class WSGIServer(pywsgi.WSGIServer):
     def do_handle(self, *args: Any) -> None:
         """Look after an accepted connection."""
         if self.own_connections:
-            self.connections.add(Connection(self, *args))
+            self._look_after(Connection(self, *args))
         else:
             super().do_handle(*args)
+
+    def _look_after(self, connection: Connection) -> None:
+        beyond = len(self.connections) - self.options.max_connections
+        self.connections.add(connection)
+        if beyond >= REFUSED_CONNECTIONS:
+            connection.close()
+        elif beyond >= 0:
+            connection.refuse(TOO_MANY_CONNECTIONS)
 
     def connection_closed(self, connection: Connection) -> None:
         """A connection is gone."""
@@ -201,9 +213,9 @@ class WSGIServer(pywsgi.WSGIServer):
         for connection in [connection for connection in self.connections if connection.expires <= now]:
             connection.expire()
 
-    def report_refusal(self, host: str, status: str) -> None:
-        """Log, from the hub, that a client's request was not well-formed; nothing that it sent is shown."""
-        self._log.record(logging.INFO, lambda: f"refused a request from {host or 'a local client'}: {status}")
+    def report(self, text: str) -> None:
+        """Log a line from the hub; it must not show what a client sent."""
+        self._log.record(logging.INFO, lambda: text)
 
     def report_bug(self, connection: Connection) -> None:
         """Log, from the hub, an exception that should not have been."""

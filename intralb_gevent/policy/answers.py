@@ -8,7 +8,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["DRAINING", "EXPIRED", "FAILED", "KILLED", "NO_SESSION", "QUEUE_FULL", "TIMED_OUT", "Answer"]
+__all__ = [
+    "DRAINING",
+    "EXPIRED",
+    "FAILED",
+    "KILLED",
+    "NO_SESSION",
+    "QUEUE_FULL",
+    "TIMED_OUT",
+    "TOO_MANY_CONNECTIONS",
+    "Answer",
+]
 
 
 @dataclass(frozen=True)
@@ -45,5 +55,6 @@ DRAINING: Final = _unavailable("draining", "This server is shutting down. Please
 EXPIRED: Final = _unavailable("expired", "The request waited until its deadline had passed, so it was not run.")
 NO_SESSION: Final = _unavailable("no_session", "The database cannot be reached now. Please try again.")
 KILLED: Final = _unavailable("killed", "This server shut down before the request had finished.")
+TOO_MANY_CONNECTIONS: Final = _unavailable("connections", "Too many clients are connected. Please try again.")
 TIMED_OUT: Final = Answer("504 Gateway Timeout", "The request took longer than its deadline allows.", "timed_out")
 FAILED: Final = Answer("500 Internal Server Error", "The application failed while it answered this request.")

@@ -14,7 +14,7 @@ from typing import Any
 
 import gevent
 
-from ..errors import DeadlineExceeded, OptionError, RequestKilled
+from ..errors import ClientDisconnected, DeadlineExceeded, OptionError, RequestKilled
 from ..observe.snapshot import Condition, Durations, Snapshot
 from ..observe.stats import Stats
 from ..options import Options
@@ -83,6 +83,7 @@ class LoadBalancer:
         """Bring a request to a worker, or refuse it at once; the response goes to `exchange`. Never waits."""
         now = monotonic()
         deadline = environ["intralb.deadline"] = Deadline(now + self._timeout)
+        environ["intralb.client_disconnected"] = exchange.client_disconnected
         job = Job(environ, exchange, now, deadline)
         self._stats.submitted += 1
         if self.condition == "stopped":
@@ -128,10 +129,13 @@ class LoadBalancer:
         return True
 
     def abandon(self, job: Job) -> None:
-        """The client has left: a job that waits in a queue is dropped, one that has a slot goes on."""
+        """The client has left: a job that waits in a queue is dropped; one that has a slot goes on, if it may."""
         if job.state == "queued" and job.slot is None:
             self._leave_queue(job)
             self.end(job, "disconnected")
+        elif job.state == "running" and job.slot is not None and self.options.cancel_on_disconnect:
+            self.end(job, "disconnected")
+            job.slot.abort(ClientDisconnected("the client has left"), monotonic())
 
     def end(self, job: Job, outcome: Outcome, reason: str | None = None) -> None:
         """Give a job its one outcome."""

@@ -98,6 +98,10 @@ class Channel(Exchange):
             self._need_status()
             self._end()
 
+    def client_disconnected(self) -> bool:
+        """Say whether the outer server has closed the response."""
+        return self._left
+
     def refuse(self, answer: Answer) -> None:
         """Answer in the place of an application that is not run."""
         self.status, self.headers = answer.status, answer.headers

@@ -64,6 +64,10 @@ class Exchange(ABC):
         """Send what is left after the last part of the body."""
 
     @abstractmethod
+    def client_disconnected(self) -> bool:
+        """Say whether the client is known to have left; `environ["intralb.client_disconnected"]` is this."""
+
+    @abstractmethod
     def refuse(self, answer: Answer) -> None:
         """Answer in the place of an application that is not run."""
 

@@ -8,7 +8,6 @@ import pytest
 from gevent.event import Event
 
 from intralb_gevent import WSGIServer
-from intralb_gevent.http import connection
 from intralb_gevent.http import server as server_module
 
 REQUEST = "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -177,16 +176,15 @@ def test_an_idle_connection_is_closed_after_keep_alive_seconds(serve, connect, e
 @pytest.mark.parametrize(
     ("sent", "limit"),
     [
-        ("GET / HTTP/1.1\r\nHost", "HEADER_SECONDS"),
-        ("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf", "BODY_SECONDS"),
+        ("GET / HTTP/1.1\r\nHost", "header_timeout_seconds"),
+        ("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf", "body_timeout_seconds"),
     ],
 )
 def test_a_request_that_does_not_arrive_is_answered_408(
     serve, connect, echo, monkeypatch, eventually, sent, limit
 ) -> None:
-    monkeypatch.setattr(connection, limit, 0.05)
     monkeypatch.setattr(WSGIServer, "SWEEP_SECONDS", 0.01)
-    server = serve(echo)
+    server = serve(echo, **{limit: 0.05})
     client = connect(server)
     client.send(sent)
     assert client.reply().status == 408
@@ -196,23 +194,22 @@ def test_a_request_that_does_not_arrive_is_answered_408(
 
 
 def test_a_client_that_says_nothing_is_closed_without_a_word(serve, connect, echo, monkeypatch) -> None:
-    monkeypatch.setattr(connection, "HEADER_SECONDS", 0.05)
     monkeypatch.setattr(WSGIServer, "SWEEP_SECONDS", 0.01)
-    assert connect(serve(echo)).closed_by_server
+    assert connect(serve(echo, header_timeout_seconds=0.05)).closed_by_server
 
 
 def test_a_client_that_does_not_read_is_cut(serve, connect, monkeypatch, eventually) -> None:
-    monkeypatch.setattr(connection, "WRITE_STALL_SECONDS", 0.05)
     monkeypatch.setattr(WSGIServer, "SWEEP_SECONDS", 0.01)
 
     def application(environ, start_response):
         start_response("200 OK", TEXT)
         return [b"x" * 20_000_000]
 
-    server = serve(application)
+    server = serve(application, write_timeout_seconds=0.05)
     connect(server).send(REQUEST)
     eventually(lambda: server.connections)
     eventually(lambda: not server.connections)
+    assert (server.budget.in_memory, server.budget.in_files) == (0, 0)
 
 
 def test_a_bug_of_ours_closes_one_connection_and_is_reported(serve, connect, echo, monkeypatch, caplog) -> None:
@@ -222,3 +219,88 @@ def test_a_bug_of_ours_closes_one_connection_and_is_reported(serve, connect, ech
     client.send(REQUEST)
     assert client.closed_by_server
     assert "ZeroDivisionError" in caplog.text
+
+
+def test_an_application_can_ask_whether_its_client_has_left(serve, connect, eventually) -> None:
+    seen = []
+
+    def application(environ, start_response):
+        has_left = environ["intralb.client_disconnected"]
+        seen.append(has_left())
+        while not has_left():
+            gevent.sleep(0.001)
+        seen.append(has_left())
+        start_response("200 OK", TEXT)
+        return [b""]
+
+    client = connect(serve(validator(application)))
+    client.send(REQUEST)
+    eventually(lambda: seen)
+    client.close()
+    eventually(lambda: seen == [False, True])
+
+
+def test_cancel_on_disconnect_ends_a_running_request(serve, connect, eventually) -> None:
+    ended = []
+
+    def application(environ, start_response):
+        try:
+            Event().wait()
+        finally:
+            ended.append(time.monotonic())
+
+    server = serve(validator(application), cancel_on_disconnect=True)
+    client = connect(server)
+    client.send(REQUEST)
+    eventually(lambda: server.balancer.snapshot().running)
+    left = time.monotonic()
+    client.close()
+    eventually(lambda: ended)
+    assert ended[0] - left < 0.2
+    assert server.balancer.snapshot().outcomes["disconnected"] == 1
+    assert not server.connections
+
+
+def test_one_connection_too_many_is_told_so_and_the_others_go_on(serve, connect, echo, eventually) -> None:
+    server = serve(validator(echo), max_connections=3)
+    clients = [connect(server) for _ in range(3)]
+    assert [client.get().status for client in clients] == [200] * 3
+    late = connect(server)
+    reply = late.get()
+    assert (reply.status, reply.headers["x-intralb-reason"]) == (503, "connections")
+    assert late.closed_by_server
+    assert [client.get().status for client in clients] == [200] * 3
+    clients[0].close()
+    late.close()
+    eventually(lambda: len(server.connections) == 2)
+    assert connect(server).get().status == 200
+
+
+def test_beyond_that_they_are_closed_and_accepting_goes_on(serve, connect, echo, monkeypatch) -> None:
+    monkeypatch.setattr(server_module, "REFUSED_CONNECTIONS", 1)
+    server = serve(echo, max_connections=1)
+    clients = [connect(server) for _ in range(5)]
+    assert clients[0].get().status == 200
+    assert sum(client.rest() == b"" for client in clients[1:]) == 3
+    assert clients[0].get().status == 200
+
+
+def test_unsent_answers_beyond_the_budget_wait_in_files(serve, connect, eventually, monkeypatch) -> None:
+    monkeypatch.setattr(server_module, "UNSENT_IN_MEMORY_BYTES", 1_000_000)
+    big = bytes(range(256)) * 40_000
+
+    def application(environ, start_response):
+        start_response("200 OK", TEXT)
+        if environ["PATH_INFO"] == "/stream":
+            return iter([big[start : start + 100_000] for start in range(0, len(big), 100_000)])
+        return [big]
+
+    server = serve(application, max_concurrent_per_router=2, max_workers=1)
+    clients = [connect(server) for _ in range(6)]
+    for number, client in enumerate(clients):
+        client.send(f"GET {('/', '/stream')[number % 2]} HTTP/1.1\r\nHost: x\r\n\r\n")
+    eventually(lambda: server.balancer.snapshot().outcomes["completed"] == 6)
+    assert server.budget.in_memory <= 1_000_000 < server.budget.in_files
+    assert [client.reply().body == big for client in clients] == [True] * 6
+    assert [client.get().body == big for client in clients] == [True] * 6
+    eventually(lambda: (server.budget.in_memory, server.budget.in_files) == (0, 0))
