@@ -121,22 +121,19 @@ class Connection:
 
     def _on_readable(self) -> None:
         try:
-            self._receive()
-        except Exception:
-            self._server.report_bug(self)
-            self.close()
-
-    def _receive(self) -> None:
-        try:
             data = self._socket.recv(RECEIVE_BYTES)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
             data = b""
-        if not data:
-            self._on_end_of_input()
-        elif not self._lingering:
-            self._take(data)
+        try:
+            if data and not self._lingering:
+                self._take(data)
+            elif not data:
+                self._on_end_of_input()
+        except Exception:
+            self._server.report_bug(self)
+            self.close()
 
     def _take(self, data: bytes) -> None:
         parser = self._parser
@@ -256,16 +253,21 @@ class Connection:
 
     def send(self, head: bytes, body: bytes) -> None:
         """Send both, as much as the socket takes now; the hub sends the rest. Never waits or raises."""
-        if self.closed:
-            return
-        parts = [head + body] if len(body) <= JOINED_BYTES else [head, body]
+        if len(body) <= JOINED_BYTES and not self._outbox.size and not self.closed:
+            # Nearly every response: one piece, taken whole by the socket.
+            data = head + body
+            sent = self._sent_now(data)
+            if sent != len(data) and not self.closed:
+                self._keep(memoryview(data)[sent:])
+        elif not self.closed:
+            self._send_parts([head, body])
+
+    def _send_parts(self, parts: list[bytes]) -> None:
         sent = 0 if self._outbox.size else self._sent_now(parts)
-        if self.closed:
-            return
         for part in parts:
             if sent >= len(part):
                 sent -= len(part)
-            else:
+            elif not self.closed:
                 self._keep(memoryview(part)[sent:])
                 sent = 0
 
@@ -278,11 +280,9 @@ class Connection:
         self._outbox.add_file(descriptor, offset, count)
         self._on_writable()
 
-    def _sent_now(self, parts: list[bytes]) -> int:
+    def _sent_now(self, data: bytes | list[bytes]) -> int:
         try:
-            if len(parts) == 1:
-                return int(self._socket.send(parts[0]))
-            return int(self._socket.sendmsg(parts))
+            return self._socket.send(data) if type(data) is bytes else self._socket.sendmsg(data)  # type: ignore[no-any-return]
         except (BlockingIOError, InterruptedError):
             return 0
         except OSError:

@@ -15,13 +15,15 @@ from typing import Final
 from ..policy.answers import Answer
 from ..pool.exchange import Headers
 
-__all__ = ["SERVER", "ResponseHead", "date_line", "whole_answer"]
+__all__ = ["SERVER", "SERVER_LINE", "ResponseHead", "date_and_server_lines", "date_line", "whole_answer"]
 
 SERVER: Final = "intralb-gevent"
+SERVER_LINE: Final = f"Server: {SERVER}\r\n".encode()
 
 _STATUS: Final = re.compile(r"[2-9][0-9][0-9]( [\t\x20-\x7e\x80-\xff]*)?").fullmatch
 _NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
 _ILLEGAL: Final = re.compile(r"[\r\n\0]").search
+_NOTED: Final = frozenset({"content-length", "date", "server"})
 _HOP_BY_HOP: Final = frozenset(
     {
         "connection",
@@ -39,22 +41,24 @@ _HOP_BY_HOP: Final = frozenset(
 class ResponseHead:
     """Status and header lines of a response, with what framing must know of them.
 
-    Raises ValueError or TypeError, naming the header, for what may not be sent.
+    Raises ValueError or TypeError, naming the header, for what may not be sent. Hot, and therefore flat.
     """
 
     __slots__ = ("bodiless", "data", "has_date", "has_server", "length", "status")
 
     def __init__(self, status: str, headers: Headers) -> None:
-        if type(status) is not str or not _STATUS(status):
-            raise ValueError(f"status {status!r} cannot be sent; write three digits from 200 on, a space, a phrase")
         self.status = status
+        line, self.bodiless = _status_line(status)
         self.length: int | None = None
         self.has_date = self.has_server = False
-        self.bodiless = status[:3] in ("204", "304")
-        lines = [f"HTTP/1.1 {status}\r\n"]
+        lines = [line]
         for name, value in headers:
-            if self._noted(_checked_name(name), value):
-                lines.append(f"{name}: {value}\r\n")
+            lower = _checked_name(name)
+            if type(value) is not str:
+                raise TypeError(f"header {name!r} has the value {value!r}; it must be a str")
+            if lower in _NOTED and not self._noted(lower, value):
+                continue
+            lines.append(f"{name}: {value}\r\n")
         text = "".join(lines)
         # One look at the whole instead of one at each value.
         if text.count("\n") != len(lines) or text.count("\r") != len(lines) or "\0" in text:
@@ -66,16 +70,22 @@ class ResponseHead:
 
     def _noted(self, name: str, value: str) -> bool:
         """Take note of a header; say whether it is sent, as a 204 has no Content-Length (RFC 9110, 8.6)."""
-        if type(value) is not str:
-            raise TypeError(f"header {name!r} has the value {value!r}; it must be a str")
         if name == "content-length":
             self.length = _length(value, self.length)
             return self.status[:3] != "204"
         if name == "date":
             self.has_date = True
-        elif name == "server":
+        else:
             self.has_server = True
         return True
+
+
+@lru_cache(maxsize=256)
+def _status_line(status: str) -> tuple[str, bool]:
+    """Return the checked first line, and whether no body may follow; an application uses few, so it is remembered."""
+    if type(status) is not str or not _STATUS(status):
+        raise ValueError(f"status {status!r} cannot be sent; write three digits from 200 on, a space, a phrase")
+    return f"HTTP/1.1 {status}\r\n", status[:3] in ("204", "304")
 
 
 @lru_cache(maxsize=1024)
@@ -104,19 +114,31 @@ def _length(value: str, before: int | None) -> int:
 
 
 class _Clock:
-    """The Date header line, made once a second."""
+    """The header lines that change once a second."""
 
     second = -1
-    line = b""
+    date = b""
+    date_and_server = b""
 
 
 def date_line() -> bytes:
     """Return the Date header line for now."""
-    now = int(time())
-    if now != _Clock.second:
-        _Clock.second = now
-        _Clock.line = f"Date: {formatdate(now, usegmt=True)}\r\n".encode()
-    return _Clock.line
+    if int(time()) != _Clock.second:
+        _tick()
+    return _Clock.date
+
+
+def date_and_server_lines() -> bytes:
+    """Return the Date header line for now and the Server header line."""
+    if int(time()) != _Clock.second:
+        _tick()
+    return _Clock.date_and_server
+
+
+def _tick() -> None:
+    _Clock.second = int(time())
+    _Clock.date = f"Date: {formatdate(_Clock.second, usegmt=True)}\r\n".encode()
+    _Clock.date_and_server = _Clock.date + SERVER_LINE
 
 
 @lru_cache(maxsize=256)

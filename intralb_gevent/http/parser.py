@@ -47,14 +47,18 @@ def _cgi_name(name: bytes) -> str | None:
 class Request:
     """One whole request: its environ, and what its response must know of it."""
 
-    __slots__ = ("_file", "environ", "head_only", "http_1_1", "keep_alive")
+    __slots__ = ("_file", "environ", "http_1_1", "keep_alive")
 
-    def __init__(self, environ: dict[str, Any], file: IO[bytes] | None, *, http_1_1: bool, keep_alive: bool) -> None:
+    def __init__(self, environ: dict[str, Any], file: IO[bytes] | None, http_1_1: bool, keep_alive: bool) -> None:
         self.environ = environ
         self._file = file
-        self.head_only = environ["REQUEST_METHOD"] == "HEAD"
         self.http_1_1 = http_1_1
         self.keep_alive = keep_alive
+
+    @property
+    def head_only(self) -> bool:
+        """Whether the response must not have a body."""
+        return bool(self.environ["REQUEST_METHOD"] == "HEAD")
 
     def __repr__(self) -> str:
         return f"<Request {self.environ['REQUEST_METHOD']} {self.environ['PATH_INFO']}>"
@@ -68,21 +72,26 @@ class Request:
 class RequestParser:
     """Takes the bytes of one connection in any pieces and calls `on_request` for each whole request.
 
-    The methods that begin with `on_` are httptools' callbacks.
+    The methods that begin with `on_` are httptools' callbacks. They are hot, so each is flat, and what only some
+    requests have is looked for before it is dealt with.
     """
 
     __slots__ = (
         "_base_environ",
         "_body",
         "_body_size",
+        "_checked_host",
         "_environ",
         "_file",
         "_head_size",
         "_header_count",
         "_http",
         "_http_1_1",
+        "_max_body_bytes",
+        "_max_header_bytes",
+        "_max_headers",
+        "_max_target_bytes",
         "_on_request",
-        "_options",
         "_target",
         "_upgrade",
         "awaits_continue",
@@ -91,7 +100,10 @@ class RequestParser:
     )
 
     def __init__(self, base_environ: dict[str, Any], options: Options, on_request: Callable[[Request], object]) -> None:
-        self._options = options
+        self._max_target_bytes = options.max_target_bytes
+        self._max_headers = options.max_headers
+        self._max_header_bytes = options.max_header_bytes
+        self._max_body_bytes = options.max_body_bytes
         self._base_environ = base_environ
         self._on_request = on_request
         self._http = httptools.HttpRequestParser(self)
@@ -104,6 +116,7 @@ class RequestParser:
         self._file: IO[bytes] | None = None
         self._environ: dict[str, Any] = {}
         self._upgrade = False
+        self._checked_host: str | None = None
 
     def __repr__(self) -> str:
         return f"<RequestParser {'in a head' if self.in_head else 'in a body' if self.in_body else 'between requests'}>"
@@ -125,12 +138,12 @@ class RequestParser:
             return "400 Bad Request"
         if self.in_head:
             self._head_size += len(data)
-            if self._head_size > self._options.max_header_bytes + self._options.max_target_bytes:
+            if self._head_size > self._max_header_bytes + self._max_target_bytes:
                 return self._too_large()
         return None
 
     def _too_large(self) -> str:
-        if self._header_count or len(self._target) <= self._options.max_target_bytes:
+        if self._header_count or len(self._target) <= self._max_target_bytes:
             return "431 Request Header Fields Too Large"
         return "414 URI Too Long"
 
@@ -142,25 +155,24 @@ class RequestParser:
         self._environ = self._base_environ.copy()
         self._target = b""
         self._head_size = self._header_count = self._body_size = 0
-        self._body: list[bytes] = []
         self._file = None
 
     def on_url(self, url: bytes) -> None:
         """Take a piece of the request target."""
-        self._target += url
-        if len(self._target) > self._options.max_target_bytes:
+        self._target = target = self._target + url if self._target else url
+        if len(target) > self._max_target_bytes:
             raise _Refused("414 URI Too Long")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take one header field."""
         self._header_count += 1
         self._head_size += len(name) + len(value)
-        if self._header_count > self._options.max_headers or self._head_size > self._options.max_header_bytes:
+        if self._header_count > self._max_headers or self._head_size > self._max_header_bytes:
             raise _Refused("431 Request Header Fields Too Large")
         key = _cgi_name(name)
         if key is None:
             return
-        text = value.decode("latin-1").strip(" \t")
+        text = value.decode("latin-1").rstrip(" \t")
         environ = self._environ
         if key in environ:
             text = self._joined(key, environ[key], text)
@@ -175,24 +187,16 @@ class RequestParser:
         """Check the head and put the request line into the environ."""
         self.in_head = False
         self.in_body = True
-        http, environ = self._http, self._environ
+        http, environ, target = self._http, self._environ, self._target
         version = http.get_http_version()
-        if version not in ("1.1", "1.0"):
-            raise _Refused("505 HTTP Version Not Supported")
         self._http_1_1 = version == "1.1"
-        host = environ.get("HTTP_HOST")
-        if (host is None and self._http_1_1) or (host is not None and not _HOST.fullmatch(host)):
-            raise _Refused("400 Bad Request")
-        environ["SERVER_PROTOCOL"] = "HTTP/" + version
+        if not self._http_1_1 and version != "1.0":
+            raise _Refused("505 HTTP Version Not Supported")
+        environ["SERVER_PROTOCOL"] = "HTTP/1.1" if self._http_1_1 else "HTTP/1.0"
         environ["REQUEST_METHOD"] = http.get_method().decode("ascii")
-        self._put_target(environ)
-        if "HTTP_TRANSFER_ENCODING" in environ or "CONTENT_LENGTH" in environ:
-            self._check_body(environ)
-        if "HTTP_EXPECT" in environ:
-            self._check_expectation(environ["HTTP_EXPECT"])
-
-    def _put_target(self, environ: dict[str, Any]) -> None:
-        target = self._target
+        host = environ.get("HTTP_HOST")
+        if host is None or host != self._checked_host:
+            self._check_host(host)
         environ["REQUEST_URI"] = environ["RAW_URI"] = target.decode("latin-1")
         if target[:1] != b"/":
             target = self._without_authority(target, environ)
@@ -201,6 +205,16 @@ class RequestParser:
             raise _Refused("400 Bad Request")
         environ["QUERY_STRING"] = query.decode("latin-1")
         environ["PATH_INFO"] = (unquote_to_bytes(path) if b"%" in path else path).decode("latin-1")
+        if "HTTP_TRANSFER_ENCODING" in environ or "CONTENT_LENGTH" in environ:
+            self._check_body(environ)
+        if "HTTP_EXPECT" in environ:
+            self._check_expectation(environ["HTTP_EXPECT"])
+
+    def _check_host(self, host: str | None) -> None:
+        """Refuse a bad Host, or none where there must be one; a client sends the same again and again."""
+        if (host is None and self._http_1_1) or (host is not None and not _HOST.fullmatch(host)):
+            raise _Refused("400 Bad Request")
+        self._checked_host = host
 
     def _without_authority(self, target: bytes, environ: dict[str, Any]) -> bytes:
         """Return the path and query of an absolute target; its host replaces the Host field (RFC 9112, 3.2.2)."""
@@ -222,7 +236,7 @@ class RequestParser:
             raise _Refused("501 Not Implemented")
         if coding is not None and not self._http_1_1:
             raise _Refused("400 Bad Request")
-        if int(environ.get("CONTENT_LENGTH", 0)) > self._options.max_body_bytes:
+        if int(environ.get("CONTENT_LENGTH", 0)) > self._max_body_bytes:
             raise _Refused("413 Content Too Large")
 
     def _check_expectation(self, expectation: str) -> None:
@@ -233,11 +247,13 @@ class RequestParser:
     def on_body(self, data: bytes) -> None:
         """Take a piece of the body: small ones stay in memory, large ones go to a temporary file."""
         self._body_size += len(data)
-        if self._body_size > self._options.max_body_bytes:
+        if self._body_size > self._max_body_bytes:
             raise _Refused("413 Content Too Large")
         if self._file is not None:
             self._file.write(data)
             return
+        if self._body_size == len(data):
+            self._body: list[bytes] = []
         self._body.append(data)
         if self._body_size > BODY_IN_MEMORY_BYTES:
             self._file = tempfile.TemporaryFile()  # noqa: SIM115  # Request.release or close() closes it
@@ -247,13 +263,15 @@ class RequestParser:
     def on_message_complete(self) -> None:
         """Hand the whole request over."""
         self.in_body = self.awaits_continue = False
-        environ = self._environ
-        environ["wsgi.input"] = self._input()
+        environ, http = self._environ, self._http
         if self._body_size:
+            environ["wsgi.input"] = self._input()
             # Decoded chunks have a length too, and legacy applications read as much as it says.
             environ["CONTENT_LENGTH"] = str(self._body_size)
-        keep_alive = self._http.should_keep_alive() and not self._http.should_upgrade()
-        self._on_request(Request(environ, self._file, http_1_1=self._http_1_1, keep_alive=keep_alive))
+        else:
+            environ["wsgi.input"] = BytesIO()
+        keep_alive = http.should_keep_alive() and not http.should_upgrade()
+        self._on_request(Request(environ, self._file, self._http_1_1, keep_alive))
 
     def _input(self) -> IO[bytes]:
         if self._file is None:

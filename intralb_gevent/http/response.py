@@ -14,15 +14,13 @@ from typing import IO, TYPE_CHECKING, Any
 from ..errors import ClientDisconnected
 from ..policy.answers import Answer
 from ..pool.exchange import Application, ExceptionInfo, Exchange, Headers
-from .framing import SERVER, ResponseHead, date_line, whole_answer
+from .framing import SERVER_LINE, ResponseHead, date_and_server_lines, date_line, whole_answer
 from .parser import Request
 
 if TYPE_CHECKING:
     from .connection import Connection
 
 __all__ = ["FileWrapper", "Response"]
-
-_SERVER_LINE = f"Server: {SERVER}\r\n".encode()
 
 
 class FileWrapper:
@@ -76,26 +74,23 @@ class Response(Exchange):
         A list of one part, which is what most frameworks return, goes out in one piece with its head.
         """
         try:
-            self._run(application, environ)
+            result = application(environ, self.start_response)
+            try:
+                if type(result) is list and len(result) == 1 and not self._started:
+                    self._send_whole(result[0])
+                elif type(result) is FileWrapper and not self._started and (stretch := result.stretch()):
+                    self._send_file(*stretch)
+                else:
+                    for chunk in result:
+                        if chunk:
+                            self.write(chunk)
+                self.finish()
+            finally:
+                close = getattr(result, "close", None)
+                if close is not None:
+                    close()
         finally:
             self.request.release()
-
-    def _run(self, application: Application, environ: dict[str, Any]) -> None:
-        result = application(environ, self.start_response)
-        try:
-            if type(result) is list and len(result) == 1 and not self._started:
-                self._send_whole(result[0])
-            elif type(result) is FileWrapper and not self._started and (stretch := result.stretch()):
-                self._send_file(*stretch)
-            else:
-                for chunk in result:
-                    if chunk:
-                        self.write(chunk)
-            self.finish()
-        finally:
-            close = getattr(result, "close", None)
-            if close is not None:
-                close()
 
     def start_response(
         self, status: str, headers: Headers, exc_info: ExceptionInfo | None = None
@@ -109,7 +104,8 @@ class Response(Exchange):
                 exc_info = None
         elif self._head is not None:
             raise RuntimeError("start_response was called twice; the second time needs exc_info")
-        self._check_open()
+        if self._ended:
+            self._check_open()
         self._head = ResponseHead(status, headers)
         self.status = status
         return self.write
@@ -154,15 +150,11 @@ class Response(Exchange):
         if head is None:
             raise RuntimeError("the application sent a body without having called start_response")
         self._started = True
-        lines = [head.data]
-        if not head.has_date:
-            lines.append(date_line())
-        if not head.has_server:
-            lines.append(_SERVER_LINE)
-        lines.append(self._framing_line(head, length))
-        lines.append(self._connection_line())
-        lines.append(b"\r\n")
-        return b"".join(lines)
+        if head.has_date or head.has_server:
+            lines = (b"" if head.has_date else date_line()) + (b"" if head.has_server else SERVER_LINE)
+        else:
+            lines = date_and_server_lines()
+        return b"%b%b%b%b\r\n" % (head.data, lines, self._framing_line(head, length), self._connection_line())
 
     def _framing_line(self, head: ResponseHead, length: int | None) -> bytes:
         request = self.request
@@ -194,15 +186,17 @@ class Response(Exchange):
         if self._chunked:
             return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
         if self._left is not None:
-            # More than was promised would be read as the beginning of the next response.
-            data = data[: self._left]
+            if len(data) > self._left:
+                # More than was promised would be read as the beginning of the next response.
+                data = data[: self._left]
             self._left -= len(data)
         return data
 
     def finish(self) -> None:
         """Send what is left after the last part of the body, and let the connection go on."""
-        self._check_open()
         connection = self._connection
+        if self._ended or connection.closed:
+            self._check_open()
         if not self._started:
             connection.send(self._start(None if self.request.head_only else 0), b"")
         if self._chunked:

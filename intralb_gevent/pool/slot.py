@@ -9,14 +9,14 @@ from __future__ import annotations
 import logging
 import math
 from contextvars import Context
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import gevent
 from gevent import Greenlet
 
 from ..errors import Abort, ClientDisconnected, SessionUnavailable
 from ..policy.answers import FAILED, NO_SESSION
 from ..policy.lifecycle import Outcome
-from .exchange import Application
 from .session import CurrentSession, SlotSession
 
 if TYPE_CHECKING:
@@ -47,17 +47,20 @@ class Slot(Greenlet):  # type: ignore[type-arg]  # generic in its stubs only
         super().__init__()
         self.worker = worker
         self.session = SlotSession(worker.options, worker.id)
-        self.intralb_session: SlotSession | None = None
-        """The session while a job runs, for `current_session()`; None between jobs."""
         self.job: Job | None = None
         self.retired = False
-        self._parked = False
+        self._waking: Any = None
         self._interruptible = False
         self._due = math.inf
         self._aborts = 0
 
     def __repr__(self) -> str:
         return f"<Slot of worker {self.worker.id}: {self.job or ('retired' if self.retired else 'idle')}>"
+
+    @property
+    def intralb_session(self) -> SlotSession | None:
+        """The session while a job runs, for `current_session()`; None between jobs."""
+        return self.session if self._interruptible else None
 
     def give(self, job: Job) -> None:
         """Hand over the next job; the slot takes it up from the hub's next round."""
@@ -88,15 +91,10 @@ class Slot(Greenlet):  # type: ignore[type-arg]  # generic in its stubs only
             self.throw(signal)
 
     def _wake(self) -> None:
-        if self:
-            self.worker.loop.run_callback(self._switch_if_parked)
+        if self.started:
+            self._waking = self.worker.loop.run_callback(self.switch)
         else:
             self.start()
-
-    def _switch_if_parked(self) -> None:
-        # Something else may have woken the slot since: a switch into waiting application code would corrupt it.
-        if self._parked:
-            self.switch()
 
     def _run(self) -> None:
         """Run jobs until retired; returns to the hub after each, so that sockets are served in between."""
@@ -112,14 +110,15 @@ class Slot(Greenlet):  # type: ignore[type-arg]  # generic in its stubs only
         self.worker.ended(self)
 
     def _park(self) -> None:
-        self._parked = True
         try:
             self.worker.hub.switch()
-        except BaseException:
-            # An application that kept this greenlet may kill it when it is not its own any more.
-            self._parked = False
-            logger.warning("an exception thrown into an idle slot was ignored", exc_info=True)
-        self._parked = False
+        except BaseException as error:
+            # An application that kept this greenlet may kill it when it is not its own any more. A job may have come
+            # meanwhile: that switch must not arrive while the job already waits for something else.
+            if self._waking is not None:
+                self._waking.stop()
+            # Logging may wait, and nobody may switch to a slot that waits for anything but a job.
+            gevent.spawn(logger.warning, "%r thrown into an idle slot was ignored", error)
 
     def _serve(self, job: Job) -> None:
         """Take a job to its outcome, then make the session ready; nothing gets out of here."""
@@ -127,33 +126,32 @@ class Slot(Greenlet):  # type: ignore[type-arg]  # generic in its stubs only
         if not keeper.claim(job):
             return
         self._aborts = 0
-        self.intralb_session = self.session
         if self.session.available:
             job.environ["intralb.session"] = _CURRENT_SESSION
-        outcome = self._outcome(job, keeper.application)
-        self.intralb_session = None
+        outcome: Outcome = "completed"
+        self._interruptible = True
+        try:
+            Context().run(job.exchange.run, keeper.application, job.environ)
+        except BaseException as error:
+            # SystemExit and GreenletExit too: they end this request, not the server.
+            outcome = self._outcome(job, error)
+        self._interruptible = False
         self._due = math.inf
         if job.state == "running":
             keeper.end(job, outcome)
-        self.session.settle(aborted=self._aborts > 0)
+        if self.session.opened:
+            self.session.settle(aborted=self._aborts > 0)
 
-    def _outcome(self, job: Job, application: Application) -> Outcome:
-        try:
-            self._interruptible = True
-            try:
-                Context().run(job.exchange.run, application, job.environ)
-            finally:
-                self._interruptible = False
-        except ClientDisconnected:
+    def _outcome(self, job: Job, error: BaseException) -> Outcome:
+        """Say what an exception out of the application means, and answer for it."""
+        self._interruptible = False
+        if isinstance(error, ClientDisconnected):
             return "disconnected"
-        except SessionUnavailable:
+        if isinstance(error, SessionUnavailable):
             job.exchange.fail(NO_SESSION)
-            return "failed"
-        except BaseException as error:
-            # SystemExit and GreenletExit too: they end this request, not the server.
+        else:
             self._report(job, error)
-            return "failed"
-        return "completed"
+        return "failed"
 
     def _report(self, job: Job, error: BaseException) -> None:
         if job.state != "running":

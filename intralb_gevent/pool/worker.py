@@ -63,22 +63,25 @@ class Worker:
         """Let the job wait; the caller has seen that there is room."""
         job.worker = self
         self.load += 1
+        self.pool.queued += 1
         self.queue.append(job)
 
     def dequeue(self) -> Job:
         """Take the job that has waited longest out of the queue."""
         self.load -= 1
+        self.pool.queued -= 1
         return self.queue.popleft()
 
     def remove(self, job: Job) -> None:
         """Take a job that ended while it waited out of the queue."""
         self.load -= 1
+        self.pool.queued -= 1
         self.queue.remove(job)
 
     def released(self, slot: Slot) -> None:
         """A slot is free: give it the job that waited longest here, else a sibling's, else park it."""
         self.load -= 1
-        job = self._next_job()
+        job = self._next_job() if self.pool.queued else None
         if job is not None:
             self.load += 1
             job.worker = self

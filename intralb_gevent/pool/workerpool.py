@@ -29,6 +29,8 @@ class WorkerPool:
         self.keeper = keeper
         self.active: list[Worker] = []
         self.retiring: list[Worker] = []
+        self.queued = 0
+        """Jobs in all queues; the workers keep it."""
         self._ids = 0
         self._turn = 0
         self._changed: Event | None = None
@@ -52,11 +54,6 @@ class WorkerPool:
         return [job for worker in self.all for job in worker.queue]
 
     @property
-    def queued(self) -> int:
-        """Jobs in queues."""
-        return sum(len(worker.queue) for worker in self.all)
-
-    @property
     def running(self) -> int:
         """Slots with a job."""
         return sum(worker.running for worker in self.all)
@@ -70,6 +67,8 @@ class WorkerPool:
 
     def steal(self) -> Job | None:
         """Take the job that has waited longest in any queue, for a slot that found its own queue empty."""
+        if not self.queued:
+            return None
         workers = self.all
         index = oldest([worker.queue[0].arrived if worker.queue else None for worker in workers])
         return None if index is None else workers[index].dequeue()
