@@ -6,6 +6,7 @@ answered. It must not know what a request says (`parser.py`) or how an answer is
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import socket
@@ -214,6 +215,8 @@ class Connection:
 
     def response_ended(self, keep_alive: bool) -> None:
         """The present response is complete, though parts of it may be unsent; go on with the next, or close."""
+        if self._server.request_log is not None and self._current is not None:
+            self._server.request_log.record(logging.INFO, self._current.log_line(self._host))
         self._current = self._job = None
         if not keep_alive or self._last or (self._input_ended and not self._pending):
             self._last = True

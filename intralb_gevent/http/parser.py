@@ -170,7 +170,8 @@ class RequestParser:
         if self._header_count > self._max_headers or self._head_size > self._max_header_bytes:
             raise _Refused("431 Request Header Fields Too Large")
         key = _cgi_name(name)
-        if key is None:
+        if key is None or not self.in_head:
+            # Behind a chunked body come trailers, which nobody has vetted as headers (RFC 9110, 6.5.1): left out.
             return
         text = value.decode("latin-1").rstrip(" \t")
         environ = self._environ
@@ -271,6 +272,8 @@ class RequestParser:
         else:
             environ["wsgi.input"] = BytesIO()
         keep_alive = http.should_keep_alive() and not http.should_upgrade()
+        # The connection may now be idle for long; it need not keep the environ.
+        self._environ = self._base_environ
         self._on_request(Request(environ, self._file, self._http_1_1, keep_alive))
 
     def _input(self) -> IO[bytes]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator
 from typing import IO, TYPE_CHECKING, Any
 
@@ -135,6 +136,14 @@ class Response(Exchange):
             self._connection.send_file(head, os.dup(descriptor), offset, count)
         else:
             self._connection.send(head, b"")
+
+    def log_line(self, host: str) -> Callable[[], str]:
+        """Return what writes this response's line in the Common Log Format; the target is escaped."""
+        environ, status, when = self.request.environ, self.status[:3], time.strftime("%d/%b/%Y:%H:%M:%S %z")
+        length = "-" if self._head is None or self._head.length is None else self._head.length
+        target = environ["RAW_URI"].encode("unicode_escape").decode("ascii").replace('"', "%22")
+        request = f"{environ['REQUEST_METHOD']} {target} {environ['SERVER_PROTOCOL']}"
+        return lambda: f'{host or "-"} - - [{when}] "{request}" {status} {length}\n'
 
     def client_disconnected(self) -> bool:
         """Say whether the client has left, as far as its socket tells."""

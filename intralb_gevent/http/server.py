@@ -33,6 +33,13 @@ from .shutdown import Shutdown, graceful_shutdown
 __all__ = ["WSGIServer", "graceful_shutdown"]
 
 
+_SET_BY_EVERY_REQUEST = (
+    *("REQUEST_METHOD", "RAW_URI", "REQUEST_URI", "PATH_INFO", "QUERY_STRING", "SERVER_PROTOCOL"),
+    *("REMOTE_ADDR", "REMOTE_PORT", "wsgi.input"),
+    *("intralb.deadline", "intralb.client_disconnected", "intralb.worker"),
+)
+
+
 class WSGIServer(pywsgi.WSGIServer):
     """A `gevent.pywsgi.WSGIServer` whose requests go through a `LoadBalancer`.
 
@@ -92,7 +99,9 @@ class WSGIServer(pywsgi.WSGIServer):
         self.shutdown: Shutdown | None = None
         self._all_closed = Event()
         self._sweeper: Any = None
-        self._log = HubLog(logging.getLogger("intralb_gevent"))
+        self._log = HubLog(logging.getLogger("intralb_gevent").log)
+        self.request_log = None if log in ("default", None) else HubLog(self._write_request)
+        """Where each answered request is told of, if a `log` was given."""
 
     def __repr__(self) -> str:
         return f"<WSGIServer at {self.address}: {len(self.connections)} connections, {self.balancer!r}>"
@@ -108,6 +117,8 @@ class WSGIServer(pywsgi.WSGIServer):
         self._accepted_kind = (int(self.socket.family), int(self.socket.type), self.socket.proto)
         self.request_environ = {
             **self.get_environ(),
+            # Every request sets these; being here, they do not make its copy grow.
+            **dict.fromkeys(_SET_BY_EVERY_REQUEST),
             "wsgi.input_terminated": True,
             "wsgi.file_wrapper": FileWrapper,
         }
@@ -158,7 +169,8 @@ class WSGIServer(pywsgi.WSGIServer):
             connection.close()
         if self._sweeper is not None:
             self._sweeper.stop()
-        self._log.flush(max(0.0, deadline - monotonic()))
+        for log in filter(None, (self._log, self.request_log)):
+            log.flush(max(0.0, deadline - monotonic()))
         return cut
 
     def _wait_until_all_closed(self, deadline: float) -> None:
@@ -212,6 +224,9 @@ class WSGIServer(pywsgi.WSGIServer):
         now = monotonic()
         for connection in [connection for connection in self.connections if connection.expires <= now]:
             connection.expire()
+
+    def _write_request(self, level: int, line: str) -> None:
+        self.log.write(line)
 
     def report(self, text: str) -> None:
         """Log a line from the hub; it must not show what a client sent."""

@@ -6,7 +6,6 @@ many are kept; it must not know what they say.
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable
 
@@ -22,14 +21,15 @@ class HubLog:
     BATCH = 100
     """Records written before other greenlets have a turn."""
 
-    def __init__(self, logger: logging.Logger) -> None:
-        self.logger = logger
+    def __init__(self, write: Callable[[int, str], object]) -> None:
+        self._log = write
+        """Called in a greenlet with the level and the text of each record, such as a logger's `log`."""
         self.dropped = 0
         self._records: deque[tuple[int, Callable[[], str]]] = deque()
         self._writer: gevent.Greenlet[..., None] | None = None
 
     def __repr__(self) -> str:
-        return f"<HubLog {self.logger.name}: {len(self._records)} to write, {self.dropped} dropped>"
+        return f"<HubLog {len(self._records)} to write, {self.dropped} dropped>"
 
     def record(self, level: int, message: Callable[[], str]) -> None:
         """Keep a record; `message` is called for its text when it is written."""
@@ -50,7 +50,7 @@ class HubLog:
             while self._records:
                 for _ in range(min(self.BATCH, len(self._records))):
                     level, message = self._records.popleft()
-                    self.logger.log(level, "%s", message())
+                    self._log(level, message())
                 gevent.sleep(0)
         finally:
             self._writer = None

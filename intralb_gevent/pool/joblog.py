@@ -17,12 +17,14 @@ from .job import Job
 
 __all__ = ["JobLog"]
 
+_LOGGER = logging.getLogger("intralb_gevent.jobs")
+
 
 class JobLog:
     """Writes job lines, as text or JSON, without keeping the hub waiting."""
 
     def __init__(self, log_format: str) -> None:
-        self.records = HubLog(logging.getLogger("intralb_gevent.jobs"))
+        self.records = HubLog(_LOGGER.log)
         self._render: Callable[[dict[str, Any]], str] = json.dumps if log_format == "json" else _text
         self._prepared = False
 
@@ -38,13 +40,12 @@ class JobLog:
 
     def _prepare(self) -> None:
         """Make the lines visible where the application has not configured logging by its first request."""
-        logger = self.records.logger
-        if logger.level == logging.NOTSET:
-            logger.setLevel(logging.INFO)
-        if not logger.hasHandlers():
+        if _LOGGER.level == logging.NOTSET:
+            _LOGGER.setLevel(logging.INFO)
+        if not _LOGGER.hasHandlers():
             handler = logging.StreamHandler()
             handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-            logger.addHandler(handler)
+            _LOGGER.addHandler(handler)
         self._prepared = True
 
 

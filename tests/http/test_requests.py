@@ -146,6 +146,15 @@ def test_large_bodies_arrive_whole_by_length_and_chunked(server, connect) -> Non
     assert chunked.reply("POST").body == body
 
 
+def test_trailers_do_not_become_headers(server, connect, environs) -> None:
+    client = connect(server)
+    client.send("POST / HTTP/1.1\r\nHost: x\r\nX-Role: guest\r\nTransfer-Encoding: chunked\r\n\r\n")
+    client.send("1\r\na\r\n0\r\nX-Role: admin\r\nX-More: 1\r\n\r\n")
+    assert client.reply("POST").body == b"a"
+    assert environs[0]["HTTP_X_ROLE"] == "guest"
+    assert "HTTP_X_MORE" not in environs[0]
+
+
 def test_a_body_is_read_by_line_too(serve, connect) -> None:
     def application(environ, start_response):
         stream = environ["wsgi.input"]

@@ -1,5 +1,6 @@
 """The server keeps the constructor and the life cycle of gevent's."""
 
+import re
 import ssl
 from wsgiref.validate import validator
 
@@ -88,6 +89,33 @@ def test_environ_and_error_log_reach_the_application(connect) -> None:
         server.start()
         assert connect(server).get().body == b"mine"
     assert log.text == "logged"
+
+
+class Lines:
+    def __init__(self):
+        self.lines = []
+
+    def write(self, line):
+        self.lines.append(line)
+
+
+def test_a_given_log_has_a_line_for_each_request(connect, eventually) -> None:
+    log = Lines()
+    with WSGIServer(("127.0.0.1", 0), hello, log=log) as server:
+        server.start()
+        connect(server).get("/a?b")
+        eventually(lambda: log.lines)
+    assert re.fullmatch(
+        r'127\.0\.0\.1 - - \[\d\d/\w+/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}\] "GET /a\?b HTTP/1\.1" 200 -\n', log.lines[0]
+    )
+
+
+def test_without_one_there_are_no_lines(connect, capsys) -> None:
+    with WSGIServer(("127.0.0.1", 0), hello) as server:
+        server.start()
+        connect(server).get("/a?b")
+        gevent.sleep(0.01)
+    assert capsys.readouterr() == ("", "")
 
 
 def test_stop_waits_for_running_requests_cuts_what_is_late_and_it_can_start_again(connect) -> None:

@@ -80,7 +80,7 @@ def test_a_handler_that_waits_keeps_nobody_waiting_and_the_backlog_is_bounded(ev
 
     logger = logging.Logger("slow")
     logger.addHandler(Slow())
-    log = HubLog(logger)
+    log = HubLog(logger.log)
     for number in range(log.LIMIT + 50):
         log.record(logging.INFO, lambda number=number: f"record {number}")
     assert log.dropped == 50
