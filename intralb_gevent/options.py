@@ -13,12 +13,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from ipaddress import ip_interface
 from typing import Any
 
 from .errors import LoadError, OptionError
 from .loading import load_callable
 
 __all__ = ["Declaration", "Kind", "Options", "declarations"]
+
+
+class _BadEntry(ValueError):
+    """One entry of a list is not allowed; the message names it and says what is."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,8 @@ class Kind:
         """Return the value to keep for the field `name`, or raise OptionError."""
         try:
             return self.convert(value)
+        except _BadEntry as error:
+            raise OptionError(f"{name}: {error}") from None
         except (ValueError, OverflowError):
             raise OptionError(f"{name}: {value!r} is not allowed; it must be {self.allowed}") from None
 
@@ -104,6 +111,34 @@ def _function() -> Kind:
         return value  # type: ignore[no-any-return]  # callable() has just said so
 
     return Kind("a callable (in text: MODULE:NAME)", "MODULE:NAME", convert, load_callable, textual=True)
+
+
+def _peers() -> Kind:
+    allowed = "IP addresses, networks such as 10.0.0.0/8, and the word unix, as a list (in text: with commas)"
+
+    def convert(value: Any) -> tuple[str, ...]:
+        _require(isinstance(value, (list, tuple)))
+        return tuple(_peer(entry) for entry in value)
+
+    def parse(text: str) -> list[str]:
+        return [entry.strip() for entry in text.split(",")] if text.strip() else []
+
+    return Kind(allowed, "ADDRESS,...", convert, parse, textual=True)
+
+
+def _peer(entry: Any) -> str:
+    if entry == "unix":
+        return "unix"
+    try:
+        # A zone (fe80::1%eth0) would be ignored where the peer is compared.
+        _require(isinstance(entry, str) and "%" not in entry)
+        interface = ip_interface(entry)
+    except ValueError:
+        allowed = "an IP address, a network such as 10.0.0.0/8, or the word unix"
+        raise _BadEntry(f"{entry!r} is not allowed; each entry must be {allowed}") from None
+    if interface.ip != interface.network.network_address:
+        raise _BadEntry(f"{entry!r} has bits beyond its prefix; write {interface.network} or {interface.ip}")
+    return str(entry)
 
 
 @dataclass(frozen=True)
@@ -209,8 +244,15 @@ class Options:
         _seconds(positive=True),
         "Without a byte of an answer taken by the client; then the connection is cut.",
     )
-    cancel_on_disconnect: bool = _option(
-        _CLIENTS, False, _switch(), "End a running request whose client has left."
+    cancel_on_disconnect: bool = _option(_CLIENTS, False, _switch(), "End a running request whose client has left.")
+    trusted_proxies: tuple[str, ...] = _option(
+        _PROXIES,
+        (),
+        _peers(),
+        "Peers whose X-Forwarded-* or Forwarded is believed; unix is every peer on a unix socket. Default: nobody.",
+    )
+    proxy_protocol: bool = _option(
+        _PROXIES, False, _switch(), "Every connection from a trusted proxy must begin with a PROXY header."
     )
     db_init_func: Callable[[int], Any] | None = _option(
         _SESSIONS,
@@ -239,6 +281,10 @@ class Options:
             raise OptionError(
                 f"min_workers: {self.min_workers} is not allowed; "
                 f"it must be at most max_workers, which is {self.max_workers}"
+            )
+        if self.proxy_protocol and not self.trusted_proxies:
+            raise OptionError(
+                "proxy_protocol: True is not allowed alone; trusted_proxies must name who sends the header"
             )
 
     @property

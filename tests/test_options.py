@@ -57,6 +57,43 @@ def test_functions_must_be_callable(name: str) -> None:
     assert refusal(**{name: "len"}) == f"{name}: 'len' is not allowed; it must be a callable (in text: MODULE:NAME)"
 
 
+PEERS = ["10.0.0.0/8", "192.168.0.0/255.255.0.0", "127.0.0.1", "::1", "2001:db8::/32", "::ffff:10.0.0.1", "unix"]
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_trusted_proxies_are_addresses_networks_and_unix(kind: type) -> None:
+    assert Options().trusted_proxies == ()
+    assert Options(trusted_proxies=kind(PEERS)).trusted_proxies == tuple(PEERS)
+
+
+@pytest.mark.parametrize(
+    "entry", ["proxy.example", "10.0.0", "10.0.0.0/33", "fe80::1%eth0", " ::1", "*", "Unix", "", 7, None]
+)
+def test_a_wrong_entry_among_the_trusted_proxies_is_named(entry: object) -> None:
+    assert refusal(trusted_proxies=["127.0.0.1", entry, "nonsense"]) == (
+        f"trusted_proxies: {entry!r} is not allowed; "
+        "each entry must be an IP address, a network such as 10.0.0.0/8, or the word unix"
+    )
+
+
+def test_a_network_with_bits_beyond_its_prefix_is_refused_with_what_may_be_meant() -> None:
+    assert refusal(trusted_proxies=("10.1.2.3/8",)) == (
+        "trusted_proxies: '10.1.2.3/8' has bits beyond its prefix; write 10.0.0.0/8 or 10.1.2.3"
+    )
+
+
+@pytest.mark.parametrize("value", ["127.0.0.1", {"127.0.0.1"}, 7, None])
+def test_trusted_proxies_are_a_list(value: object) -> None:
+    assert refusal(trusted_proxies=value).startswith(
+        f"trusted_proxies: {value!r} is not allowed; it must be IP addresses"
+    )
+
+
+def test_a_proxy_protocol_needs_somebody_who_may_speak_it() -> None:
+    assert Options(proxy_protocol=True, trusted_proxies=["10.0.0.1"]).proxy_protocol is True
+    assert "trusted_proxies must name" in refusal(proxy_protocol=True)
+
+
 @pytest.mark.parametrize(("name", "value"), [("enable_logging", 1), ("log_format", "xml"), ("log_format", None)])
 def test_other_values_are_refused_by_name(name: str, value: object) -> None:
     assert refusal(**{name: value}).startswith(f"{name}: {value!r} is not allowed; it must be ")
@@ -116,6 +153,8 @@ def test_every_declaration_is_complete_and_its_default_is_allowed() -> None:
         ("enable_logging", "off", False),
         ("log_format", "json", "json"),
         ("db_init_func", "builtins:len", len),
+        ("trusted_proxies", "10.0.0.0/8,::1 , unix", ("10.0.0.0/8", "::1", "unix")),
+        ("trusted_proxies", " ", ()),
     ],
 )
 def test_values_are_read_from_text(name: str, text: str, value: object) -> None:
@@ -130,6 +169,8 @@ def test_values_are_read_from_text(name: str, text: str, value: object) -> None:
         ("queue_size", "-7", "-7 is not allowed"),
         ("keep_alive_seconds", "nan", "nan is not allowed"),
         ("enable_logging", "maybe", "'maybe' is not allowed"),
+        ("trusted_proxies", "127.0.0.1, nginx", "'nginx' is not allowed; each entry must be an IP address"),
+        ("trusted_proxies", "127.0.0.1,", "'' is not allowed; each entry must be an IP address"),
         ("db_init_func", "len", "write MODULE:NAME"),
         ("db_init_func", "nowhere:len", "there is no module 'nowhere'"),
     ],

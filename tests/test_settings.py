@@ -17,8 +17,12 @@ SAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "SECONDS": (("1.5", "1.5"), ("2", "2"), ("3.25", "3.25")),
     "true|false": (("true", "true"), ("no", "false"), ("1", "true")),
     "text|json": (("json", '"json"'), ("text", '"text"'), ("json", '"json"')),
+    "ADDRESS,...": (("10.0.0.0/8, unix", '["10.0.0.0/8", "unix"]'), ("::1", '["::1"]'), ("::1, unix", '"::1,unix"')),
     "MODULE:NAME": (("builtins:len", '"builtins:len"'), ("math:sin", '"math:sin"'), ("math:cos", '"math:cos"')),
 }
+
+# What else must be given where a setting is not allowed alone.
+NEEDS = {"proxy_protocol": {"trusted_proxies": "127.0.0.1"}}
 
 
 @pytest.fixture
@@ -53,7 +57,7 @@ def test_a_flag_counts_before_a_variable_and_a_variable_before_the_file(
         (({}, environ, path), variable_text, settings.variable(name)),
         (({}, {}, path), file_text, path),
     ]:
-        loaded = settings.load(*given)
+        loaded = settings.load(*given, defaults=NEEDS.get(name))
         assert getattr(loaded.options, name) == value_of(declaration, text)
         assert loaded.source(name) == source
 
@@ -69,6 +73,20 @@ def test_the_defaults_of_a_command_count_before_those_of_the_field_only(file: Ca
     loaded = settings.load({}, {}, file("queue_size = 8\n"), defaults)
     assert (loaded.options.queue_size, loaded.options.enable_logging) == (8, True)
     assert loaded.source("enable_logging") == "default of this command"
+
+
+def test_an_empty_list_takes_away_what_the_file_says(file: Callable[[str], str]) -> None:
+    path = file('trusted_proxies = ["10.0.0.0/8"]\n')
+    assert settings.load({"trusted_proxies": ""}, {}, path).options.trusted_proxies == ()
+    assert "trusted_proxies = []" in settings.load({}, {}, file("trusted_proxies = []\n")).show()
+
+
+def test_a_wrong_entry_of_a_list_is_told_with_its_source(file: Callable[[str], str]) -> None:
+    allowed = "each entry must be an IP address, a network such as 10.0.0.0/8, or the word unix"
+    said = f"trusted_proxies: 'nginx' is not allowed; {allowed} (from "
+    assert refusal({"trusted_proxies": "::1, nginx"}, {}) == f"{said}--trusted-proxies)"
+    path = file('trusted_proxies = ["::1", "nginx"]\n')
+    assert refusal({}, {}, path) == f"{said}{path})"
 
 
 def test_an_empty_variable_counts_as_not_set() -> None:
@@ -91,7 +109,16 @@ def test_a_wrong_value_is_told_with_its_source(file: Callable[[str], str]) -> No
 
 
 @pytest.mark.parametrize(
-    "line", ['queue_size = "7"', 'enable_logging = "yes"', "log_format = true", "db_init_func = 3", "max_workers = []"]
+    "line",
+    [
+        'queue_size = "7"',
+        'enable_logging = "yes"',
+        "log_format = true",
+        "db_init_func = 3",
+        "max_workers = []",
+        "trusted_proxies = true",
+        "trusted_proxies = [7]",
+    ],
 )
 def test_a_file_has_types_and_they_must_fit(file: Callable[[str], str], line: str) -> None:
     name = line.partition(" ")[0]

@@ -18,6 +18,7 @@ from gevent.event import Event
 
 from ..policy.answers import Answer
 from ..pool.job import Job
+from .forwarded import forwarded
 from .framing import whole_answer
 from .limits import (
     JOINED_BYTES,
@@ -30,7 +31,9 @@ from .limits import (
 )
 from .outbox import Outbox
 from .parser import Request, RequestParser
+from .proxy_protocol import ProxyHeader
 from .response import Response
+from .tls import TlsSocket, tls_environ
 
 if TYPE_CHECKING:
     from .server import WSGIServer
@@ -91,7 +94,10 @@ class Connection:
         """When, in `time.monotonic()` seconds, the client has taken too long for what it is at."""
         self._writer: Any = None
         self._reader: Any = server.loop.io(sock.fileno(), 1)
-        self._reader.start(self._on_readable)
+        if server.options.proxy_protocol and self._host in server.trusted_proxies:
+            self._reader.start(self._on_proxy_header, ProxyHeader())
+        else:
+            self._begin()
 
     def __repr__(self) -> str:
         doing = "closed" if self.closed else repr(self._current or self._parser)
@@ -119,6 +125,31 @@ class Connection:
         return self.closed or self._input_ended
 
     # Reading.
+
+    def _begin(self) -> None:
+        if self._server.tls is not None:
+            self._socket = TlsSocket(self._socket, self._server.tls)
+        self._reader.start(self._on_readable)
+
+    def _on_proxy_header(self, header: ProxyHeader) -> None:
+        """Read a PROXY header, and not one byte of what is behind it: that may be a TLS handshake."""
+        try:
+            data = self._socket.recv(RECEIVE_BYTES, socket.MSG_PEEK)
+            complete = bool(data) and header.feed(data)
+            self._socket.recv(len(data) - len(header.rest) if complete else len(data))
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            data = b""
+        except ValueError as error:
+            self._server.report(f"refused a connection from {self._host or 'a local proxy'}: {error}")
+            data = b""
+        if not data:
+            self.close()
+        elif complete:
+            self._host, self._port = header.source or (self._host, self._port)
+            self._reader.stop()
+            self._begin()
 
     def _on_readable(self) -> None:
         try:
@@ -155,8 +186,13 @@ class Connection:
 
     def _on_request(self, request: Request) -> None:
         environ = request.environ
+        server = self._server
         environ["REMOTE_ADDR"] = self._host
         environ["REMOTE_PORT"] = self._port
+        if server.tls is not None:
+            environ.update(tls_environ(self._socket))
+        if server.trusted_proxies:
+            forwarded(environ, self._host, server.trusted_proxies)
         self._pending.append(request)
 
     def _continue(self) -> None:

@@ -25,10 +25,10 @@ class Front:
     """Runs a WSGI application that calls the balancer within, or answers by itself."""
 
     def __init__(self, application: Application) -> None:
-        self._application = application
+        self.application = application
 
     def __repr__(self) -> str:
-        return f"<Front {self._application!r}>"
+        return f"<Front {self.application!r}>"
 
     def submit(self, environ: dict[str, Any], exchange: Exchange) -> None:
         """Have a request answered; never waits."""
@@ -36,7 +36,7 @@ class Front:
 
     def _run(self, environ: dict[str, Any], exchange: Exchange) -> None:
         try:
-            exchange.run(self._application, environ)
+            exchange.run(self.application, environ)
         except ClientDisconnected:
             pass
         except ResponseCut:

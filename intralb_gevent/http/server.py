@@ -1,7 +1,7 @@
 """The server: gevent's `pywsgi.WSGIServer` outside, our own connections inside.
 
-Decides which connections are ours (all but those with TLS or a handler class of the user's) and how a server starts
-and stops. It must not know HTTP.
+Decides which connections are ours (all but those with a handler class of the user's) and how a server starts and stops.
+It must not know HTTP.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import _socket
 import logging
 import socket
+import ssl
 import traceback
 from time import monotonic
 from typing import Any
@@ -27,8 +28,10 @@ from .framing import SERVER
 from .front import Front
 from .limits import REFUSED_CONNECTIONS, UNSENT_IN_MEMORY_BYTES
 from .outbox import OutputBudget
+from .proxies import TrustedNetworks
 from .response import FileWrapper
 from .shutdown import Shutdown, graceful_shutdown
+from .tls import tls_context
 
 __all__ = ["WSGIServer", "graceful_shutdown"]
 
@@ -46,8 +49,8 @@ class WSGIServer(pywsgi.WSGIServer):
     Takes the arguments of its base class; `application` is a `LoadBalancer` or a plain WSGI application, which gets
     one with default options. Middleware in front of a balancer is given together with it,
     `WSGIServer(listener, middleware(balancer), balancer=balancer)`: it runs in a greenlet for each request and holds no
-    slot. Connections are looked after by the hub, so `spawn` has no part in them. With
-    `handler_class` or TLS arguments connections take gevent's own way, with the balancer behind it.
+    slot. Connections are looked after by the hub, with TLS too, so `spawn` has no part in them. With a
+    `handler_class` connections take gevent's own way, with the balancer behind it.
     """
 
     backlog = 1024
@@ -55,6 +58,19 @@ class WSGIServer(pywsgi.WSGIServer):
 
     SWEEP_SECONDS = 0.5
     """How often connections are looked at for clients that have taken too long."""
+
+    socket: Any
+    _do_read: Any
+    closing = False
+    """Whether every connection is to be closed after its present response."""
+    shutdown: Shutdown | None = None
+    """What `graceful_shutdown` has prepared."""
+    front: Front | None = None
+    """What stands in front of the balancer."""
+    tls: ssl.SSLContext | None = None
+    request_log: HubLog | None = None
+    """Where each answered request is told of, if a `log` was given."""
+    _sweeper: Any = None
 
     def __init__(
         self,
@@ -70,38 +86,31 @@ class WSGIServer(pywsgi.WSGIServer):
         balancer: LoadBalancer | None = None,
         **ssl_args: Any,
     ) -> None:
-        self.socket: Any
-        self._do_read: Any
-        application = application or getattr(self, "application", None)
-        if isinstance(application, LoadBalancer):
-            balancer = application
-        self.front = None if balancer is None or balancer is application else Front(application)  # type: ignore[arg-type]
-        self.balancer = balancer or LoadBalancer(application)  # type: ignore[arg-type]  # it refuses what it cannot call
-        self.own_connections = handler_class is None and not ssl_args
-        super().__init__(
-            listener,
-            application if self.front else self.balancer,
-            backlog,
-            spawn,
-            log,
-            error_log,
-            handler_class,
-            environ=environ,
-            **ssl_args,
-        )
+        application = self._take_application(application or getattr(self, "application", None), balancer)
+        self.own_connections = handler_class is None
+        if ssl_args and self.own_connections:
+            self.tls = tls_context(ssl_args)
+            ssl_args = {"ssl_context": self.tls}
+        super().__init__(listener, application, backlog, spawn, log, error_log, handler_class, environ, **ssl_args)
         self.options = self.balancer.options
+        self.trusted_proxies = TrustedNetworks(self.options.trusted_proxies)
         self.budget = OutputBudget(UNSENT_IN_MEMORY_BYTES)
-        self.closing = False
-        """Whether every connection is to be closed after its present response."""
         self.connections: set[Connection] = set()
         self.request_environ: dict[str, Any] = {}
         """What the environ of every request begins with."""
-        self.shutdown: Shutdown | None = None
         self._all_closed = Event()
-        self._sweeper: Any = None
         self._log = HubLog(logging.getLogger("intralb_gevent").log)
-        self.request_log = None if log in ("default", None) else HubLog(self._write_request)
-        """Where each answered request is told of, if a `log` was given."""
+        if log not in ("default", None):
+            self.request_log = HubLog(self._write_request)
+
+    def _take_application(self, application: Any, balancer: LoadBalancer | None) -> Application:
+        """Find the balancer, and return what is to be called for a request: it, or what stands in front of it."""
+        if isinstance(application, LoadBalancer) or balancer is None:
+            self.balancer = application if isinstance(application, LoadBalancer) else LoadBalancer(application)
+            return self.balancer
+        self.balancer = balancer
+        self.front = Front(application)
+        return self.front.application
 
     def __repr__(self) -> str:
         return f"<WSGIServer at {self.address}: {len(self.connections)} connections, {self.balancer!r}>"

@@ -1,0 +1,71 @@
+"""Whose word about a client is taken: the addresses of trusted proxies.
+
+Decides which peers are trusted, and how the text of an IP address is read. Pure; it must not know what a proxy says, or
+where (`proxy_protocol.py`, `forwarded.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Final
+
+__all__ = ["TrustedNetworks", "read_address", "unmapped"]
+
+REMEMBERED_HOSTS: Final = 1024
+"""Peers whose trust is looked up once only; a balancer has few, and strangers must not fill the memory."""
+
+_MAPPED: Final = IPv6Network("::ffff:0:0/96")
+
+
+def read_address(text: str) -> IPv4Address | IPv6Address:
+    """Return the IP address that `text` says; an IPv4-mapped IPv6 address is the IPv4 address in it.
+
+    Raises ValueError, also for an address with a zone (`fe80::1%eth0`), which means something on one machine only.
+    """
+    if "%" in text:
+        raise ValueError("an address with a zone means something on one machine only")
+    return unmapped(ip_address(text))
+
+
+def unmapped(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
+    """Return the address, or the IPv4 address in it where it is an IPv4-mapped IPv6 address."""
+    return (isinstance(address, IPv6Address) and address.ipv4_mapped) or address
+
+
+def _read_network(text: str) -> IPv4Network | IPv6Network:
+    network = ip_network(text)
+    if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
+        return IPv4Network((int(network.network_address) & 0xFFFFFFFF, network.prefixlen - _MAPPED.prefixlen))
+    return network
+
+
+class TrustedNetworks:
+    """The peers that are trusted: `host in trusted`, with the host as a socket tells it, and '' for a unix socket.
+
+    Takes the entries of the option `trusted_proxies`: addresses, networks, and the word unix.
+    """
+
+    def __init__(self, entries: Iterable[str]) -> None:
+        self._entries = tuple(entries)
+        self._networks = [_read_network(entry) for entry in self._entries if entry != "unix"]
+        self._remembered = lru_cache(maxsize=REMEMBERED_HOSTS)(self._looked_up)
+
+    def __repr__(self) -> str:
+        return f"<TrustedNetworks {', '.join(self._entries) or 'none'}>"
+
+    def __bool__(self) -> bool:
+        return bool(self._entries)
+
+    def __contains__(self, host: str) -> bool:
+        return self._remembered(host)
+
+    def _looked_up(self, host: str) -> bool:
+        if not host:
+            return "unix" in self._entries
+        try:
+            address = read_address(host)
+        except ValueError:
+            return False
+        return any(address in network for network in self._networks)
