@@ -47,6 +47,7 @@ _EXPLANATIONS = {
     "417": "This server does not know what the request expects.",
     "431": "The request's header fields are more or larger than this server takes.",
     "501": "This server does not know the request's transfer coding.",
+    "507": "This server has no room for the request's body.",
     "505": "This server speaks HTTP/1.0 and HTTP/1.1.",
 }
 
@@ -79,7 +80,7 @@ class Connection:
         self._socket = sock
         self._host: str = address[0] if isinstance(address, tuple) else ""
         self._port: str = str(address[1]) if isinstance(address, tuple) else ""
-        self._parser = RequestParser(server.request_environ, server.options, self._on_request)
+        self._parser = RequestParser(server.request_environ, server.options, self._on_request, server.bodies)
         self._pending: deque[Request | Answer] = deque()
         self._current: Response | None = None
         self._job: Job | None = None

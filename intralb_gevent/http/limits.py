@@ -8,7 +8,9 @@ from __future__ import annotations
 from typing import Final
 
 __all__ = [
+    "BODIES_IN_MEMORY_BYTES",
     "BODY_IN_MEMORY_BYTES",
+    "BODY_SMALL_BYTES",
     "JOINED_BYTES",
     "LINGER_SECONDS",
     "PIPELINED_REQUESTS",
@@ -20,8 +22,14 @@ __all__ = [
     "UNSENT_MOST_BYTES",
 ]
 
-BODY_IN_MEMORY_BYTES: Final = 64 * 1024
-"""Of a request's body that is kept in memory; a larger one goes to a temporary file."""
+BODY_SMALL_BYTES: Final = 64 * 1024
+"""Of a request's body that is kept in memory in any case."""
+
+BODY_IN_MEMORY_BYTES: Final = 1024 * 1024
+"""Of one that is kept in memory while `BODIES_IN_MEMORY_BYTES` has room; a larger one goes to a temporary file."""
+
+BODIES_IN_MEMORY_BYTES: Final = 32 * 1024 * 1024
+"""Of the bodies that are not small, of all connections of a server together. A file costs more time than a request."""
 
 JOINED_BYTES: Final = 16 * 1024
 """A body up to this size is copied behind its head and sent with it; a larger one is sent from where it is."""

@@ -17,9 +17,9 @@ from urllib.parse import unquote_to_bytes
 import httptools
 
 from ..options import Options
-from .limits import BODY_IN_MEMORY_BYTES
+from .limits import BODY_IN_MEMORY_BYTES, BODY_SMALL_BYTES
 
-__all__ = ["Request", "RequestParser"]
+__all__ = ["BodyBudget", "Request", "RequestParser"]
 
 # Fields that may be sent once only: a second one is a client's error, or somebody's attempt at smuggling.
 _SINGLE: Final = frozenset({"HTTP_HOST", "CONTENT_LENGTH", "CONTENT_TYPE", "HTTP_AUTHORIZATION", "HTTP_EXPECT"})
@@ -44,14 +44,78 @@ def _cgi_name(name: bytes) -> str | None:
     return key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else "HTTP_" + key
 
 
+class BodyBudget:
+    """How many bytes of large bodies all connections of a server keep in memory."""
+
+    __slots__ = ("limit", "taken")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.taken = 0
+
+    def __repr__(self) -> str:
+        return f"<BodyBudget {self.taken} of {self.limit} bytes>"
+
+
+class Body:
+    """A request's body as it comes in: in memory when small, or while there is room; else in a temporary file."""
+
+    __slots__ = ("_budget", "_file", "_parts", "_reserved", "size")
+
+    def __init__(self, budget: BodyBudget) -> None:
+        self._budget = budget
+        self._parts: list[bytes] = []
+        self._file: IO[bytes] | None = None
+        self._reserved = 0
+        self.size = 0
+
+    def __repr__(self) -> str:
+        return f"<Body {self.size} bytes {'in a file' if self._file else 'in memory'}>"
+
+    def add(self, data: bytes) -> None:
+        """Take a piece; raises OSError when the temporary file cannot."""
+        self.size += len(data)
+        if self._file is not None:
+            self._file.write(data)
+            return
+        self._parts.append(data)
+        if self.size > BODY_SMALL_BYTES and not self._reserve():
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115  # release() closes it
+            self._file.writelines(self._parts)
+            self._parts.clear()
+
+    def _reserve(self) -> bool:
+        budget, more = self._budget, self.size - self._reserved
+        if self.size > BODY_IN_MEMORY_BYTES or budget.taken + more > budget.limit:
+            return False
+        budget.taken += more
+        self._reserved = self.size
+        return True
+
+    def open(self) -> IO[bytes]:
+        """Return the whole to read from."""
+        if self._file is None:
+            return BytesIO(b"".join(self._parts))
+        self._file.seek(0)
+        return self._file
+
+    def release(self) -> None:
+        """Give back what it takes; it cannot be read afterwards if it is in a file."""
+        self._parts.clear()
+        self._budget.taken -= self._reserved
+        self._reserved = 0
+        if self._file is not None:
+            self._file.close()
+
+
 class Request:
     """One whole request: its environ, and what its response must know of it."""
 
-    __slots__ = ("_file", "environ", "http_1_1", "keep_alive")
+    __slots__ = ("_body", "environ", "http_1_1", "keep_alive")
 
-    def __init__(self, environ: dict[str, Any], file: IO[bytes] | None, http_1_1: bool, keep_alive: bool) -> None:
+    def __init__(self, environ: dict[str, Any], body: Body | None, http_1_1: bool, keep_alive: bool) -> None:
         self.environ = environ
-        self._file = file
+        self._body = body
         self.http_1_1 = http_1_1
         self.keep_alive = keep_alive
 
@@ -64,9 +128,9 @@ class Request:
         return f"<Request {self.environ['REQUEST_METHOD']} {self.environ['PATH_INFO']}>"
 
     def release(self) -> None:
-        """Close the temporary file of a large body."""
-        if self._file is not None:
-            self._file.close()
+        """Give back what its body takes."""
+        if self._body is not None:
+            self._body.release()
 
 
 class RequestParser:
@@ -79,10 +143,9 @@ class RequestParser:
     __slots__ = (
         "_base_environ",
         "_body",
-        "_body_size",
+        "_budget",
         "_checked_host",
         "_environ",
-        "_file",
         "_head_size",
         "_header_count",
         "_http",
@@ -99,7 +162,13 @@ class RequestParser:
         "in_head",
     )
 
-    def __init__(self, base_environ: dict[str, Any], options: Options, on_request: Callable[[Request], object]) -> None:
+    def __init__(
+        self,
+        base_environ: dict[str, Any],
+        options: Options,
+        on_request: Callable[[Request], object],
+        budget: BodyBudget,
+    ) -> None:
         self._max_target_bytes = options.max_target_bytes
         self._max_headers = options.max_headers
         self._max_header_bytes = options.max_header_bytes
@@ -113,7 +182,8 @@ class RequestParser:
         """Whether a request's head has come, and not all of its body."""
         self.awaits_continue = False
         """Whether the client waits to be told that it may send the body."""
-        self._file: IO[bytes] | None = None
+        self._budget = budget
+        self._body: Body | None = None
         self._environ: dict[str, Any] = {}
         self._upgrade = False
         self._checked_host: str | None = None
@@ -154,8 +224,8 @@ class RequestParser:
         self.in_head = True
         self._environ = self._base_environ.copy()
         self._target = b""
-        self._head_size = self._header_count = self._body_size = 0
-        self._file = None
+        self._head_size = self._header_count = 0
+        self._body = None
 
     def on_url(self, url: bytes) -> None:
         """Take a piece of the request target."""
@@ -246,45 +316,37 @@ class RequestParser:
         self.awaits_continue = self._http_1_1
 
     def on_body(self, data: bytes) -> None:
-        """Take a piece of the body: small ones stay in memory, large ones go to a temporary file."""
-        self._body_size += len(data)
-        if self._body_size > self._max_body_bytes:
+        """Take a piece of the body."""
+        body = self._body
+        if body is None:
+            body = self._body = Body(self._budget)
+        if body.size + len(data) > self._max_body_bytes:
             raise _Refused("413 Content Too Large")
-        if self._file is not None:
-            self._file.write(data)
-            return
-        if self._body_size == len(data):
-            self._body: list[bytes] = []
-        self._body.append(data)
-        if self._body_size > BODY_IN_MEMORY_BYTES:
-            self._file = tempfile.TemporaryFile()  # noqa: SIM115  # Request.release or close() closes it
-            self._file.writelines(self._body)
-            self._body.clear()
+        try:
+            body.add(data)
+        except OSError:
+            # The disk is full.
+            raise _Refused("507 Insufficient Storage") from None
 
     def on_message_complete(self) -> None:
         """Hand the whole request over."""
         self.in_body = self.awaits_continue = False
-        environ, http = self._environ, self._http
-        if self._body_size:
-            environ["wsgi.input"] = self._input()
-            # Decoded chunks have a length too, and legacy applications read as much as it says.
-            environ["CONTENT_LENGTH"] = str(self._body_size)
-        else:
+        environ, http, body = self._environ, self._http, self._body
+        if body is None:
             environ["wsgi.input"] = BytesIO()
+        else:
+            environ["wsgi.input"] = body.open()
+            # Decoded chunks have a length too, and legacy applications read as much as it says.
+            environ["CONTENT_LENGTH"] = str(body.size)
+            self._body = None
         keep_alive = http.should_keep_alive() and not http.should_upgrade()
         # The connection may now be idle for long; it need not keep the environ.
         self._environ = self._base_environ
-        self._on_request(Request(environ, self._file, self._http_1_1, keep_alive))
-
-    def _input(self) -> IO[bytes]:
-        if self._file is None:
-            return BytesIO(b"".join(self._body))
-        self._file.seek(0)
-        return self._file
+        self._on_request(Request(environ, body, self._http_1_1, keep_alive))
 
     def close(self) -> None:
         """Forget what has come of an unfinished request; nothing may be fed afterwards."""
-        if self._file is not None and self.in_body:
-            self._file.close()
+        if self._body is not None:
+            self._body.release()
         # It holds our callbacks, and we hold it: without this only the garbage collector would free the two.
         del self._http

@@ -26,8 +26,9 @@ from ..pool.job import Job
 from .connection import Connection
 from .framing import SERVER
 from .front import Front
-from .limits import REFUSED_CONNECTIONS, UNSENT_IN_MEMORY_BYTES
+from .limits import BODIES_IN_MEMORY_BYTES, REFUSED_CONNECTIONS, UNSENT_IN_MEMORY_BYTES
 from .outbox import OutputBudget
+from .parser import BodyBudget
 from .proxies import TrustedNetworks
 from .response import FileWrapper
 from .shutdown import Shutdown, graceful_shutdown
@@ -95,6 +96,7 @@ class WSGIServer(pywsgi.WSGIServer):
         self.options = self.balancer.options
         self.trusted_proxies = TrustedNetworks(self.options.trusted_proxies)
         self.budget = OutputBudget(UNSENT_IN_MEMORY_BYTES)
+        self.bodies = BodyBudget(BODIES_IN_MEMORY_BYTES)
         self.connections: set[Connection] = set()
         self.request_environ: dict[str, Any] = {}
         """What the environ of every request begins with."""

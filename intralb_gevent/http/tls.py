@@ -306,7 +306,9 @@ def _require_allowed(named: Iterable[str], given: Mapping[str, Any]) -> None:
         if name in _MAKING and name in given and "ssl_context" in given:
             raise OptionError(f"{name}: is not allowed beside ssl_context; set it on that context instead")
     if given.get("server_side", True) is not True:
-        raise OptionError(f"server_side: {given['server_side']!r} is not allowed; leave it out, a server is always that")
+        raise OptionError(
+            f"server_side: {given['server_side']!r} is not allowed; leave it out, a server is always that"
+        )
 
 
 def _usable(context: Any) -> ssl.SSLContext:

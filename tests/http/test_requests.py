@@ -1,5 +1,6 @@
 """What clients send, and what the application gets of it."""
 
+import io
 from wsgiref.validate import validator
 
 import gevent
@@ -144,6 +145,35 @@ def test_large_bodies_arrive_whole_by_length_and_chunked(server, connect) -> Non
         chunked.send(b"%x\r\n%b\r\n" % (len(part), part))
     chunked.send(b"0\r\n\r\n")
     assert chunked.reply("POST").body == body
+
+
+@pytest.mark.parametrize(("limit", "in_memory"), [(10_000_000, True), (500_000, False)])
+def test_bodies_beyond_the_budget_go_to_files_and_all_is_given_back(
+    serve, connect, eventually, monkeypatch, limit, in_memory
+) -> None:
+    monkeypatch.setattr("intralb_gevent.http.server.BODIES_IN_MEMORY_BYTES", limit)
+    door, kinds = gevent.event.Event(), []
+
+    def application(environ, start_response):
+        kinds.append(isinstance(environ["wsgi.input"], io.BytesIO))
+        door.wait()
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [environ["wsgi.input"].read()]
+
+    server = serve(application)
+    body = bytes(range(256)) * 2000
+    clients = [connect(server) for _ in range(3)]
+    for client in clients:
+        client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    eventually(lambda: len(kinds) == 3)
+    assert all(kinds) == in_memory
+    assert 0 <= server.bodies.taken <= limit
+    door.set()
+    assert [client.reply("POST").body for client in clients] == [body] * 3
+    half = connect(server)
+    half.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 900000\r\n\r\n" + body)
+    half.close()
+    eventually(lambda: server.bodies.taken == 0)
 
 
 def test_trailers_do_not_become_headers(server, connect, environs) -> None:

@@ -1,0 +1,61 @@
+"""The limit that a server on gevent's loop can come near: `python -m loadtests.side_by_side.hub_limit PORT`.
+
+Decides the least that can be done for a request: a callback of the hub receives something, looks at none of it, and
+sends a fixed answer. It must not become a server.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any, Final
+
+import gevent
+from gevent.event import Event
+
+__all__ = ["main"]
+
+_ANSWER: Final = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 11\r\n\r\nHello World"
+_READABLE: Final = 1
+
+
+def main(port: str) -> None:
+    """Serve until killed."""
+    loop = gevent.get_hub().loop
+    listener = socket.create_server(("127.0.0.1", int(port)), backlog=1024)
+    listener.setblocking(False)
+    watcher = loop.io(listener.fileno(), _READABLE)
+    watcher.start(_acceptor(loop, listener))
+    Event().wait()
+
+
+def _acceptor(loop: Any, listener: socket.socket) -> Callable[[], None]:
+    def accept() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except BlockingIOError:
+                return
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            watcher = loop.io(connection.fileno(), _READABLE)
+            watcher.start(_answer, connection, watcher)
+
+    return accept
+
+
+def _answer(connection: socket.socket, watcher: Any) -> None:
+    try:
+        received = connection.recv(65536)
+        if received:
+            connection.send(_ANSWER)
+            return
+    except OSError:
+        pass
+    watcher.stop()
+    watcher.close()
+    connection.close()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
