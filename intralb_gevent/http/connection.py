@@ -120,9 +120,8 @@ class Connection:
         """Bytes of responses that the client has not taken yet."""
         return self._outbox.size
 
-    @property
-    def left(self) -> bool:
-        """Whether the client has left, or at least will send no more."""
+    def has_left(self) -> bool:
+        """Say whether the client has left, or at least will send no more."""
         return self.closed or self._input_ended
 
     # Reading.

@@ -348,5 +348,5 @@ class RequestParser:
         """Forget what has come of an unfinished request; nothing may be fed afterwards."""
         if self._body is not None:
             self._body.release()
-        # It holds our callbacks, and we hold it: without this only the garbage collector would free the two.
-        del self._http
+        # Both hold what holds us: without this only the garbage collector would free a closed connection.
+        del self._http, self._on_request

@@ -145,9 +145,10 @@ class Response(Exchange):
         request = f"{environ['REQUEST_METHOD']} {target} {environ['SERVER_PROTOCOL']}"
         return lambda: f'{host or "-"} - - [{when}] "{request}" {status} {length}\n'
 
-    def client_disconnected(self) -> bool:
-        """Say whether the client has left, as far as its socket tells."""
-        return self._connection.left
+    @property
+    def client_disconnected(self) -> Callable[[], bool]:
+        """What says whether the client has left, as far as its socket tells."""
+        return self._connection.has_left
 
     def _check_open(self) -> None:
         if self._ended or self._connection.closed:

@@ -373,7 +373,7 @@ def _load_certificate(context: ssl.SSLContext, certfile: Any, keyfile: Any) -> N
     except ssl.SSLError as error:
         raise OptionError(
             f"certfile, keyfile: {certfile!r} and {keyfile or certfile!r} are no certificate in PEM form and its key "
-            f"({error.reason or error}); the certificate comes first, then those that lead to its authority"
+            f"({error.reason or 'no PEM'}); the certificate comes first, then those that lead to its authority"
         ) from None
 
 
@@ -392,7 +392,7 @@ def _set_clients(context: ssl.SSLContext, given: Mapping[str, Any]) -> None:
             context.load_verify_locations(given["ca_certs"])
         except ssl.SSLError as error:
             raise OptionError(
-                f"ca_certs: {given['ca_certs']!r} holds no certificates in PEM form ({error.reason or error})"
+                f"ca_certs: {given['ca_certs']!r} holds no certificates in PEM form ({error.reason or 'no PEM'})"
             ) from None
 
 

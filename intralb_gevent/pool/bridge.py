@@ -98,8 +98,12 @@ class Channel(Exchange):
             self._need_status()
             self._end()
 
-    def client_disconnected(self) -> bool:
-        """Say whether the outer server has closed the response."""
+    @property
+    def client_disconnected(self) -> Callable[[], bool]:
+        """What says whether the outer server has closed the response."""
+        return self._has_left
+
+    def _has_left(self) -> bool:
         return self._left
 
     def refuse(self, answer: Answer) -> None:

@@ -63,9 +63,14 @@ class Exchange(ABC):
     def finish(self) -> None:
         """Send what is left after the last part of the body."""
 
+    @property
     @abstractmethod
-    def client_disconnected(self) -> bool:
-        """Say whether the client is known to have left; `environ["intralb.client_disconnected"]` is this."""
+    def client_disconnected(self) -> Callable[[], bool]:
+        """What says whether the client is known to have left.
+
+        `environ["intralb.client_disconnected"]` is this; so it must not refer back to the environ, or every request
+        would be left to the garbage collector.
+        """
 
     @abstractmethod
     def refuse(self, answer: Answer) -> None:

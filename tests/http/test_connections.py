@@ -1,5 +1,7 @@
 """Clients that come, wait, are refused, are slow, and leave."""
 
+import contextlib
+import gc
 import time
 from wsgiref.validate import validator
 
@@ -304,3 +306,31 @@ def test_unsent_answers_beyond_the_budget_wait_in_files(serve, connect, eventual
     assert [client.reply().body == big for client in clients] == [True] * 6
     assert [client.get().body == big for client in clients] == [True] * 6
     eventually(lambda: (server.budget.in_memory, server.budget.in_files) == (0, 0))
+
+
+def test_nothing_is_left_to_the_garbage_collector(serve, connect, echo, eventually) -> None:
+    server = serve(echo)
+    client = connect(server)
+
+    def exchange():
+        assert client.get().status == 200
+        client.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi")
+        assert client.reply("POST").body == b"hi"
+        with contextlib.closing(type(client)(server)) as other:
+            assert other.get(headers="Connection: close\r\n").status == 200
+
+    exchange()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(20):
+            exchange()
+        eventually(lambda: len(server.connections) == 1)
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        ours = [thing for thing in gc.garbage if type(thing).__module__.startswith("intralb_gevent")]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert ours == []
