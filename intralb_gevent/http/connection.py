@@ -72,6 +72,7 @@ class Connection:
         "_taken",
         "_writer",
         "closed",
+        "closing",
         "expires",
     )
 
@@ -91,6 +92,8 @@ class Connection:
         self._outbox = Outbox(server.budget)
         self._taken: Event | None = None
         self.closed = False
+        self.closing = server.closing
+        """Whether the server wants it closed after its present response."""
         self.expires = monotonic() + server.options.header_timeout_seconds
         """When, in `time.monotonic()` seconds, the client has taken too long for what it is at."""
         self._writer: Any = None
@@ -103,11 +106,6 @@ class Connection:
     def __repr__(self) -> str:
         doing = "closed" if self.closed else repr(self._current or self._parser)
         return f"<Connection of {self._host or 'a local client'}: {doing}, {self.unsent} bytes unsent>"
-
-    @property
-    def closing(self) -> bool:
-        """Whether the server wants every connection closed after its present response."""
-        return self._server.closing
 
     @property
     def idle(self) -> bool:
@@ -191,7 +189,7 @@ class Connection:
         environ["REMOTE_PORT"] = self._port
         if server.tls is not None:
             environ.update(tls_environ(self._socket))
-        if server.trusted_proxies:
+        if server.trusts_proxies:
             forwarded(environ, self._host, server.trusted_proxies)
         self._pending.append(request)
 
@@ -292,17 +290,23 @@ class Connection:
 
     def send(self, head: bytes, body: bytes) -> None:
         """Send both, as much as the socket takes now; the hub sends the rest. Never waits or raises."""
-        if len(body) <= JOINED_BYTES and not self._outbox.size and not self.closed:
-            # Nearly every response: one piece, taken whole by the socket.
-            data = head + body
-            sent = self._sent_now(data)
-            if sent != len(data) and not self.closed:
-                self._keep(memoryview(data)[sent:])
-        elif not self.closed:
+        if len(body) > JOINED_BYTES or self._outbox.size or self.closed:
             self._send_parts([head, body])
+            return
+        # Nearly every response: one piece, taken whole by the socket.
+        data = head + body
+        try:
+            sent = self._socket.send(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError:
+            self.close()
+            return
+        if sent != len(data):
+            self._keep(memoryview(data)[sent:])
 
     def _send_parts(self, parts: list[bytes]) -> None:
-        sent = 0 if self._outbox.size else self._sent_now(parts)
+        sent = 0 if self._outbox.size or self.closed else self._sent_now(parts)
         for part in parts:
             if sent >= len(part):
                 sent -= len(part)
@@ -319,9 +323,9 @@ class Connection:
         self._outbox.add_file(descriptor, offset, count)
         self._on_writable()
 
-    def _sent_now(self, data: bytes | list[bytes]) -> int:
+    def _sent_now(self, parts: list[bytes]) -> int:
         try:
-            return self._socket.send(data) if type(data) is bytes else self._socket.sendmsg(data)  # type: ignore[no-any-return]
+            return int(self._socket.sendmsg(parts))
         except (BlockingIOError, InterruptedError):
             return 0
         except OSError:

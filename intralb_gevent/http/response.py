@@ -121,9 +121,16 @@ class Response(Exchange):
         connection.send(head, self._framed(data))
 
     def _send_whole(self, data: bytes) -> None:
-        self._check_open()
+        """Send a body that is there as a whole together with its head."""
+        connection = self._connection
+        if self._ended or connection.closed:
+            self._check_open()
         head = self._start(len(data))
-        self._connection.send(head, self._framed(data))
+        if self._left == len(data):
+            self._left = 0
+        else:
+            data = self._framed(data)
+        connection.send(head, data)
 
     def _send_file(self, descriptor: int, offset: int, count: int) -> None:
         """Let the system send a stretch of a file; the slot need not wait for the client to take it."""
@@ -164,11 +171,14 @@ class Response(Exchange):
             lines = (b"" if head.has_date else date_line()) + (b"" if head.has_server else SERVER_LINE)
         else:
             lines = date_and_server_lines()
-        return b"%b%b%b%b\r\n" % (head.data, lines, self._framing_line(head, length), self._connection_line())
+        framing, request = self._framing_line(head, length), self.request
+        if request.keep_alive and request.http_1_1 and not self._connection.closing:
+            return b"%b%b%b\r\n" % (head.data, lines, framing)
+        return b"%b%b%b%b\r\n" % (head.data, lines, framing, self._connection_line())
 
     def _framing_line(self, head: ResponseHead, length: int | None) -> bytes:
         request = self.request
-        if head.bodiless or request.head_only:
+        if head.bodiless or request.environ["REQUEST_METHOD"] == "HEAD":
             # What an application sends for HEAD says the length of GET's body only if it is there.
             self._left = 0
             unsaid = length if head.length is None and not head.bodiless else None

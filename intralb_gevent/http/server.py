@@ -95,6 +95,7 @@ class WSGIServer(pywsgi.WSGIServer):
         super().__init__(listener, application, backlog, spawn, log, error_log, handler_class, environ, **ssl_args)
         self.options = self.balancer.options
         self.trusted_proxies = TrustedNetworks(self.options.trusted_proxies)
+        self.trusts_proxies = bool(self.trusted_proxies)
         self.budget = OutputBudget(UNSENT_IN_MEMORY_BYTES)
         self.bodies = BodyBudget(BODIES_IN_MEMORY_BYTES)
         self.connections: set[Connection] = set()
@@ -170,6 +171,7 @@ class WSGIServer(pywsgi.WSGIServer):
         self.close()
         self.closing = True
         for connection in list(self.connections):
+            connection.closing = True
             connection.close_if_idle()
         self._wait_until_all_closed(deadline)
         last = self.balancer.close_for(self)

@@ -12,14 +12,14 @@ from typing import Final, Literal, get_args
 
 from ..errors import IllegalTransition
 
-__all__ = ["OUTCOMES", "Outcome", "State", "move"]
+__all__ = ["NEXT", "OUTCOMES", "Outcome", "State", "illegal", "move"]
 
 Outcome = Literal["completed", "failed", "shed", "expired", "timed_out", "disconnected", "killed"]
 State = Literal["new", "queued", "running"] | Outcome
 
 OUTCOMES: Final[tuple[Outcome, ...]] = get_args(Outcome)
 
-_NEXT: Final[dict[State, frozenset[State]]] = {
+NEXT: Final[dict[State, frozenset[State]]] = {
     "new": frozenset({"queued", "shed"}),
     "queued": frozenset({"running", "shed", "expired", "disconnected", "killed"}),
     "running": frozenset({"completed", "failed", "timed_out", "disconnected", "killed"}),
@@ -29,9 +29,12 @@ _NEXT: Final[dict[State, frozenset[State]]] = {
 
 def move(present: State, following: State) -> State:
     """Return `following` if `present` leads to it; raise `IllegalTransition` if it does not."""
-    if following not in _NEXT[present]:
-        raise IllegalTransition(
-            f"a job that is {present} cannot become {following}; "
-            f"it can become {', '.join(sorted(_NEXT[present])) or 'nothing more: it has ended'}"
-        )
+    if following not in NEXT[present]:
+        raise illegal(present, following)
     return following
+
+
+def illegal(present: State, following: State) -> IllegalTransition:
+    """Return the error that says what a job that is `present` can become instead."""
+    possible = ", ".join(sorted(NEXT[present])) or "nothing more: it has ended"
+    return IllegalTransition(f"a job that is {present} cannot become {following}; it can become {possible}")

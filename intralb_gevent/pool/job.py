@@ -9,7 +9,7 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..policy.lifecycle import State, move
+from ..policy.lifecycle import NEXT, State, illegal
 
 if TYPE_CHECKING:
     from ..policy.lifecycle import Outcome
@@ -65,7 +65,9 @@ class Job:
 
     def move(self, following: State) -> None:
         """Change the state; `IllegalTransition` if the present one does not lead there."""
-        self.state = move(self.state, following)
+        if following not in NEXT[self.state]:
+            raise illegal(self.state, following)
+        self.state = following
 
     @property
     def queue_wait(self) -> float:

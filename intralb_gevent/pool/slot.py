@@ -67,12 +67,15 @@ class Slot(Greenlet):  # type: ignore[type-arg]  # generic in its stubs only
         self.job = job
         job.slot = self
         self._due = job.deadline.at
-        self._wake()
+        if self.started:
+            self._waking = self.worker.loop.run_callback(self.switch)
+        else:
+            self.start()
 
     def retire(self) -> None:
         """Let the slot end once it has no job; it closes its session."""
         self.retired = True
-        self._wake()
+        self.worker.loop.run_callback(self.switch)
 
     @property
     def due(self) -> float:
@@ -89,12 +92,6 @@ class Slot(Greenlet):  # type: ignore[type-arg]  # generic in its stubs only
     def _throw(self, job: Job, signal: Abort) -> None:
         if self._interruptible and self.job is job:
             self.throw(signal)
-
-    def _wake(self) -> None:
-        if self.started:
-            self._waking = self.worker.loop.run_callback(self.switch)
-        else:
-            self.start()
 
     def _run(self) -> None:
         """Run jobs until retired; returns to the hub after each, so that sockets are served in between."""
