@@ -130,7 +130,7 @@ class LoadBalancer:
 
     def abandon(self, job: Job) -> None:
         """The client has left: a job that waits in a queue is dropped; one that has a slot goes on, if it may."""
-        if job.state == "queued" and job.slot is None:
+        if job.state == "queued" and job.worker is not None and job in job.worker.queue:
             self._leave_queue(job)
             self.end(job, "disconnected")
         elif job.state == "running" and job.slot is not None and self.options.cancel_on_disconnect:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from contextvars import Context
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import gevent
 from gevent import Greenlet
@@ -49,7 +49,6 @@ class Slot(Greenlet):  # type: ignore[type-arg]  # generic in its stubs only
         self.session = SlotSession(worker.options, worker.id)
         self.job: Job | None = None
         self.retired = False
-        self._waking: Any = None
         self._interruptible = False
         self._due = math.inf
         self._aborts = 0
@@ -63,14 +62,12 @@ class Slot(Greenlet):  # type: ignore[type-arg]  # generic in its stubs only
         return self.session if self._interruptible else None
 
     def give(self, job: Job) -> None:
-        """Hand over the next job; the slot takes it up from the hub's next round."""
+        """Run a job; called in the hub while the slot is parked, returns when the job waits or has ended."""
         self.job = job
         job.slot = self
         self._due = job.deadline.at
-        if self.started:
-            self._waking = self.worker.loop.run_callback(self.switch)
-        else:
-            self.start()
+        # A new slot is not start()ed: that would be at the hub's next round, when many others have been made.
+        self.switch()
 
     def retire(self) -> None:
         """Let the slot end once it has no job; it closes its session."""
@@ -110,11 +107,8 @@ class Slot(Greenlet):  # type: ignore[type-arg]  # generic in its stubs only
         try:
             self.worker.hub.switch()
         except BaseException as error:
-            # An application that kept this greenlet may kill it when it is not its own any more. A job may have come
-            # meanwhile: that switch must not arrive while the job already waits for something else.
-            if self._waking is not None:
-                self._waking.stop()
-            # Logging may wait, and nobody may switch to a slot that waits for anything but a job.
+            # An application that kept this greenlet may kill it when it is not its own any more. Logging may wait, and
+            # nobody may switch to a slot that waits for anything but a job; so another greenlet does it.
             gevent.spawn(logger.warning, "%r thrown into an idle slot was ignored", error)
 
     def _serve(self, job: Job) -> None:

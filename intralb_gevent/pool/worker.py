@@ -31,6 +31,8 @@ class Worker:
         self.hub: Any = get_hub()
         self.loop: Any = self.hub.loop
         self.queue: deque[Job] = deque()
+        self.ready: deque[Job] = deque()
+        """Jobs that will have a slot at the hub's next round."""
         self.slots: list[Slot] = []
         self.load = 0
         """Jobs waiting in the queue plus jobs given to a slot."""
@@ -45,13 +47,25 @@ class Worker:
 
     @property
     def running(self) -> int:
-        """Jobs that have a slot."""
+        """Jobs that have a slot, or will have one at the hub's next round."""
         return self.load - len(self.queue)
 
     def run(self, job: Job) -> None:
-        """Give the job to the most recently used idle slot, or to a new one; the caller has seen that one is free."""
+        """Run the job at the hub's next round; the caller has seen that a slot is free for it.
+
+        It is given a slot only then: of many short jobs that come at once, each finds the slot of the one before it
+        free again, so few slots and sessions are in use, and these stay in the processor's caches.
+        """
         job.worker = self
         self.load += 1
+        self.ready.append(job)
+        self.loop.run_callback(self._dispatch)
+
+    def _dispatch(self) -> None:
+        """Give the next ready job to the most recently used idle slot, or to a new one; called by the hub."""
+        if not self.ready:
+            return
+        job = self.ready.popleft()
         if self._idle:
             slot = self._idle.pop()
         else:
@@ -73,23 +87,24 @@ class Worker:
         return self.queue.popleft()
 
     def remove(self, job: Job) -> None:
-        """Take a job that ended while it waited out of the queue."""
+        """Take a job that ends without a slot out of the worker."""
         self.load -= 1
-        self.pool.queued -= 1
-        self.queue.remove(job)
+        if job in self.queue:
+            self.queue.remove(job)
+            self.pool.queued -= 1
+        else:
+            self.ready.remove(job)
 
     def released(self, slot: Slot) -> None:
-        """A slot is free: give it the job that waited longest here, else a sibling's, else park it."""
+        """A slot is free: the job that waited longest here is next, else a sibling's."""
         self.load -= 1
-        job = self._next_job() if self.pool.queued else None
-        if job is not None:
-            self.load += 1
-            job.worker = self
-            slot.give(job)
-        elif self.retiring:
+        if self.retiring and not self.queue:
             slot.retired = True
         else:
             self._idle.append(slot)
+            job = self._next_job() if self.pool.queued else None
+            if job is not None:
+                self.run(job)
         self.pool.released()
 
     def _next_job(self) -> Job | None:
@@ -103,17 +118,19 @@ class Worker:
         for slot in self._idle:
             slot.retire()
         self._idle.clear()
-        if not self.slots:
-            self.pool.retired(self)
+        self._leave_if_empty()
 
     def ended(self, slot: Slot) -> None:
         """A retired slot has closed its session and is gone."""
         self.slots.remove(slot)
-        if not self.slots:
+        self._leave_if_empty()
+
+    def _leave_if_empty(self) -> None:
+        if not self.slots and not self.load:
             self.pool.retired(self)
 
     def snapshot(self) -> WorkerSnapshot:
         """Return a picture of this worker; a slot whose job has ended but still unwinds is not running."""
-        running = sum(slot.job is not None and slot.job.ended is None for slot in self.slots)
+        running = len(self.ready) + sum(slot.job is not None and slot.job.ended is None for slot in self.slots)
         sessions = sum(slot.session.opened for slot in self.slots)
         return WorkerSnapshot(self.id, len(self.queue), running, len(self.slots), sessions, self.retiring)

@@ -50,8 +50,8 @@ class WorkerPool:
 
     @property
     def waiting(self) -> list[Job]:
-        """Every job in a queue."""
-        return [job for worker in self.all for job in worker.queue]
+        """Every job without a slot."""
+        return [job for worker in self.all for job in (*worker.ready, *worker.queue)]
 
     @property
     def running(self) -> int:

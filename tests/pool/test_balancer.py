@@ -3,7 +3,7 @@
 import gevent
 import pytest
 
-from intralb_gevent import LoadBalancer, OptionError, Options
+from intralb_gevent import LoadBalancer, OptionError, Options, current_session
 
 
 def test_an_idle_slot_anywhere_beats_a_queue(balance, gate, asking) -> None:
@@ -38,6 +38,21 @@ def test_slots_are_spawned_on_demand_and_the_last_used_is_used_again(balance, ga
     balancer = balance(gate, max_workers=1)
     for number in range(20):
         assert ask(balancer, f"/{number}").status == "200 OK"
+    assert [worker.slots for worker in balancer.snapshot().workers] == [1]
+
+
+def test_many_short_jobs_at_once_share_a_slot_and_its_session(balance, asking) -> None:
+    sessions = []
+
+    def application(environ, start_response):
+        current_session()
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b""]
+
+    balancer = balance(application, max_workers=1, db_init_func=lambda worker_id: sessions.append(object()))
+    requests = asking(balancer, *(f"/{number}" for number in range(50)))
+    assert {request.get().status for request in requests} == {"200 OK"}
+    assert len(sessions) == 1
     assert [worker.slots for worker in balancer.snapshot().workers] == [1]
 
 

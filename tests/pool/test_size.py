@@ -75,6 +75,17 @@ def test_a_retiring_worker_finishes_what_it_has_and_takes_no_new_job(balance, ga
     eventually(lambda: len(balancer.snapshot().workers) == 1)
 
 
+def test_a_worker_that_retires_before_its_jobs_have_slots_still_runs_them(balance, gate, ask, eventually) -> None:
+    balancer = balance(gate, max_concurrent_per_router=2, min_workers=1, max_workers=3)
+    balancer.resize(3)
+    requests = [gevent.spawn(ask, balancer, f"/{number}") for number in range(6)]
+    eventually(lambda: balancer.snapshot().submitted == 6)
+    balancer.resize(1)
+    gate.gate.set()
+    assert {request.get().status for request in requests} == {"200 OK"}
+    eventually(lambda: len(balancer.snapshot().workers) == 1)
+
+
 def test_resizing_under_load_loses_no_request(balance, ask) -> None:
     def application(environ, start_response):
         gevent.sleep(0.001)
