@@ -46,7 +46,7 @@ _EXPLANATIONS = {
     "414": "The request's target is longer than this server takes.",
     "417": "This server does not know what the request expects.",
     "431": "The request's header fields are more or larger than this server takes.",
-    "501": "This server does not know the request's transfer coding.",
+    "501": "This server makes no tunnels and knows no transfer coding but chunked.",
     "507": "This server has no room for the request's body.",
     "505": "This server speaks HTTP/1.0 and HTTP/1.1.",
 }
@@ -171,10 +171,8 @@ class Connection:
         refused = parser.feed(data)
         if refused is not None:
             self._reject(refused)
-        elif parser.in_body:
-            self.expires = monotonic() + self._server.options.body_timeout_seconds
-        elif parser.in_head and not was_in_head:
-            self.expires = monotonic() + self._server.options.header_timeout_seconds
+        elif (parser.in_body or (parser.in_head and not was_in_head)) and self._current is None:
+            self._await_request()
         if self._pending:
             if len(self._pending) >= PIPELINED_REQUESTS:
                 self._reader.stop()
@@ -182,11 +180,25 @@ class Connection:
         elif parser.awaits_continue:
             self._continue()
 
+    def _await_request(self) -> None:
+        """Give the client the time it has for what it is at: a head, the next bytes of a body, or being idle."""
+        parser, options = self._parser, self._server.options
+        if parser.in_body:
+            seconds = options.body_timeout_seconds
+        elif parser.in_head:
+            seconds = options.header_timeout_seconds
+        else:
+            seconds = options.keep_alive_seconds
+        self.expires = monotonic() + seconds
+
     def _on_request(self, request: Request) -> None:
         environ = request.environ
         server = self._server
         environ["REMOTE_ADDR"] = self._host
         environ["REMOTE_PORT"] = self._port
+        if server.request_log is not None:
+            target = environ["RAW_URI"].encode("unicode_escape").decode("ascii").replace('"', "%22")
+            request.line = f"{environ['REQUEST_METHOD']} {target} {environ['SERVER_PROTOCOL']}"
         if server.tls is not None:
             environ.update(tls_environ(self._socket))
         if server.trusts_proxies:
@@ -257,7 +269,7 @@ class Connection:
             self._end_output()
             return
         if not self._outbox.size:
-            self.expires = monotonic() + self._server.options.keep_alive_seconds
+            self._await_request()
         if self._pending:
             # From the hub, not from here: `_advance` may be what called us, or a slot that still has to clean up.
             self._server.loop.run_callback(self._resume)
@@ -370,10 +382,10 @@ class Connection:
             self._writer.stop()
         if self._current is not None:
             self.expires = math.inf
-        elif self._last:
+        elif self._last or (self._input_ended and not self._pending):
             self._end_output()
         else:
-            self.expires = monotonic() + self._server.options.keep_alive_seconds
+            self._await_request()
             if self.closing:
                 self.close_if_idle()
 

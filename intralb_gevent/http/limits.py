@@ -55,5 +55,5 @@ UNSENT_MOST_BYTES: Final = 16 * 1024 * 1024
 UNSENT_LEAST_BYTES: Final = 256 * 1024
 """The same once the files of all connections hold `UNSENT_IN_FILES_BYTES`."""
 
-UNSENT_IN_FILES_BYTES: Final = 1024**3
+UNSENT_IN_FILES_BYTES: Final = 4 * 1024**3
 """In temporary files, of all connections of a server together, before slots have to wait much earlier."""

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import _socket
 import os
-import tempfile
 from collections import deque
-from typing import IO, Any, Final
+from io import FileIO
+from typing import Any, Final
+
+from .spill import temporary_file, write_all
 
 __all__ = ["Outbox", "OutputBudget"]
 
@@ -56,7 +58,7 @@ class Outbox:
     def __init__(self, budget: OutputBudget) -> None:
         self._budget = budget
         self._parts: deque[memoryview | _FilePart] = deque()
-        self._spill: IO[bytes] | None = None
+        self._spill: FileIO | None = None
         self._spill_end = 0
         self._spill_left = 0
         self.size = 0
@@ -75,9 +77,9 @@ class Outbox:
 
     def _keep_in_file(self, data: memoryview) -> None:
         if self._spill is None:
-            self._spill = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  # closed when it is sent, or by clear()
+            self._spill = temporary_file()
             self._spill_end = 0
-        self._spill.write(data)
+        write_all(self._spill, data)
         self._budget.in_files += len(data)
         last = self._parts[-1] if self._parts else None
         descriptor = self._spill.fileno()

@@ -7,10 +7,9 @@ what is not. It must not know sockets or time.
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Callable
 from functools import lru_cache
-from io import BytesIO
+from io import BufferedReader, BytesIO, FileIO
 from typing import IO, Any, Final
 from urllib.parse import unquote_to_bytes
 
@@ -18,6 +17,7 @@ import httptools
 
 from ..options import Options
 from .limits import BODY_IN_MEMORY_BYTES, BODY_SMALL_BYTES
+from .spill import temporary_file, write_all
 
 __all__ = ["BodyBudget", "Request", "RequestParser"]
 
@@ -25,6 +25,16 @@ __all__ = ["BodyBudget", "Request", "RequestParser"]
 _SINGLE: Final = frozenset({"HTTP_HOST", "CONTENT_LENGTH", "CONTENT_TYPE", "HTTP_AUTHORIZATION", "HTTP_EXPECT"})
 
 _HOST: Final = re.compile(r"[\w.\-~!$&'()*+,;=%\[\]:]*", re.ASCII)
+
+
+SMALL_PIECE_BYTES: Final = 1024
+
+FIELD_BYTES: Final = 64
+"""What a header field may take besides its name and value, on the average, in a head that is not whole yet."""
+
+CHUNKING_BYTES: Final = 64 * 1024
+CHUNKING_RATIO: Final = 16
+"""A body may come in that many more bytes, and times more, than it has. Chunks of one byte take six each."""
 
 
 class _Refused(Exception):
@@ -64,8 +74,8 @@ class Body:
 
     def __init__(self, budget: BodyBudget) -> None:
         self._budget = budget
-        self._parts: list[bytes] = []
-        self._file: IO[bytes] | None = None
+        self._parts: list[bytes | bytearray] = []
+        self._file: FileIO | None = None
         self._reserved = 0
         self.size = 0
 
@@ -76,13 +86,24 @@ class Body:
         """Take a piece; raises OSError when the temporary file cannot."""
         self.size += len(data)
         if self._file is not None:
-            self._file.write(data)
+            write_all(self._file, data)
             return
-        self._parts.append(data)
+        self._keep(data)
         if self.size > BODY_SMALL_BYTES and not self._reserve():
-            self._file = tempfile.TemporaryFile()  # noqa: SIM115  # release() closes it
-            self._file.writelines(self._parts)
+            self._file = temporary_file()
+            for part in self._parts:
+                write_all(self._file, part)
             self._parts.clear()
+
+    def _keep(self, data: bytes) -> None:
+        """Keep a piece in memory; small ones, of small chunks, are put together, as each would take more than it is."""
+        parts = self._parts
+        if len(data) >= SMALL_PIECE_BYTES:
+            parts.append(data)
+        elif parts and type(parts[-1]) is bytearray:
+            parts[-1] += data
+        else:
+            parts.append(bytearray(data))
 
     def _reserve(self) -> bool:
         budget, more = self._budget, self.size - self._reserved
@@ -97,7 +118,7 @@ class Body:
         if self._file is None:
             return BytesIO(b"".join(self._parts))
         self._file.seek(0)
-        return self._file
+        return BufferedReader(self._file)
 
     def release(self) -> None:
         """Give back what it takes; it cannot be read afterwards if it is in a file."""
@@ -109,20 +130,19 @@ class Body:
 
 
 class Request:
-    """One whole request: its environ, and what its response must know of it."""
+    """One whole request: its environ, and what its response must know whatever the application does to that."""
 
-    __slots__ = ("_body", "environ", "http_1_1", "keep_alive")
+    __slots__ = ("_body", "environ", "head_only", "http_1_1", "keep_alive", "line")
 
     def __init__(self, environ: dict[str, Any], body: Body | None, http_1_1: bool, keep_alive: bool) -> None:
         self.environ = environ
         self._body = body
         self.http_1_1 = http_1_1
         self.keep_alive = keep_alive
-
-    @property
-    def head_only(self) -> bool:
+        self.head_only = environ["REQUEST_METHOD"] == "HEAD"
         """Whether the response must not have a body."""
-        return bool(self.environ["REQUEST_METHOD"] == "HEAD")
+        self.line = ""
+        """The request line, where it will be logged."""
 
     def __repr__(self) -> str:
         return f"<Request {self.environ['REQUEST_METHOD']} {self.environ['PATH_INFO']}>"
@@ -145,6 +165,7 @@ class RequestParser:
         "_body",
         "_budget",
         "_checked_host",
+        "_deaf",
         "_environ",
         "_head_size",
         "_header_count",
@@ -154,9 +175,11 @@ class RequestParser:
         "_max_header_bytes",
         "_max_headers",
         "_max_target_bytes",
+        "_most_head_bytes",
         "_on_request",
+        "_pieces_size",
+        "_shared_piece",
         "_target",
-        "_upgrade",
         "awaits_continue",
         "in_body",
         "in_head",
@@ -185,7 +208,11 @@ class RequestParser:
         self._budget = budget
         self._body: Body | None = None
         self._environ: dict[str, Any] = {}
-        self._upgrade = False
+        self._deaf = False
+        """Whether nothing that comes is looked at any more."""
+        self._shared_piece = False
+        self._pieces_size: int | None = None
+        self._most_head_bytes = options.max_target_bytes + options.max_header_bytes + FIELD_BYTES * options.max_headers
         self._checked_host: str | None = None
 
     def __repr__(self) -> str:
@@ -193,24 +220,38 @@ class RequestParser:
 
     def feed(self, data: bytes) -> str | None:
         """Take the next bytes; return None, or the status line to refuse the connection with."""
-        if self._upgrade:
+        if self._deaf:
             return None
+        self._shared_piece = False
         try:
             self._http.feed_data(data)
         except httptools.HttpParserUpgrade:
             # We do not speak what the client would like to; the request was served as it is, and nothing after it.
-            self._upgrade = True
+            self._deaf = True
         except httptools.HttpParserCallbackError as error:
             if isinstance(error.__context__, _Refused):
                 return str(error.__context__)
             raise
         except httptools.HttpParserError:
-            return "400 Bad Request"
-        if self.in_head:
-            self._head_size += len(data)
-            if self._head_size > self._max_header_bytes + self._max_target_bytes:
-                return self._too_large()
+            # Whatever comes behind a request that closes the connection is nothing to us.
+            return None if self._deaf else "400 Bad Request"
+        if self.in_head or self.in_body:
+            return self._unfinished(len(data))
         return None
+
+    def _unfinished(self, size: int) -> str | None:
+        """Bound what httptools keeps or skips without telling: half a field, chunk extensions.
+
+        The piece in which the request began is not counted if the end of another is in it too.
+        """
+        if self._pieces_size is None:
+            self._pieces_size = 0
+            return None
+        self._pieces_size += size
+        if self.in_head:
+            return self._too_large() if self._pieces_size > self._most_head_bytes else None
+        body = 0 if self._body is None else self._body.size
+        return "400 Bad Request" if self._pieces_size > CHUNKING_BYTES + CHUNKING_RATIO * body else None
 
     def _too_large(self) -> str:
         if self._header_count or len(self._target) <= self._max_target_bytes:
@@ -225,6 +266,7 @@ class RequestParser:
         self._environ = self._base_environ.copy()
         self._target = b""
         self._head_size = self._header_count = 0
+        self._pieces_size = None if self._shared_piece else 0
         self._body = None
 
     def on_url(self, url: bytes) -> None:
@@ -264,7 +306,10 @@ class RequestParser:
         if not self._http_1_1 and version != "1.0":
             raise _Refused("505 HTTP Version Not Supported")
         environ["SERVER_PROTOCOL"] = "HTTP/1.1" if self._http_1_1 else "HTTP/1.0"
-        environ["REQUEST_METHOD"] = http.get_method().decode("ascii")
+        environ["REQUEST_METHOD"] = method = http.get_method().decode("ascii")
+        if method == "CONNECT":
+            # Its answer would promise a tunnel.
+            raise _Refused("501 Not Implemented")
         host = environ.get("HTTP_HOST")
         if host is None or host != self._checked_host:
             self._check_host(host)
@@ -340,6 +385,8 @@ class RequestParser:
             environ["CONTENT_LENGTH"] = str(body.size)
             self._body = None
         keep_alive = http.should_keep_alive() and not http.should_upgrade()
+        self._deaf = not keep_alive
+        self._shared_piece = True
         # The connection may now be idle for long; it need not keep the environ.
         self._environ = self._base_environ
         self._on_request(Request(environ, body, self._http_1_1, keep_alive))

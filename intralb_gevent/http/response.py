@@ -49,6 +49,15 @@ class FileWrapper:
         return (descriptor, offset, count) if stat.S_ISREG(status.st_mode) and count > 0 else None
 
 
+def _as_bytes(data: Any) -> bytes:
+    """Return a part of a body as bytes, which nobody changes while they wait to be sent."""
+    if type(data) is bytes:
+        return data
+    if isinstance(data, (bytes, bytearray, memoryview)):
+        return bytes(data)
+    raise TypeError(f"a part of the body is {type(data).__name__}; it must be bytes")
+
+
 class Response(Exchange):
     """One response on a connection, from `start_response` to its last byte."""
 
@@ -113,6 +122,7 @@ class Response(Exchange):
 
     def write(self, data: bytes) -> None:
         """Send a part of the body, headers first; waits while the client is too far behind."""
+        data = _as_bytes(data)
         self._check_open()
         connection = self._connection
         connection.wait_until_taken()
@@ -122,6 +132,7 @@ class Response(Exchange):
 
     def _send_whole(self, data: bytes) -> None:
         """Send a body that is there as a whole together with its head."""
+        data = _as_bytes(data)
         connection = self._connection
         if self._ended or connection.closed:
             self._check_open()
@@ -145,12 +156,10 @@ class Response(Exchange):
             self._connection.send(head, b"")
 
     def log_line(self, host: str) -> Callable[[], str]:
-        """Return what writes this response's line in the Common Log Format; the target is escaped."""
-        environ, status, when = self.request.environ, self.status[:3], time.strftime("%d/%b/%Y:%H:%M:%S %z")
+        """Return what writes this response's line in the Common Log Format."""
+        line, status, when = self.request.line, self.status[:3], time.strftime("%d/%b/%Y:%H:%M:%S %z")
         length = "-" if self._head is None or self._head.length is None else self._head.length
-        target = environ["RAW_URI"].encode("unicode_escape").decode("ascii").replace('"', "%22")
-        request = f"{environ['REQUEST_METHOD']} {target} {environ['SERVER_PROTOCOL']}"
-        return lambda: f'{host or "-"} - - [{when}] "{request}" {status} {length}\n'
+        return lambda: f'{host or "-"} - - [{when}] "{line}" {status} {length}\n'
 
     @property
     def client_disconnected(self) -> Callable[[], bool]:
@@ -178,7 +187,7 @@ class Response(Exchange):
 
     def _framing_line(self, head: ResponseHead, length: int | None) -> bytes:
         request = self.request
-        if head.bodiless or request.environ["REQUEST_METHOD"] == "HEAD":
+        if head.bodiless or request.head_only:
             # What an application sends for HEAD says the length of GET's body only if it is there.
             self._left = 0
             unsaid = length if head.length is None and not head.bodiless else None

@@ -7,7 +7,9 @@ It must not know HTTP.
 from __future__ import annotations
 
 import _socket
+import errno
 import logging
+import math
 import socket
 import ssl
 import traceback
@@ -37,6 +39,14 @@ from .tls import tls_context
 __all__ = ["WSGIServer", "graceful_shutdown"]
 
 
+_OUT_OF_SOMETHING = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+PAUSE_SECONDS = 0.1
+"""How long no connection is accepted after the system had nothing left for one."""
+
+REPORT_SECONDS = 10.0
+"""How long it must have gone well before that is logged again."""
+
 _SET_BY_EVERY_REQUEST = (
     *("REQUEST_METHOD", "RAW_URI", "REQUEST_URI", "PATH_INFO", "QUERY_STRING", "SERVER_PROTOCOL"),
     *("REMOTE_ADDR", "REMOTE_PORT", "wsgi.input"),
@@ -62,6 +72,9 @@ class WSGIServer(pywsgi.WSGIServer):
 
     socket: Any
     _do_read: Any
+    _start_accepting_if_started: Any
+    _timer: Any
+    _last_pause = -math.inf
     closing = False
     """Whether every connection is to be closed after its present response."""
     shutdown: Shutdown | None = None
@@ -208,9 +221,24 @@ class WSGIServer(pywsgi.WSGIServer):
             descriptor, address = self.socket._accept()
         except BlockingIOError:
             return None
+        except OSError as error:
+            if error.errno not in _OUT_OF_SOMETHING:
+                raise
+            self._pause_accepting(error)
+            return None
         accepted = _socket.socket(*self._accepted_kind, fileno=descriptor)
         accepted.setblocking(False)
         return accepted, address
+
+    def _pause_accepting(self, error: OSError) -> None:
+        """Out of descriptors or memory: the clients in the backlog wait until there may be some again."""
+        now = monotonic()
+        if now - self._last_pause > REPORT_SECONDS:
+            self.report(f"accepts no connections for the moment: {error.strerror}; raise the limit of open files")
+        self._last_pause = now
+        self.stop_accepting()
+        self._timer = self.loop.timer(PAUSE_SECONDS)
+        self._timer.start(self._start_accepting_if_started)
 
     def do_handle(self, *args: Any) -> None:
         """Look after an accepted connection."""

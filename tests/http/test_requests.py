@@ -256,7 +256,7 @@ HOST = "Host: x\r\n"
         (f"GET * HTTP/1.1\r\n{HOST}\r\n", 400),
         (f"GET /#x HTTP/1.1\r\n{HOST}\r\n", 400),
         (f"GET ftp://x/ HTTP/1.1\r\n{HOST}\r\n", 400),
-        ("CONNECT x:80 HTTP/1.1\r\nHost: x:80\r\n\r\n", 400),
+        ("CONNECT x:80 HTTP/1.1\r\nHost: x:80\r\n\r\n", 501),
         (f"GET / HTTP/1.1\r\n{HOST}X : y\r\n\r\n", 400),
         (f"GET / HTTP/1.1\r\n{HOST}X: y\r\n z\r\n\r\n", 400),
         (f"GET / HTTP/1.1\n{HOST}\n", 400),

@@ -1,0 +1,25 @@
+"""Temporary files for what is too large to be kept in memory.
+
+Decides how they are made and written: without a buffer of Python's, so that a full disk shows at once and only once. It
+must not know what is in them.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from io import FileIO
+from typing import cast
+
+__all__ = ["temporary_file", "write_all"]
+
+
+def temporary_file() -> FileIO:
+    """Return a new file without a name, and without a buffer; whoever asked closes it."""
+    return cast(FileIO, tempfile.TemporaryFile(buffering=0))
+
+
+def write_all(file: FileIO, data: bytes | bytearray | memoryview) -> None:
+    """Write all of it; raises OSError when there is no room, though some may have been written."""
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]

@@ -1,0 +1,412 @@
+"""Clients that take their time, and clients that leave in the middle, in crowds: against a server in its own process.
+
+This file is also what the server imports.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pathlib
+import re
+import resource
+import signal
+import socket
+import statistics
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+HERE = pathlib.Path(__file__)
+PATIENCE = 10.0
+CROWD = 500
+MEGABYTE = 1024**2
+OPEN_FILES = 8192
+TEXT = [("Content-Type", "text/plain")]
+
+
+def application(environ: dict[str, Any], start_response: Any) -> Any:
+    path, _, size = environ["PATH_INFO"][1:].partition("/")
+    environ["intralb.session"].statements.append("select 1")
+    if path == "sleeping":
+        time.sleep(float(size))
+    while path == "asking" and not environ["intralb.client_disconnected"]():
+        time.sleep(0.005)
+    start_response("200 OK", TEXT)
+    if path == "whole":
+        return [bytes(int(size))]
+    if path == "parts":
+        return parts(int(size))
+    return parts(1024**4) if path == "endless" else [b"hello"]
+
+
+def parts(size: int) -> Iterator[bytes]:
+    for _ in range(size // 65_536):
+        yield bytes(65_536)
+        time.sleep(0)
+
+
+class Session:
+    """Stands for a database session; it is the holding of it that counts here."""
+
+    def __init__(self) -> None:
+        self.statements: list[str] = []
+
+    def rollback(self) -> None:
+        self.statements.clear()
+
+
+def open_session(worker_id: int) -> Session:
+    return Session()
+
+
+class Served:
+    """A server with two slots in a process of its own, seen from outside."""
+
+    def __init__(self, directory: pathlib.Path, *options: str) -> None:
+        ready, self._errors = directory / "ready.json", directory / "stderr.txt"
+        arguments = ["serve", f"{HERE.stem}:application", "--bind", "127.0.0.1:0", "--admin-bind", "127.0.0.1:0"]
+        slots = ["--max-workers", "1", "--max-concurrent-per-router", "2", "--queue-size", "1000"]
+        sessions = ["--db-init-func", f"{HERE.stem}:open_session", "--ready-file", str(ready)]
+        (directory / "temporary").mkdir()
+        with self._errors.open("w") as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, "-W", "error", "-m", "intralb_gevent", *arguments, *slots, *sessions, *options],
+                cwd=HERE.parent,
+                env={**os.environ, "PYTHONPATH": str(HERE.parents[2]), "TMPDIR": str(directory / "temporary")},
+                stderr=errors,
+            )
+        self.wait_until(lambda: ready.exists() or self.process.poll() is not None)
+        assert ready.exists(), self.said
+        facts = json.loads(ready.read_text())
+        self.port, self._admin = facts["addresses"][0]["port"], facts["admin"]["port"]
+
+    @property
+    def said(self) -> str:
+        return self._errors.read_text()
+
+    @property
+    def memory(self) -> int:
+        """Bytes of it that are in memory."""
+        status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0]) * 1024
+
+    @property
+    def complaints(self) -> list[str]:
+        """Lines of its log that tell of an exception."""
+        return [line for line in self.said.splitlines() if re.search("Traceback|Error|bug", line)]
+
+    @property
+    def sizes_of_temporary_files(self) -> list[int]:
+        place = pathlib.Path(f"/proc/{self.process.pid}/fd")
+        return [file.stat().st_size for file in place.iterdir() if "(deleted)" in os.readlink(file)]
+
+    @property
+    def open_files(self) -> int:
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+    def snapshot(self) -> dict[str, Any]:
+        with socket.create_connection(("127.0.0.1", self._admin), PATIENCE) as client:
+            client.sendall(b"GET /snapshot HTTP/1.0\r\n\r\n")
+            return dict(json.loads(all_of(client).partition(b"\r\n\r\n")[2]))
+
+    def outcome(self, name: str) -> int:
+        return int(self.snapshot()["outcomes"][name])
+
+    def wait_until(self, condition: Callable[[], Any]) -> None:
+        end = time.monotonic() + PATIENCE
+        while not condition():
+            assert time.monotonic() < end, self.said
+            time.sleep(0.01)
+
+    def connect(self) -> socket.socket:
+        client = socket.socket()
+        # So that the client's side of the network takes little.
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.settimeout(PATIENCE)
+        client.connect(("127.0.0.1", self.port))
+        return client
+
+    def seconds_to_answer(self) -> float:
+        """Ask something small on a new connection."""
+        began = time.monotonic()
+        with self.connect() as client:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert all_of(client).endswith(b"hello")
+        return time.monotonic() - began
+
+    @property
+    def completed_by_and_by(self) -> int:
+        """How many jobs have completed when none has for a second."""
+        completed, since = self.outcome("completed"), time.monotonic()
+        while time.monotonic() - since < 1:
+            if (now := self.outcome("completed")) != completed:
+                completed, since = now, time.monotonic()
+            time.sleep(0.01)
+        return completed
+
+    @property
+    def answers_at_once(self) -> bool:
+        try:
+            return self.seconds_to_answer() < 1
+        except (AssertionError, ConnectionResetError):
+            return False
+
+    def end(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(PATIENCE)
+
+    def abandon(self) -> None:
+        self.process.kill()
+        self.process.wait(PATIENCE)
+
+
+def all_of(client: socket.socket) -> bytes:
+    data = b""
+    while part := client.recv(65_536):
+        data += part
+    return data
+
+
+def get(path: str) -> bytes:
+    return b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % path.encode()
+
+
+@pytest.fixture(autouse=True)
+def many_files() -> Iterator[None]:
+    """Allow this process, and those that it starts, enough open files."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if before[1] != resource.RLIM_INFINITY and before[1] < OPEN_FILES:
+        pytest.skip(f"only {before[1]} open files are allowed")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(before[0], OPEN_FILES), before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.fixture
+def start(tmp_path: pathlib.Path) -> Iterator[Callable[..., Served]]:
+    """Start servers that are ended with the test."""
+    with contextlib.ExitStack() as stack:
+
+        def started(*options: str) -> Served:
+            served = Served(tmp_path, *options)
+            stack.callback(served.abandon)
+            return served
+
+        yield started
+
+
+@pytest.fixture
+def crowd() -> Iterator[Callable[..., list[socket.socket]]]:
+    """Open many connections that each say something, and are closed when the test is over."""
+    with contextlib.ExitStack() as stack:
+
+        def gather(served: Served, sayings: list[bytes], size: int = CROWD) -> list[socket.socket]:
+            clients = []
+            for number in range(size):
+                clients.append(stack.enter_context(served.connect()))
+                clients[-1].sendall(sayings[number % len(sayings)])
+            return clients
+
+        yield gather
+
+
+BEGUN = [
+    b"",
+    b"GET / HT",
+    b"GET / HTTP/1.1\r\nHost: x\r\nX",
+    b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n",
+    b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\nhalf",
+    b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nha",
+    b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n0\r\nX: y",
+]
+
+
+CUT_SHORT = b"HTTP/1.1 408 Request Timeout\r\n"
+
+
+@pytest.mark.parametrize("size", [3, 5])
+def test_crowds_that_send_slowly_and_read_slowly_keep_nobody_waiting(start, crowd, size: int) -> None:
+    served = start("--request-timeout-seconds", "60")
+    served.seconds_to_answer()
+    memory, open_files = served.memory, served.open_files
+    clients = crowd(served, BEGUN)
+    clients += crowd(served, [get(f"/whole/{size * MEGABYTE}"), get(f"/parts/{size * MEGABYTE}")])
+    assert served.completed_by_and_by == CROWD + 1
+    waited = [served.seconds_to_answer() for _ in range(20)]
+    assert statistics.median(waited) < 0.1
+    assert served.memory - memory < 160 * MEGABYTE
+    snapshot = served.snapshot()
+    assert (snapshot["running"], snapshot["queued"]) == (0, 0)
+    assert sum(worker["sessions"] for worker in snapshot["workers"]) <= 2
+    assert served.open_files >= open_files + 2 * CROWD
+    for client in clients:
+        client.close()
+    served.wait_until(lambda: served.open_files <= open_files)
+    assert served.end() == 0
+    assert served.complaints == []
+
+
+def test_crowds_that_take_too_long_are_sent_away(start, crowd) -> None:
+    limits = ("--header-timeout-seconds", "0.5", "--body-timeout-seconds", "0.5", "--write-timeout-seconds", "0.5")
+    served = start(*limits)
+    served.seconds_to_answer()
+    open_files = served.open_files
+    senders = crowd(served, BEGUN)
+    readers = crowd(served, [get(f"/whole/{8 * MEGABYTE}")], 20)
+    for number, client in enumerate(senders):
+        # One that has said nothing is told nothing.
+        assert all_of(client).startswith(CUT_SHORT if BEGUN[number % len(BEGUN)] else b"")
+        client.close()
+    served.wait_until(lambda: served.open_files <= open_files)
+    assert all(len(all_of(client)) < 8 * MEGABYTE for client in readers)
+    assert served.end() == 0
+    assert served.complaints == []
+
+
+def test_a_head_that_trickles_is_cut_at_its_time_whatever_comes(start) -> None:
+    served = start("--header-timeout-seconds", "0.5")
+    with served.connect() as client:
+        client.settimeout(0.05)
+        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nX: ")
+        answer, end = b"", time.monotonic() + PATIENCE
+        while not answer and time.monotonic() < end:
+            client.sendall(b"x")
+            with contextlib.suppress(TimeoutError):
+                answer = client.recv(1000)
+        assert answer.startswith(CUT_SHORT)
+
+
+def test_the_next_head_has_its_own_time_after_an_answer(start) -> None:
+    served = start("--header-timeout-seconds", "0.2")
+    with served.connect() as client:
+        client.settimeout(1.5)
+        client.sendall(get("/") + b"GET / HT")
+        assert CUT_SHORT in all_of(client)
+
+
+def test_a_running_request_is_not_cut_because_the_next_one_trickles(start) -> None:
+    served = start("--header-timeout-seconds", "0.2")
+    with served.connect() as client:
+        client.sendall(get("/sleeping/0.9"))
+        served.wait_until(lambda: served.snapshot()["running"])
+        client.sendall(b"GET / HT")
+        assert client.recv(1000).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+def test_connections_beyond_the_most_are_refused_and_accepting_goes_on(start, crowd) -> None:
+    served = start("--max-connections", "50")
+    kept = crowd(served, [get("/")], 50)
+    assert all(client.recv(1000).startswith(b"HTTP/1.1 200 OK") for client in kept)
+    for client in crowd(served, [get("/")], CROWD):
+        with contextlib.suppress(ConnectionResetError):
+            # Of very many the last are told nothing.
+            assert all_of(client)[:12] in (b"HTTP/1.1 503", b"")
+        client.close()
+    assert served.snapshot()["submitted"] == 50
+    kept.pop().close()
+    served.wait_until(lambda: served.answers_at_once)
+    kept[0].sendall(get("/"))
+    assert kept[0].recv(1000).startswith(b"HTTP/1.1 200 OK")
+    assert served.complaints == []
+
+
+# Clients that leave.
+
+
+def reset(clients: list[socket.socket]) -> None:
+    """Leave without a word: what is closed like this sends a reset."""
+    for client in clients:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+
+
+LEAVING = {
+    "in a head": (b"GET / HTTP/1.1\r\nHo", 0),
+    "in a body": (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000\r\n\r\n" + bytes(2 * MEGABYTE), 0),
+    "waiting": (get("/sleeping/0.05"), 100),
+    "in a stream": (get("/endless"), 100),
+    "with much unread": (get(f"/parts/{40 * MEGABYTE}"), 100),
+}
+
+
+@pytest.mark.parametrize("name", LEAVING)
+def test_a_hundred_clients_that_leave_are_one_number(start, crowd, name: str) -> None:
+    said, disconnected = LEAVING[name]
+    served = start()
+    served.seconds_to_answer()
+    open_files = served.open_files
+    clients = crowd(served, [said], 100)
+    served.wait_until(lambda: served.open_files >= open_files + 100)
+    reset(clients)
+    served.wait_until(lambda: served.outcome("disconnected") == disconnected)
+    served.wait_until(lambda: served.open_files <= open_files)
+    snapshot = served.snapshot()
+    assert (snapshot["running"], snapshot["queued"]) == (0, 0)
+    assert snapshot["submitted"] == sum(snapshot["outcomes"].values()) == disconnected + 1
+    assert served.seconds_to_answer() < 1
+    assert served.end() == 0
+    assert served.complaints == []
+
+
+def test_an_application_can_ask_whether_its_client_has_left(start, crowd) -> None:
+    served = start("--request-timeout-seconds", "60")
+    clients = crowd(served, [get("/asking")], 2)
+    served.wait_until(lambda: served.snapshot()["running"] == 2)
+    reset(clients)
+    served.wait_until(lambda: served.outcome("disconnected") == 2)
+    assert served.complaints == []
+
+
+def test_what_runs_for_nobody_is_ended_if_that_is_wanted(start, crowd) -> None:
+    served = start("--request-timeout-seconds", "60", "--cancel-on-disconnect")
+    clients = crowd(served, [get("/sleeping/50")], 100)
+    served.wait_until(lambda: served.snapshot()["submitted"] == 100)
+    assert served.snapshot()["running"] == 2
+    reset(clients)
+    served.wait_until(lambda: served.outcome("disconnected") == 100)
+    assert served.seconds_to_answer() < 1
+    assert served.complaints == []
+
+
+# A machine that is out of something.
+
+
+def test_out_of_descriptors_it_serves_whom_it_has_and_accepts_again_later(start, crowd) -> None:
+    served = start()
+    served.seconds_to_answer()
+    most = served.open_files + 20
+    resource.prlimit(served.process.pid, resource.RLIMIT_NOFILE, (most, most))
+    clients = crowd(served, [get("/")], 60)
+    assert all(client.recv(1000).startswith(b"HTTP/1.1 200 OK") for client in clients[:20])
+    for client in clients:
+        client.close()
+    served.wait_until(lambda: served.answers_at_once)
+    assert served.complaints == []
+
+
+@pytest.mark.parametrize("beyond", [100, MEGABYTE])
+def test_a_body_without_room_is_refused_and_forgotten(start, beyond: int) -> None:
+    served = start()
+    room = 2 * MEGABYTE
+    resource.prlimit(served.process.pid, resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
+    open_files = served.open_files
+    with served.connect() as client:
+        client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (room + beyond) + bytes(room))
+        # All of it is in the file, or nearly: the rest may be in the file's buffer.
+        served.wait_until(lambda: any(size > room - 8192 for size in served.sizes_of_temporary_files))
+        client.sendall(bytes(beyond))
+        assert client.recv(1000).startswith(b"HTTP/1.1 507 ")
+    served.wait_until(lambda: served.open_files <= open_files)
+    assert served.seconds_to_answer() < 1
+    began = time.monotonic()
+    assert served.end() == 0
+    # It does not wait for a connection that is no more.
+    assert time.monotonic() - began < 3
+    assert served.complaints == []
