@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import tempfile
 from io import FileIO
-from typing import cast
 
 __all__ = ["temporary_file", "write_all"]
 
 
 def temporary_file() -> FileIO:
     """Return a new file without a name, and without a buffer; whoever asked closes it."""
-    return cast(FileIO, tempfile.TemporaryFile(buffering=0))
+    return tempfile.TemporaryFile(buffering=0)
 
 
 def write_all(file: FileIO, data: bytes | bytearray | memoryview) -> None:
