@@ -23,6 +23,7 @@ from .framing import whole_answer
 from .limits import (
     JOINED_BYTES,
     LINGER_SECONDS,
+    PARSED_BYTES,
     PIPELINED_REQUESTS,
     RECEIVE_BYTES,
     UNSENT_IN_FILES_BYTES,
@@ -70,6 +71,7 @@ class Connection:
         "_server",
         "_socket",
         "_taken",
+        "_unparsed",
         "_writer",
         "closed",
         "closing",
@@ -87,6 +89,8 @@ class Connection:
         self._job: Job | None = None
         self._last = False
         """Whether the present response is the last."""
+        self._unparsed = b""
+        """What has been read and has to wait, because many requests do."""
         self._input_ended = False
         self._lingering = False
         self._outbox = Outbox(server.budget)
@@ -111,7 +115,8 @@ class Connection:
     def idle(self) -> bool:
         """Whether nothing has been asked and nothing is left to answer."""
         parser = self._parser
-        return not (self._current or self._pending or self._outbox.size or parser.in_head or parser.in_body)
+        asked = self._current or self._pending or self._unparsed or parser.in_head or parser.in_body
+        return not (asked or self._outbox.size)
 
     @property
     def unsent(self) -> int:
@@ -168,20 +173,37 @@ class Connection:
     def _take(self, data: bytes) -> None:
         parser = self._parser
         was_in_head = parser.in_head
-        refused = parser.feed(data)
+        refused = parser.feed(data) if len(data) <= PARSED_BYTES else self._parse_some(data)
         if refused is not None:
             self._reject(refused)
-        elif (parser.in_body or (parser.in_head and not was_in_head)) and self._current is None:
+        elif parser.in_body or (parser.in_head and not was_in_head):
             self._await_request()
         if self._pending:
-            if len(self._pending) >= PIPELINED_REQUESTS:
+            if self._unparsed or len(self._pending) >= PIPELINED_REQUESTS:
                 self._reader.stop()
             self._advance()
+            if self._unparsed and self._current is None and not self.closed:
+                self._server.loop.run_callback(self._resume)
         elif parser.awaits_continue:
             self._continue()
 
+    def _parse_some(self, data: bytes) -> str | None:
+        """Parse until so many requests wait that the rest has to wait, too."""
+        parser, refused, start = self._parser, None, 0
+        while start < len(data) and refused is None and len(self._pending) < PIPELINED_REQUESTS:
+            end = start + max(PARSED_BYTES, parser.body_left)
+            refused = parser.feed(data[start:end])
+            start = end
+        self._unparsed = data[start:] if refused is None else b""
+        return refused
+
     def _await_request(self) -> None:
-        """Give the client the time it has for what it is at: a head, the next bytes of a body, or being idle."""
+        """Give the client the time it has for what it is at: a head, the next bytes of a body, or being idle.
+
+        As long as it has an answer to read, that is what it must be at.
+        """
+        if self._current is not None or self._outbox.size:
+            return
         parser, options = self._parser, self._server.options
         if parser.in_body:
             seconds = options.body_timeout_seconds
@@ -268,9 +290,8 @@ class Connection:
             self._last = True
             self._end_output()
             return
-        if not self._outbox.size:
-            self._await_request()
-        if self._pending:
+        self._await_request()
+        if self._pending or self._unparsed:
             # From the hub, not from here: `_advance` may be what called us, or a slot that still has to clean up.
             self._server.loop.run_callback(self._resume)
         elif self._parser.awaits_continue:
@@ -279,10 +300,14 @@ class Connection:
             self.close_if_idle()
 
     def _resume(self) -> None:
-        if not self.closed:
-            self._advance()
-            if not (self._input_ended or self._last or self._reader.active):
-                self._reader.start(self._on_readable)
+        if self.closed:
+            return
+        self._advance()
+        if self._unparsed and len(self._pending) < PIPELINED_REQUESTS and not self._lingering:
+            data, self._unparsed = self._unparsed, b""
+            self._take(data)
+        if not (self._unparsed or self._input_ended or self._last or self.closed or self._reader.active):
+            self._reader.start(self._on_readable)
 
     def _end_output(self) -> None:
         """Close once all is sent; a refused client may still be sending, so it is given time to read the refusal."""

@@ -49,12 +49,14 @@ class ResponseHead:
     def __init__(self, status: str, headers: Headers) -> None:
         self.status = status
         line, self.bodiless = _status_line(status)
+        if type(headers) is not list:
+            headers = list(headers)
         self.length: int | None = None
         self.has_date = self.has_server = False
         lines = [line]
         for name, value in headers:
             lower = _checked_name(name)
-            if type(value) is not str:
+            if not isinstance(value, str):
                 raise TypeError(f"header {name!r} has the value {value!r}; it must be a str")
             if lower in _NOTED and not self._noted(lower, value):
                 continue
@@ -69,10 +71,10 @@ class ResponseHead:
         return f"<ResponseHead {self.status}>"
 
     def _noted(self, name: str, value: str) -> bool:
-        """Take note of a header; say whether it is sent, as a 204 has no Content-Length (RFC 9110, 8.6)."""
+        """Take note of a header; say whether it is sent: a length once, and with a 204 never (RFC 9110, 8.6)."""
         if name == "content-length":
-            self.length = _length(value, self.length)
-            return self.status[:3] != "204"
+            repeated, self.length = self.length is not None, _length(value, self.length)
+            return not repeated and self.status[:3] != "204"
         if name == "date":
             self.has_date = True
         else:
@@ -83,15 +85,16 @@ class ResponseHead:
 @lru_cache(maxsize=256)
 def _status_line(status: str) -> tuple[str, bool]:
     """Return the checked first line, and whether no body may follow; an application uses few, so it is remembered."""
-    if type(status) is not str or not _STATUS(status):
+    if not isinstance(status, str) or not _STATUS(status):
         raise ValueError(f"status {status!r} cannot be sent; write three digits from 200 on, a space, a phrase")
-    return f"HTTP/1.1 {status}\r\n", status[:3] in ("204", "304")
+    # Where there is no phrase its space is still there (RFC 9112, 4).
+    return f"HTTP/1.1 {status}{'' if status[3:] else ' '}\r\n", status[:3] in ("204", "304")
 
 
 @lru_cache(maxsize=1024)
 def _checked_name(name: str) -> str:
     """Return a header's name in lower case; an application uses few, so the check is remembered."""
-    if type(name) is not str or not _NAME(name):
+    if not isinstance(name, str) or not _NAME(name):
         raise ValueError(f"header name {name!r} cannot be sent; use letters, digits and hyphens")
     lower = name.lower()
     if lower in _HOP_BY_HOP:

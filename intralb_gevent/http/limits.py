@@ -13,9 +13,11 @@ __all__ = [
     "BODY_SMALL_BYTES",
     "JOINED_BYTES",
     "LINGER_SECONDS",
+    "PARSED_BYTES",
     "PIPELINED_REQUESTS",
     "RECEIVE_BYTES",
     "REFUSED_CONNECTIONS",
+    "SPILL_FILE_BYTES",
     "UNSENT_IN_FILES_BYTES",
     "UNSENT_IN_MEMORY_BYTES",
     "UNSENT_LEAST_BYTES",
@@ -40,6 +42,9 @@ LINGER_SECONDS: Final = 2.0
 PIPELINED_REQUESTS: Final = 16
 """Requests that may wait behind the one being answered before a connection is read no further."""
 
+PARSED_BYTES: Final = 2048
+"""Parsed before these are counted again: the shortest requests take 26 bytes, and kilobytes when they are parsed."""
+
 RECEIVE_BYTES: Final = 64 * 1024
 """Read from a socket at a time."""
 
@@ -54,6 +59,9 @@ UNSENT_MOST_BYTES: Final = 16 * 1024 * 1024
 
 UNSENT_LEAST_BYTES: Final = 256 * 1024
 """The same once the files of all connections hold `UNSENT_IN_FILES_BYTES`."""
+
+SPILL_FILE_BYTES: Final = 32 * 1024 * 1024
+"""Written to one temporary file of a response before the next is begun; a file goes when all of it is sent."""
 
 UNSENT_IN_FILES_BYTES: Final = 4 * 1024**3
 """In temporary files, of all connections of a server together, before slots have to wait much earlier."""

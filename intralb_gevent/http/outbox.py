@@ -10,9 +10,9 @@ from __future__ import annotations
 import _socket
 import os
 from collections import deque
-from io import FileIO
 from typing import Any, Final
 
+from .limits import SPILL_FILE_BYTES
 from .spill import temporary_file, write_all
 
 __all__ = ["Outbox", "OutputBudget"]
@@ -38,29 +38,39 @@ class OutputBudget:
         return f"<OutputBudget {self.in_memory} of {self.memory_limit} bytes in memory, {self.in_files} in files>"
 
 
+class _Spill:
+    """A temporary file of unsent bytes: how far it is written, and how much of it is still to be sent."""
+
+    __slots__ = ("end", "file", "left")
+
+    def __init__(self) -> None:
+        self.file = temporary_file()
+        self.end = 0
+        self.left = 0
+
+
 class _FilePart:
-    """A stretch of an open file; `own` says that the descriptor is ours alone to close."""
+    """A stretch of an open file, which is a temporary one of ours or a descriptor that is ours alone to close."""
 
-    __slots__ = ("count", "descriptor", "offset", "own")
+    __slots__ = ("count", "descriptor", "offset", "spill")
 
-    def __init__(self, descriptor: int, offset: int, count: int, *, own: bool) -> None:
+    def __init__(self, descriptor: int, offset: int, count: int, spill: _Spill | None = None) -> None:
         self.descriptor = descriptor
         self.offset = offset
         self.count = count
-        self.own = own
+        self.spill = spill
 
 
 class Outbox:
     """A queue of bytes and stretches of files; `size` is how many bytes are in it."""
 
-    __slots__ = ("_budget", "_parts", "_spill", "_spill_end", "_spill_left", "size")
+    __slots__ = ("_budget", "_parts", "_spill", "size")
 
     def __init__(self, budget: OutputBudget) -> None:
         self._budget = budget
         self._parts: deque[memoryview | _FilePart] = deque()
-        self._spill: FileIO | None = None
-        self._spill_end = 0
-        self._spill_left = 0
+        self._spill: _Spill | None = None
+        """The file that is written to now."""
         self.size = 0
 
     def __repr__(self) -> str:
@@ -76,24 +86,23 @@ class Outbox:
             self._keep_in_file(data)
 
     def _keep_in_file(self, data: memoryview) -> None:
-        if self._spill is None:
-            self._spill = temporary_file()
-            self._spill_end = 0
-        write_all(self._spill, data)
+        spill = self._spill
+        if spill is None or spill.end >= SPILL_FILE_BYTES:
+            spill = self._spill = _Spill()
+        write_all(spill.file, data)
         self._budget.in_files += len(data)
         last = self._parts[-1] if self._parts else None
-        descriptor = self._spill.fileno()
-        if isinstance(last, _FilePart) and last.descriptor == descriptor:
+        if isinstance(last, _FilePart) and last.spill is spill:
             last.count += len(data)
         else:
-            self._parts.append(_FilePart(descriptor, self._spill_end, len(data), own=False))
-        self._spill_end += len(data)
-        self._spill_left += len(data)
+            self._parts.append(_FilePart(spill.file.fileno(), spill.end, len(data), spill))
+        spill.end += len(data)
+        spill.left += len(data)
 
     def add_file(self, descriptor: int, offset: int, count: int) -> None:
         """Keep a stretch of an open file; the descriptor is closed when it is sent."""
         self.size += count
-        self._parts.append(_FilePart(descriptor, offset, count, own=True))
+        self._parts.append(_FilePart(descriptor, offset, count))
 
     def send_to(self, sock: Any) -> None:
         """Send as much as the socket takes now, `TURN_BYTES` at most.
@@ -124,27 +133,35 @@ class Outbox:
         part.offset += sent
         part.count -= sent
         self.size -= sent
-        if not part.own:
-            self._forget_spilled(sent)
+        self._forget(part, sent)
         if not part.count:
             self._parts.popleft()
-            if part.own:
-                os.close(part.descriptor)
 
-    def _forget_spilled(self, count: int) -> None:
+    def _forget(self, part: _FilePart, count: int) -> None:
+        """So much of a part needs no file any more; close the file with the last of it."""
+        spill = part.spill
+        if spill is None:
+            if not part.count:
+                os.close(part.descriptor)
+            return
         self._budget.in_files -= count
-        self._spill_left -= count
-        if self._spill is not None and not self._spill_left:
-            self._spill.close()
-            self._spill = None
+        spill.left -= count
+        if not spill.left:
+            spill.file.close()
+            if spill is self._spill:
+                self._spill = None
 
     def clear(self) -> None:
         """Forget everything unsent."""
         for part in self._parts:
-            if not isinstance(part, _FilePart):
+            if isinstance(part, _FilePart):
+                unsent, part.count = part.count, 0
+                self._forget(part, unsent)
+            else:
                 self._budget.in_memory -= len(part)
-            elif part.own:
-                os.close(part.descriptor)
         self._parts.clear()
-        self._forget_spilled(self._spill_left)
+        if self._spill is not None:
+            # It was made, and could not be written.
+            self._spill.file.close()
+            self._spill = None
         self.size = 0

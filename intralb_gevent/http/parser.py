@@ -34,7 +34,8 @@ FIELD_BYTES: Final = 64
 
 CHUNKING_BYTES: Final = 64 * 1024
 CHUNKING_RATIO: Final = 16
-"""A body may come in that many more bytes, and times more, than it has. Chunks of one byte take six each."""
+"""A body may come in that many more bytes, and times more, than it has. Chunks of one byte take six each. And no more
+than the former may come without data: it would be kept by httptools as a field of the trailer."""
 
 
 class _Refused(Exception):
@@ -165,6 +166,7 @@ class RequestParser:
         "_body",
         "_budget",
         "_checked_host",
+        "_data_in_piece",
         "_deaf",
         "_environ",
         "_head_size",
@@ -179,6 +181,7 @@ class RequestParser:
         "_on_request",
         "_pieces_size",
         "_shared_piece",
+        "_size_without_data",
         "_target",
         "awaits_continue",
         "in_body",
@@ -211,12 +214,21 @@ class RequestParser:
         self._deaf = False
         """Whether nothing that comes is looked at any more."""
         self._shared_piece = False
+        self._data_in_piece = False
+        self._size_without_data = 0
         self._pieces_size: int | None = None
         self._most_head_bytes = options.max_target_bytes + options.max_header_bytes + FIELD_BYTES * options.max_headers
         self._checked_host: str | None = None
 
     def __repr__(self) -> str:
         return f"<RequestParser {'in a head' if self.in_head else 'in a body' if self.in_body else 'between requests'}>"
+
+    @property
+    def body_left(self) -> int:
+        """Bytes that are still to come of a body whose length was told; 0 between requests and in chunks."""
+        if not self.in_body:
+            return 0
+        return int(self._environ.get("CONTENT_LENGTH", 0)) - (0 if self._body is None else self._body.size)
 
     def feed(self, data: bytes) -> str | None:
         """Take the next bytes; return None, or the status line to refuse the connection with."""
@@ -250,8 +262,15 @@ class RequestParser:
         self._pieces_size += size
         if self.in_head:
             return self._too_large() if self._pieces_size > self._most_head_bytes else None
+        return self._too_much_chunking(size)
+
+    def _too_much_chunking(self, size: int) -> str | None:
+        self._size_without_data = 0 if self._data_in_piece else self._size_without_data + size
+        self._data_in_piece = False
         body = 0 if self._body is None else self._body.size
-        return "400 Bad Request" if self._pieces_size > CHUNKING_BYTES + CHUNKING_RATIO * body else None
+        most = CHUNKING_BYTES + CHUNKING_RATIO * body
+        refused = (self._pieces_size or 0) > most or self._size_without_data > CHUNKING_BYTES
+        return "400 Bad Request" if refused else None
 
     def _too_large(self) -> str:
         if self._header_count or len(self._target) <= self._max_target_bytes:
@@ -300,6 +319,9 @@ class RequestParser:
         """Check the head and put the request line into the environ."""
         self.in_head = False
         self.in_body = True
+        self._pieces_size = None
+        self._data_in_piece = False
+        self._size_without_data = 0
         http, environ, target = self._http, self._environ, self._target
         version = http.get_http_version()
         self._http_1_1 = version == "1.1"
@@ -363,6 +385,7 @@ class RequestParser:
     def on_body(self, data: bytes) -> None:
         """Take a piece of the body."""
         body = self._body
+        self._data_in_piece = True
         if body is None:
             body = self._body = Body(self._budget)
         if body.size + len(data) > self._max_body_bytes:

@@ -10,6 +10,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator
+from io import FileIO
 from typing import IO, TYPE_CHECKING, Any
 
 from ..errors import ClientDisconnected
@@ -38,12 +39,15 @@ class FileWrapper:
 
     def stretch(self) -> tuple[int, int, int] | None:
         """Return descriptor, offset and count of what is left of a regular file, or None if it is none."""
+        if not isinstance(getattr(self.file, "raw", self.file), FileIO):
+            # Others have a descriptor too, but reading them gives something else than what is in it (gzip).
+            return None
         try:
             descriptor = self.file.fileno()
             offset = self.file.tell()
             status = os.fstat(descriptor)
-        except (AttributeError, OSError):
-            # io.UnsupportedOperation, of files that are in memory only, is an OSError.
+        except OSError:
+            # Of a pipe, nobody can tell where it stands.
             return None
         count = status.st_size - offset
         return (descriptor, offset, count) if stat.S_ISREG(status.st_mode) and count > 0 else None

@@ -11,6 +11,7 @@ import os
 import pathlib
 import re
 import resource
+import select
 import signal
 import socket
 import statistics
@@ -125,10 +126,10 @@ class Served:
             assert time.monotonic() < end, self.said
             time.sleep(0.01)
 
-    def connect(self) -> socket.socket:
+    def connect(self, receive_buffer: int = 4096) -> socket.socket:
         client = socket.socket()
         # So that the client's side of the network takes little.
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         client.settimeout(PATIENCE)
         client.connect(("127.0.0.1", self.port))
         return client
@@ -231,13 +232,12 @@ BEGUN = [
 CUT_SHORT = b"HTTP/1.1 408 Request Timeout\r\n"
 
 
-@pytest.mark.parametrize("size", [3, 5])
-def test_crowds_that_send_slowly_and_read_slowly_keep_nobody_waiting(start, crowd, size: int) -> None:
+def test_crowds_that_send_slowly_and_read_slowly_keep_nobody_waiting(start, crowd) -> None:
     served = start("--request-timeout-seconds", "60")
     served.seconds_to_answer()
     memory, open_files = served.memory, served.open_files
     clients = crowd(served, BEGUN)
-    clients += crowd(served, [get(f"/whole/{size * MEGABYTE}"), get(f"/parts/{size * MEGABYTE}")])
+    clients += crowd(served, [get(f"/whole/{5 * MEGABYTE}"), get(f"/parts/{5 * MEGABYTE}")])
     assert served.completed_by_and_by == CROWD + 1
     waited = [served.seconds_to_answer() for _ in range(20)]
     assert statistics.median(waited) < 0.1
@@ -298,6 +298,51 @@ def test_a_running_request_is_not_cut_because_the_next_one_trickles(start) -> No
         served.wait_until(lambda: served.snapshot()["running"])
         client.sendall(b"GET / HT")
         assert client.recv(1000).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+def cut_while_sending(client: socket.socket, seconds: float) -> bool:
+    """Send a byte now and then, and read nothing; say whether the connection was cut before the time was over."""
+    end = time.monotonic() + seconds
+    try:
+        while time.monotonic() < end:
+            client.sendall(b"x")
+            select.select([], [], [], 0.05)
+    except ConnectionError:
+        return True
+    return False
+
+
+def test_who_does_not_read_is_cut_also_while_it_sends(start) -> None:
+    served = start("--write-timeout-seconds", "0.5")
+    with served.connect() as client:
+        client.sendall(get(f"/whole/{8 * MEGABYTE}") + b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9999\r\n\r\n")
+        assert cut_while_sending(client, 2)
+
+
+def test_a_flood_of_pipelined_requests_takes_little_memory(start, crowd) -> None:
+    served = start("--request-timeout-seconds", "60")
+    served.seconds_to_answer()
+    memory = served.memory
+    crowd(served, [get("/sleeping/60")], 2)
+    served.wait_until(lambda: served.snapshot()["running"] == 2)
+    crowd(served, [b"GET / HTTP/1.1\r\nHost:\r\n\r\n" * 2500], 100)
+    served.wait_until(lambda: served.snapshot()["queued"] == 100)
+    assert served.memory - memory < 40 * MEGABYTE
+
+
+def test_who_reads_a_stream_slowly_does_not_fill_the_disk(start, crowd) -> None:
+    served = start("--request-timeout-seconds", "60")
+    # These leave no room for others in memory.
+    crowd(served, [get(f"/whole/{8 * MEGABYTE}")], 40)
+    served.wait_until(lambda: served.outcome("completed") == 40)
+    before = sum(served.sizes_of_temporary_files)
+    with served.connect(MEGABYTE) as client:
+        client.sendall(get("/endless"))
+        read = 0
+        while read < 150 * MEGABYTE:
+            read += len(client.recv(MEGABYTE))
+            select.select([], [], [], 0.001)
+        assert sum(served.sizes_of_temporary_files) - before < 75 * MEGABYTE
 
 
 def test_connections_beyond_the_most_are_refused_and_accepting_goes_on(start, crowd) -> None:

@@ -5,12 +5,16 @@ Most of it is seen by asking both servers the same and comparing.
 
 from __future__ import annotations
 
+import bz2
 import gc
+import gzip
 import io
 import logging
+import lzma
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -359,7 +363,155 @@ def test_the_iterable_is_closed_once(both) -> None:
     assert [parts.closed for parts in made] == [1] * 4
 
 
+class Text(str):
+    """As template languages mark text as safe with."""
+
+
+@pytest.mark.parametrize(
+    "application",
+    [
+        answering([b"hello"], headers=[("X", Text("y"))]),
+        answering([b"hello"], headers=[(Text("X"), "y")]),
+        answering([b"hello"], Text("200 OK")),
+    ],
+)
+def test_what_is_a_kind_of_str_is_taken_for_one(both, application) -> None:
+    theirs, ours = map(responses, both(application, GET))
+    assert ours == theirs == [(200, b"hello")]
+
+
 # What our engine does by itself.
+
+
+def test_a_line_break_in_headers_that_can_be_read_once_only_is_refused(serve, connect) -> None:
+    def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        start_response("200 OK", iter([("X", "y\r\nSet-Cookie: evil=1")]))
+        return [b"hello"]
+
+    reply = connect(serve(application)).get()
+    assert "set-cookie" not in reply.headers
+    assert reply.status == 500
+
+
+def test_a_length_that_is_said_twice_is_sent_once(serve, connect) -> None:
+    client = connect(serve(answering([b"hello"], headers=[("Content-Length", "5"), ("content-length", "5")])))
+    client.send(GET_1_0)
+    assert client.rest().lower().count(b"content-length") == 1
+
+
+def test_a_status_line_without_a_phrase_ends_with_a_space(serve, connect) -> None:
+    client = connect(serve(answering([b"hello"], "200")))
+    client.send(GET_1_0)
+    assert client.rest().startswith(b"HTTP/1.1 200 \r\n")
+
+
+@pytest.mark.parametrize(
+    "opened",
+    [
+        gzip.open,
+        bz2.open,
+        lzma.open,
+    ],
+    ids=["gzip", "bz2", "xz"],
+)
+def test_a_file_wrapper_sends_what_reading_the_file_gives(serve, connect, tmp_path, opened) -> None:
+    path = tmp_path / "file"
+    with opened(path, "wb") as file:
+        file.write(b"plain text")
+
+    def application(environ: dict[str, Any], start_response: Any) -> Any:
+        start_response("200 OK", TEXT)
+        return environ["wsgi.file_wrapper"](opened(path, "rb"))
+
+    client = connect(serve(application))
+    assert [client.get().body for _ in range(2)] == [b"plain text"] * 2
+
+
+def by_name(path: Any) -> Any:
+    return path.open("rb")
+
+
+def unbuffered(path: Any) -> Any:
+    return path.open("rb", buffering=0)
+
+
+def read_in_part(path: Any) -> Any:
+    file = path.open("rb")
+    file.read(10)
+    return file
+
+
+def a_pipe(path: Any) -> Any:
+    reading, writing = os.pipe()
+    with open(writing, "wb") as file:
+        file.write(path.read_bytes()[:1000])
+    return open(reading, "rb")
+
+
+def temporary(path: Any) -> Any:
+    file = tempfile.TemporaryFile("w+b")  # noqa: SIM115  # the server closes it
+    file.write(path.read_bytes())
+    file.seek(5)
+    return file
+
+
+def in_memory(path: Any) -> Any:
+    return io.BytesIO(path.read_bytes())
+
+
+@pytest.mark.parametrize("opened", [by_name, unbuffered, read_in_part, a_pipe, temporary, in_memory])
+@pytest.mark.parametrize("length", [None, 100, 100_000])
+def test_a_file_of_any_kind_is_sent_and_closed(serve, connect, tmp_path, opened, length: int | None) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(range(256)) * 100)
+    with opened(path) as file:
+        expected = file.read()[:length]
+    files: list[Any] = []
+
+    def application(environ: dict[str, Any], start_response: Any) -> Any:
+        start_response("200 OK", TEXT if length is None else [*TEXT, ("Content-Length", str(length))])
+        files.append(opened(path))
+        return environ["wsgi.file_wrapper"](files[-1])
+
+    client = connect(serve(application))
+    client.send(GET_1_0_KEPT)
+    if length == 100_000:
+        # Less than promised: only the end tells.
+        assert client.rest().endswith(b"\r\n\r\n" + expected)
+    else:
+        assert client.reply().body == expected
+    assert [file.closed for file in files] == [True]
+
+
+def test_a_file_that_shrinks_while_it_is_sent_cuts_the_answer(serve, connect, tmp_path, eventually) -> None:
+    path = tmp_path / "file"
+    with path.open("wb") as file:
+        file.truncate(40_000_000)
+
+    def application(environ: dict[str, Any], start_response: Any) -> Any:
+        start_response("200 OK", TEXT)
+        return environ["wsgi.file_wrapper"](path.open("rb"))
+
+    server = serve(application)
+    client = connect(server)
+    client.send(GET)
+    eventually(lambda: server.balancer.snapshot().outcomes["completed"])
+    os.truncate(path, 1000)
+    assert len(client.rest()) < 40_000_000
+    eventually(lambda: not server.connections)
+
+
+def test_an_error_when_the_iterable_is_closed_does_not_harm_the_connection(serve, connect, caplog) -> None:
+    class Parts:
+        def __iter__(self) -> Iterator[bytes]:
+            yield b"hello"
+
+        def close(self) -> None:
+            raise ValueError("on purpose")
+
+    client = connect(serve(answering(Parts)))
+    assert [client.get().body for _ in range(2)] == [b"hello"] * 2
+    assert "on purpose" in caplog.text
 
 
 @pytest.mark.parametrize("change", [{"REQUEST_METHOD": "GET"}, {}], ids=["rewritten", "emptied"])
