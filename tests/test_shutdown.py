@@ -23,6 +23,7 @@ from wsgiref.validate import validator
 from intralb_gevent import LoadBalancer, Options, WSGIServer, graceful_shutdown
 
 def application(environ, start_response):
+    print("begun", environ["PATH_INFO"], flush=True)
     try:
         time.sleep(float(environ["PATH_INFO"][1:]))
     finally:
@@ -67,7 +68,9 @@ class Served:
 
     def wait_for_line(self, text: str) -> None:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
+        line = "nothing yet"
+        while line:
+            line = self.process.stdout.readline()
             if text in line:
                 return
         pytest.fail(f"the server never said {text!r}")
@@ -97,9 +100,8 @@ def test_20_running_requests_finish_50_idle_connections_close_and_it_exits_0(sta
     idle = [served.connect() for _ in range(50)]
     with ThreadPoolExecutor(20) as clients:
         asked = [clients.submit(served.get, "/3") for _ in range(20)]
-        # A request answered after the others have been sent tells that they have arrived.
-        while served.get("/0")[0] != 200 or not all(request.running() for request in asked):
-            pass
+        for _ in asked:
+            served.wait_for_line("begun /3")
         time_of_signal = time.monotonic()
         served.process.send_signal(signal.SIGTERM)
         answers = [request.result() for request in asked]
@@ -117,15 +119,8 @@ def asked_in_background(served: Served, path: str) -> tuple[threading.Thread, li
     answers: list[tuple[int, str | None]] = []
     thread = threading.Thread(target=lambda: answers.append(served.get(path)))
     thread.start()
-    while b"200" not in answer_to_status(served):
-        pass
+    served.wait_for_line(f"begun {path}")
     return thread, answers
-
-
-def answer_to_status(served: Served) -> bytes:
-    with served.connect() as connection:
-        connection.sendall(b"GET /0 HTTP/1.0\r\n\r\n")
-        return connection.recv(100)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -167,8 +167,12 @@ class Connection:
             elif not data:
                 self._on_end_of_input()
         except Exception:
-            self._server.report_bug(self)
-            self.close()
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """A bug of ours costs one connection, and nothing is raised in the hub."""
+        self._server.report_bug(self)
+        self.close()
 
     def _take(self, data: bytes) -> None:
         parser = self._parser
@@ -300,8 +304,13 @@ class Connection:
             self.close_if_idle()
 
     def _resume(self) -> None:
-        if self.closed:
-            return
+        try:
+            if not self.closed:
+                self._go_on()
+        except Exception:
+            self._give_up()
+
+    def _go_on(self) -> None:
         self._advance()
         if self._unparsed and len(self._pending) < PIPELINED_REQUESTS and not self._lingering:
             data, self._unparsed = self._unparsed, b""
