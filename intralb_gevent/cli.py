@@ -108,6 +108,7 @@ def _run_server(parsed: argparse.Namespace, effective: settings.Settings, early:
     from .pool.balancer import LoadBalancer
 
     serving.configure_logging()
+    serving.keep_freed_memory()
     for finding in check.at_start(early):
         _say(f"warning: {finding.title}; {finding.remedy}")
     balancer = LoadBalancer(application, effective.options)
