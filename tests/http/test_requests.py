@@ -104,14 +104,14 @@ def test_a_thousand_pipelined_requests_are_all_answered(serve, connect, echo) ->
     sender.get()
 
 
-def test_a_thousand_pipelined_requests_are_all_refused_when_full(serve, connect) -> None:
+def test_a_thousand_pipelined_requests_are_all_refused_when_full(serve, connect, eventually) -> None:
     def application(environ, start_response):
         gevent.sleep(60)
 
     server = serve(application, max_concurrent_per_router=1, queue_size=0, max_workers=1)
     blocker, client = connect(server), connect(server)
     blocker.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-    gevent.sleep(0.01)
+    eventually(lambda: server.balancer.snapshot().running)
     sender = gevent.spawn(client.send, "GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 1000)
     assert {client.reply().status for _ in range(1000)} == {503}
     sender.get()

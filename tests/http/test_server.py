@@ -114,11 +114,10 @@ def test_without_one_there_are_no_lines(connect, capsys) -> None:
     with WSGIServer(("127.0.0.1", 0), hello) as server:
         server.start()
         connect(server).get("/a?b")
-        gevent.sleep(0.01)
     assert capsys.readouterr() == ("", "")
 
 
-def test_stop_waits_for_running_requests_cuts_what_is_late_and_it_can_start_again(connect) -> None:
+def test_stop_waits_for_running_requests_cuts_what_is_late_and_it_can_start_again(connect, eventually) -> None:
     door = Event()
 
     def application(environ, start_response):
@@ -142,7 +141,7 @@ def test_stop_waits_for_running_requests_cuts_what_is_late_and_it_can_start_agai
     door.clear()
     late = connect(server)
     late.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-    gevent.sleep(0.01)
+    eventually(lambda: server.balancer.snapshot().running)
     server.stop(0.01)
     reply = late.reply()
     assert (reply.status, reply.headers["x-intralb-reason"]) == (503, "killed")
