@@ -22,7 +22,11 @@ if TYPE_CHECKING:
     from .http.server import WSGIServer, graceful_shutdown
     from .options import Options
     from .pool.balancer import LoadBalancer
+    from .pool.current import deadline_headers, extend_deadline
     from .pool.session import current_session
+    from .priority import Priority
+    from .route import Route
+    from .sessionsource import SessionSource
 
 __version__ = "0.1.0"
 
@@ -34,10 +38,15 @@ _HOMES = {
     "LoadBalancer": ".pool.balancer",
     "OptionError": ".errors",
     "Options": ".options",
+    "Priority": ".priority",
     "RequestKilled": ".errors",
+    "Route": ".route",
+    "SessionSource": ".sessionsource",
     "SessionUnavailable": ".errors",
     "WSGIServer": ".http.server",
     "current_session": ".pool.session",
+    "deadline_headers": ".pool.current",
+    "extend_deadline": ".pool.current",
     "graceful_shutdown": ".http.server",
 }
 
@@ -49,10 +58,15 @@ __all__ = [
     "LoadBalancer",
     "OptionError",
     "Options",
+    "Priority",
     "RequestKilled",
+    "Route",
+    "SessionSource",
     "SessionUnavailable",
     "WSGIServer",
     "current_session",
+    "deadline_headers",
+    "extend_deadline",
     "graceful_shutdown",
 ]
 

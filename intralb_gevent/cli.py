@@ -91,9 +91,13 @@ def _check(parsed: argparse.Namespace, early: Collection[str]) -> int:
 def _settings(parsed: argparse.Namespace, defaults: Mapping[str, str | bool]) -> settings.Settings:
     for warning in settings.unknown_variables(os.environ):
         _say(f"warning: {warning}")
-    names = [declaration.name for declaration in declarations()]
-    flags = {name: getattr(parsed, name) for name in names if getattr(parsed, name) is not None}
+    flags = {d.name: _given(parsed, d) for d in declarations() if getattr(parsed, d.name) is not None}
     return settings.load(flags, os.environ, parsed.config, defaults)
+
+
+def _given(parsed: argparse.Namespace, declaration: Declaration) -> Any:
+    value = getattr(parsed, declaration.name)
+    return declaration.kind.joined_by.join(value) if isinstance(value, list) else value
 
 
 def _run_server(parsed: argparse.Namespace, effective: settings.Settings, early: Collection[str]) -> int:
@@ -231,4 +235,5 @@ def _form(declaration: Declaration) -> dict[str, Any]:
     help = f"{meaning} [{default}]".replace("%", "%%")
     if isinstance(declaration.default, bool):
         return {"help": help, "action": argparse.BooleanOptionalAction}
-    return {"help": help, "metavar": declaration.kind.placeholder}
+    action = "append" if declaration.kind.joined_by else "store"
+    return {"help": help, "metavar": declaration.kind.placeholder, "action": action}

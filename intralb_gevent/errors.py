@@ -18,6 +18,7 @@ __all__ = [
     "OptionError",
     "RequestKilled",
     "SessionUnavailable",
+    "StreamsFull",
 ]
 
 
@@ -59,3 +60,7 @@ class RequestKilled(Abort):
 
 class SessionUnavailable(Abort):
     """`db_init_func` failed, so this request cannot have a session; it is answered 503."""
+
+
+class StreamsFull(Abort):
+    """`max_streams` responses are streamed already, so this one cannot begin; it is answered 503."""

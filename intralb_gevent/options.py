@@ -10,160 +10,21 @@ or what they do.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
-from ipaddress import ip_interface
+from dataclasses import dataclass
 from typing import Any
 
-from .errors import LoadError, OptionError
-from .loading import load_callable
+from .declaring import Declaration, check_fields, declarations_in, option
+from .errors import OptionError
+from .kinds import choice, client_key, function, integer, limiter, peers, seconds, switch
+from .route import Route, route_list
+from .sessionsource import SessionSource
+from .signals import INTERRUPT_SIGNAL, signal_number
 
-__all__ = ["Declaration", "Kind", "Options", "declarations"]
-
-
-class _BadEntry(ValueError):
-    """One entry of a list is not allowed; the message names it and says what is."""
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of value: what is allowed in words, and how to check it and read it from text."""
-
-    allowed: str
-    placeholder: str
-    """Stands for the value where a flag is described."""
-    convert: Callable[[Any], Any]
-    """Takes a Python value, returns the one to keep; raises ValueError when it is not allowed."""
-    parse: Callable[[str], Any]
-    """Takes the text of a flag or variable, returns a Python value; raises ValueError when it cannot."""
-    textual: bool = False
-    """Whether a settings file, which has types of its own, writes it as text too."""
-
-    def check(self, name: str, value: Any) -> Any:
-        """Return the value to keep for the field `name`, or raise OptionError."""
-        try:
-            return self.convert(value)
-        except _BadEntry as error:
-            raise OptionError(f"{name}: {error}") from None
-        except (ValueError, OverflowError):
-            raise OptionError(f"{name}: {value!r} is not allowed; it must be {self.allowed}") from None
-
-    def read(self, name: str, text: str) -> Any:
-        """Return the value that `text` says for the field `name`, or raise OptionError."""
-        try:
-            return self.check(name, self.parse(text))
-        except LoadError as error:
-            raise OptionError(f"{name}: {error}") from None
-        except OptionError:
-            raise
-        except ValueError:
-            raise OptionError(f"{name}: {text!r} is not allowed; it must be {self.allowed}") from None
-
-
-def _require(condition: bool) -> None:
-    if not condition:
-        raise ValueError
-
-
-def _integer(minimum: int) -> Kind:
-    def convert(value: Any) -> int:
-        _require(isinstance(value, int) and not isinstance(value, bool) and value >= minimum)
-        return int(value)
-
-    return Kind(f"a whole number of at least {minimum}", "NUMBER", convert, int)
-
-
-def _seconds(*, positive: bool) -> Kind:
-    def convert(value: Any) -> float:
-        _require(isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value))
-        _require(value > 0 if positive else value >= 0)
-        return float(value)
-
-    return Kind(f"a number of seconds, {'above 0' if positive else '0 or more'}", "SECONDS", convert, float)
-
-
-def _switch() -> Kind:
-    words = dict.fromkeys(("true", "yes", "on", "1"), True) | dict.fromkeys(("false", "no", "off", "0"), False)
-
-    def convert(value: Any) -> bool:
-        _require(isinstance(value, bool))
-        return bool(value)
-
-    def parse(text: str) -> bool:
-        _require(text.lower() in words)
-        return words[text.lower()]
-
-    return Kind("true or false", "true|false", convert, parse)
-
-
-def _choice(*choices: str) -> Kind:
-    def convert(value: Any) -> str:
-        _require(value in choices)
-        return str(value)
-
-    return Kind(f"one of {', '.join(choices)}", "|".join(choices), convert, str, textual=True)
-
-
-def _function() -> Kind:
-    def convert(value: Any) -> Callable[..., Any]:
-        _require(callable(value))
-        return value  # type: ignore[no-any-return]  # callable() has just said so
-
-    return Kind("a callable (in text: MODULE:NAME)", "MODULE:NAME", convert, load_callable, textual=True)
-
-
-def _peers() -> Kind:
-    allowed = "IP addresses, networks such as 10.0.0.0/8, and the word unix, as a list (in text: with commas)"
-
-    def convert(value: Any) -> tuple[str, ...]:
-        _require(isinstance(value, (list, tuple)))
-        return tuple(_peer(entry) for entry in value)
-
-    def parse(text: str) -> list[str]:
-        return [entry.strip() for entry in text.split(",")] if text.strip() else []
-
-    return Kind(allowed, "ADDRESS,...", convert, parse, textual=True)
-
-
-def _peer(entry: Any) -> str:
-    if entry == "unix":
-        return "unix"
-    try:
-        # A zone (fe80::1%eth0) would be ignored where the peer is compared.
-        _require(isinstance(entry, str) and "%" not in entry)
-        interface = ip_interface(entry)
-    except ValueError:
-        allowed = "an IP address, a network such as 10.0.0.0/8, or the word unix"
-        raise _BadEntry(f"{entry!r} is not allowed; each entry must be {allowed}") from None
-    if interface.ip != interface.network.network_address:
-        raise _BadEntry(f"{entry!r} has bits beyond its prefix; write {interface.network} or {interface.ip}")
-    return str(entry)
-
-
-@dataclass(frozen=True)
-class Declaration:
-    """One setting as declared: its group, name, default, kind and help."""
-
-    group: str
-    name: str
-    default: Any
-    kind: Kind
-    help: str
-
-    def check(self, value: Any) -> Any:
-        """Return the value to keep, or raise OptionError; a default of None allows None."""
-        if value is None and self.default is None:
-            return None
-        return self.kind.check(self.name, value)
-
-
-def _option(group: str, default: Any, kind: Kind, help: str) -> Any:
-    return field(default=default, metadata={"group": group, "kind": kind, "help": help})
-
+__all__ = ["Declaration", "Options", "declarations"]
 
 _POOL, _TIME, _SESSIONS, _LOG = "Workers and queues", "Time limits", "Database sessions", "Job log"
-_CLIENTS, _PROXIES = "Clients", "Proxies"
+_CLIENTS, _PROXIES, _ROUTES = "Clients", "Proxies", "Routes"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,114 +35,182 @@ class Options:
     is allowed. The fields that the Go library IntraLB has keep its names and defaults.
     """
 
-    max_concurrent_per_router: int = _option(
-        _POOL, 100, _integer(1), "Slots of a worker: the requests it runs at the same time."
+    max_concurrent_per_router: int = option(
+        _POOL, 100, integer(1), "Slots of a worker: the requests it runs at the same time."
     )
-    queue_size: int = _option(
-        _POOL, 100, _integer(0), "Requests that may wait in a worker's queue; with 0, none waits."
-    )
-    max_workers: int = _option(_POOL, 10, _integer(1), "Workers at most.")
-    min_workers: int | None = _option(
+    queue_size: int = option(_POOL, 100, integer(0), "Requests that may wait in a worker's queue; with 0, none waits.")
+    max_workers: int = option(_POOL, 10, integer(1), "Workers at most.")
+    min_workers: int | None = option(
         _POOL,
         None,
-        _integer(1),
+        integer(1),
         "Workers at least, and at the start. Default: one group, or max_workers if fewer.",
     )
-    worker_group_size: int = _option(_POOL, 3, _integer(1), "Workers that are added or removed at a time.")
-    worker_quiet_seconds: float = _option(
+    worker_group_size: int = option(
+        _POOL,
+        3,
+        integer(1),
+        "Workers that are added at a time, at least, while slots are free; with all busy, as many as are needed, "
+        "at most doubling the pool. They are removed one by one.",
+    )
+    worker_quiet_seconds: float = option(
         _POOL,
         30.0,
-        _seconds(positive=True),
-        "How long fewer workers must have been enough before some are removed.",
+        seconds(positive=True),
+        "How long less than a quarter of the slots must have been busy before a worker is removed; each further one "
+        "follows after a third of it. Up to eight times as long for a pool that soon grew again.",
     )
-    request_timeout_seconds: float | None = _option(
+    limiter: str | Callable[[int], Any] = option(
+        _POOL,
+        "hub_lag",
+        limiter("hub_lag", "fixed", "gradient2", "vegas"),
+        "What decides how many requests may run, up to the slots: hub_lag lets fewer while the event loop is late; "
+        "fixed lets all; gradient2 and vegas look at run times. Or a function from a number of slots to a Limiter.",
+    )
+    client_key: str | Callable[[dict[str, Any]], Any] = option(
+        _POOL,
+        "address",
+        client_key(),
+        "What tells clients apart, so that none takes more than its share while more arrives than can be answered: "
+        "address, a header field, off, or a function of the environ.",
+    )
+    priority_func: Callable[[dict[str, Any]], Any] | None = option(
+        _POOL,
+        None,
+        function(),
+        "Says which class a request has: a function from the environ to one of the classes, or None for its route's. "
+        "It is called in the event loop, so it must not wait.",
+    )
+    max_streams: int | None = option(
+        _POOL, None, integer(1), "Streamed responses at the same time, at most. Default: no cap of their own."
+    )
+    request_timeout_seconds: float | None = option(
         _TIME,
         None,
-        _seconds(positive=True),
+        seconds(positive=True),
         "Deadline of a request: waiting, application and body together. Default: graceful_timeout_seconds.",
     )
-    graceful_timeout_seconds: float = _option(
+    max_request_timeout_seconds: float = option(
+        _TIME,
+        600.0,
+        seconds(positive=True),
+        "How far a handler may extend its deadline, counted from arrival; a longer timeout of its own counts instead.",
+    )
+    stream_timeout_seconds: float | None = option(
+        _TIME,
+        None,
+        seconds(positive=True),
+        "Deadline of a streamed response, from when it begins. Default: the request's deadline.",
+    )
+    graceful_timeout_seconds: float = option(
         _TIME,
         5.0,
-        _seconds(positive=True),
+        seconds(positive=True),
         "How long a shutdown lets running requests go on before it ends them.",
     )
-    drain_delay_seconds: float = _option(
+    drain_delay_seconds: float = option(
         _TIME,
         0.0,
-        _seconds(positive=False),
+        seconds(positive=False),
         "How long a shutdown goes on accepting after readiness has failed, so that a proxy notices first.",
     )
-    keep_alive_seconds: float = _option(
+    keep_alive_seconds: float = option(
         _TIME,
         75.0,
-        _seconds(positive=True),
+        seconds(positive=True),
         "How long an idle client connection stays open. Keep it above the proxy's own idle time.",
     )
-    max_connections: int = _option(
-        _CLIENTS, 10_000, _integer(1), "Client connections at the same time; one more is answered 503 and closed."
+    interrupt_signal: int | None = option(
+        _TIME,
+        INTERRUPT_SIGNAL,
+        signal_number(),
+        "By which a handler that never waits is interrupted; off lets it go on. Default: SIGRTMIN+12.",
     )
-    max_target_bytes: int = _option(
-        _CLIENTS, 8190, _integer(1), "Of a request's target (path and query); beyond it 414."
+    routes: tuple[Route, ...] = option(
+        _ROUTES,
+        (),
+        route_list(),
+        "Settings for some paths only; of those that match, the first counts. Default: none.",
     )
-    max_headers: int = _option(_CLIENTS, 100, _integer(1), "Header fields of a request; beyond it 431.")
-    max_header_bytes: int = _option(
-        _CLIENTS, 32 * 1024, _integer(1), "Of a request's header fields together; beyond it 431."
+    max_connections: int = option(
+        _CLIENTS, 10_000, integer(1), "Client connections at the same time; one more is answered 503 and closed."
     )
-    max_body_bytes: int = _option(_CLIENTS, 1024**3, _integer(0), "Of a request's body; beyond it 413.")
-    header_timeout_seconds: float = _option(
+    max_target_bytes: int = option(_CLIENTS, 8190, integer(1), "Of a request's target (path and query); beyond it 414.")
+    max_headers: int = option(_CLIENTS, 100, integer(1), "Header fields of a request; beyond it 431.")
+    max_header_bytes: int = option(
+        _CLIENTS, 32 * 1024, integer(1), "Of a request's header fields together; beyond it 431."
+    )
+    max_body_bytes: int = option(_CLIENTS, 1024**3, integer(0), "Of a request's body; beyond it 413.")
+    header_timeout_seconds: float = option(
         _CLIENTS,
         20.0,
-        _seconds(positive=True),
+        seconds(positive=True),
         "For the head of a request, from its first byte or a connection's beginning; then 408.",
     )
-    body_timeout_seconds: float = _option(
-        _CLIENTS, 30.0, _seconds(positive=True), "Without a byte of a request's body; then 408."
+    body_timeout_seconds: float = option(
+        _CLIENTS, 30.0, seconds(positive=True), "Without a byte of a request's body; then 408."
     )
-    write_timeout_seconds: float = _option(
+    write_timeout_seconds: float = option(
         _CLIENTS,
         60.0,
-        _seconds(positive=True),
+        seconds(positive=True),
         "Without a byte of an answer taken by the client; then the connection is cut.",
     )
-    cancel_on_disconnect: bool = _option(_CLIENTS, False, _switch(), "End a running request whose client has left.")
-    trusted_proxies: tuple[str, ...] = _option(
+    cancel_on_disconnect: bool = option(_CLIENTS, False, switch(), "End a running request whose client has left.")
+    trusted_proxies: tuple[str, ...] = option(
         _PROXIES,
         (),
-        _peers(),
+        peers(),
         "Peers whose X-Forwarded-* or Forwarded is believed; unix is every peer on a unix socket. Default: nobody.",
     )
-    proxy_protocol: bool = _option(
-        _PROXIES, False, _switch(), "Every connection from a trusted proxy must begin with a PROXY header."
+    proxy_protocol: bool = option(
+        _PROXIES, False, switch(), "Every connection from a trusted proxy must begin with a PROXY header."
     )
-    db_init_func: Callable[[int], Any] | None = _option(
+    db_init_func: Callable[[int], Any] | None = option(
         _SESSIONS,
         None,
-        _function(),
-        "Opens a database session: called with the worker's id, once per slot, on first use.",
+        function(),
+        "Opens a database session: called with the worker's id, once per slot, on first use. Or a SessionSource.",
     )
-    db_reset_func: Callable[[Any], object] | None = _option(
+    db_reset_func: Callable[[Any], object] | None = option(
         _SESSIONS,
         None,
-        _function(),
+        function(),
         "Makes a session ready for the next request. Default: its rollback(), if it has one.",
     )
-    db_close_func: Callable[[Any], object] | None = _option(
-        _SESSIONS, None, _function(), "Closes a session for good. Default: its close(), if it has one."
+    db_close_func: Callable[[Any], object] | None = option(
+        _SESSIONS, None, function(), "Closes a session for good. Default: its close(), if it has one."
     )
-    enable_logging: bool = _option(_LOG, False, _switch(), "Log one line for every request.")
-    log_format: str = _option(_LOG, "text", _choice("text", "json"), "How those lines are written.")
+    session_check: bool = option(
+        _SESSIONS,
+        True,
+        switch(),
+        "Ask the SessionSource whether a session is still good before its first use in a request.",
+    )
+    session_max_age_seconds: float | None = option(
+        _SESSIONS,
+        None,
+        seconds(positive=True),
+        "How long a session is used before it is closed and another is opened. Default: for ever.",
+    )
+    session_max_idle_seconds: float | None = option(
+        _SESSIONS, None, seconds(positive=True), "How long a session is kept without being used. Default: for ever."
+    )
+    enable_logging: bool = option(_LOG, False, switch(), "Log one line for every request.")
+    log_format: str = option(_LOG, "text", choice("text", "json"), "How those lines are written.")
 
     def __post_init__(self) -> None:
         """Check every field, then the fields that limit each other."""
-        for declaration in declarations():
-            value = declaration.check(getattr(self, declaration.name))
-            object.__setattr__(self, declaration.name, value)
+        check_fields(self)
         if self.min_workers is not None and self.min_workers > self.max_workers:
             raise OptionError(
                 f"min_workers: {self.min_workers} is not allowed; "
                 f"it must be at most max_workers, which is {self.max_workers}"
             )
+        if isinstance(self.db_init_func, SessionSource):
+            for name in ("db_reset_func", "db_close_func"):
+                if getattr(self, name) is not None:
+                    raise OptionError(f"{name}: not allowed beside {self.db_init_func!r}, which does that itself")
         if self.proxy_protocol and not self.trusted_proxies:
             raise OptionError(
                 "proxy_protocol: True is not allowed alone; trusted_proxies must name who sends the header"
@@ -304,7 +233,4 @@ class Options:
 
 def declarations() -> tuple[Declaration, ...]:
     """Every setting, in the order of declaration."""
-    return tuple(
-        Declaration(f.metadata["group"], f.name, f.default, f.metadata["kind"], f.metadata["help"])
-        for f in fields(Options)
-    )
+    return declarations_in(Options)

@@ -26,8 +26,11 @@ __all__ = ["Places", "configure_logging", "keep_freed_memory", "serve"]
 
 KEPT_BYTES = 64 * 1024 * 1024
 
-_M_TRIM_THRESHOLD = -1
-"""Its number in glibc's malloc.h."""
+HEAP_PIECE_BYTES = 4 * 1024 * 1024
+"""Larger pieces of memory are taken from the system, and given back, one by one."""
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+"""Their numbers in glibc's malloc.h."""
 
 _Server = TypeVar("_Server", bound=pywsgi.WSGIServer)
 
@@ -107,7 +110,10 @@ def keep_freed_memory() -> None:
     costs more than all else about them. Where the C library has no mallopt() nothing is changed.
     """
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
+        # It would grow by itself with what is freed, had the other not been set.
+        mallopt(_M_MMAP_THRESHOLD, HEAP_PIECE_BYTES)
 
 
 def configure_logging() -> None:

@@ -11,12 +11,13 @@ import importlib
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from itertools import groupby
 from typing import Any
 
 from .errors import OptionError
 from .options import Declaration, Options, declarations
+from .route import route_declarations
 
 __all__ = ["Settings", "document", "flag", "load", "meaning", "unknown_variables", "variable"]
 
@@ -24,6 +25,9 @@ _PREFIX = "INTRALB_"
 _NOT_SETTINGS = ("INTRALB_DEMO_",)
 _STAND_INS = {"min_workers": "first_workers", "request_timeout_seconds": "deadline_seconds"}
 """Fields whose default is derived, and the property of `Options` that tells the value in effect."""
+
+_WIDEST = 60
+"""Characters after which the sources of shown values stand, though some lines are longer."""
 
 
 def flag(name: str, value: object = None) -> str:
@@ -68,17 +72,19 @@ class Settings:
 
     def show(self) -> str:
         """Return every value in effect and its source, as lines that are themselves a settings file."""
-        lines = [(self._line(declaration.name), self.source(declaration.name)) for declaration in declarations()]
-        width = max(len(line) for line, _ in lines)
+        lines = [(self._line(declaration), self.source(declaration.name)) for declaration in declarations()]
+        width = min(_WIDEST, max(len(line) for line, _ in lines))
         return "\n".join(f"{line:{width}}  # {source}" for line, source in lines)
 
-    def _line(self, name: str) -> str:
+    def _line(self, declaration: Declaration) -> str:
+        name = declaration.name
         value = getattr(self.options, name)
         if value is None and name in _STAND_INS:
             value = getattr(self.options, _STAND_INS[name])
         if callable(value):
             value = self.given[name].value
-        return f"# {name} is not set" if value is None else f"{name} = {_toml(value)}"
+        written = declaration.kind.write(value)
+        return f"# {name} is not set" if written is None else f"{name} = {_toml(written)}"
 
 
 def load(
@@ -135,7 +141,7 @@ def _in_environment(environ: Mapping[str, str]) -> dict[str, Given]:
 def _in_file(path: str) -> dict[str, Given]:
     table = _parsed(path)
     for key, value in table.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and key not in _names():
             raise OptionError(f"{path}: [{key}] is a table; write the settings at the top level")
         if key not in _names():
             raise OptionError(f"{path}: {key!r} is not a setting{_did_you_mean(key)}")
@@ -154,7 +160,12 @@ def _parsed(path: str) -> dict[str, Any]:
 
 
 def _toml(value: Any) -> str:
-    return json.dumps(value)
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{key} = {_toml(entry)}' for key, entry in value.items())} }}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_toml, value))}]"
+    # A string of JSON is one of TOML too, as long as it has no surrogates.
+    return json.dumps(value, ensure_ascii=False)
 
 
 def meaning(declaration: Declaration) -> tuple[str, str]:
@@ -166,6 +177,8 @@ def meaning(declaration: Declaration) -> tuple[str, str]:
 def _in_words(default: Any) -> str:
     if default is None:
         return "none"
+    if default is MISSING:
+        return "must be given"
     if isinstance(default, bool):
         return _toml(default)
     return f"{default:g}" if isinstance(default, float) else str(default)
@@ -174,7 +187,9 @@ def _in_words(default: Any) -> str:
 def document() -> str:
     """Return the text of docs/settings.md."""
     tables = groupby(declarations(), key=lambda declaration: declaration.group)
-    return _INTRODUCTION + "".join(_table(title, members) for title, members in tables)
+    sections = {title: _table(title, members) for title, members in tables}
+    sections["Routes"] += _ROUTES + "".join(map(_route_row, route_declarations()))
+    return _INTRODUCTION + "".join(sections.values())
 
 
 def _table(title: str, members: Iterable[Declaration]) -> str:
@@ -188,9 +203,39 @@ def _row(declaration: Declaration) -> str:
     return f"| {' | '.join(cells)} |\n"
 
 
+def _route_row(declaration: Declaration) -> str:
+    help, default = meaning(declaration)
+    return f"| `{declaration.name}` | {declaration.kind.allowed} | {default} | {help} |\n"
+
+
 _HEADING = """
 | Setting and key | Flag | Variable | Value | Default | Meaning |
 |---|---|---|---|---|---|
+"""
+
+_ROUTES = """
+A route gives some paths settings of their own. The first route that matches counts, and what it does not set is as
+elsewhere.
+
+```toml
+[[routes]]
+path = "/reports/*"
+request_timeout_seconds = 120
+
+[[routes]]
+path = "/export.csv"
+stream_timeout_seconds = 600
+```
+
+As text: `--routes "/reports/* request_timeout_seconds=120; /export.csv stream_timeout_seconds=600"`. The flag may be
+given several times. A path with a space or a semicolon can be written in the file only. In a program:
+`Options(routes=[Route("/reports/*", request_timeout_seconds=120)])`.
+
+`/reports/*` is every path that begins with `/reports/`, and so not `/reports` itself. A path is compared as the
+application gets it in `PATH_INFO`: decoded, and below `SCRIPT_NAME`.
+
+| Setting of a route | Value | Default | Meaning |
+|---|---|---|---|
 """
 
 _INTRODUCTION = """\
@@ -210,7 +255,8 @@ A program that makes its own balancer gives them to the constructor, and nothing
   `--no-enable-logging`; a variable may also say `yes`, `on`, `1`, `no`, `off` or `0`.
 - A callable is written `MODULE:NAME`, for example `--db-init-func myapp.db:connect`. Its module is looked for
   in the current directory too.
-- The file holds the settings at its top level, without a table. A key that is no setting is refused.
+- The file holds the settings at its top level, without a table (but routes are tables). A key that is no setting is
+  refused.
 - A variable that begins with `INTRALB_` and is no setting is only warned of, for some platforms set such by
   themselves.
 - A wrong value is refused: the message names the field, the value, what is allowed and where it came from.

@@ -8,8 +8,13 @@ from typing import Any
 
 import gevent
 import pytest
+from hypothesis import HealthCheck, settings
 
 from intralb_gevent import LoadBalancer, Options, WSGIServer
+
+# How long an example takes says something about the machine, and nothing about the code.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 PATIENCE = 10.0
 """Seconds after which something awaited is taken to be lost."""

@@ -11,7 +11,13 @@ import intralb_gevent
 ROOT = Path(intralb_gevent.__file__).parent
 LAYERS = {
     "errors": 0,
+    "kinds": 0,
+    "declaring": 0,
+    "signals": 0,
+    "priority": 0,
+    "route": 0,
     "loading": 0,
+    "sessionsource": 0,
     "options": 0,
     "settings": 0,
     "policy": 1,

@@ -184,7 +184,7 @@ PACKAGES = {
 
 BLOCKING = {
     "mysqlclient (MySQLdb)": "use PyMySQL",
-    "psycopg2 without a wait callback": "psycogreen.gevent.patch_psycopg()",
+    "psycopg2 without a wait callback": "install_wait_callback() of intralb_gevent.integrations.psycopg2",
     "psycopg before 3.1.14": "update it",
     "cx_Oracle": "oracledb in thin mode",
     "oracledb in thick mode": "do not call init_oracle_client()",

@@ -343,6 +343,13 @@ def test_the_socket_of_a_successor_stays(start: Callable[..., Running], tmp_path
 # Settings.
 
 
+def test_the_flag_of_routes_may_be_given_several_times(run: Callable[..., Ended]) -> None:
+    flags = ("--routes", "/a request_timeout_seconds=2; /b", "--routes", "", "--routes=/c/* stream_timeout_seconds=9")
+    shown = run("serve", "--show-config", *flags, INTRALB_ROUTES="/d").out
+    tables = '{ path = "/a", request_timeout_seconds = 2.0 }, { path = "/b" }, '
+    assert f'routes = [{tables}{{ path = "/c/*", stream_timeout_seconds = 9.0 }}]  # --routes\n' in shown
+
+
 def test_show_config_prints_values_and_sources(run: Callable[..., Ended], tmp_path: pathlib.Path) -> None:
     (tmp_path / "intralb.toml").write_text('queue_size = 8\nmax_workers = 4\ndb_init_func = "myapp:connect"\n')
     ended = run("serve", "--show-config", "--config", "intralb.toml", "--queue-size=9", INTRALB_MAX_WORKERS="5")

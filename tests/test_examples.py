@@ -6,6 +6,7 @@ import os
 import pathlib
 import queue
 import re
+import runpy
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -243,7 +245,7 @@ def test_middleware_before_the_balancer_answers_while_its_only_slot_is_busy(star
     no_slot = reports.get("/", **key)
     assert [answer.status for answer in (without_key, wrong_key, no_slot)] == [403, 403, 503]
     assert without_key.text == wrong_key.text == "Send a valid X-API-Key.\n"
-    assert (no_slot.headers["X-Intralb-Reason"], no_slot.headers["Retry-After"]) == ("queue_full", "1")
+    assert (no_slot.headers["X-Intralb-Reason"], no_slot.headers["X-Intralb-Executed"]) == ("queue_full", "0")
     ids = [answer.headers["X-Request-Id"] for answer in (report, without_key, wrong_key, no_slot)]
     assert len({request_id for request_id in ids if re.fullmatch("[0-9a-f]{32}", request_id)}) == 4
     assert first_line == f"A report for Ada, request {ids[0]}:\n"
@@ -291,3 +293,45 @@ def test_a_second_signal_ends_a_graceful_shutdown_at_once(start):
     assert read(connection).status == 503
     ending = project.ending()
     assert (ending.code, ending.printed, ending.errors) == (1, ["shut down: 0 answered, 1 cut"], "")
+
+
+@pytest.fixture
+def database():
+    """Return the address of a PostgreSQL server that answers; skip or fail where none does, as in tests/services."""
+    runpy.run_path(str(pathlib.Path(__file__).parent / "services" / "addresses.py"))
+    address = os.environ["INTRALB_TEST_POSTGRESQL"]
+    url = urlsplit(address)
+    try:
+        socket.create_connection((url.hostname, url.port or 5432), timeout=2).close()
+    except OSError as error:
+        reason = f"no server answers at {url.hostname}:{url.port} ({error}); set INTRALB_TEST_POSTGRESQL to its URL"
+        (pytest.fail if os.environ.get("INTRALB_REQUIRE_SERVICES") == "1" else pytest.skip)(reason)
+    return address
+
+
+def wait_until_running(example, queries, seconds):
+    """Ask what the database is doing until it is this."""
+    give_up = time.monotonic() + seconds
+    while (running := example.get("/running").json["running"]) != queries:
+        assert time.monotonic() < give_up, f"the database is running {running}"
+
+
+@pytest.mark.parametrize("name", ["slow_page_django", "slow_page_flask"])
+def test_a_slow_page_is_cut_in_the_database_too_while_others_go_on(name, start, database):
+    pages = start(name, "--database", database)
+    began = time.monotonic()
+    connection = pages.begin("/slow")
+    wait_until_running(pages, ["select pg_sleep(30)"], PATIENCE)
+    answer = read(connection)
+    connection.close()
+    assert (answer.status, answer.headers["X-Intralb-Reason"]) == (504, "timed_out")
+    assert time.monotonic() - began < 4
+    wait_until_running(pages, [], 1)
+    ending = pages.stop()
+    assert (ending.code, ending.printed, ending.errors) == (0, [], "")
+
+
+def test_a_slot_of_django_keeps_its_connection(start, database):
+    pages = start("slow_page_django", "--database", database)
+    assert len({pages.get("/running").json["connection"] for _ in range(3)}) == 1
+    assert pages.stop().code == 0

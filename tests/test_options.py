@@ -1,16 +1,23 @@
 """What a balancer can be told: names and defaults that users rely on, and the refusal of nonsense."""
 
+import contextlib
+import signal
+import subprocess
+import sys
 from dataclasses import FrozenInstanceError
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from intralb_gevent import OptionError, Options
+from intralb_gevent import OptionError, Options, Route
 from intralb_gevent.options import declarations
 
-COUNTS = ["max_concurrent_per_router", "max_workers", "min_workers", "worker_group_size"]
-SECONDS = ["worker_quiet_seconds", "request_timeout_seconds", "graceful_timeout_seconds", "keep_alive_seconds"]
+COUNTS = ["max_concurrent_per_router", "max_workers", "min_workers", "worker_group_size", "max_streams"]
+SECONDS = [
+    *("worker_quiet_seconds", "request_timeout_seconds", "graceful_timeout_seconds", "keep_alive_seconds"),
+    *("max_request_timeout_seconds", "stream_timeout_seconds"),
+]
 FUNCTIONS = ["db_init_func", "db_reset_func", "db_close_func"]
 
 
@@ -99,12 +106,71 @@ def test_other_values_are_refused_by_name(name: str, value: object) -> None:
     assert refusal(**{name: value}).startswith(f"{name}: {value!r} is not allowed; it must be ")
 
 
-def test_none_is_allowed_only_where_it_is_the_default() -> None:
+def test_none_is_allowed_only_where_it_is_the_default_or_means_off() -> None:
     for declaration in declarations():
-        if declaration.default is None:
+        if declaration.default is None or declaration.name == "interrupt_signal":
             assert getattr(Options(**{declaration.name: None}), declaration.name) is None
         else:
             assert "None is not allowed" in refusal(**{declaration.name: None})
+
+
+def test_a_signal_is_told_by_name_or_number_and_kept_as_a_number() -> None:
+    first, last = int(signal.SIGRTMIN), int(signal.SIGRTMAX)
+    texts = {
+        "SIGRTMIN": first,
+        "SIGRTMIN+5": first + 5,
+        "rtmin+5": first + 5,
+        "SIGRTMAX-1": last - 1,
+        "RTMAX": last,
+        str(last): last,
+        "SIGUSR2": int(signal.SIGUSR2),
+        "usr1": int(signal.SIGUSR1),
+        str(int(signal.SIGURG)): int(signal.SIGURG),
+    }
+    for text, number in texts.items():
+        for value in (text, number):
+            assert Options(interrupt_signal=value).interrupt_signal == number  # type: ignore[arg-type]
+    assert type(Options(interrupt_signal=signal.SIGUSR2).interrupt_signal) is int
+
+
+def test_the_usual_signal_is_one_that_nothing_common_takes() -> None:
+    assert Options().interrupt_signal == signal.SIGRTMIN + 12
+    program = (
+        "import signal; before = signal.getsignal(signal.SIGRTMIN + 12)\n"
+        "import gevent.monkey; gevent.monkey.patch_all(); import flask, gunicorn, threading\n"
+        "print(signal.getsignal(signal.SIGRTMIN + 12) is before)"
+    )
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert told.stdout == "True\n"
+
+
+@pytest.mark.parametrize("value", ["off", "OFF", None])
+def test_a_signal_can_be_off(value: str | None) -> None:
+    assert Options(interrupt_signal=value).interrupt_signal is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("SIGKILL", "SIGSTOP", "SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGCHLD", "SIGSEGV", "SIGABRT", "SIGTRAP"),
+        *(signal.SIGKILL, 9, 15, 0, -1, 32, 33, 65, 10**9, True, False, 38.0, "", "39.0", "SIG", "SIGRTMIN-1"),
+        *("SIGRTMAX+1", "SIGRTMIN+31", "SIGRTMAX-31", "SIGRTMIN+999", "nothing", [38]),
+    ],
+)
+def test_a_signal_that_means_something_else_is_refused(value: object) -> None:
+    message = refusal(interrupt_signal=value)
+    assert message.startswith(f"interrupt_signal: {value!r} is not allowed; it must be a real-time signal")
+    assert "SIGUSR2" in message
+    assert message.endswith("or off")
+
+
+def test_an_allowed_signal_is_written_so_that_it_is_read_again() -> None:
+    kind = next(declaration.kind for declaration in declarations() if declaration.name == "interrupt_signal")
+    for number in range(-1, 70):
+        with contextlib.suppress(OptionError):
+            kept = Options(interrupt_signal=number).interrupt_signal
+            assert kind.read("interrupt_signal", kind.write(kept)) == kept
+    assert (kind.write(None), kind.write(signal.SIGRTMIN + 12)) == ("off", "SIGRTMIN+12")
 
 
 def test_fewest_workers_are_not_more_than_most() -> None:
@@ -152,6 +218,9 @@ def test_every_declaration_is_complete_and_its_default_is_allowed() -> None:
         ("enable_logging", "Yes", True),
         ("enable_logging", "off", False),
         ("log_format", "json", "json"),
+        ("interrupt_signal", "SIGUSR2", int(signal.SIGUSR2)),
+        ("routes", "/a stream_timeout_seconds=3", (Route("/a", stream_timeout_seconds=3),)),
+        ("routes", "", ()),
         ("db_init_func", "builtins:len", len),
         ("trusted_proxies", "10.0.0.0/8,::1 , unix", ("10.0.0.0/8", "::1", "unix")),
         ("trusted_proxies", " ", ()),

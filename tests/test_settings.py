@@ -4,9 +4,12 @@ import pathlib
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from intralb_gevent import OptionError, Options, settings
+from intralb_gevent import OptionError, Options, Route, settings
 from intralb_gevent.options import Declaration, declarations
+from intralb_gevent.route import route_declarations
 
 DECLARATIONS = declarations()
 PAGE = pathlib.Path(__file__).parents[1] / "docs" / "settings.md"
@@ -18,6 +21,17 @@ SAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "true|false": (("true", "true"), ("no", "false"), ("1", "true")),
     "text|json": (("json", '"json"'), ("text", '"text"'), ("json", '"json"')),
     "ADDRESS,...": (("10.0.0.0/8, unix", '["10.0.0.0/8", "unix"]'), ("::1", '["::1"]'), ("::1, unix", '"::1,unix"')),
+    "SIGNAL": (("sigusr2", '"SIGUSR2"'), ("off", '"off"'), ("SIGRTMIN+3", '"RTMIN+3"')),
+    "ROUTE": (
+        (
+            "/ü/* request_timeout_seconds=120; /b stream_timeout_seconds=5",
+            '[{path = "/ü/*", request_timeout_seconds = 120}, {path = "/b", stream_timeout_seconds = 5}]',
+        ),
+        ("/a", '[{path = "/a"}]'),
+        ("/a request_timeout_seconds=1.5", '"/a request_timeout_seconds=1.5"'),
+    ),
+    "NAME|MODULE:NAME": (("fixed", '"fixed"'), ("vegas", '"vegas"'), ("math:sin", '"math:sin"')),
+    "address|HEADER|off|MODULE:NAME": (("X-Key", '"X-Key"'), ("off", '"off"'), ("math:sin", '"math:sin"')),
     "MODULE:NAME": (("builtins:len", '"builtins:len"'), ("math:sin", '"math:sin"'), ("math:cos", '"math:cos"')),
 }
 
@@ -52,12 +66,12 @@ def test_a_flag_counts_before_a_variable_and_a_variable_before_the_file(
     name = declaration.name
     (flag_text, _), (variable_text, _), (file_text, in_file) = SAMPLES[declaration.kind.placeholder]
     flags, environ, path = {name: flag_text}, {settings.variable(name): variable_text}, file(f"{name} = {in_file}\n")
-    for given, text, source in [
+    for places, text, source in [
         ((flags, environ, path), flag_text, settings.flag(name)),
         (({}, environ, path), variable_text, settings.variable(name)),
         (({}, {}, path), file_text, path),
     ]:
-        loaded = settings.load(*given, defaults=NEEDS.get(name))
+        loaded = settings.load(*places, defaults=NEEDS.get(name))
         assert getattr(loaded.options, name) == value_of(declaration, text)
         assert loaded.source(name) == source
 
@@ -131,6 +145,55 @@ def test_a_key_that_is_no_setting_is_refused(file: Callable[[str], str]) -> None
     assert refusal({}, {}, file("colour = 7\n")) == f"{path}: 'colour' is not a setting"
 
 
+def test_routes_are_tables_of_a_file(file: Callable[[str], str]) -> None:
+    path = file(
+        "queue_size = 7\n[[routes]]\npath = '/a b;c'\nrequest_timeout_seconds = 120\n"
+        "[[routes]]\npath = '/b/*'\nstream_timeout_seconds = 0.5\n"
+    )
+    assert settings.load({}, {}, path).options.routes == (
+        Route("/a b;c", request_timeout_seconds=120),
+        Route("/b/*", stream_timeout_seconds=0.5),
+    )
+
+
+def test_a_wrong_route_is_told_with_its_source(file: Callable[[str], str]) -> None:
+    said = "routes: '/a': request_timeout_seconds: 0 is not allowed; it must be a number of seconds, above 0"
+    path = file("[[routes]]\npath = '/a'\nrequest_timeout_seconds = 0\n")
+    assert refusal({}, {}, path) == f"{said} (from {path})"
+    said = said.replace(" 0 ", " 'x' ", 1)
+    assert refusal({"routes": "/a request_timeout_seconds=x"}, {}) == f"{said} (from --routes)"
+    path = file("[[routes]]\npath = '/a'\nseconds = 5\n")
+    assert refusal({}, {}, path) == f"routes: '/a': 'seconds' is not a setting of a route (from {path})"
+    assert refusal({}, {}, file("[routes]\npath = '/a'\n")).startswith("routes: {'path': '/a'} is not allowed")
+
+
+def test_what_is_off_is_shown_and_stays_off(file: Callable[[str], str]) -> None:
+    loaded = settings.load({"interrupt_signal": "off"}, {})
+    assert 'interrupt_signal = "off"' in loaded.show()
+    assert settings.load({}, {}, file(loaded.show())).options.interrupt_signal is None
+
+
+PATHS = st.text(st.characters(exclude_characters="*?#"), max_size=8).filter(str.isprintable).map("/{}".format)
+ROUTES = st.lists(
+    st.builds(
+        Route,
+        PATHS,
+        request_timeout_seconds=st.none() | st.floats(1e-3, 1e6),
+        stream_timeout_seconds=st.none() | st.floats(1e-3, 1e6),
+    ),
+    max_size=4,
+    unique_by=lambda route: route.path,
+)
+
+
+@given(ROUTES)
+def test_routes_of_any_path_are_shown_as_toml(tmp_path_factory: pytest.TempPathFactory, routes: list[Route]) -> None:
+    shown = settings.Settings(Options(routes=routes), {}).show()  # type: ignore[arg-type]
+    path = tmp_path_factory.mktemp("shown") / "intralb.toml"
+    path.write_text(shown, encoding="utf-8")
+    assert settings.load({}, {}, str(path)).options.routes == tuple(routes)
+
+
 def test_a_table_is_refused(file: Callable[[str], str]) -> None:
     path = file("[intralb]\nqueue_size = 7\n")
     assert refusal({}, {}, path) == f"{path}: [intralb] is a table; write the settings at the top level"
@@ -188,3 +251,5 @@ def test_the_page_names_each_setting_in_all_its_forms() -> None:
     for declaration in DECLARATIONS:
         assert f"| `{declaration.name}` | `{settings.flag(declaration.name)}` |" in page
         assert f"`{settings.variable(declaration.name)}`" in page
+    for declaration in route_declarations():
+        assert f"| `{declaration.name}` | {declaration.kind.allowed} |" in page

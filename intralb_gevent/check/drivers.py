@@ -78,7 +78,7 @@ _DRIVERS = (
     _Driver(
         "psycopg2.extensions",
         "psycopg2 without a wait callback",
-        "call psycogreen.gevent.patch_psycopg() before the first connection, or use psycopg 3",
+        "call install_wait_callback() of intralb_gevent.integrations.psycopg2 before connecting, or use psycopg 3",
         _has_no_wait_callback,
     ),
     _Driver(

@@ -11,21 +11,27 @@ import math
 import os
 import socket
 from collections import deque
-from time import monotonic
+from functools import lru_cache
+from time import monotonic, time
 from typing import TYPE_CHECKING, Any
 
 from gevent.event import Event
 
 from ..policy.answers import Answer
+from ..policy.deadline import time_told
 from ..pool.job import Job
+from ..priority import PRIORITIES
+from .arrival import seconds_since_data
 from .forwarded import forwarded
 from .framing import whole_answer
 from .limits import (
     JOINED_BYTES,
     LINGER_SECONDS,
+    LOOPBACK_FILE_UNSENT_BYTES,
     PARSED_BYTES,
     PIPELINED_REQUESTS,
-    RECEIVE_BYTES,
+    PROXY_HEADER_BYTES,
+    TLS_RECEIVE_BYTES,
     UNSENT_IN_FILES_BYTES,
     UNSENT_LEAST_BYTES,
     UNSENT_MOST_BYTES,
@@ -41,6 +47,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Connection"]
 
+_LOOPBACK = frozenset({"127.0.0.1", "::1", "::ffff:127.0.0.1"})
+
 _EXPLANATIONS = {
     "408": "The request did not arrive in time.",
     "413": "The request's body is larger than this server takes.",
@@ -53,6 +61,11 @@ _EXPLANATIONS = {
 }
 
 
+@lru_cache(maxsize=64)
+def _rejection(status: str) -> Answer:
+    return Answer(status, _EXPLANATIONS.get(status[:3], "The request is not well-formed HTTP."))
+
+
 class Connection:
     """One accepted socket: `_on_readable` and `_on_writable` are called by the hub and never wait or raise."""
 
@@ -63,15 +76,19 @@ class Connection:
         "_job",
         "_last",
         "_lingering",
+        "_loopback",
         "_outbox",
         "_parser",
         "_pending",
         "_port",
         "_reader",
+        "_resuming",
         "_server",
+        "_skipping",
         "_socket",
         "_taken",
         "_unparsed",
+        "_unsent_bounded",
         "_writer",
         "closed",
         "closing",
@@ -83,8 +100,11 @@ class Connection:
         self._socket = sock
         self._host: str = address[0] if isinstance(address, tuple) else ""
         self._port: str = str(address[1]) if isinstance(address, tuple) else ""
-        self._parser = RequestParser(server.request_environ, server.options, self._on_request, server.bodies)
+        self._loopback = self._host in _LOOPBACK
         self._pending: deque[Request | Answer] = deque()
+        plain = server.request_log is None and not server.trusts_proxies
+        on_request = self._pending.append if plain else self._on_request
+        self._parser = RequestParser(server.request_environ, server.options, self._on_head, on_request, server.bodies)
         self._current: Response | None = None
         self._job: Job | None = None
         self._last = False
@@ -92,9 +112,14 @@ class Connection:
         self._unparsed = b""
         """What has been read and has to wait, because many requests do."""
         self._input_ended = False
+        self._skipping = False
+        """Whether a request has been answered whose body was still to come when its client's time was counted last."""
         self._lingering = False
+        self._resuming = False
+        """Whether what is parsed or submitted was read some time ago."""
         self._outbox = Outbox(server.budget)
         self._taken: Event | None = None
+        self._unsent_bounded = False
         self.closed = False
         self.closing = server.closing
         """Whether the server wants it closed after its present response."""
@@ -127,6 +152,13 @@ class Connection:
         """Say whether the client has left, or at least will send no more."""
         return self.closed or self._input_ended
 
+    def unseen_seconds(self) -> float:
+        """Return how long what has just been read had been here before, as far as the system knows.
+
+        That a request had to wait behind another one of its client does not count.
+        """
+        return 0.0 if self._resuming else seconds_since_data(self._socket)
+
     # Reading.
 
     def _begin(self) -> None:
@@ -137,7 +169,7 @@ class Connection:
     def _on_proxy_header(self, header: ProxyHeader) -> None:
         """Read a PROXY header, and not one byte of what is behind it: that may be a TLS handshake."""
         try:
-            data = self._socket.recv(RECEIVE_BYTES, socket.MSG_PEEK)
+            data = self._socket.recv(PROXY_HEADER_BYTES, socket.MSG_PEEK)
             complete = bool(data) and header.feed(data)
             self._socket.recv(len(data) - len(header.rest) if complete else len(data))
         except (BlockingIOError, InterruptedError):
@@ -155,8 +187,14 @@ class Connection:
             self._begin()
 
     def _on_readable(self) -> None:
+        server = self._server
+        data: bytes | memoryview
         try:
-            data = self._socket.recv(RECEIVE_BYTES)
+            if server.tls is not None:
+                data = self._socket.recv(TLS_RECEIVE_BYTES)
+            else:
+                # One buffer for all connections: the parser copies what it keeps.
+                data = server.buffer[: self._socket.recv_into(server.buffer)]
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
@@ -174,39 +212,49 @@ class Connection:
         self._server.report_bug(self)
         self.close()
 
-    def _take(self, data: bytes) -> None:
+    def _take(self, data: bytes | memoryview) -> None:
         parser = self._parser
         was_in_head = parser.in_head
         refused = parser.feed(data) if len(data) <= PARSED_BYTES else self._parse_some(data)
         if refused is not None:
             self._reject(refused)
-        elif parser.in_body or (parser.in_head and not was_in_head):
+        elif parser.in_body or (parser.in_head and not was_in_head) or self._skipping:
             self._await_request()
+            self._skipping = parser.skips_body
         if self._pending:
             if self._unparsed or len(self._pending) >= PIPELINED_REQUESTS:
                 self._reader.stop()
             self._advance()
             if self._unparsed and self._current is None and not self.closed:
                 self._server.loop.run_callback(self._resume)
-        elif parser.awaits_continue:
-            self._continue()
+        elif parser.head_waits:
+            self._judge_head()
 
-    def _parse_some(self, data: bytes) -> str | None:
+    def _parse_some(self, data: bytes | memoryview) -> str | None:
         """Parse until so many requests wait that the rest has to wait, too."""
-        parser, refused, start = self._parser, None, 0
-        while start < len(data) and refused is None and len(self._pending) < PIPELINED_REQUESTS:
-            end = start + max(PARSED_BYTES, parser.body_left)
-            refused = parser.feed(data[start:end])
-            start = end
-        self._unparsed = data[start:] if refused is None else b""
+        parser, refused, view = self._parser, None, memoryview(data)
+        while view and refused is None and len(self._pending) < PIPELINED_REQUESTS and not self._last:
+            end = parser.body_left or self._next_part(view)
+            refused = parser.feed(view[:end])
+            view = view[end:]
+            if parser.head_waits and refused is None:
+                self._judge_head()
+        self._unparsed = bytes(view) if refused is None and not self._last else b""
         return refused
+
+    def _next_part(self, view: memoryview) -> int:
+        """Return where a head ends, so that a body comes in one piece behind it; where none does, a bounded length."""
+        if self._parser.in_body:
+            return PARSED_BYTES
+        end = bytes(view[:PARSED_BYTES]).find(b"\r\n\r\n")
+        return PARSED_BYTES if end < 0 else end + 4
 
     def _await_request(self) -> None:
         """Give the client the time it has for what it is at: a head, the next bytes of a body, or being idle.
 
         As long as it has an answer to read, that is what it must be at.
         """
-        if self._current is not None or self._outbox.size:
+        if self._current is not None or self._outbox.size or self._last:
             return
         parser, options = self._parser, self._server.options
         if parser.in_body:
@@ -217,25 +265,56 @@ class Connection:
             seconds = options.keep_alive_seconds
         self.expires = monotonic() + seconds
 
-    def _on_request(self, request: Request) -> None:
-        environ = request.environ
-        server = self._server
+    def _on_head(self, environ: dict[str, Any]) -> None:
+        """Put into the environ what is known of the client, and the class that a trusted peer tells."""
         environ["REMOTE_ADDR"] = self._host
         environ["REMOTE_PORT"] = self._port
-        if server.request_log is not None:
-            target = environ["RAW_URI"].encode("unicode_escape").decode("ascii").replace('"', "%22")
-            request.line = f"{environ['REQUEST_METHOD']} {target} {environ['SERVER_PROTOCOL']}"
+        server = self._server
         if server.tls is not None:
             environ.update(tls_environ(self._socket))
         if server.trusts_proxies:
+            priority = environ.get("HTTP_X_INTRALB_PRIORITY")
+            if priority in PRIORITIES and self._host in server.trusted_proxies:
+                environ["intralb.priority"] = priority
             forwarded(environ, self._host, server.trusted_proxies)
+
+    def _on_request(self, request: Request) -> None:
+        self._describe(request)
         self._pending.append(request)
 
-    def _continue(self) -> None:
-        """Tell a client that it may send its body, once all answers before that are out."""
-        if self._current is None:
-            self._parser.awaits_continue = False
+    def _describe(self, request: Request) -> None:
+        """Note what the log will say of a request, and what a trusted peer tells of its time."""
+        environ, server = request.environ, self._server
+        if server.request_log is not None:
+            target = environ["RAW_URI"].encode("unicode_escape").decode("ascii").replace('"', "%22")
+            request.line = f"{environ['REQUEST_METHOD']} {target} {environ['SERVER_PROTOCOL']}"
+        if server.trusts_proxies and self._host in server.trusted_proxies:
+            told = time_told(environ, time())
+            if told is not None:
+                environ["intralb.time_told"] = told
+
+    def _judge_head(self) -> None:
+        """Refuse a request by its head, if it would be refused now; else let its body come.
+
+        Only where it is next to be answered, so that nothing is answered out of order; otherwise it waits.
+        """
+        if self._current is not None or self._pending or self._last or self.closed:
+            return
+        parser = self._parser
+        parser.head_waits = False
+        answer = self._server.refusal(parser.environ)
+        if answer is not None:
+            self._refuse_head(answer)
+        elif parser.awaits_continue:
             self.send(b"HTTP/1.1 100 Continue\r\n\r\n", b"")
+
+    def _refuse_head(self, answer: Answer) -> None:
+        """Answer a request without its body, which is skipped as it comes; or read nothing more, and close."""
+        request = self._parser.skip_body()
+        self._skipping = True
+        self._describe(request)
+        response = self._current = Response(self, request)
+        self._server.balancer.refuse_unread(request.environ, response, answer)
 
     def _on_end_of_input(self) -> None:
         """The client has left, or will send no more, which looks the same: answer what is running, drop what waits."""
@@ -256,8 +335,13 @@ class Connection:
 
     def _reject(self, status: str) -> None:
         """Refuse what was sent, after the answers to all that came before it; then close."""
-        self._server.report(f"refused a request from {self._host or 'a local client'}: {status}")
-        self.refuse(Answer(status, _EXPLANATIONS.get(status[:3], "The request is not well-formed HTTP.")))
+        client = self._host or "a local client"
+        if self._parser.skips_body:
+            self._server.report(f"closed a connection from {client} in the body of a refused request: {status}")
+            self._end_skipping()
+            return
+        self._server.report(f"refused a request from {client}: {status}")
+        self.refuse(_rejection(status))
 
     def refuse(self, answer: Answer) -> None:
         """Give an answer to whatever comes next, and nothing more."""
@@ -265,6 +349,11 @@ class Connection:
         self._lingering = True
         if self._current is None:
             self._advance()
+
+    def _end_skipping(self) -> None:
+        """Close without another word: the request whose body was to come has its answer."""
+        self._last = self._lingering = True
+        self._end_output()
 
     # Answering, in order.
 
@@ -292,29 +381,34 @@ class Connection:
         self._current = self._job = None
         if not keep_alive or self._last or (self._input_ended and not self._pending):
             self._last = True
+            # What is still being sent is not answered, and must not reset the connection before the answer is read.
+            self._lingering = self._lingering or (self._parser.in_body and not self._input_ended)
             self._end_output()
             return
         self._await_request()
-        if self._pending or self._unparsed:
+        if self._pending or self._unparsed or self._parser.head_waits:
             # From the hub, not from here: `_advance` may be what called us, or a slot that still has to clean up.
             self._server.loop.run_callback(self._resume)
-        elif self._parser.awaits_continue:
-            self._continue()
         elif self.closing:
             self.close_if_idle()
 
     def _resume(self) -> None:
+        self._resuming = True
         try:
             if not self.closed:
                 self._go_on()
         except Exception:
             self._give_up()
+        finally:
+            self._resuming = False
 
     def _go_on(self) -> None:
         self._advance()
         if self._unparsed and len(self._pending) < PIPELINED_REQUESTS and not self._lingering:
             data, self._unparsed = self._unparsed, b""
             self._take(data)
+        if self._parser.head_waits:
+            self._judge_head()
         if not (self._unparsed or self._input_ended or self._last or self.closed or self._reader.active):
             self._reader.start(self._on_readable)
 
@@ -367,7 +461,18 @@ class Connection:
             return
         self._outbox.add(memoryview(head))
         self._outbox.add_file(descriptor, offset, count)
+        if count > LOOPBACK_FILE_UNSENT_BYTES and self._loopback and self._server.tls is None:
+            self._leave_to_the_system(LOOPBACK_FILE_UNSENT_BYTES)
         self._on_writable()
+
+    def _leave_to_the_system(self, most: int) -> None:
+        """Bound what the system keeps that is not sent yet; 0 is as usual.
+
+        On loopback the receiver's processor sends what the sender's has left: with as much of a file as the system
+        takes, the client spent more than twice the time on reading it (docs/performance.md).
+        """
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, most)
+        self._unsent_bounded = most > 0
 
     def _sent_now(self, parts: list[bytes]) -> int:
         try:
@@ -414,6 +519,8 @@ class Connection:
     def _all_sent(self) -> None:
         if self._writer is not None:
             self._writer.stop()
+        if self._unsent_bounded:
+            self._leave_to_the_system(0)
         if self._current is not None:
             self.expires = math.inf
         elif self._last or (self._input_ended and not self._pending):
@@ -447,10 +554,17 @@ class Connection:
 
     def close_if_idle(self) -> None:
         """Close a connection on which nothing has been asked; a request that has just come is still answered."""
-        if self.idle and not self.closed:
+        if self._parser.skips_body and not self._last:
+            self._end_skipping()
+        elif self.idle and not self.closed:
             self._on_readable()
             if self.idle:
                 self.close()
+
+    def cut(self) -> None:
+        """Close because the present response cannot be finished; what is to become of its job is known already."""
+        self._current = self._job = None
+        self.close()
 
     def close(self) -> None:
         """Close the socket now; a job that waits is dropped, one that runs finds nobody to answer."""

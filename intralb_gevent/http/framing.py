@@ -7,6 +7,7 @@ not know connections.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from email.utils import formatdate
 from functools import lru_cache
 from time import time
@@ -15,7 +16,15 @@ from typing import Final
 from ..policy.answers import Answer
 from ..pool.exchange import Headers
 
-__all__ = ["SERVER", "SERVER_LINE", "ResponseHead", "date_and_server_lines", "date_line", "whole_answer"]
+__all__ = [
+    "SERVER",
+    "SERVER_LINE",
+    "ResponseHead",
+    "date_and_server_lines",
+    "date_line",
+    "response_head",
+    "whole_answer",
+]
 
 SERVER: Final = "intralb-gevent"
 SERVER_LINE: Final = f"Server: {SERVER}\r\n".encode()
@@ -23,6 +32,9 @@ SERVER_LINE: Final = f"Server: {SERVER}\r\n".encode()
 _STATUS: Final = re.compile(r"[2-9][0-9][0-9]( [\t\x20-\x7e\x80-\xff]*)?").fullmatch
 _NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
 _ILLEGAL: Final = re.compile(r"[\r\n\0]").search
+REMEMBERED_HEADERS: Final = 3
+"""Heads with more headers of the application's are not remembered."""
+
 _NOTED: Final = frozenset({"content-length", "date", "server"})
 _HOP_BY_HOP: Final = frozenset(
     {
@@ -46,10 +58,10 @@ class ResponseHead:
 
     __slots__ = ("bodiless", "data", "has_date", "has_server", "length", "status")
 
-    def __init__(self, status: str, headers: Headers) -> None:
+    def __init__(self, status: str, headers: Iterable[tuple[str, str]]) -> None:
         self.status = status
         line, self.bodiless = _status_line(status)
-        if type(headers) is not list:
+        if type(headers) is not list and type(headers) is not tuple:
             headers = list(headers)
         self.length: int | None = None
         self.has_date = self.has_server = False
@@ -82,6 +94,25 @@ class ResponseHead:
         return True
 
 
+def response_head(status: str, headers: Headers) -> ResponseHead:
+    """Return the head of a response; short ones, of a type and a length, are often alike and are remembered.
+
+    A long one has a date, a cookie or a tag in it, and looking for it would cost more than it saves.
+    """
+    if type(headers) is not list or len(headers) > REMEMBERED_HEADERS:
+        return ResponseHead(status, headers)
+    try:
+        return _remembered_head(status, tuple(headers))
+    except TypeError:
+        # A header that is a list cannot be looked up; one that is wrong is told so.
+        return ResponseHead(status, headers)
+
+
+@lru_cache(maxsize=1024)
+def _remembered_head(status: str, headers: tuple[tuple[str, str], ...]) -> ResponseHead:
+    return ResponseHead(status, headers)
+
+
 @lru_cache(maxsize=256)
 def _status_line(status: str) -> tuple[str, bool]:
     """Return the checked first line, and whether no body may follow; an application uses few, so it is remembered."""
@@ -102,7 +133,7 @@ def _checked_name(name: str) -> str:
     return lower
 
 
-def _refuse_values(headers: Headers) -> None:
+def _refuse_values(headers: Iterable[tuple[str, str]]) -> None:
     for name, value in headers:
         if _ILLEGAL(value):
             raise ValueError(f"header {name!r} has a line break or NUL in its value; remove it")
@@ -116,32 +147,20 @@ def _length(value: str, before: int | None) -> int:
     return int(value)
 
 
-class _Clock:
-    """The header lines that change once a second."""
-
-    second = -1
-    date = b""
-    date_and_server = b""
+@lru_cache(maxsize=1)
+def _date_lines(second: int) -> tuple[bytes, bytes]:
+    date = f"Date: {formatdate(second, usegmt=True)}\r\n".encode()
+    return date, date + SERVER_LINE
 
 
 def date_line() -> bytes:
     """Return the Date header line for now."""
-    if int(time()) != _Clock.second:
-        _tick()
-    return _Clock.date
+    return _date_lines(int(time()))[0]
 
 
 def date_and_server_lines() -> bytes:
     """Return the Date header line for now and the Server header line."""
-    if int(time()) != _Clock.second:
-        _tick()
-    return _Clock.date_and_server
-
-
-def _tick() -> None:
-    _Clock.second = int(time())
-    _Clock.date = f"Date: {formatdate(_Clock.second, usegmt=True)}\r\n".encode()
-    _Clock.date_and_server = _Clock.date + SERVER_LINE
+    return _date_lines(int(time()))[1]
 
 
 @lru_cache(maxsize=256)

@@ -21,6 +21,18 @@ __all__ = ["Front"]
 logger = logging.getLogger("intralb_gevent")
 
 
+class _Greenlet:
+    """Runs the front; what is counted and ended is the job of the balancer within."""
+
+    turn_wanted = False
+
+    def take_turn(self) -> None:
+        """Do nothing: nobody watches a greenlet that is no slot."""
+
+    def begin_stream(self) -> None:
+        """Do nothing: the balancer within counts its streams."""
+
+
 class Front:
     """Runs a WSGI application that calls the balancer within, or answers by itself."""
 
@@ -30,13 +42,16 @@ class Front:
     def __repr__(self) -> str:
         return f"<Front {self.application!r}>"
 
+    def refusal(self, environ: dict[str, Any]) -> None:
+        """Say that no request would be refused: only the application in front knows what becomes of it."""
+
     def submit(self, environ: dict[str, Any], exchange: Exchange) -> None:
         """Have a request answered; never waits."""
         gevent.spawn(self._run, environ, exchange)
 
     def _run(self, environ: dict[str, Any], exchange: Exchange) -> None:
         try:
-            exchange.run(self.application, environ)
+            exchange.run(self.application, environ, _Greenlet())
         except ClientDisconnected:
             pass
         except ResponseCut:

@@ -13,11 +13,15 @@ __all__ = [
     "BODY_SMALL_BYTES",
     "JOINED_BYTES",
     "LINGER_SECONDS",
+    "LOOPBACK_FILE_UNSENT_BYTES",
     "PARSED_BYTES",
     "PIPELINED_REQUESTS",
+    "PROXY_HEADER_BYTES",
     "RECEIVE_BYTES",
     "REFUSED_CONNECTIONS",
+    "SKIPPED_BODY_BYTES",
     "SPILL_FILE_BYTES",
+    "TLS_RECEIVE_BYTES",
     "UNSENT_IN_FILES_BYTES",
     "UNSENT_IN_MEMORY_BYTES",
     "UNSENT_LEAST_BYTES",
@@ -39,17 +43,30 @@ JOINED_BYTES: Final = 16 * 1024
 LINGER_SECONDS: Final = 2.0
 """How long a refused client's bytes are still read, so that the refusal reaches it before a reset does."""
 
+LOOPBACK_FILE_UNSENT_BYTES: Final = 16 * 1024
+"""Of a file, to a client on the same machine, what the system keeps unsent; Linux wakes us when it is less."""
+
 PIPELINED_REQUESTS: Final = 16
 """Requests that may wait behind the one being answered before a connection is read no further."""
 
 PARSED_BYTES: Final = 2048
 """Parsed before these are counted again: the shortest requests take 26 bytes, and kilobytes when they are parsed."""
 
-RECEIVE_BYTES: Final = 64 * 1024
-"""Read from a socket at a time."""
+PROXY_HEADER_BYTES: Final = 64 * 1024
+"""Looked at for a PROXY header: its length is two bytes in version 2."""
+
+RECEIVE_BYTES: Final = 256 * 1024
+"""Read from a socket at a time, into one buffer for all."""
+
+TLS_RECEIVE_BYTES: Final = 64 * 1024
+"""Read from a socket at a time where it is decrypted."""
 
 REFUSED_CONNECTIONS: Final = 256
 """Connections beyond `max_connections` that are told so; still more are closed without a word."""
+
+SKIPPED_BODY_BYTES: Final = 1024 * 1024
+"""Read of the body of a request that was refused by its head, so that its connection stays usable; reading more costs
+both sides more than a new connection."""
 
 UNSENT_IN_MEMORY_BYTES: Final = 64 * 1024 * 1024
 """Of the responses that clients have not taken, in all connections of a server; more goes to temporary files."""

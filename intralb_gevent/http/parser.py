@@ -16,7 +16,7 @@ from urllib.parse import unquote_to_bytes
 import httptools
 
 from ..options import Options
-from .limits import BODY_IN_MEMORY_BYTES, BODY_SMALL_BYTES
+from .limits import BODY_IN_MEMORY_BYTES, BODY_SMALL_BYTES, SKIPPED_BODY_BYTES
 from .spill import temporary_file, write_all
 
 __all__ = ["BodyBudget", "Request", "RequestParser"]
@@ -130,14 +130,36 @@ class Body:
             self._file.close()
 
 
+class _SkippedBody:
+    """The body of a request that has been answered without it: counted as it comes, and not kept."""
+
+    __slots__ = ("size",)
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __repr__(self) -> str:
+        return f"<_SkippedBody {self.size} bytes>"
+
+    def add(self, data: bytes) -> None:
+        """Count a piece; more than is skipped for the sake of the next request is refused."""
+        self.size += len(data)
+        if self.size > SKIPPED_BODY_BYTES:
+            raise _Refused("413 Content Too Large")
+
+    def release(self) -> None:
+        """Do nothing: it takes nothing."""
+
+
 class Request:
     """One whole request: its environ, and what its response must know whatever the application does to that."""
 
-    __slots__ = ("_body", "environ", "head_only", "http_1_1", "keep_alive", "line")
+    __slots__ = ("_body", "environ", "has_body", "head_only", "http_1_1", "keep_alive", "line")
 
     def __init__(self, environ: dict[str, Any], body: Body | None, http_1_1: bool, keep_alive: bool) -> None:
         self.environ = environ
         self._body = body
+        self.has_body = body is not None
         self.http_1_1 = http_1_1
         self.keep_alive = keep_alive
         self.head_only = environ["REQUEST_METHOD"] == "HEAD"
@@ -157,6 +179,9 @@ class Request:
 class RequestParser:
     """Takes the bytes of one connection in any pieces and calls `on_request` for each whole request.
 
+    Before that it calls `on_head` with the environ, once the head is complete. A request whose body is still to come
+    can be answered then: `skip_body` gives it out, and nothing of the body is kept, nor `on_request` called for it.
+
     The methods that begin with `on_` are httptools' callbacks. They are hot, so each is flat, and what only some
     requests have is looked for before it is dealt with.
     """
@@ -173,17 +198,20 @@ class RequestParser:
         "_header_count",
         "_http",
         "_http_1_1",
+        "_length",
         "_max_body_bytes",
         "_max_header_bytes",
         "_max_headers",
         "_max_target_bytes",
         "_most_head_bytes",
+        "_on_head",
         "_on_request",
         "_pieces_size",
         "_shared_piece",
         "_size_without_data",
         "_target",
         "awaits_continue",
+        "head_waits",
         "in_body",
         "in_head",
     )
@@ -192,6 +220,7 @@ class RequestParser:
         self,
         base_environ: dict[str, Any],
         options: Options,
+        on_head: Callable[[dict[str, Any]], object],
         on_request: Callable[[Request], object],
         budget: BodyBudget,
     ) -> None:
@@ -200,16 +229,21 @@ class RequestParser:
         self._max_header_bytes = options.max_header_bytes
         self._max_body_bytes = options.max_body_bytes
         self._base_environ = base_environ
+        self._on_head = on_head
         self._on_request = on_request
         self._http = httptools.HttpRequestParser(self)
         self.in_head = False
         """Whether a part of a request's head has come, and not all."""
         self.in_body = False
         """Whether a request's head has come, and not all of its body."""
+        self.head_waits = False
+        """Whether a head has come whose body is to come, and nobody has said yet what is to become of it."""
         self.awaits_continue = False
-        """Whether the client waits to be told that it may send the body."""
+        """Whether the client whose head waits does so too: to be told that it may send the body."""
+        self._length = 0
+        """Of the body, where it was told; else 0."""
         self._budget = budget
-        self._body: Body | None = None
+        self._body: Body | _SkippedBody | None = None
         self._environ: dict[str, Any] = {}
         self._deaf = False
         """Whether nothing that comes is looked at any more."""
@@ -224,13 +258,43 @@ class RequestParser:
         return f"<RequestParser {'in a head' if self.in_head else 'in a body' if self.in_body else 'between requests'}>"
 
     @property
+    def environ(self) -> dict[str, Any]:
+        """The environ of the request whose head waits."""
+        return self._environ
+
+    @property
     def body_left(self) -> int:
         """Bytes that are still to come of a body whose length was told; 0 between requests and in chunks."""
-        if not self.in_body:
+        if not (self.in_body and self._length):
             return 0
-        return int(self._environ.get("CONTENT_LENGTH", 0)) - (0 if self._body is None else self._body.size)
+        return self._length - (0 if self._body is None else self._body.size)
 
-    def feed(self, data: bytes) -> str | None:
+    @property
+    def skips_body(self) -> bool:
+        """Whether the request whose body is coming has been answered, so that no other answer may be given to it."""
+        return isinstance(self._body, _SkippedBody)
+
+    def skip_body(self) -> Request:
+        """Give out the request whose head waits, to be answered now; the rest of it is skipped.
+
+        The connection is kept only for a body that may be short, and not for one that the client was asked to wait
+        with: it does not say whether that will come after all (RFC 9110, 10.1.1).
+        """
+        environ, self._environ = self._environ, self._base_environ
+        environ["wsgi.input"] = BytesIO()
+        kept = 0 if self._body is None else self._body.size
+        if self._body is not None:
+            self._body.release()
+        self._body = _SkippedBody(kept)
+        self.head_waits = False
+        keep_alive = self._persists() and not self.awaits_continue and self._length <= SKIPPED_BODY_BYTES
+        self._deaf = not keep_alive
+        return Request(environ, None, self._http_1_1, keep_alive)
+
+    def _persists(self) -> bool:
+        return bool(self._http.should_keep_alive() and not self._http.should_upgrade())
+
+    def feed(self, data: bytes | memoryview) -> str | None:
         """Take the next bytes; return None, or the status line to refuse the connection with."""
         if self._deaf:
             return None
@@ -347,6 +411,7 @@ class RequestParser:
             self._check_body(environ)
         if "HTTP_EXPECT" in environ:
             self._check_expectation(environ["HTTP_EXPECT"])
+        self._on_head(environ)
 
     def _check_host(self, host: str | None) -> None:
         """Refuse a bad Host, or none where there must be one; a client sends the same again and again."""
@@ -374,8 +439,11 @@ class RequestParser:
             raise _Refused("501 Not Implemented")
         if coding is not None and not self._http_1_1:
             raise _Refused("400 Bad Request")
-        if int(environ.get("CONTENT_LENGTH", 0)) > self._max_body_bytes:
+        self._length = int(environ.get("CONTENT_LENGTH", 0))
+        if self._length > self._max_body_bytes:
             raise _Refused("413 Content Too Large")
+        self.head_waits = coding is not None or self._length > 0
+        self.awaits_continue = False
 
     def _check_expectation(self, expectation: str) -> None:
         if expectation.lower() != "100-continue":
@@ -397,11 +465,15 @@ class RequestParser:
             raise _Refused("507 Insufficient Storage") from None
 
     def on_message_complete(self) -> None:
-        """Hand the whole request over."""
-        self.in_body = self.awaits_continue = False
+        """Hand the whole request over, if it was not answered before."""
+        self.in_body = self.head_waits = False
         environ, http, body = self._environ, self._http, self._body
         if body is None:
             environ["wsgi.input"] = BytesIO()
+        elif isinstance(body, _SkippedBody):
+            self._body = None
+            self._shared_piece = True
+            return
         else:
             environ["wsgi.input"] = body.open()
             # Decoded chunks have a length too, and legacy applications read as much as it says.
@@ -419,4 +491,4 @@ class RequestParser:
         if self._body is not None:
             self._body.release()
         # Both hold what holds us: without this only the garbage collector would free a closed connection.
-        del self._http, self._on_request
+        del self._http, self._on_head, self._on_request

@@ -15,8 +15,9 @@ from typing import IO, TYPE_CHECKING, Any
 
 from ..errors import ClientDisconnected
 from ..policy.answers import Answer
-from ..pool.exchange import Application, ExceptionInfo, Exchange, Headers
-from .framing import SERVER_LINE, ResponseHead, date_and_server_lines, date_line, whole_answer
+from ..pool.exchange import Application, ExceptionInfo, Exchange, Headers, Runner
+from ..pool.safepoints import calls_application
+from .framing import SERVER_LINE, ResponseHead, date_and_server_lines, date_line, response_head, whole_answer
 from .parser import Request
 
 if TYPE_CHECKING:
@@ -82,11 +83,14 @@ class Response(Exchange):
         progress = "ended" if self._ended else "started" if self._started else "not started"
         return f"<Response {self.status or 'without status'}, {progress}>"
 
-    def run(self, application: Application, environ: dict[str, Any]) -> None:
+    @calls_application
+    def run(self, application: Application, environ: dict[str, Any], runner: Runner) -> None:
         """Call the application and send all that it yields; raises what the application raises.
 
         A list of one part, which is what most frameworks return, goes out in one piece with its head.
         """
+        self._runner = runner
+        self._in_parts = False
         try:
             result = application(environ, self.start_response)
             try:
@@ -95,6 +99,7 @@ class Response(Exchange):
                 elif type(result) is FileWrapper and not self._started and (stretch := result.stretch()):
                     self._send_file(*stretch)
                 else:
+                    self._in_parts = isinstance(result, (list, tuple))
                     for chunk in result:
                         if chunk:
                             self.write(chunk)
@@ -104,7 +109,8 @@ class Response(Exchange):
                 if close is not None:
                     close()
         finally:
-            self.request.release()
+            if self.request.has_body:
+                self.request.release()
 
     def start_response(
         self, status: str, headers: Headers, exc_info: ExceptionInfo | None = None
@@ -120,19 +126,26 @@ class Response(Exchange):
             raise RuntimeError("start_response was called twice; the second time needs exc_info")
         if self._ended:
             self._check_open()
-        self._head = ResponseHead(status, headers)
+        self._head = response_head(status, headers)
         self.status = status
         return self.write
 
     def write(self, data: bytes) -> None:
         """Send a part of the body, headers first; waits while the client is too far behind."""
+        if self._runner.turn_wanted:
+            self._runner.take_turn()
         data = _as_bytes(data)
         self._check_open()
         connection = self._connection
         connection.wait_until_taken()
         self._check_open()
-        head = b"" if self._started else self._start(None)
+        head = b"" if self._started else self._start_parts()
         connection.send(head, self._framed(data))
+
+    def _start_parts(self) -> bytes:
+        if not (self._in_parts or self._head is None or self._head.length is not None):
+            self._runner.begin_stream()
+        return self._start(None)
 
     def _send_whole(self, data: bytes) -> None:
         """Send a body that is there as a whole together with its head."""
@@ -169,6 +182,10 @@ class Response(Exchange):
     def client_disconnected(self) -> Callable[[], bool]:
         """What says whether the client has left, as far as its socket tells."""
         return self._connection.has_left
+
+    def unseen_seconds(self) -> float:
+        """Return how long the request was here before it was read, as far as the system knows."""
+        return self._connection.unseen_seconds()
 
     def _check_open(self) -> None:
         if self._ended or self._connection.closed:
@@ -253,7 +270,7 @@ class Response(Exchange):
             return
         if self._started:
             self._ended = True
-            self._connection.close()
+            self._connection.cut()
         else:
             self._answer(answer)
 

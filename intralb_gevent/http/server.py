@@ -13,6 +13,7 @@ import math
 import socket
 import ssl
 import traceback
+from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
@@ -20,7 +21,7 @@ import gevent
 from gevent import pywsgi
 from gevent.event import Event
 
-from ..policy.answers import TOO_MANY_CONNECTIONS
+from ..policy.answers import TOO_MANY_CONNECTIONS, Answer
 from ..pool.balancer import LoadBalancer
 from ..pool.exchange import Application, Exchange
 from ..pool.hublog import HubLog
@@ -28,7 +29,7 @@ from ..pool.job import Job
 from .connection import Connection
 from .framing import SERVER
 from .front import Front
-from .limits import BODIES_IN_MEMORY_BYTES, REFUSED_CONNECTIONS, UNSENT_IN_MEMORY_BYTES
+from .limits import BODIES_IN_MEMORY_BYTES, RECEIVE_BYTES, REFUSED_CONNECTIONS, UNSENT_IN_MEMORY_BYTES
 from .outbox import OutputBudget
 from .parser import BodyBudget
 from .proxies import TrustedNetworks
@@ -79,8 +80,10 @@ class WSGIServer(pywsgi.WSGIServer):
     """Whether every connection is to be closed after its present response."""
     shutdown: Shutdown | None = None
     """What `graceful_shutdown` has prepared."""
-    front: Front | None = None
-    """What stands in front of the balancer."""
+    submit: Callable[[dict[str, Any], Exchange], Job | None]
+    """Has a request answered; there is no job yet where an application stands in front of the balancer."""
+    refusal: Callable[[dict[str, Any]], Answer | None]
+    """Tells with what a request would be refused now."""
     tls: ssl.SSLContext | None = None
     request_log: HubLog | None = None
     """Where each answered request is told of, if a `log` was given."""
@@ -110,6 +113,8 @@ class WSGIServer(pywsgi.WSGIServer):
         self.trusted_proxies = TrustedNetworks(self.options.trusted_proxies)
         self.trusts_proxies = bool(self.trusted_proxies)
         self.budget = OutputBudget(UNSENT_IN_MEMORY_BYTES)
+        self.buffer = memoryview(bytearray(RECEIVE_BYTES))
+        """What the hub reads into, whichever connection it reads from."""
         self.bodies = BodyBudget(BODIES_IN_MEMORY_BYTES)
         self.connections: set[Connection] = set()
         self.request_environ: dict[str, Any] = {}
@@ -123,10 +128,12 @@ class WSGIServer(pywsgi.WSGIServer):
         """Find the balancer, and return what is to be called for a request: it, or what stands in front of it."""
         if isinstance(application, LoadBalancer) or balancer is None:
             self.balancer = application if isinstance(application, LoadBalancer) else LoadBalancer(application)
+            self.submit, self.refusal = self.balancer.submit, self.balancer.refusal
             return self.balancer
         self.balancer = balancer
-        self.front = Front(application)
-        return self.front.application
+        front = Front(application)
+        self.submit, self.refusal = front.submit, front.refusal
+        return front.application
 
     def __repr__(self) -> str:
         return f"<WSGIServer at {self.address}: {len(self.connections)} connections, {self.balancer!r}>"
@@ -206,13 +213,6 @@ class WSGIServer(pywsgi.WSGIServer):
 
     # Connections.
 
-    def submit(self, environ: dict[str, Any], exchange: Exchange) -> Job | None:
-        """Have a request answered by the balancer; there is no job yet where an application stands in front of it."""
-        if self.front is None:
-            return self.balancer.submit(environ, exchange)
-        self.front.submit(environ, exchange)
-        return None
-
     def do_read(self) -> Any:
         """Accept one connection; ours stay plain sockets, as only the hub reads them."""
         if not self.own_connections:
@@ -253,7 +253,7 @@ class WSGIServer(pywsgi.WSGIServer):
         if beyond >= REFUSED_CONNECTIONS:
             connection.close()
         elif beyond >= 0:
-            connection.refuse(TOO_MANY_CONNECTIONS)
+            connection.refuse(TOO_MANY_CONNECTIONS.not_executed(len(self.connections)))
 
     def connection_closed(self, connection: Connection) -> None:
         """A connection is gone."""

@@ -86,6 +86,10 @@ class TlsSocket:
         """Return the descriptor to watch, or -1 when the socket is closed."""
         return int(self._socket.fileno())
 
+    def getsockopt(self, *option: int) -> int | bytes:
+        """Return an option of the socket beneath."""
+        return self._socket.getsockopt(*option)  # type: ignore[no-any-return]  # the socket may be of any kind
+
     def version(self) -> str | None:
         """Return the protocol, such as `TLSv1.3`, or None before the handshake is over."""
         return self._tls.version()

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from ..policy.lifecycle import Outcome
 from .stats import Histogram
 
-__all__ = ["Condition", "Durations", "Snapshot", "WorkerSnapshot"]
+__all__ = ["Condition", "Durations", "LaneSnapshot", "Snapshot", "WorkerSnapshot"]
 
 Condition = Literal["serving", "draining", "stopped"]
 
@@ -38,11 +38,29 @@ class WorkerSnapshot:
     """One worker: its jobs, the slots it has spawned so far, and the sessions these hold."""
 
     id: int
+    lane: str
+    """The name of its lane: "" of the one for all requests that have no other, else its path."""
     queued: int
     running: int
     slots: int
     sessions: int
     retiring: bool
+
+
+@dataclass(frozen=True)
+class LaneSnapshot:
+    """Workers of their own for some of the requests, and what holds requests back there."""
+
+    name: str
+    """The path of its requests; "" for all that have no lane of their own."""
+    limit: int
+    """How many may run at the same time now: the slots, or fewer while the event loop is late."""
+    standing_queue: str
+    """The highest class that has waited too long for a while; "" if none has."""
+    clients: int
+    """Among how many clients places are shared, while there are too few; else 0."""
+    workers: int
+    most_workers: int
 
 
 @dataclass(frozen=True)
@@ -56,9 +74,21 @@ class Snapshot:
     outcomes: dict[Outcome, int]
     shed_reasons: dict[str, int]
     workers: tuple[WorkerSnapshot, ...]
+    lanes: tuple[LaneSnapshot, ...]
     most_workers: int
+    """Of all lanes together."""
     queue_wait: Durations
     run_time: Durations
+    streams: int
+    """Responses that are streamed now."""
+    given_up: int
+    """Slots that were replaced, as their handlers swallowed every abort."""
+    hub_lag: Durations
+    """How long the event loop was busy in one go."""
+    hub_blocked: int
+    """How often a handler or other code kept it for a tenth of a second or more."""
+    interrupts: str
+    """Whether handlers that never wait are interrupted: "on", or why not."""
     log_records_dropped: int
 
     @property

@@ -42,6 +42,14 @@ class Histogram:
         if seconds > self.longest:
             self.longest = seconds
 
+    def __add__(self, other: Histogram) -> Histogram:
+        """Return the histogram of the durations of both."""
+        both = Histogram()
+        both._counts = [mine + others for mine, others in zip(self._counts, other._counts, strict=True)]
+        both.count, both.total = self.count + other.count, self.total + other.total
+        both.longest = max(self.longest, other.longest)
+        return both
+
     def quantile(self, share: float) -> float:
         """Return the duration that `share` (0 to 1) of all durations do not exceed, in seconds; 0 if none."""
         if not self.count:
@@ -52,19 +60,35 @@ class Histogram:
 
 
 class Stats:
-    """The running totals of one balancer."""
+    """The running totals of one lane, or of several together."""
 
-    __slots__ = ("outcomes", "queue_wait", "run_time", "shed_reasons", "submitted")
+    __slots__ = ("given_up", "outcomes", "queue_wait", "run_time", "shed_reasons", "submitted")
 
     def __init__(self) -> None:
         self.submitted = 0
         self.outcomes: dict[Outcome, int] = dict.fromkeys(OUTCOMES, 0)
         self.shed_reasons: dict[str, int] = {}
+        self.given_up = 0
+        """Slots whose applications could not be ended."""
         self.queue_wait = Histogram()
         self.run_time = Histogram()
 
     def __repr__(self) -> str:
         return f"<Stats submitted={self.submitted} ended={self.ended}>"
+
+    def __add__(self, other: Stats) -> Stats:
+        """Return the totals of both."""
+        both = Stats()
+        both.submitted = self.submitted + other.submitted
+        both.given_up = self.given_up + other.given_up
+        for outcome in both.outcomes:
+            both.outcomes[outcome] = self.outcomes[outcome] + other.outcomes[outcome]
+        for reasons in (self.shed_reasons, other.shed_reasons):
+            for reason, count in reasons.items():
+                both.shed_reasons[reason] = both.shed_reasons.get(reason, 0) + count
+        both.queue_wait = self.queue_wait + other.queue_wait
+        both.run_time = self.run_time + other.run_time
+        return both
 
     @property
     def ended(self) -> int:

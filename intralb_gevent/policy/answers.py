@@ -5,23 +5,34 @@ Decides the words. It must not know when they are said or how they are written t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from typing import Final
 
 __all__ = [
     "DRAINING",
+    "EVICTED",
     "EXPIRED",
     "FAILED",
     "KILLED",
+    "NOT_FOUND",
     "NO_SESSION",
+    "NO_TIME",
+    "OVERLOADED",
     "QUEUE_FULL",
     "TIMED_OUT",
     "TOO_MANY_CONNECTIONS",
+    "TOO_MANY_OF_CLIENT",
+    "TOO_MANY_STREAMS",
     "Answer",
 ]
 
+LONGEST_RETRY_SECONDS: Final = 3
+"""After which a client that was refused is told to come back at the latest."""
 
-@dataclass(frozen=True)
+
+# Each is one of a few objects, by which what is made of it is found again: refusing many must be cheap.
+@dataclass(frozen=True, eq=False)
 class Answer:
     """A whole response with a text body; `X-Intralb-Reason` and `Retry-After` only where there is one to give."""
 
@@ -29,8 +40,10 @@ class Answer:
     explanation: str
     reason: str = ""
     retry_after_seconds: int | None = None
+    executed: bool = True
+    """Whether the application may have run; if it has not, a proxy may send the request again, whatever it is."""
 
-    @property
+    @cached_property
     def body(self) -> bytes:
         """The text of the answer, for people."""
         return f"{self.status}\n\n{self.explanation}\n".encode()
@@ -43,18 +56,40 @@ class Answer:
             headers.append(("X-Intralb-Reason", self.reason))
         if self.retry_after_seconds is not None:
             headers.append(("Retry-After", str(self.retry_after_seconds)))
+        if not self.executed:
+            headers.append(("X-Intralb-Executed", "0"))
         return headers
+
+    def not_executed(self, turn: int) -> Answer:
+        """Return this as the answer to a request that was not run.
+
+        `turn` counts refusals: the clients are told to come back after 1, 2 and 3 seconds in turn, so not all at once.
+        """
+        return _not_executed(self, 1 + turn % LONGEST_RETRY_SECONDS)
+
+
+@lru_cache(maxsize=64)
+def _not_executed(answer: Answer, retry_after_seconds: int) -> Answer:
+    return replace(answer, retry_after_seconds=retry_after_seconds, executed=False)
 
 
 def _unavailable(reason: str, explanation: str) -> Answer:
     return Answer("503 Service Unavailable", explanation, reason, retry_after_seconds=1)
 
 
+OVERLOADED: Final = _unavailable("overloaded", "More arrives than can be answered in time. Please try again.")
+NO_TIME: Final = _unavailable("no_time", "Too little of the request's time was left to answer it.")
+EVICTED: Final = _unavailable("evicted", "Its place went to a request that matters more. Please try again.")
 QUEUE_FULL: Final = _unavailable("queue_full", "Every worker is busy and every queue is full. Please try again.")
 DRAINING: Final = _unavailable("draining", "This server is shutting down. Please try again.")
 EXPIRED: Final = _unavailable("expired", "The request waited until its deadline had passed, so it was not run.")
 NO_SESSION: Final = _unavailable("no_session", "The database cannot be reached now. Please try again.")
 KILLED: Final = _unavailable("killed", "This server shut down before the request had finished.")
 TOO_MANY_CONNECTIONS: Final = _unavailable("connections", "Too many clients are connected. Please try again.")
+TOO_MANY_STREAMS: Final = _unavailable("streams", "Too many responses are being streamed. Please try again.")
+TOO_MANY_OF_CLIENT: Final = Answer(
+    "429 Too Many Requests", "So many requests of this client are under way already. Please try again.", "client", 1
+)
 TIMED_OUT: Final = Answer("504 Gateway Timeout", "The request took longer than its deadline allows.", "timed_out")
+NOT_FOUND: Final = Answer("404 Not Found", "No application is mounted at this path.")
 FAILED: Final = Answer("500 Internal Server Error", "The application failed while it answered this request.")

@@ -20,7 +20,7 @@ State = Literal["new", "queued", "running"] | Outcome
 OUTCOMES: Final[tuple[Outcome, ...]] = get_args(Outcome)
 
 NEXT: Final[dict[State, frozenset[State]]] = {
-    "new": frozenset({"queued", "shed"}),
+    "new": frozenset({"queued", "shed", "expired"}),
     "queued": frozenset({"running", "shed", "expired", "disconnected", "killed"}),
     "running": frozenset({"completed", "failed", "timed_out", "disconnected", "killed"}),
     **{outcome: frozenset() for outcome in OUTCOMES},

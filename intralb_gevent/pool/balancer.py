@@ -7,32 +7,47 @@ sockets.
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from time import monotonic
 from typing import Any
 
 import gevent
+from gevent.event import Event
 
-from ..errors import ClientDisconnected, DeadlineExceeded, OptionError, RequestKilled
+from ..errors import Abort, ClientDisconnected, DeadlineExceeded, OptionError, RequestKilled, StreamsFull
 from ..observe.snapshot import Condition, Durations, Snapshot
-from ..observe.stats import Stats
+from ..observe.stats import Histogram, Stats
 from ..options import Options
-from ..policy.admission import Placement, place
-from ..policy.answers import DRAINING, EXPIRED, KILLED, QUEUE_FULL, TIMED_OUT, Answer
-from ..policy.autoscale import Autoscaler, PoolSize
+from ..policy.answers import DRAINING, EXPIRED, KILLED, TIMED_OUT, Answer
+from ..policy.deadline import TimeLimits, TimeTold
 from ..policy.lifecycle import Outcome
 from .bridge import serve_through
 from .deadlines import DeadlineTimer
 from .exchange import Application, Exchange, StartResponse
-from .job import Deadline, Job
+from .hublog import HubLog
+from .hubwatch import HubWatch
+from .job import Deadline, Job, ToldDeadline
 from .joblog import JobLog
+from .lagprobe import LagProbe
+from .lane import Lane
+from .mounts import Mounts
+from .origin import priority_of
 from .session import CLEANUP_SECONDS
+from .slot import Slot
 from .supervisor import Supervisor
+from .watchdog import Watchdog
 from .worker import Worker
-from .workerpool import WorkerPool
 
 __all__ = ["LoadBalancer"]
+
+_OFF = "a handler that never waits is not interrupted at its deadline: {}"
+_GIVEN_UP = (
+    "{} cannot be ended, as its handler swallows every abort; another slot has taken its place. "
+    "Let BaseException pass: catch Exception instead, or raise again"
+)
 
 
 class LoadBalancer:
@@ -40,32 +55,34 @@ class LoadBalancer:
 
     Give it to `WSGIServer`, or to any other gevent server as the WSGI callable it is (`balance_load()` returns the
     same). Greenlets and timers are made at the first request, so one may be built before a server forks. It belongs
-    to one thread. Raises `OptionError` when `application` cannot be called.
+    to one thread.
+
+    `application` may also be a mapping of paths to applications, `{"/users": users, "/shop": shop}`: each is found
+    below its path, which is then its SCRIPT_NAME, and has workers of its own. Raises `OptionError` when an application
+    cannot be called or a path cannot be one.
     """
 
-    def __init__(self, application: Application, options: Options | None = None) -> None:
-        if not callable(application):
-            raise OptionError(f"application: {application!r} is not allowed; it must be a WSGI callable")
+    def __init__(self, application: Application | Mapping[str, Application], options: Options | None = None) -> None:
         self.application = application
         self.options = options = options or Options()
         self.condition: Condition = "serving"
         self._users: set[object] = set()
-        self._stats = Stats()
-        self._pool = WorkerPool(options, self)
-        self._timeout = options.deadline_seconds
+        self._mounts = Mounts(application, options, self)
+        self._lanes = self._mounts.lanes
+        self._priority_func = options.priority_func
+        self._streams = 0
+        self._refusals = 0
+        self._changed: Event | None = None
+        self._probe: LagProbe | None = None
+        self._log = HubLog(logging.getLogger("intralb_gevent").log)
         self._job_log = JobLog(options.log_format) if options.enable_logging else None
         self._deadlines: DeadlineTimer | None = None
         self._supervisor: Supervisor | None = None
-        size = PoolSize(
-            minimum=options.first_workers,
-            maximum=options.max_workers,
-            group=options.worker_group_size,
-            slots=options.max_concurrent_per_router,
-        )
-        self._autoscaler = Autoscaler(size, options.worker_quiet_seconds)
+        self._watchdog: Watchdog | None = None
+        self._hub_watch: HubWatch | None = None
 
     def __repr__(self) -> str:
-        return f"<LoadBalancer {self.condition}: {self._pool!r} {self._stats!r}>"
+        return f"<LoadBalancer {self.condition}: {', '.join(map(repr, self._lanes))}>"
 
     # As a WSGI callable.
 
@@ -82,50 +99,66 @@ class LoadBalancer:
     def submit(self, environ: dict[str, Any], exchange: Exchange) -> Job:
         """Bring a request to a worker, or refuse it at once; the response goes to `exchange`. Never waits."""
         now = monotonic()
-        deadline = environ["intralb.deadline"] = Deadline(now + self._timeout)
+        # A hub that was late asks when the request came.
+        late = self._hub_watch is not None and now >= self._hub_watch.late_after
+        unseen = exchange.unseen_seconds() if late else 0.0
+        route = self._mounts.enter(environ)
+        deadline = environ["intralb.deadline"] = _deadline(environ, now, unseen, route.limits)
         environ["intralb.client_disconnected"] = exchange.client_disconnected
-        job = Job(environ, exchange, now, deadline)
-        self._stats.submitted += 1
+        job = Job(environ, exchange, now - unseen, deadline, route)
+        if self._priority_func is not None or "intralb.priority" in environ:
+            job.priority = priority_of(environ, self._priority_func, route.priority)
+        lane = route.lane
+        lane.stats.submitted += 1
         if self.condition == "stopped":
-            self._refuse(job, "shed", DRAINING)
+            self.refuse(job, "shed", DRAINING)
+            return job
+        if unseen and deadline.at <= now:
+            self.refuse(job, "expired", EXPIRED)
             return job
         deadlines = self._deadlines or self._begin()
-        worker, placement = self._placed()
-        if placement == "refuse":
-            self._refuse(job, "shed", QUEUE_FULL)
-            return job
-        job.move("queued")
-        if placement == "run":
-            worker.run(job)
-        else:
-            worker.enqueue(job)
-        deadlines.watch(deadline.at)
+        refusal = lane.admit(job, now)
+        if refusal is not None:
+            self.refuse(job, "shed", refusal)
+        elif deadline.at < deadlines.due:
+            deadlines.watch(deadline.at)
         return job
 
-    def _placed(self) -> tuple[Worker, Placement]:
-        """Choose the worker for the next job and what happens to it there; a full pool grows first if it may."""
-        slots, queue_size = self.options.max_concurrent_per_router, self.options.queue_size
-        worker = self._pool.least_busy()
-        placement = place(worker.load, slots, queue_size)
-        if placement == "refuse":
-            self._review()
-            worker = self._pool.least_busy()
-            placement = place(worker.load, slots, queue_size)
-        return worker, placement
+    def refusal(self, environ: dict[str, Any]) -> Answer | None:
+        """Return what a request with this head would be refused with now; None if it would be admitted, or may be.
+
+        The pool does not grow for it, and nobody makes room.
+        """
+        if self.condition == "stopped":
+            return DRAINING
+        if self._deadlines is None:
+            return None
+        route = self._mounts.find(environ)
+        return route.lane.refusal_unread(priority_of(environ, self._priority_func, route.priority), monotonic())
+
+    def refuse_unread(self, environ: dict[str, Any], exchange: Exchange, answer: Answer) -> None:
+        """Refuse a request of which only the head was read, with what `refusal` has said; it counts like any other."""
+        now, route = monotonic(), self._mounts.find(environ)
+        route.lane.stats.submitted += 1
+        self.refuse(Job(environ, exchange, now, Deadline(now), route), "shed", answer)
 
     def claim(self, job: Job) -> bool:
-        """Move a job that a slot takes up to running; False if it is late or has ended, and must not be run."""
-        if job.state != "queued":
-            return False
+        """Move a job whose turn it is to running; False if it was refused instead, and must not be run."""
         now = monotonic()
         if job.deadline.at <= now:
-            self._refuse(job, "expired", EXPIRED)
+            self.refuse(job, "expired", EXPIRED)
+            return False
+        lane = job.route.lane
+        if (answer := lane.too_late(job, now)) is not None:
+            self.refuse(job, "shed", answer)
             return False
         job.move("running")
         job.started = now
         if job.worker is not None:
             job.environ["intralb.worker"] = job.worker.id
-        self._stats.queue_wait.add(now - job.arrived)
+        if job.counted_by is not None:
+            job.counted_by.begin(job.client, job.priority)
+        lane.stats.queue_wait.add(now - job.arrived)
         return True
 
     def abandon(self, job: Job) -> None:
@@ -141,53 +174,99 @@ class LoadBalancer:
         """Give a job its one outcome."""
         job.move(outcome)
         job.ended = monotonic()
+        if job.streams:
+            self._streams -= 1
+        route = job.route
+        lane = route.lane
         if outcome == "shed":
-            self._stats.shed(reason or "")
+            lane.stats.shed(reason or "")
         else:
-            self._stats.outcomes[outcome] += 1
+            lane.stats.outcomes[outcome] += 1
         if job.started is not None:
-            self._stats.run_time.add(job.ended - job.started)
+            run_time = job.ended - job.started
+            lane.ended(run_time)
+            if outcome == "completed":
+                route.usual.add(run_time)
+        if job.counted_by is not None:
+            job.counted_by.end(job.client, job.priority, began=job.started is not None)
         if self._job_log is not None:
             self._job_log.ended(job, outcome, reason)
 
-    def _refuse(self, job: Job, outcome: Outcome, answer: Answer) -> None:
-        """Answer a job that never ran."""
+    def begin_stream(self, job: Job) -> None:
+        """The response of a running job is streamed from now on; raises `StreamsFull` if it must not be."""
+        most = self.options.max_streams
+        if most is not None and self._streams >= most:
+            raise StreamsFull(f"{most} responses are streamed already, which is max_streams")
+        job.streams = True
+        self._streams += 1
+        job.deadline.begin_stream()
+        if self._deadlines is not None:
+            self._deadlines.watch(job.deadline.at)
+
+    def refuse(self, job: Job, outcome: Outcome, answer: Answer) -> None:
+        """Answer a job that has not run and will not."""
         self._leave_queue(job)
-        job.exchange.refuse(answer)
+        self._refusals += 1
+        job.exchange.refuse(answer.not_executed(self._refusals))
         self.end(job, outcome, answer.reason)
 
     def _leave_queue(self, job: Job) -> None:
         if job.worker is not None and job.slot is None:
             job.worker.remove(job)
-            self._pool.released()
+            self.changed()
+
+    def changed(self) -> None:
+        """A slot or a place in a queue has become free, or a worker is gone: whoever waits for that may look."""
+        if self._changed is not None:
+            self._changed.set()
 
     # Ending jobs before their time.
 
     def _sweep(self) -> float:
         """End every job that is late; return the next moment at which one may be."""
-        now = monotonic()
-        pool = self._pool
+        return min(self._sweep_lane(lane, monotonic()) for lane in self._lanes)
+
+    def _sweep_lane(self, lane: Lane, now: float) -> float:
+        pool = lane.pool
         for job in pool.waiting:
             if job.deadline.at <= now:
-                self._refuse(job, "expired", EXPIRED)
+                self.refuse(job, "expired", EXPIRED)
         for slot in pool.slots:
             if slot.due <= now and slot.job is not None:
-                self._cut(slot.job, "timed_out", TIMED_OUT)
-                slot.abort(DeadlineExceeded("the request's deadline has passed"), now)
+                self._end_late(slot, slot.job, now)
         nearest = min((job.deadline.at for job in pool.waiting), default=math.inf)
         return min(nearest, min((slot.due for slot in pool.slots), default=math.inf))
 
+    def _end_late(self, slot: Slot, job: Job, now: float) -> None:
+        if slot.stubborn:
+            self.give_up(slot)
+        else:
+            slot.abort(self.time_out(job), now)
+
+    def time_out(self, job: Job) -> Abort:
+        """Answer for a running job whose deadline has passed, and return what its application is to be ended with."""
+        self._cut(job, "timed_out", TIMED_OUT)
+        return DeadlineExceeded("the request's deadline has passed")
+
+    def give_up(self, slot: Slot) -> None:
+        """Put another slot in the place of one whose application cannot be ended."""
+        pool = slot.worker.pool
+        lane = next(lane for lane in self._lanes if lane.pool is pool)
+        pool.give_up(slot)
+        lane.stats.given_up += 1
+        self._log.record(logging.CRITICAL, partial(_GIVEN_UP.format, slot.job and slot.job.name))
+
     def _kill_all(self) -> int:
         """End every job because the server stops; return how many."""
-        now = monotonic()
-        before = self._stats.ended
-        for job in self._pool.waiting:
-            self._refuse(job, "killed", KILLED)
-        for slot in self._pool.slots:
-            if slot.job is not None:
-                self._cut(slot.job, "killed", KILLED)
-                slot.abort(RequestKilled("the server is shutting down"), now)
-        return self._stats.ended - before
+        now, before = monotonic(), self._totals().ended
+        for lane in self._lanes:
+            for job in lane.pool.waiting:
+                self.refuse(job, "killed", KILLED)
+            for slot in lane.pool.slots:
+                if slot.job is not None:
+                    self._cut(slot.job, "killed", KILLED)
+                    slot.abort(RequestKilled("the server is shutting down"), now)
+        return self._totals().ended - before
 
     def _cut(self, job: Job, outcome: Outcome, answer: Answer) -> None:
         """Answer for a job that has a slot and may be running; the application is interrupted afterwards."""
@@ -195,14 +274,14 @@ class LoadBalancer:
             job.exchange.fail(answer)
             self.end(job, outcome)
         elif job.state == "queued" and outcome == "killed":
-            self._refuse(job, "killed", answer)
+            self.refuse(job, "killed", answer)
         elif job.state == "queued":
-            self._refuse(job, "expired", EXPIRED)
+            self.refuse(job, "expired", EXPIRED)
 
     # The size of the pool.
 
     def resize(self, workers: int) -> None:
-        """Set the number of workers now; autoscaling goes on from there.
+        """Set the number of workers for all requests without workers of their own; autoscaling goes on from there.
 
         Raises `OptionError` unless `workers` lies between `min_workers` and `max_workers`.
         """
@@ -211,7 +290,7 @@ class LoadBalancer:
             raise OptionError(f"workers: {workers!r} is not allowed; it must be from {lowest} to {highest}")
         if self._supervisor is None:
             self._begin()
-        self._change(workers - len(self._pool.active))
+        self._lanes[0].resize(workers)
 
     def _begin(self) -> DeadlineTimer:
         """Make what belongs to the serving process: timers and the first workers."""
@@ -219,18 +298,25 @@ class LoadBalancer:
         self._deadlines = DeadlineTimer(loop, self._sweep, monotonic)
         self._supervisor = Supervisor(loop, self._review)
         self._supervisor.start()
-        self._pool.add(self.options.first_workers)
+        self._watchdog = Watchdog.of(self.options.interrupt_signal)
+        self._hub_watch = self._watchdog.watch
+        if self._watchdog.off_because:
+            self._log.record(logging.WARNING, partial(_OFF.format, self._watchdog.off_because))
+        self._probe = LagProbe(loop, self._sample)
+        for lane in self._lanes:
+            lane.begin(self._watchdog.busy)
         return self._deadlines
 
-    def _review(self) -> None:
-        pool = self._pool
-        self._change(self._autoscaler.change(monotonic(), len(pool.active), pool.queued, pool.running))
+    def _sample(self) -> None:
+        for lane in self._lanes:
+            lane.sample()
 
-    def _change(self, workers: int) -> None:
-        if workers > 0:
-            self._pool.add(workers)
-        elif workers < 0:
-            self._pool.retire(-workers)
+    def _review(self) -> None:
+        now, least_lag = monotonic(), None if self._probe is None else self._probe.take()
+        for lane in self._lanes:
+            lane.review(now, least_lag)
+        if self._probe is not None:
+            self._probe.run(any(lane.pool.load for lane in self._lanes))
 
     # Stopping.
 
@@ -241,23 +327,45 @@ class LoadBalancer:
         jobs were cut. It waits, so it must not be called in the hub.
         """
         self.condition = "draining"
-        self._pool.wait_until_idle(timeout)
+        self._wait_until(lambda: not any(worker.load for worker in self._workers), timeout)
         self.condition = "stopped"
         cut = self._kill_all()
-        self._pool.retire(len(self._pool.active))
-        self._pool.wait_until_retired(CLEANUP_SECONDS)
-        if self._supervisor is not None and self._deadlines is not None:
-            self._supervisor.stop()
-            self._deadlines.stop()
-            self._supervisor = self._deadlines = None
+        for lane in self._lanes:
+            lane.pool.retire(len(lane.pool.active))
+        self._wait_until(lambda: not self._workers, CLEANUP_SECONDS)
+        self._rest()
+        self._log.flush(CLEANUP_SECONDS)
         if self._job_log is not None:
             self._job_log.records.flush(CLEANUP_SECONDS)
         return cut
+
+    @property
+    def _workers(self) -> list[Worker]:
+        return [worker for lane in self._lanes for worker in lane.pool.all]
+
+    def _wait_until(self, reached: Callable[[], bool], timeout: float) -> None:
+        end = monotonic() + timeout
+        changed = self._changed = Event()
+        while not reached() and (left := end - monotonic()) > 0:
+            changed.clear()
+            changed.wait(left)
+        self._changed = None
+
+    def _rest(self) -> None:
+        """Give up what `_begin` has made, until the next request."""
+        for part in (self._supervisor, self._deadlines, self._probe):
+            if part is not None:
+                part.stop()
+        if self._watchdog is not None:
+            self._watchdog.release()
+        self._supervisor = self._deadlines = self._watchdog = self._hub_watch = self._probe = None
 
     def open_for(self, user: object) -> None:
         """A server begins to bring requests: admit them, also after an earlier `drain`."""
         self._users.add(user)
         self.condition = "serving"
+        if self._deadlines is None:
+            self._begin()
 
     def close_for(self, user: object) -> bool:
         """A server brings no more requests; say whether it was the last one."""
@@ -266,9 +374,13 @@ class LoadBalancer:
 
     # Being looked at.
 
+    def _totals(self) -> Stats:
+        return sum((lane.stats for lane in self._lanes), Stats())
+
     def snapshot(self) -> Snapshot:
         """Return one frozen picture of the whole."""
-        stats, workers = self._stats, self._pool.snapshot()
+        stats, watchdog = self._totals(), self._watchdog
+        workers = tuple(worker for lane in self._lanes for worker in lane.pool.snapshot(lane.name))
         return Snapshot(
             condition=self.condition,
             submitted=stats.submitted,
@@ -277,8 +389,23 @@ class LoadBalancer:
             outcomes=dict(stats.outcomes),
             shed_reasons=dict(stats.shed_reasons),
             workers=workers,
-            most_workers=self.options.max_workers,
+            lanes=tuple(lane.snapshot() for lane in self._lanes),
+            most_workers=sum(lane.options.max_workers for lane in self._lanes),
             queue_wait=Durations.of(stats.queue_wait),
             run_time=Durations.of(stats.run_time),
+            streams=self._streams,
+            given_up=stats.given_up,
+            hub_lag=Durations.of(Histogram() if watchdog is None else watchdog.lag),
+            hub_blocked=0 if watchdog is None else watchdog.blocked,
+            interrupts="not started" if watchdog is None else watchdog.off_because or "on",
             log_records_dropped=0 if self._job_log is None else self._job_log.records.dropped,
         )
+
+
+def _deadline(environ: dict[str, Any], now: float, unseen: float, limits: TimeLimits) -> Deadline:
+    """Return the deadline of a request that came `unseen` seconds ago."""
+    arrived = now - unseen
+    told: TimeTold | None = environ.get("intralb.time_told")
+    if told is not None:
+        return ToldDeadline(arrived, limits, told.seen_earlier(unseen))
+    return Deadline(arrived + limits.timeout, arrived, limits)

@@ -81,11 +81,16 @@ class Channel(Exchange):
 
     def write(self, data: bytes) -> None:
         """Pass a part of the body on; waits while the outer server is more than `HIGH_WATER` behind."""
+        if self._runner.turn_wanted:
+            self._runner.take_turn()
         if self._left or self._ended:
             raise ClientDisconnected("the outer server has closed the response")
         self._need_status()
-        self._chunks.append(data)
-        self._size += len(data)
+        if not (self.started or self._in_parts or any(name.lower() == "content-length" for name, _ in self.headers)):
+            self._runner.begin_stream()
+        if data:
+            self._chunks.append(data)
+            self._size += len(data)
         self.started = True
         self._readable.set()
         if self._size > HIGH_WATER:

@@ -23,31 +23,32 @@ class DeadlineTimer:
         self._timer = loop.timer(0.0)
         self._sweep = sweep
         self._clock = clock
-        self._due = math.inf
+        self.due = math.inf
+        """When it looks next, on `clock`; infinity if nothing is watched."""
 
     def __repr__(self) -> str:
-        due = "idle" if self._due == math.inf else f"due in {self._due - self._clock():.3f}s"
+        due = "idle" if self.due == math.inf else f"due in {self.due - self._clock():.3f}s"
         return f"<DeadlineTimer {due}>"
 
     def watch(self, at: float) -> None:
         """Look at the time `at` at the latest."""
-        if at < self._due:
+        if at < self.due:
             self._arm(at)
 
     def _arm(self, at: float) -> None:
-        self._due = at
+        self.due = at
         self._timer.stop()
         # libev keeps a timer's interval as it was made; a timer of gevent is restarted by making it anew.
         self._timer = self._timer.loop.timer(max(self.SHORTEST, at - self._clock()))
         self._timer.start(self._fire, update=True)
 
     def _fire(self) -> None:
-        self._due = math.inf
+        self.due = math.inf
         following = self._sweep()
-        if following < self._due:
+        if following < self.due:
             self._arm(following)
 
     def stop(self) -> None:
         """Look no more until something is watched again."""
-        self._due = math.inf
+        self.due = math.inf
         self._timer.stop()

@@ -9,16 +9,30 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from ..policy.answers import Answer
+from .safepoints import calls_application
 
-__all__ = ["Application", "ExceptionInfo", "Exchange", "Headers", "StartResponse"]
+__all__ = ["Application", "ExceptionInfo", "Exchange", "Headers", "Runner", "StartResponse"]
 
 Headers = list[tuple[str, str]]
 ExceptionInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
 StartResponse = Callable[..., Callable[[bytes], object]]
 Application = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
+
+
+class Runner(Protocol):
+    """Who runs the application, and for whom others wait meanwhile: a slot."""
+
+    turn_wanted: bool
+    """Whether the hub has had no turn for long."""
+
+    def take_turn(self) -> None:
+        """Give the hub a turn, or raise what ends the application if its time is over."""
+
+    def begin_stream(self) -> None:
+        """The response is streamed from now on; may raise what ends the application."""
 
 
 class Exchange(ABC):
@@ -28,15 +42,26 @@ class Exchange(ABC):
     whatever the application still writes is dropped.
     """
 
-    __slots__ = ()
+    __slots__ = ("_in_parts", "_runner")
 
+    _runner: Runner
+    _in_parts: bool
+    """Whether all parts of the body are there already, as a list."""
     status: str
     """The status line that was or will be answered, such as "200 OK"; empty before there is one."""
 
-    def run(self, application: Application, environ: dict[str, Any]) -> None:
-        """Call the application and send all that it yields; raises what the application raises."""
+    @calls_application
+    def run(self, application: Application, environ: dict[str, Any], runner: Runner) -> None:
+        """Call the application and send all that it yields; raises what the application raises.
+
+        The runner is told before the first part of a streamed response: one whose length is not told, and whose parts
+        are not there as a list. It is asked before every part, for an application that only sends may never wait.
+        """
+        self._runner = runner
+        self._in_parts = False
         result = application(environ, self.start_response)
         try:
+            self._in_parts = isinstance(result, (list, tuple))
             for chunk in result:
                 if chunk:
                     self.write(chunk)
@@ -71,6 +96,10 @@ class Exchange(ABC):
         `environ["intralb.client_disconnected"]` is this; so it must not refer back to the environ, or every request
         would be left to the garbage collector.
         """
+
+    def unseen_seconds(self) -> float:
+        """Return how long the request was here before anybody saw it, as far as that is known: never more."""
+        return 0.0
 
     @abstractmethod
     def refuse(self, answer: Answer) -> None:

@@ -6,35 +6,112 @@ not know how a worker is chosen or how a response is written.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Hashable
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ..kinds import seconds
+from ..policy.deadline import TimeLimits, handed_on
 from ..policy.lifecycle import NEXT, State, illegal
+from ..policy.usual import UsualTime
+from ..priority import Priority
 
 if TYPE_CHECKING:
+    from ..errors import Abort
+    from ..policy.answers import Answer
+    from ..policy.deadline import TimeTold
+    from ..policy.fairness import Clients
     from ..policy.lifecycle import Outcome
     from .exchange import Application, Exchange
+    from .lane import Lane
     from .slot import Slot
     from .worker import Worker
 
-__all__ = ["Deadline", "Job", "JobKeeper"]
+__all__ = ["Deadline", "Job", "JobKeeper", "RouteState", "ToldDeadline"]
+
+
+_SECONDS = seconds(positive=True)
+_NO_MORE = TimeLimits(timeout=0.0, longest=0.0, stream=None)
 
 
 class Deadline:
-    """When a request must have ended; the application finds it in `environ["intralb.deadline"]`."""
+    """When a request must have ended; the application finds it in `environ["intralb.deadline"]`.
 
-    __slots__ = ("at",)
+    It may be used from any greenlet of the process, also by those that a handler starts.
+    """
 
-    def __init__(self, at: float) -> None:
+    __slots__ = ("at", "began", "limits")
+
+    bound = math.inf
+    """When the proxy in front stops waiting, in seconds of `time.monotonic()`: no deadline is later than that."""
+
+    def __init__(self, at: float, began: float = 0.0, limits: TimeLimits = _NO_MORE) -> None:
         self.at = at
         """In seconds of `time.monotonic()`."""
+        self.began = began
+        """When the time began to count, in seconds of `time.monotonic()`."""
+        self.limits = limits
+        """How far it can be extended from there; without any given, not at all."""
 
     def __repr__(self) -> str:
         return f"<Deadline in {self.remaining():.3f}s>"
 
+    @property
+    def whole(self) -> float:
+        """The seconds that the request has in all, as far as it is known now."""
+        return self.at - self.began
+
     def remaining(self) -> float:
         """Return the seconds that are left; negative once the deadline has passed."""
         return self.at - monotonic()
+
+    def extend(self, seconds: float) -> float:
+        """Make it `seconds` from now, if that is later, and return the seconds that are then left.
+
+        It is never made later than `max_request_timeout_seconds` after the request's arrival, nor than a proxy that
+        told so goes on waiting. Raises `OptionError`, a ValueError, unless `seconds` is a number above 0.
+        """
+        seconds = _SECONDS.check("seconds", seconds)
+        latest = min(self.began + self.limits.longest, self.bound)
+        self.at = max(self.at, min(monotonic() + seconds, latest))
+        return self.remaining()
+
+    def begin_stream(self) -> None:
+        """The response is streamed from now on: it gets the time of a stream, if streams have one of their own."""
+        if self.limits.stream is not None:
+            self.at = min(monotonic() + self.limits.stream, self.bound)
+
+    def headers(self) -> dict[str, str]:
+        """Return header fields for an outgoing request, which tell its server how much time is left."""
+        return handed_on(self.remaining())
+
+
+class ToldDeadline(Deadline):
+    """The deadline of a request of whose time a trusted proxy has told something; it can only be earlier by that."""
+
+    __slots__ = ("bound",)
+
+    def __init__(self, arrived: float, limits: TimeLimits, told: TimeTold) -> None:
+        began = arrived - told.waited
+        self.bound = arrived + told.left
+        super().__init__(min(began + limits.timeout, self.bound), began, limits)
+
+
+class RouteState:
+    """What holds for the requests of a route to an application, and how long they usually take."""
+
+    __slots__ = ("application", "lane", "limits", "priority", "usual")
+
+    def __init__(self, application: Application, limits: TimeLimits, priority: Priority, lane: Lane) -> None:
+        self.application = application
+        self.limits = limits
+        self.priority = priority
+        self.lane = lane
+        self.usual = UsualTime()
+
+    def __repr__(self) -> str:
+        return f"<RouteState {self.limits.timeout:g}s, usually {self.usual.mean:.6f}s>"
 
 
 class Job:
@@ -43,14 +120,38 @@ class Job:
     Times are seconds of `time.monotonic()`.
     """
 
-    __slots__ = ("arrived", "deadline", "ended", "environ", "exchange", "slot", "started", "state", "worker")
+    __slots__ = (
+        "arrived",
+        "client",
+        "counted_by",
+        "deadline",
+        "ended",
+        "environ",
+        "exchange",
+        "priority",
+        "route",
+        "slot",
+        "started",
+        "state",
+        "streams",
+        "worker",
+    )
 
-    def __init__(self, environ: dict[str, Any], exchange: Exchange, arrived: float, deadline: Deadline) -> None:
+    def __init__(
+        self, environ: dict[str, Any], exchange: Exchange, arrived: float, deadline: Deadline, route: RouteState
+    ) -> None:
+        self.route = route
         self.environ = environ
         self.exchange = exchange
         self.arrived = arrived
         self.deadline = deadline
+        self.priority = route.priority
+        self.client: Hashable = None
+        """Whom it is from, while it is counted."""
+        self.counted_by: Clients | None = None
         self.state: State = "new"
+        self.streams = False
+        """Whether its response is one of those that `max_streams` limits."""
         self.started: float | None = None
         self.ended: float | None = None
         self.worker: Worker | None = None
@@ -62,6 +163,13 @@ class Job:
         environ = self.environ
         request = f"{environ.get('REQUEST_METHOD', '?')} {environ.get('PATH_INFO', '?')}"
         return f"<Job {request} {self.state} {self.deadline.remaining():.3f}s left>"
+
+    @property
+    def name(self) -> str:
+        """Method and path, for a log line: the path is the client's own text, and so escaped."""
+        environ = self.environ
+        path = f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}"
+        return f"{environ.get('REQUEST_METHOD')} {path.encode('unicode_escape').decode('ascii')}"
 
     def move(self, following: State) -> None:
         """Change the state; `IllegalTransition` if the present one does not lead there."""
@@ -84,10 +192,23 @@ class Job:
 class JobKeeper(Protocol):
     """Who knows what a slot may run, and is told how it ended: the balancer."""
 
-    application: Application
-
     def claim(self, job: Job) -> bool:
-        """Move a job that a slot takes up to running; False if it is late or has ended, and must not be run."""
+        """Move a job whose turn it is to running; False if it was refused instead, and must not be run."""
+
+    def refuse(self, job: Job, outcome: Outcome, answer: Answer) -> None:
+        """Answer a job that has not run and will not."""
 
     def end(self, job: Job, outcome: Outcome) -> None:
         """Give a job its one outcome."""
+
+    def changed(self) -> None:
+        """A slot or a place in a queue has become free, or a worker is gone."""
+
+    def time_out(self, job: Job) -> Abort:
+        """Answer for a running job whose deadline has passed, and return what its application is to be ended with."""
+
+    def begin_stream(self, job: Job) -> None:
+        """The response of a job is streamed from now on; raises `StreamsFull` if it must not be."""
+
+    def give_up(self, slot: Slot) -> None:
+        """Put another slot in the place of one whose application cannot be ended."""

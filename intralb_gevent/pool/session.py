@@ -1,22 +1,30 @@
 """One database session for each slot: opened on first use, made clean between jobs, never used after an abort.
 
-Decides when a session is opened, reset and closed. It must not know what kind of session it is: the three functions
-of the options do.
+Decides when a session is opened, checked, reset and closed. It must not know what kind of session it is: its
+`SessionSource` does.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from time import monotonic
+from typing import TYPE_CHECKING, Any
 
 import gevent
 from gevent import getcurrent
 
-from ..errors import NoCurrentJob, SessionUnavailable
-from ..options import Options
+from ..errors import Abort, NoCurrentJob, SessionUnavailable
+from ..policy.sessions import SessionLimits
+from ..sessionsource import FunctionSource, SessionSource
+from .safepoints import calls_application
 
-__all__ = ["CLEANUP_SECONDS", "CurrentSession", "SlotSession", "current_session"]
+if TYPE_CHECKING:
+    from ..options import Options
+    from .job import Deadline
+
+__all__ = ["CLEANUP_SECONDS", "CurrentSession", "SessionRules", "SlotSession", "current_session"]
 
 CLEANUP_SECONDS = 5.0
 """How long resetting or closing a session may take before it is given up."""
@@ -24,17 +32,41 @@ CLEANUP_SECONDS = 5.0
 logger = logging.getLogger("intralb_gevent")
 
 
+class SessionRules:
+    """What holds for the sessions of all slots of a balancer: where they come from, and how long they last."""
+
+    def __init__(self, options: Options) -> None:
+        self.source = _source(options)
+        self.limits = SessionLimits(
+            age=options.session_max_age_seconds or math.inf, idle=options.session_max_idle_seconds or math.inf
+        )
+        self.check = options.session_check
+        self.failed_at = -math.inf
+        """When the source last failed, in seconds of `time.monotonic()`."""
+        if self.source is not None:
+            self.source.sized_for(options.max_workers * options.max_concurrent_per_router)
+
+    def __repr__(self) -> str:
+        return f"<SessionRules {self.source!r} {self.limits}>"
+
+
+def _source(options: Options) -> SessionSource | None:
+    opening = options.db_init_func
+    if opening is None or isinstance(opening, SessionSource):
+        return opening
+    return FunctionSource(opening, options.db_reset_func, options.db_close_func)
+
+
 class SlotSession:
     """The session of one slot; all its methods are called in that slot's greenlet."""
 
-    __slots__ = ("_close", "_open", "_reset", "_session", "_worker_id", "opened", "touched")
+    __slots__ = ("_opened_at", "_rules", "_session", "_used_at", "_worker_id", "opened", "touched")
 
-    def __init__(self, options: Options, worker_id: int) -> None:
-        self._open = options.db_init_func
-        self._reset = options.db_reset_func or _rollback
-        self._close = options.db_close_func or _close
+    def __init__(self, rules: SessionRules, worker_id: int) -> None:
+        self._rules = rules
         self._worker_id = worker_id
         self._session: Any = None
+        self._opened_at = self._used_at = 0.0
         self.opened = False
         self.touched = False
         """Whether the present job has asked for the session."""
@@ -44,39 +76,82 @@ class SlotSession:
 
     @property
     def available(self) -> bool:
-        """Whether there is a function to open one."""
-        return self._open is not None
+        """Whether there is a source to open one."""
+        return self._rules.source is not None
 
-    def get(self) -> Any:
+    def get(self, deadline: Deadline) -> Any:
         """Return the session, opening it on first use; `SessionUnavailable` if that fails."""
-        if self._open is None:
-            raise NoCurrentJob("there is no session because db_init_func is not set; give it in Options")
-        if not self.opened:
-            self._session = self._opened_by(self._open)
-            self.opened = True
-        self.touched = True
+        if not self.touched:
+            self._begin(deadline)
         return self._session
 
-    def _opened_by(self, open_session: Callable[[int], Any]) -> Any:
+    @calls_application
+    def _begin(self, deadline: Deadline) -> None:
+        source = self._rules.source
+        if source is None:
+            raise NoCurrentJob("there is no session because db_init_func is not set; give it in Options")
+        if self.opened and not self._usable(source):
+            self.discard()
         try:
-            return open_session(self._worker_id)
+            if not self.opened:
+                self._open(source)
+            self.touched = True
+            source.begin(self._session, deadline.remaining())
         except Exception as error:
-            logger.exception("db_init_func failed for worker %d; its request is answered 503", self._worker_id)
+            logger.exception("no session for worker %d; its request is answered 503", self._worker_id)
+            self._rules.failed_at = monotonic()
+            self.discard()
             raise SessionUnavailable(f"db_init_func failed: {error}") from error
 
+    @calls_application
+    def _open(self, source: SessionSource) -> None:
+        session = source.open(self._worker_id)
+        # No abort comes between these lines: it is held until the application has control again.
+        self._session = session
+        self.opened = True
+        self._opened_at = monotonic()
+
+    @calls_application
+    def _usable(self, source: SessionSource) -> bool:
+        """Ask whether the session can still be used; its server may have been away meanwhile."""
+        if not self._rules.check:
+            return True
+        try:
+            return source.check(self._session)
+        except Exception:
+            return False
+
     def settle(self, *, aborted: bool) -> None:
-        """Make the session ready for the next job; after an abort, or when that fails, close it."""
+        """Make the session ready for the next job; after an abort, or when that fails, discard it."""
         if not self.opened:
             return
-        if aborted or (self.touched and not self._cleaned_up("db_reset_func", self._reset)):
+        source = self._rules.source
+        if aborted or (self.touched and source is not None and not self._cleaned_up("reset", source.reset)):
+            self.discard()
+        elif self._rules.limits.too_old(self._opened_at, now := monotonic()):
             self.close()
+        elif self.touched:
+            self._used_at = now
         self.touched = False
+
+    def stale(self, now: float) -> bool:
+        """Say whether the session should be closed, while its slot is idle."""
+        return self.opened and self._rules.limits.stale(self._opened_at, self._used_at, now)
 
     def close(self) -> None:
         """Close the session, if it is open, for good; the next use opens another."""
+        if self._rules.source is not None:
+            self._end("close", self._rules.source.close)
+
+    def discard(self) -> None:
+        """Give the session up, if it is open: nobody knows its state."""
+        if self._rules.source is not None:
+            self._end("discard", self._rules.source.discard)
+
+    def _end(self, name: str, function: Callable[[Any], object]) -> None:
         if self.opened:
-            self.opened = False
-            self._cleaned_up("db_close_func", self._close)
+            self.opened = self.touched = False
+            self._cleaned_up(name, function)
             self._session = None
 
     def _cleaned_up(self, name: str, function: Callable[[Any], object]) -> bool:
@@ -84,22 +159,14 @@ class SlotSession:
         try:
             with gevent.Timeout(CLEANUP_SECONDS):
                 function(self._session)
+        except Abort:
+            # A session that was found unusable is given up for a request whose time is over meanwhile.
+            raise
         except BaseException:
-            logger.exception("%s failed for a session of worker %d; it is not used again", name, self._worker_id)
+            text = "could not %s a session of worker %d; it is not used again"
+            logger.exception(text, name, self._worker_id)
             return False
         return True
-
-
-def _rollback(session: Any) -> None:
-    rollback = getattr(session, "rollback", None)
-    if rollback is not None:
-        rollback()
-
-
-def _close(session: Any) -> None:
-    close = getattr(session, "close", None)
-    if close is not None:
-        close()
 
 
 def current_session() -> Any:
@@ -109,13 +176,13 @@ def current_session() -> Any:
     the session. Raises `NoCurrentJob` elsewhere, and `SessionUnavailable` (the request is then answered 503) when
     `db_init_func` fails.
     """
-    session = getattr(getcurrent(), "intralb_session", None)
-    if session is None:
+    slot = getattr(getcurrent(), "intralb_slot", None)
+    if slot is None or not slot.interruptible:
         raise NoCurrentJob(
             "there is no running request in this greenlet; call current_session() in the handler "
             "and pass the session on to greenlets and threads that you start"
         )
-    return session.get()
+    return slot.session.get(slot.job.deadline)
 
 
 class CurrentSession:

@@ -13,6 +13,7 @@ from gevent import get_hub
 
 from ..observe.snapshot import WorkerSnapshot
 from .job import Job
+from .line import Line
 from .slot import Slot
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class Worker:
         self.options = pool.options
         self.hub: Any = get_hub()
         self.loop: Any = self.hub.loop
-        self.queue: deque[Job] = deque()
+        self.queue = Line()
         self.ready: deque[Job] = deque()
         """Jobs that will have a slot at the hub's next round."""
         self.slots: list[Slot] = []
@@ -59,13 +60,18 @@ class Worker:
         job.worker = self
         self.load += 1
         self.ready.append(job)
-        self.loop.run_callback(self._dispatch)
+        self.pool.turns.want(self)
 
-    def _dispatch(self) -> None:
+    def dispatch(self) -> None:
         """Give the next ready job to the most recently used idle slot, or to a new one; called by the hub."""
         if not self.ready:
             return
-        job = self.ready.popleft()
+        job = self.ready[0]
+        if not self.pool.keeper.claim(job):
+            # It was answered without a slot, and the one it would have had is free for the next.
+            self._go_on()
+            return
+        self.ready.popleft()
         if self._idle:
             slot = self._idle.pop()
         else:
@@ -78,39 +84,69 @@ class Worker:
         job.worker = self
         self.load += 1
         self.pool.queued += 1
+        self.pool.queued_by_class[job.priority] += 1
         self.queue.append(job)
+        if self.pool.fair_queue is not None:
+            self.pool.fair_queue.append(job)
 
-    def dequeue(self) -> Job:
-        """Take the job that has waited longest out of the queue."""
-        self.load -= 1
-        self.pool.queued -= 1
-        return self.queue.popleft()
+    def dequeue(self, priority: int) -> Job:
+        """Take the job of a class that has waited longest out of the queue."""
+        job = self.queue.pop(priority)
+        self._left_queue(job)
+        return job
+
+    def take(self, job: Job) -> None:
+        """Take this job out of the queue, wherever it stands there."""
+        self.queue.remove(job)
+        self._left_queue(job)
 
     def remove(self, job: Job) -> None:
         """Take a job that ends without a slot out of the worker."""
-        self.load -= 1
         if job in self.queue:
-            self.queue.remove(job)
-            self.pool.queued -= 1
+            self.take(job)
         else:
+            self.load -= 1
             self.ready.remove(job)
+        self.leave_if_empty()
+
+    def _left_queue(self, job: Job) -> None:
+        self.load -= 1
+        self.pool.queued -= 1
+        self.pool.queued_by_class[job.priority] -= 1
+        if self.pool.fair_queue is not None:
+            self.pool.fair_queue.remove(job)
 
     def released(self, slot: Slot) -> None:
         """A slot is free: the job that waited longest here is next, else a sibling's."""
         self.load -= 1
-        if self.retiring and not self.queue:
+        if self.retiring and (not self.queue or self.pool.at_limit):
             slot.retired = True
         else:
             self._idle.append(slot)
-            job = self._next_job() if self.pool.queued else None
-            if job is not None:
-                self.run(job)
-        self.pool.released()
+            self._go_on()
+        self.pool.keeper.changed()
 
-    def _next_job(self) -> Job | None:
-        if self.queue:
-            return self.dequeue()
-        return None if self.retiring else self.pool.steal()
+    def give_up(self, slot: Slot) -> None:
+        """Do without a slot whose application cannot be ended; there is room for another."""
+        slot.given_up = True
+        self.slots.remove(slot)
+        self.load -= 1
+        self._go_on()
+        self.pool.keeper.changed()
+        self.leave_if_empty()
+
+    def _go_on(self) -> None:
+        job = self.pool.next_for(self) if self.pool.queued else None
+        if job is not None:
+            self.run(job)
+
+    def close_stale_sessions(self, now: float) -> None:
+        """Let idle slots close sessions that have been open or unused for too long; meanwhile they count as busy."""
+        stale = [slot for slot in self._idle if slot.session.stale(now)]
+        for slot in stale:
+            self._idle.remove(slot)
+            self.load += 1
+            slot.close_session()
 
     def retire(self) -> None:
         """Take no new jobs; slots end as they fall idle, what waits is still run here or stolen."""
@@ -118,19 +154,20 @@ class Worker:
         for slot in self._idle:
             slot.retire()
         self._idle.clear()
-        self._leave_if_empty()
+        self.leave_if_empty()
 
     def ended(self, slot: Slot) -> None:
         """A retired slot has closed its session and is gone."""
         self.slots.remove(slot)
-        self._leave_if_empty()
+        self.leave_if_empty()
 
-    def _leave_if_empty(self) -> None:
-        if not self.slots and not self.load:
+    def leave_if_empty(self) -> None:
+        """Be gone, if this worker retires and has nothing left: its slots have ended, its jobs are done or stolen."""
+        if self.retiring and not self.slots and not self.load:
             self.pool.retired(self)
 
-    def snapshot(self) -> WorkerSnapshot:
+    def snapshot(self, lane: str) -> WorkerSnapshot:
         """Return a picture of this worker; a slot whose job has ended but still unwinds is not running."""
         running = len(self.ready) + sum(slot.job is not None and slot.job.ended is None for slot in self.slots)
         sessions = sum(slot.session.opened for slot in self.slots)
-        return WorkerSnapshot(self.id, len(self.queue), running, len(self.slots), sessions, self.retiring)
+        return WorkerSnapshot(self.id, lane, len(self.queue), running, len(self.slots), sessions, self.retiring)

@@ -5,6 +5,7 @@ The fuzzers are derandomized, so that a failure is the same everywhere; more `ma
 
 from __future__ import annotations
 
+import functools
 import re
 import tracemalloc
 from collections.abc import Callable, Collection
@@ -15,6 +16,7 @@ import gevent
 import h11
 import pytest
 from gevent import socket
+from gevent.event import Event
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -121,11 +123,14 @@ def requests(draw: Draw) -> Sent:
 class Reading:
     """What a parser makes of bytes."""
 
-    def __init__(self, room: int = 32 * 1024**2, **options: Any) -> None:
+    def __init__(self, room: int = 32 * 1024**2, skips: Callable[[], bool] = lambda: False, **options: Any) -> None:
         self.requests: list[Understood] = []
+        self.skipped: set[int] = set()
+        """Which of them were given out without their bodies."""
+        self._skips = skips
         self.refused: str | None = None
         self._budget = BodyBudget(room)
-        self._parser = RequestParser({}, Options(**options), self._on_request, self._budget)
+        self._parser = RequestParser({}, Options(**options), lambda environ: None, self._on_request, self._budget)
 
     def _on_request(self, request: Request) -> None:
         environ = request.environ
@@ -138,6 +143,9 @@ class Reading:
         """Give the parser bytes, as a connection does: none after a refusal."""
         if self.refused is None:
             self.refused = self._parser.feed(part)
+        if self.refused is None and self._parser.head_waits and self._skips():
+            self.skipped.add(len(self.requests))
+            self._on_request(self._parser.skip_body())
 
     def end(self) -> None:
         """End as a connection does; whatever was read, nothing of it is kept."""
@@ -161,6 +169,19 @@ def test_the_same_bytes_in_any_pieces_are_the_same_requests(data: st.DataObject)
     reading = read(parts, room=data.draw(st.sampled_from([0, 65_536, 1024**2])), max_header_bytes=1024**2)
     assert reading.refused is None
     assert reading.requests == [request.understood for request in sent]
+
+
+@FUZZ
+@given(st.data())
+def test_bodies_that_are_skipped_change_nothing_for_other_requests(data: st.DataObject) -> None:
+    sent = data.draw(st.lists(requests(), min_size=1, max_size=3))
+    parts = data.draw(pieces(b"".join(request.written for request in sent)))
+    reading = read(parts, skips=lambda: data.draw(st.booleans()), max_header_bytes=1024**2)
+    assert reading.refused is None
+    assert reading.requests == [
+        (*request.understood[:4], b"" if number in reading.skipped else request.understood[4])
+        for number, request in enumerate(sent)
+    ]
 
 
 LARGE_HEAD = GOOD[:-2] + b"".join(b"X-%d: %s\r\n" % (number, b"v" * 1000) for number in range(25)) + b"\r\n"
@@ -288,10 +309,11 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize("name", [*ENDLESS])
-def test_what_never_ends_is_refused_or_takes_little_memory(name: str) -> None:
+@pytest.mark.parametrize("skips", [False, True], ids=["kept", "skipped"])
+def test_what_never_ends_is_refused_or_takes_little_memory(name: str, skips: bool) -> None:
     """Of 4 MB at most a head below its limit is kept, or 1 MB of a body, twice while it moves to a file."""
     begun, repeated = ENDLESS[name]
-    reading, piece = Reading(), repeated * (16_384 // len(repeated) or 1)
+    reading, piece = Reading(skips=lambda: skips), repeated * (16_384 // len(repeated) or 1)
     tracemalloc.start()
     reading.feed(begun)
     for _ in range(4 * 1024**2 // len(piece)):
@@ -299,7 +321,7 @@ def test_what_never_ends_is_refused_or_takes_little_memory(name: str) -> None:
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     reading.end()
-    assert most < (3 * 1024**2 if reading.refused is None else 1024**2)
+    assert most < (3 * 1024**2 if reading.refused is None and not reading.skipped else 1024**2)
 
 
 # A whole server.
@@ -311,17 +333,24 @@ class Witness:
     def __init__(self, serve: Callable[..., Any]) -> None:
         self.seen: list[tuple[str, str]] = []
         self.bodies: list[bytes] = []
+        self.door = Event()
+        """It answers while this is open."""
+        self.door.set()
         self.server = serve(self._application)
 
     def _application(self, environ: dict[str, Any], start_response: Any) -> list[bytes]:
         self.seen.append((environ["REQUEST_METHOD"], environ["PATH_INFO"]))
+        self.door.wait()
         body = environ["wsgi.input"].read()
         self.bodies.append(body)
         start_response("200 OK", [("Content-Type", "text/plain")])
         return [body]
 
-    def say(self, parts: list[bytes]) -> tuple[list[int], list[str]]:
-        """Say this and no more; return the statuses of all answers, and the paths that the application was given."""
+    def say(self, parts: list[bytes], methods: list[str] | None = None) -> tuple[list[int], list[str]]:
+        """Say this and no more; return the statuses of all answers, and the paths that the application was given.
+
+        The methods are needed where requests are answered that the application was not given.
+        """
         self.seen.clear()
         self.bodies.clear()
         with socket.create_connection(("127.0.0.1", self.server.server_port), timeout=5) as client:
@@ -329,7 +358,8 @@ class Witness:
             self._say_to(client, parts)
             # A client that was told to go on, and did not, is not answered.
             data = answers.get(timeout=5).removesuffix(b"HTTP/1.1 100 Continue\r\n\r\n")
-        return statuses(data, [method for method, _ in self.seen]), [path for _, path in self.seen]
+        asked = [method for method, _ in self.seen] if methods is None else methods
+        return statuses(data, asked), [path for _, path in self.seen]
 
     def _say_to(self, client: Any, parts: list[bytes]) -> None:
         try:
@@ -419,6 +449,57 @@ def test_a_server_answers_any_number_of_requests_in_order_whatever_the_pieces(wi
         assert witness.bodies == [b"%d" % (number % 10) * size for number, (size, _) in enumerate(kinds)]
 
     fuzz()
+
+
+def test_a_full_server_refuses_any_number_of_requests_in_order_whatever_the_pieces(serve, eventually) -> None:
+    witness = Witness(functools.partial(serve, max_workers=1, max_concurrent_per_router=1, queue_size=0))
+    figures = witness.server.balancer.snapshot
+    witness.door.clear()
+    with socket.create_connection(("127.0.0.1", witness.server.server_port), timeout=5) as busy:
+        busy.sendall(GOOD)
+        eventually(lambda: figures().running)
+
+        @settings(FUZZ, max_examples=50)
+        @given(st.data())
+        def fuzz(data: st.DataObject) -> None:
+            before = figures().submitted
+            kinds = data.draw(st.lists(KIND, min_size=1, max_size=60))
+            said = b"".join(numbered(number, size, framing) for number, (size, framing) in enumerate(kinds))
+            answers, seen = witness.say(data.draw(pieces(said)), ["POST"] * len(kinds))
+            assert (answers, seen) == ([503] * len(kinds), [])
+            assert figures().submitted == before + len(kinds) == figures().ended + 1
+
+        fuzz()
+        witness.door.set()
+        assert busy.recv(12) == b"HTTP/1.1 200"
+
+
+def test_a_full_server_never_says_more_than_one_answer_to_a_request(serve, caplog, eventually) -> None:
+    witness = Witness(functools.partial(serve, max_workers=1, max_concurrent_per_router=1, queue_size=0))
+    witness.door.clear()
+    with socket.create_connection(("127.0.0.1", witness.server.server_port), timeout=5) as busy:
+        busy.sendall(GOOD)
+        eventually(lambda: witness.server.balancer.snapshot().running)
+
+        @FUZZ
+        @given(st.data())
+        def fuzz(data: st.DataObject) -> None:
+            sent = data.draw(HOSTILE)
+            reading = read([sent])
+            parts = data.draw(pieces(sent))
+            # One more may be answered by its head, and its body never come.
+            methods = [method for method, *_ in reading.requests]
+            answers, seen = witness.say(parts, [*methods, "POST"])
+            assert seen == []
+            assert len(answers) <= len(methods) + 1
+            assert answers[:-1] == [503] * len(answers[:-1])
+            assert all(status >= 400 for status in answers)
+
+        fuzz()
+        witness.door.set()
+        assert busy.recv(12) == b"HTTP/1.1 200"
+    eventually(lambda: not witness.server.connections)
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 EVIL = b"GET /evil HTTP/1.1\r\nHost: x\r\n\r\n"

@@ -25,7 +25,7 @@ from typing import Any
 import pytest
 
 HERE = pathlib.Path(__file__)
-PATIENCE = 10.0
+PATIENCE = 30.0
 CROWD = 500
 MEGABYTE = 1024**2
 OPEN_FILES = 8192
@@ -105,8 +105,13 @@ class Served:
 
     @property
     def sizes_of_temporary_files(self) -> list[int]:
-        place = pathlib.Path(f"/proc/{self.process.pid}/fd")
-        return [file.stat().st_size for file in place.iterdir() if "(deleted)" in os.readlink(file)]
+        sizes = []
+        for file in pathlib.Path(f"/proc/{self.process.pid}/fd").iterdir():
+            # What the server closes while this looks at it is no temporary file any more.
+            with contextlib.suppress(FileNotFoundError):
+                if "(deleted)" in os.readlink(file):
+                    sizes.append(file.stat().st_size)
+        return sizes
 
     @property
     def open_files(self) -> int:
@@ -208,6 +213,22 @@ def crowd() -> Iterator[Callable[..., list[socket.socket]]]:
         yield gather
 
 
+@pytest.fixture
+def answered(crowd) -> Callable[..., list[socket.socket]]:
+    """Open many connections, a few at a time, that ask for something and do not read the answer."""
+
+    def ask(served: Served, requests: list[bytes], size: int = CROWD) -> list[socket.socket]:
+        clients: list[socket.socket] = []
+        before = served.outcome("completed")
+        while len(clients) < size:
+            # More at once would be too much for two slots, and shed.
+            clients.extend(crowd(served, requests, 5))
+            served.wait_until(lambda: served.outcome("completed") == before + len(clients))
+        return clients
+
+    return ask
+
+
 BEGUN = [
     b"",
     b"GET / HT",
@@ -222,13 +243,12 @@ BEGUN = [
 CUT_SHORT = b"HTTP/1.1 408 Request Timeout\r\n"
 
 
-def test_crowds_that_send_slowly_and_read_slowly_keep_nobody_waiting(start, crowd) -> None:
+def test_crowds_that_send_slowly_and_read_slowly_keep_nobody_waiting(start, crowd, answered) -> None:
     served = start("--request-timeout-seconds", "60")
     served.seconds_to_answer()
     memory, open_files = served.memory, served.open_files
     clients = crowd(served, BEGUN)
-    clients += crowd(served, [get(f"/whole/{5 * MEGABYTE}"), get(f"/parts/{5 * MEGABYTE}")])
-    served.wait_until(lambda: served.outcome("completed") == CROWD + 1)
+    clients += answered(served, [get(f"/whole/{5 * MEGABYTE}"), get(f"/parts/{5 * MEGABYTE}")])
     waited = [served.seconds_to_answer() for _ in range(20)]
     assert statistics.median(waited) < 0.1
     assert served.memory - memory < 160 * MEGABYTE
@@ -243,13 +263,13 @@ def test_crowds_that_send_slowly_and_read_slowly_keep_nobody_waiting(start, crow
     assert served.complaints == []
 
 
-def test_crowds_that_take_too_long_are_sent_away(start, crowd) -> None:
+def test_crowds_that_take_too_long_are_sent_away(start, crowd, answered) -> None:
     limits = ("--header-timeout-seconds", "0.5", "--body-timeout-seconds", "0.5", "--write-timeout-seconds", "0.5")
     served = start(*limits)
     served.seconds_to_answer()
     open_files = served.open_files
     senders = crowd(served, BEGUN)
-    readers = crowd(served, [get(f"/whole/{8 * MEGABYTE}")], 20)
+    readers = answered(served, [get(f"/whole/{8 * MEGABYTE}")], 20)
     for number, client in enumerate(senders):
         # One that has said nothing is told nothing.
         assert all_of(client).startswith(CUT_SHORT if BEGUN[number % len(BEGUN)] else b"")
@@ -316,15 +336,15 @@ def test_a_flood_of_pipelined_requests_takes_little_memory(start, crowd) -> None
     crowd(served, [get("/sleeping/60")], 2)
     served.wait_until(lambda: served.snapshot()["running"] == 2)
     crowd(served, [b"GET / HTTP/1.1\r\nHost:\r\n\r\n" * 2500], 100)
-    served.wait_until(lambda: served.snapshot()["queued"] == 100)
+    # Those that have waited too long are refused, and the next of each client are taken up.
+    served.wait_until(lambda: served.snapshot()["submitted"] >= 103)
     assert served.memory - memory < 40 * MEGABYTE
 
 
-def test_who_reads_a_stream_slowly_does_not_fill_the_disk(start, crowd) -> None:
+def test_who_reads_a_stream_slowly_does_not_fill_the_disk(start, answered) -> None:
     served = start("--request-timeout-seconds", "60")
     # These leave no room for others in memory.
-    crowd(served, [get(f"/whole/{8 * MEGABYTE}")], 40)
-    served.wait_until(lambda: served.outcome("completed") == 40)
+    answered(served, [get(f"/whole/{8 * MEGABYTE}")], 40)
     before = sum(served.sizes_of_temporary_files)
     with served.connect(MEGABYTE) as client:
         client.sendall(get("/endless"))

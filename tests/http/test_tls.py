@@ -19,6 +19,7 @@ import pytest
 import trustme
 from cryptography.hazmat.primitives import serialization
 from gevent import pywsgi, subprocess
+from gevent.event import Event
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -822,6 +823,29 @@ def test_a_refused_request_is_answered_and_the_end_is_told(serve_tls, connect_tl
     client.send(b"nonsense\r\n\r\n" + b"x" * 100_000)
     assert client.reply().status == 400
     assert client.closed_by_server
+
+
+@pytest.mark.parametrize(("size", "stays"), [(300_000, True), (3_000_000, False)])
+def test_a_full_server_refuses_by_the_head(serve_tls, connect_tls, eventually, size, stays) -> None:
+    door, seen = Event(), []
+
+    def application(environ, start_response):
+        seen.append(environ["PATH_INFO"])
+        door.wait()
+        start_response("200 OK", TEXT)
+        return [b"done"]
+
+    server = serve_tls(application, max_workers=1, max_concurrent_per_router=1, queue_size=0)
+    busy, client = connect_tls(server), connect_tls(server)
+    busy.send(b"GET /busy HTTP/1.1\r\nHost: x\r\n\r\n")
+    eventually(lambda: seen)
+    client.send(f"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n")
+    assert client.reply("POST").status == 503
+    for start in range(0, size, 10_000):
+        client.send(bytes(min(10_000, size - start)))
+    assert client.get().status == 503 if stays else client.closed_by_server
+    door.set()
+    assert busy.reply().status == 200
 
 
 def test_idle_connections_end_with_a_word(serve_tls, connect_tls, echo) -> None:

@@ -62,7 +62,9 @@ def test_the_snapshot_is_json(server, ask, eventually) -> None:
     picture = json.loads(body)
     assert status == 200
     assert (picture["submitted"], picture["running"], picture["queued"], picture["most_workers"]) == (1, 1, 0, 1)
-    assert picture["workers"] == [{"id": 1, "queued": 0, "running": 1, "slots": 1, "sessions": 0, "retiring": False}]
+    assert picture["workers"] == [
+        {"id": 1, "lane": "", "queued": 0, "running": 1, "slots": 1, "sessions": 0, "retiring": False}
+    ]
 
 
 def test_readiness_fails_from_the_beginning_of_a_shutdown_on(server, ask, eventually, door) -> None:

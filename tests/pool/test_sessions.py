@@ -8,8 +8,9 @@ import gevent
 import pytest
 import sqlalchemy
 import sqlalchemy.orm
+from gevent.event import Event
 
-from intralb_gevent import SessionUnavailable, current_session
+from intralb_gevent import OptionError, Options, Route, SessionSource, SessionUnavailable, current_session
 from intralb_gevent.errors import NoCurrentJob
 
 
@@ -218,9 +219,8 @@ def test_1000_aborted_jobs_leave_as_many_sessions_as_slots_in_use_and_none_is_sh
     clients = [gevent.spawn(client) for _ in range(100)]
     statuses = sum((client.get() for client in clients), Counter[str]())
     assert statuses == {"504 Gateway Timeout": 1000}
-    eventually(lambda: not balancer._pool.running)
+    eventually(lambda: not database.open)
     assert database.opened == 1000
-    assert not database.open
     assert balancer.snapshot().sessions == 0
 
 
@@ -250,7 +250,7 @@ def test_a_close_that_hangs_is_given_up(balance, asking, monkeypatch, caplog) ->
     )
     gevent.joinall(asking(balancer, "/"))
     balancer.drain(1)
-    assert "db_close_func failed" in caplog.text
+    assert "could not close a session" in caplog.text
 
 
 def test_sqlite3(balance, asking, tmp_path) -> None:
@@ -292,3 +292,152 @@ def test_sqlalchemy(balance, asking, tmp_path) -> None:
     assert engine.pool.checkedout() == 0
     balancer.drain(1)
     engine.dispose()
+
+
+# Sources.
+
+
+class Source(SessionSource):
+    """Writes down what it is asked; its sessions are numbers."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self.opened = 0
+        self.usable = True
+
+    def sized_for(self, sessions: int) -> None:
+        self.log.append(f"sized for {sessions}")
+
+    def open(self, worker_id: int) -> int:
+        self.opened += 1
+        return self.opened
+
+    def check(self, session: int) -> bool:
+        self.log.append(f"check {session}")
+        return self.usable
+
+    def begin(self, session: int, seconds: float) -> None:
+        assert 0 < seconds <= 20
+        self.log.append(f"begin {session}")
+
+    def reset(self, session: int) -> None:
+        self.log.append(f"reset {session}")
+
+    def discard(self, session: int) -> None:
+        self.log.append(f"discard {session}")
+
+    def close(self, session: int) -> None:
+        self.log.append(f"close {session}")
+
+
+@pytest.fixture
+def source() -> Source:
+    return Source()
+
+
+def using(environ, start_response):
+    """Answer with the session, twice asked for; wait for ever where the path says so."""
+    session = current_session()
+    if environ["PATH_INFO"] == "/wait":
+        Event().wait()
+    assert current_session() == session
+    return answer(start_response, str(session).encode())
+
+
+def one_slot(balance, source: Source, **options):
+    return balance(
+        using,
+        **{"max_workers": 1, "max_concurrent_per_router": 1, "request_timeout_seconds": 20} | options,
+        db_init_func=source,
+    )
+
+
+def test_a_source_is_asked_in_this_order(balance, ask, source) -> None:
+    balancer = one_slot(balance, source)
+    assert [ask(balancer).body for _ in range(2)] == [b"1", b"1"]
+    balancer.drain(1)
+    assert source.log == [
+        *("sized for 1", "begin 1", "reset 1"),
+        *("check 1", "begin 1", "reset 1"),
+        "close 1",
+    ]
+
+
+def test_a_session_that_is_not_good_any_more_is_replaced_before_its_use(balance, ask, source) -> None:
+    balancer = one_slot(balance, source)
+    ask(balancer)
+    source.usable = False
+    assert ask(balancer).body == b"2"
+    assert source.log[3:] == ["check 1", "discard 1", "begin 2", "reset 2"]
+
+
+def test_the_check_can_be_left_out(balance, ask, source) -> None:
+    balancer = one_slot(balance, source, session_check=False)
+    source.usable = False
+    assert [ask(balancer).body for _ in range(2)] == [b"1", b"1"]
+
+
+def test_a_failing_check_means_no(balance, ask, source) -> None:
+    balancer = one_slot(balance, source)
+    source.usable = None
+    source.check = lambda session: 1 / 0
+    assert [ask(balancer).body for _ in range(2)] == [b"1", b"2"]
+
+
+def test_an_interrupted_request_has_its_session_discarded(balance, ask, source) -> None:
+    routes = [Route("/wait", request_timeout_seconds=0.05)]
+    balancer = one_slot(balance, source, routes=routes)
+    assert ask(balancer, "/wait").status == "504 Gateway Timeout"
+    assert ask(balancer).body == b"2"
+    assert source.log[1:3] == ["begin 1", "discard 1"]
+
+
+def test_one_that_cannot_be_prepared_is_discarded_and_the_request_answered_503(balance, ask, source, caplog) -> None:
+    balancer = one_slot(balance, source)
+    ask(balancer)
+    source.begin = lambda session, seconds: 1 / 0
+    answered = ask(balancer)
+    assert (answered.status[:3], answered.headers["X-Intralb-Reason"]) == ("503", "no_session")
+    assert source.log[-2:] == ["check 1", "discard 1"]
+
+
+def test_an_old_session_is_closed_after_its_request(balance, ask, source) -> None:
+    balancer = one_slot(balance, source, session_max_age_seconds=1e-6)
+    assert [ask(balancer).body for _ in range(2)] == [b"1", b"2"]
+    assert source.log[1:4] == ["begin 1", "reset 1", "close 1"]
+
+
+@pytest.mark.parametrize("limit", ["session_max_idle_seconds", "session_max_age_seconds"])
+def test_a_session_that_nobody_uses_is_closed_and_opened_anew(balance, ask, source, eventually, limit) -> None:
+    balancer = one_slot(balance, source, **{limit: 0.05})
+    ask(balancer)
+    assert balancer.snapshot().sessions == 1
+    eventually(lambda: balancer.snapshot().sessions == 0)
+    assert source.log[-1] == "close 1"
+    assert balancer.snapshot().running == 0
+    assert ask(balancer).body == b"2"
+
+
+def test_while_it_is_closed_its_slot_is_not_free_and_nobody_waits_for_another(
+    balance, asking, source, eventually
+) -> None:
+    closing, go_on = Event(), Event()
+
+    def close(session: int) -> None:
+        closing.set()
+        go_on.wait()
+
+    source.close = close
+    balancer = one_slot(balance, source, session_max_idle_seconds=0.01)
+    gevent.joinall(asking(balancer, "/"))
+    closing.wait()
+    (request,) = asking(balancer, "/")
+    assert balancer.snapshot().queued == 1
+    go_on.set()
+    assert request.get().body == b"2"
+    assert balancer.snapshot().workers[0].slots == 1
+
+
+def test_the_functions_have_no_part_beside_a_source(source) -> None:
+    with pytest.raises(OptionError, match="db_close_func: not allowed beside"):
+        Options(db_init_func=source, db_close_func=print)

@@ -5,6 +5,19 @@ import pytest
 from gevent.event import Event
 
 from intralb_gevent import OptionError
+from intralb_gevent.pool.sizing import Sizing
+from intralb_gevent.pool.watchdog import Watchdog
+
+
+@pytest.fixture(autouse=True)
+def hub(monkeypatch):
+    """Take the hub for idle, whatever else the machine of the tests has to do; return how to say otherwise."""
+
+    def busy(share):
+        monkeypatch.setattr(Watchdog, "busy", lambda watchdog, now: share * now)
+
+    busy(0)
+    return busy
 
 
 def test_it_starts_with_one_group(balance, gate, asking) -> None:
@@ -13,14 +26,15 @@ def test_it_starts_with_one_group(balance, gate, asking) -> None:
     assert len(balancer.snapshot().workers) == 3
 
 
-def test_it_grows_by_a_group_when_jobs_wait_and_the_new_slots_take_them(balance, gate, asking, eventually) -> None:
+def test_it_grows_when_jobs_wait_and_the_new_slots_take_them(balance, gate, asking, eventually) -> None:
     balancer = balance(
         gate, max_concurrent_per_router=1, queue_size=10, worker_group_size=2, max_workers=5, min_workers=1
     )
-    requests = asking(balancer, *"1234")
-    assert balancer.snapshot().queued == 3
+    requests = asking(balancer, *"123")
+    assert balancer.snapshot().queued == 2
     eventually(lambda: balancer.snapshot().queued == 0)
-    assert [worker.running for worker in balancer.snapshot().workers] == [1, 1, 1, 1, 0]
+    assert sum(worker.running for worker in balancer.snapshot().workers) == 3
+    eventually(lambda: len(balancer.snapshot().workers) == 5)
     gate.gate.set()
     assert {request.get().status for request in requests} == {"200 OK"}
 
@@ -32,6 +46,50 @@ def test_a_full_pool_grows_before_it_refuses(balance, gate, asking) -> None:
     assert (snapshot.running, snapshot.queued, snapshot.outcomes["shed"]) == (4, 4, 0)
     (extra,) = asking(balancer, "9")
     assert extra.get().status.startswith("503")
+    gate.gate.set()
+    assert {request.get().status for request in requests} == {"200 OK"}
+
+
+def test_a_full_pool_whose_jobs_compute_refuses_instead(balance, gate, asking, hub, monkeypatch) -> None:
+    hub(1)
+    monkeypatch.setattr(Sizing, "BURST_SECONDS", 1e-6)
+    balancer = balance(gate, max_concurrent_per_router=1, queue_size=1, min_workers=1, max_workers=4)
+    requests = asking(balancer, *"1234")
+    assert len(balancer.snapshot().workers) == 1
+    gate.gate.set()
+    assert sorted(request.get().status[:3] for request in requests) == ["200", "200", "503", "503"]
+
+
+def test_a_pool_whose_sessions_cannot_be_opened_does_not_grow(balance, asking) -> None:
+    def connect(worker_id):
+        raise ConnectionError("too many connections")
+
+    def application(environ, start_response):
+        from intralb_gevent import current_session
+
+        if environ["PATH_INFO"] == "/first":
+            current_session()
+        Event().wait()
+
+    options = {"max_concurrent_per_router": 1, "queue_size": 0, "min_workers": 1, "max_workers": 4}
+    balancer = balance(application, db_init_func=connect, **options)
+    (first,) = asking(balancer, "first")
+    assert first.get().status.startswith("503")
+    requests = asking(balancer, *"12")
+    assert len(balancer.snapshot().workers) == 1
+    assert requests[1].get().status.startswith("503")
+
+
+def test_idle_workers_are_retired_first_and_of_these_the_youngest(balance, gate, asking, eventually) -> None:
+    balancer = balance(gate, max_concurrent_per_router=1, min_workers=1, max_workers=4)
+    balancer.resize(4)
+    requests = asking(balancer, *"12")
+    busy = [worker.id for worker in balancer.snapshot().workers if worker.running]
+    idle = [worker.id for worker in balancer.snapshot().workers if not worker.running]
+    balancer.resize(3)
+    eventually(lambda: [worker.id for worker in balancer.snapshot().workers] == sorted([*busy, idle[0]]))
+    balancer.resize(1)
+    assert [worker.id for worker in balancer.snapshot().workers if worker.retiring] == [busy[1]]
     gate.gate.set()
     assert {request.get().status for request in requests} == {"200 OK"}
 

@@ -1,0 +1,41 @@
+"""How many jobs of a pool may run at the same time: the kinds of limiters, by the names that an option gives them.
+
+Decides which limiter a name stands for. No limiter knows the pool that asks it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from .fixed import FixedLimiter, all_slots
+from .gradient2 import Gradient2Limiter
+from .hub_lag import HubLagLimiter
+from .vegas import VegasLimiter
+from .window import Limiter, Window
+
+__all__ = [
+    "LIMITERS",
+    "FixedLimiter",
+    "Gradient2Limiter",
+    "HubLagLimiter",
+    "Limiter",
+    "VegasLimiter",
+    "Window",
+    "all_slots",
+    "limiter_named",
+]
+
+LIMITERS: Final[dict[str, Callable[[int], Limiter]]] = {
+    "hub_lag": HubLagLimiter,
+    "fixed": all_slots,
+    "gradient2": Gradient2Limiter,
+    "vegas": VegasLimiter,
+}
+"""What makes a limiter for a pool with so many slots (at least 1); `hub_lag` is the default."""
+
+
+def limiter_named(option: str | Callable[[int], Limiter], most: int) -> Limiter:
+    """Return the limiter that the option names, or that the function it is makes, for a pool with `most` slots."""
+    make = LIMITERS[option] if isinstance(option, str) else option
+    return make(most)

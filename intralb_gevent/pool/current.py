@@ -1,0 +1,47 @@
+"""What a handler can ask of the request that it runs for, without its environ.
+
+Decides which job the present greenlet runs. It must not know how jobs are run or ended.
+"""
+
+from __future__ import annotations
+
+from gevent import getcurrent
+
+from ..errors import NoCurrentJob
+from .job import Job
+
+__all__ = ["deadline_headers", "extend_deadline"]
+
+
+def extend_deadline(seconds: float) -> float:
+    """Make the running request's deadline `seconds` from now, if that is later; return the seconds that are left.
+
+    It is never made later than `max_request_timeout_seconds` after the request's arrival, nor than a proxy that told so
+    goes on waiting; and a request that has been cut stays cut. For the greenlet that runs the request; one that a
+    handler starts calls `environ["intralb.deadline"].extend(seconds)`. Raises `NoCurrentJob` elsewhere, and
+    `OptionError`, a ValueError, unless `seconds` is a number above 0.
+    """
+    job = _current_job("extend_deadline", "extend")
+    if job.state != "running":
+        return job.deadline.remaining()
+    return job.deadline.extend(seconds)
+
+
+def deadline_headers() -> dict[str, str]:
+    """Return header fields for an outgoing request, which tell its server how much time the running request has left.
+
+    They are `X-Envoy-Expected-Rq-Timeout-Ms` and `grpc-timeout`, in whole milliseconds, 1 at least. For the greenlet
+    that runs the request; one that a handler starts calls `environ["intralb.deadline"].headers()`. Raises
+    `NoCurrentJob` elsewhere.
+    """
+    return _current_job("deadline_headers", "headers").deadline.headers()
+
+
+def _current_job(function: str, method: str) -> Job:
+    job: Job | None = getattr(getattr(getcurrent(), "intralb_slot", None), "job", None)
+    if job is None:
+        raise NoCurrentJob(
+            f"there is no running request in this greenlet; call {function}() in the handler, "
+            f'and in greenlets and threads that it starts environ["intralb.deadline"].{method}()'
+        )
+    return job

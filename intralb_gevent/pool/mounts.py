@@ -1,0 +1,133 @@
+"""Which application a request is for, and which route and lane there.
+
+Decides what belongs together: an application, the routes below its path, the workers that these share or have apart. It
+must not know what is done with a request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from itertools import count
+from typing import Any
+
+from ..errors import OptionError
+from ..options import Options
+from ..policy.answers import NOT_FOUND
+from ..policy.deadline import time_limits
+from ..policy.routetable import RouteTable
+from ..priority import PRIORITIES, Priority
+from ..route import Route
+from .exchange import Application, StartResponse
+from .job import JobKeeper, RouteState
+from .lane import Lane
+
+__all__ = ["Mounts"]
+
+_Table = RouteTable[RouteState]
+
+
+class Mounts:
+    """The applications by the paths they are below; a single one is below every path."""
+
+    def __init__(
+        self, application: Application | Mapping[str, Application], options: Options, keeper: JobKeeper
+    ) -> None:
+        self._options = options
+        self._keeper = keeper
+        self._ids = count(1)
+        self._apart: dict[str, Lane] = {}
+        self.lanes: list[Lane] = []
+        """The first is that of all requests without one of their own."""
+        mapping = application if isinstance(application, Mapping) else {"": application}
+        applications = {_path(path): _callable(path, mapping[path]) for path in mapping}
+        main = self._lane("", options)
+        self._otherwise = self._table(_nothing_here, main)
+        # The longest path first, so that "/shop/admin" is found before "/shop".
+        self._tables = [
+            (path, self._table(applications[path], self._lane(path, options) if path else main))
+            for path in sorted(applications, key=len, reverse=True)
+        ]
+        self._single = self._tables[0][1] if set(applications) == {""} else None
+
+    def __repr__(self) -> str:
+        return f"<Mounts of {len(self._tables)} applications in {len(self.lanes)} lanes>"
+
+    def _lane(self, name: str, options: Options) -> Lane:
+        lane = Lane(name, options, self._keeper, self._ids)
+        self.lanes.append(lane)
+        return lane
+
+    def _table(self, application: Application, lane: Lane) -> _Table:
+        """Return what holds for the requests of one application, by path."""
+
+        def state(route: Route | None) -> RouteState:
+            limits = time_limits(self._options, route)
+            priority = PRIORITIES[route.priority] if route and route.priority else Priority.CRITICAL
+            return RouteState(application, limits, priority, (route and self._lane_of(route)) or lane)
+
+        return RouteTable([(route.path, state(route)) for route in self._options.routes], otherwise=state(None))
+
+    def _lane_of(self, route: Route) -> Lane | None:
+        """Return the lane of a route with workers of its own: the same for all applications that it is about."""
+        if route.max_workers is None:
+            return None
+        if route.path not in self._apart:
+            self._apart[route.path] = self._lane(route.path, _options_of(route, self._options))
+        return self._apart[route.path]
+
+    def find(self, environ: dict[str, Any]) -> RouteState:
+        """Return what holds for a request."""
+        path = environ.get("PATH_INFO", "")
+        _, table = ("", self._single) if self._single is not None else self._below(path)
+        return table.find(path)
+
+    def enter(self, environ: dict[str, Any]) -> RouteState:
+        """Return the same, and move what leads to its application into SCRIPT_NAME, as PEP 3333 says."""
+        path = environ.get("PATH_INFO", "")
+        table = self._single
+        if table is None:
+            mount, table = self._below(path)
+            environ["SCRIPT_NAME"] = environ.get("SCRIPT_NAME", "") + mount
+            environ["PATH_INFO"] = path[len(mount) :]
+        return table.find(path) if table else table.otherwise
+
+    def _below(self, path: str) -> tuple[str, _Table]:
+        """Find the application that the path is below."""
+        for mount, table in self._tables:
+            if path.startswith(mount) and path[len(mount) : len(mount) + 1] in ("", "/"):
+                return mount, table
+        return "", self._otherwise
+
+
+def _options_of(route: Route, options: Options) -> Options:
+    """Return the options of the lane of a route: its own where it has any."""
+    most = route.max_workers or options.max_workers
+    slots, queue_size = route.max_concurrent_per_router, route.queue_size
+    return replace(
+        options,
+        max_workers=most,
+        min_workers=None if options.min_workers is None else min(options.min_workers, most),
+        max_concurrent_per_router=options.max_concurrent_per_router if slots is None else slots,
+        queue_size=options.queue_size if queue_size is None else queue_size,
+    )
+
+
+def _callable(path: str, application: Any) -> Application:
+    if not callable(application):
+        where = f"application of {path!r}" if path else "application"
+        raise OptionError(f"{where}: {application!r} is not allowed; it must be a WSGI callable")
+    return application  # type: ignore[no-any-return]  # callable() has just said so
+
+
+def _path(path: Any) -> str:
+    """Return a path that an application can be below; "/" is every path, as is ""."""
+    if isinstance(path, str) and (path in ("", "/") or (path.startswith("/") and not path.endswith("/"))):
+        return path.rstrip("/").encode().decode("latin-1")
+    raise OptionError(f"application: {path!r} is not allowed; a path must begin with / and not end with it: /users")
+
+
+def _nothing_here(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+    """Answer what is below none of the applications' paths."""
+    start_response(NOT_FOUND.status, NOT_FOUND.headers)
+    return [NOT_FOUND.body]

@@ -1,0 +1,73 @@
+"""Whom a request is from, and which class it has.
+
+Decides how the options' words and functions are asked. It must not know what follows from the answer. A function of the
+application's may fail: it is called in the hub, where nothing may be raised, so its request is then taken as any other.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Hashable
+from functools import partial
+from typing import Any
+
+from ..priority import PRIORITIES, Priority
+from .hublog import HubLog
+
+__all__ = ["client_key", "priority_of"]
+
+_Environ = dict[str, Any]
+
+_LOG = HubLog(logging.getLogger("intralb_gevent").log)
+_NOBODY = ""
+"""Stands for all that cannot be told apart, as those of a Unix socket."""
+_FAILED = "{}: {} failed with {!r}; its request is treated as any other"
+
+
+def client_key(option: str | Callable[[_Environ], Hashable]) -> Callable[[_Environ], Hashable] | None:
+    """Return what tells the clients apart; None if nobody should."""
+    if option == "off":
+        return None
+    if option == "address":
+        return _address
+    if isinstance(option, str):
+        return partial(_header, "HTTP_" + option.upper().replace("-", "_"))
+    return partial(_of_function, option)
+
+
+def _address(environ: _Environ) -> Hashable:
+    return environ.get("REMOTE_ADDR") or _NOBODY
+
+
+def _header(name: str, environ: _Environ) -> Hashable:
+    """Return the header's value; those that do not send it are told apart by address."""
+    return environ.get(name) or _address(environ)
+
+
+def _of_function(function: Callable[[_Environ], Hashable], environ: _Environ) -> Hashable:
+    client = _guarded("client_key", function, environ)
+    return _NOBODY if client is None else client
+
+
+def _guarded(name: str, function: Callable[[_Environ], Any], environ: _Environ) -> Any:
+    try:
+        value = function(environ)
+        hash(value)
+    except Exception as error:
+        _LOG.record(logging.ERROR, partial(_FAILED.format, name, function, error))
+        return None
+    return value
+
+
+def priority_of(environ: _Environ, function: Callable[[_Environ], Any] | None, usual: Priority) -> Priority:
+    """Return the class of a request: what a trusted peer says, else what the function says, else the usual one."""
+    told = environ.get("intralb.priority")
+    if told is None and function is not None:
+        told = _guarded("priority_func", function, environ)
+    if told is None or told is usual:
+        return usual
+    return PRIORITIES.get(told, usual) if isinstance(told, str) else _checked(told, usual)
+
+
+def _checked(told: Any, usual: Priority) -> Priority:
+    return told if isinstance(told, Priority) else usual

@@ -1,0 +1,58 @@
+"""What happened in a lane since the limiter was last told: one window after another.
+
+Decides nothing. It must not know how a limiter decides.
+"""
+
+from __future__ import annotations
+
+import math
+from time import monotonic
+
+from ..observe.stats import Stats
+from ..policy.limiters import Window
+
+__all__ = ["WindowCount"]
+
+
+class WindowCount:
+    """Counts from what the statistics of a lane were at the beginning of the window."""
+
+    __slots__ = ("_began", "_ended", "_most_running", "_shed", "_stats", "_time", "least_run_time")
+
+    def __init__(self, stats: Stats) -> None:
+        self._stats = stats
+        self._begin(monotonic())
+
+    def __repr__(self) -> str:
+        ended = self._stats.run_time.count - self._ended
+        return f"<WindowCount for {monotonic() - self._began:.3f}s: {ended} ended, {self._most_running} running>"
+
+    def _begin(self, now: float) -> None:
+        stats = self._stats
+        self._began = now
+        self._ended, self._time = stats.run_time.count, stats.run_time.total
+        self._shed = stats.outcomes["shed"]
+        self._most_running = 0
+        self.least_run_time = math.inf
+        """Of the jobs that have ended in the window, in seconds."""
+
+    def sample(self, running: int) -> None:
+        """Take note of how many jobs run now."""
+        if running > self._most_running:
+            self._most_running = running
+
+    def over(self, now: float, least_lag: float | None) -> Window:
+        """Return the window that ends now, and begin the next."""
+        stats = self._stats
+        ended = stats.run_time.count - self._ended
+        window = Window(
+            seconds=now - self._began,
+            least_lag=least_lag,
+            most_running=self._most_running,
+            ended=ended,
+            mean_run_time=(stats.run_time.total - self._time) / ended if ended else 0.0,
+            least_run_time=self.least_run_time if ended else 0.0,
+            shed=stats.outcomes["shed"] - self._shed,
+        )
+        self._begin(now)
+        return window

@@ -1,0 +1,396 @@
+"""A request that cannot be taken is refused by its head: its body need not be sent, and is not kept if it is."""
+
+import time
+
+import gevent
+import pytest
+from gevent.event import Event
+
+from intralb_gevent import LoadBalancer, Options, WSGIServer, current_session
+from intralb_gevent.http.limits import SKIPPED_BODY_BYTES
+
+ONE = {"max_concurrent_per_router": 1, "queue_size": 0, "max_workers": 1}
+TEXT = [("Content-Type", "text/plain")]
+KILOBYTES = 100 * 1024
+
+
+def head(framing: str, method: str = "POST", path: str = "/refused", version: str = "1.1") -> str:
+    return f"{method} {path} HTTP/{version}\r\nHost: x\r\n{framing}\r\n\r\n"
+
+
+def in_chunks(body: bytes, size: int = 4096) -> bytes:
+    parts = [body[start : start + size] for start in range(0, len(body), size)]
+    return b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
+
+
+def length(size: int) -> str:
+    return f"Content-Length: {size}"
+
+
+CHUNKED = "Transfer-Encoding: chunked"
+BODY = b"b" * KILOBYTES
+FRAMINGS = [(length(KILOBYTES), BODY), (CHUNKED, in_chunks(BODY))]
+
+
+class Full:
+    """A server whose only slot is taken until the door opens; it answers with path and body."""
+
+    def __init__(self, begin=lambda: None) -> None:
+        self.begin = begin
+        self.door = Event()
+        self.seen: list[str] = []
+
+    def __call__(self, environ, start_response):
+        self.seen.append(environ["PATH_INFO"])
+        self.begin()
+        self.door.wait()
+        body = environ["wsgi.input"].read()
+        start_response("200 OK", TEXT)
+        return [f"{environ['PATH_INFO']} {len(body)}".encode()]
+
+    @property
+    def figures(self):
+        return self.server.balancer.snapshot()
+
+
+@pytest.fixture
+def full(serve, connect, eventually):
+    def make(begin=lambda: None, **options):
+        full = Full(begin)
+        full.server = serve(full, **ONE, **options)
+        full.busy = connect(full.server)
+        full.busy.send(head("X: y", "GET", "/busy"))
+        eventually(lambda: full.seen)
+        return full
+
+    return make
+
+
+def open_door(full) -> None:
+    full.door.set()
+    assert full.busy.reply().body == b"/busy 0"
+    # The slot is free when it has cleaned up.
+    gevent.sleep(0)
+
+
+def receiving(server):
+    """The connections on which a head has come, and not all of the body."""
+    return [connection for connection in server.connections if connection._parser.in_body]
+
+
+def assert_refused(reply, *, stays: bool) -> None:
+    assert (reply.status, reply.headers["x-intralb-reason"]) == (503, "queue_full")
+    assert reply.headers["x-intralb-executed"] == "0"
+    assert reply.headers.get("connection") == (None if stays else "close")
+
+
+def test_a_gigabyte_is_refused_before_it_is_sent(full, connect) -> None:
+    full = full()
+    client = connect(full.server)
+    client.send(head(length(1_000_000_000)))
+    assert_refused(client.reply("POST"), stays=False)
+    assert client.closed_by_server
+    assert (full.figures.submitted, full.figures.ended, full.figures.shed_reasons) == (2, 1, {"queue_full": 1})
+
+
+def test_a_client_that_sends_all_of_a_large_body_first_can_read_the_answer(full, connect) -> None:
+    full = full()
+    client = connect(full.server)
+    client.send(head(length(2_000_000)))
+    client.send(b"b" * 2_000_000)
+    assert_refused(client.reply("POST"), stays=False)
+    assert client.closed_by_server
+
+
+@pytest.mark.parametrize(("framing", "body"), FRAMINGS, ids=["length", "chunked"])
+@pytest.mark.parametrize("step", [100, 5000, 1_000_000])
+def test_a_smaller_one_is_skipped_and_the_connection_stays_usable(full, connect, framing, body, step) -> None:
+    full = full()
+    client = connect(full.server)
+    client.send(head(framing))
+    assert_refused(client.reply("POST"), stays=True)
+    open_door(full)
+    for start in range(0, len(body), step):
+        client.send(body[start : start + step])
+    assert client.get("/next").body == b"/next 0"
+    client.send(head(framing, path="/taken").encode() + body)
+    assert client.reply("POST").body == f"/taken {KILOBYTES}".encode()
+    assert full.seen == ["/busy", "/next", "/taken"]
+    assert (full.figures.submitted, full.figures.outcomes["completed"], full.figures.outcomes["shed"]) == (4, 3, 1)
+
+
+@pytest.mark.parametrize(("framing", "body"), FRAMINGS, ids=["length", "chunked"])
+def test_requests_behind_the_body_are_answered_in_order(full, connect, framing, body) -> None:
+    full = full()
+    client = connect(full.server)
+    said = head(framing).encode() + body + head("X: y", "GET", "/2").encode() + head(framing, path="/3").encode() + body
+    client.send(said)
+    for _ in range(3):
+        assert_refused(client.reply(), stays=True)
+    open_door(full)
+    client.send(said)
+    assert [client.reply("POST").body.split()[0] for _ in range(3)] == [b"/refused", b"/2", b"/3"]
+
+
+def test_nothing_of_the_body_is_kept(full, connect, eventually) -> None:
+    full = full()
+    client = connect(full.server)
+    client.send(head(length(1_000_000)).encode() + b"b" * 10_000)
+    assert_refused(client.reply("POST"), stays=True)
+    client.send(b"b" * 900_000)
+    (connection,) = receiving(full.server)
+    eventually(lambda: connection._parser.body_left == 90_000)
+    assert full.server.bodies.taken == 0
+    client.send(b"b" * 90_000)
+    open_door(full)
+    assert client.get("/next").status == 200
+
+
+def test_head_has_no_body_in_its_answer(full, connect) -> None:
+    full = full()
+    client = connect(full.server)
+    client.send(head(length(5), "HEAD"))
+    reply = client.reply("HEAD")
+    assert_refused(reply, stays=True)
+    assert reply.body == b""
+    client.send("hello")
+    assert_refused(client.get("/next"), stays=True)
+
+
+@pytest.mark.parametrize(
+    ("framing", "version"), [(length(KILOBYTES), "1.0"), (length(KILOBYTES) + "\r\nConnection: close", "1.1")]
+)
+def test_a_connection_that_is_for_one_request_is_closed_after_the_answer(full, connect, framing, version) -> None:
+    full = full()
+    client = connect(full.server)
+    client.send(head(framing, version=version))
+    assert_refused(client.reply("POST"), stays=False)
+    # It may still be sending: that is read for a while, as a reset could take the answer from it.
+    for start in range(0, len(BODY), 10_000):
+        client.send(BODY[start : start + 10_000])
+        gevent.sleep(0)
+    assert client.socket.recv(1) == b""
+    assert full.seen == ["/busy"]
+
+
+def test_what_is_behind_a_body_that_closes_is_nothing_to_the_server(full, connect) -> None:
+    full = full()
+    client = connect(full.server)
+    client.send(head(length(KILOBYTES) + "\r\nConnection: close").encode() + BODY + head("X: y", "GET", "/2").encode())
+    assert_refused(client.reply("POST"), stays=False)
+    assert client.closed_by_server
+    assert full.figures.submitted == 2
+
+
+# Expect: 100-continue.
+
+
+@pytest.mark.parametrize("begun", [b"", b"hel"])
+def test_a_client_that_asks_first_is_refused_instead_of_told_to_go_on(full, connect, begun) -> None:
+    full = full()
+    client = connect(full.server)
+    client.send(head("Expect: 100-continue\r\n" + length(5)).encode() + begun)
+    # A 100 before it would be an error of the server's to h11, or be counted as an answer.
+    assert client.socket.recv(12) == b"HTTP/1.1 503"
+    rest = client.rest().lower()
+    assert b"connection: close\r\n" in rest
+    assert rest.count(b"http/1.1") == 0
+
+
+def test_it_is_told_to_go_on_if_there_is_room_when_its_turn_comes(full, eventually) -> None:
+    full = full()
+    full.busy.send(head("Expect: 100-continue\r\n" + length(5), path="/behind"))
+    eventually(lambda: receiving(full.server))
+    full.door.set()
+    told = piece = full.busy.socket.recv(1)
+    while piece and not told.endswith(b"HTTP/1.1 100 Continue\r\n\r\n"):
+        piece = full.busy.socket.recv(1)
+        told += piece
+    assert told.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert told.count(b"HTTP/1.1 ") == 2
+    full.busy.send("hello")
+    assert full.busy.reply("POST").body == b"/behind 5"
+
+
+# In order.
+
+
+def test_behind_a_request_that_is_being_answered_nothing_is_refused_early(full, eventually) -> None:
+    full = full()
+    full.busy.send(head(length(KILOBYTES), path="/behind"))
+    eventually(lambda: receiving(full.server))
+    assert full.figures.submitted == 1
+    open_door(full)
+    full.busy.send(BODY)
+    assert full.busy.reply("POST").body == f"/behind {KILOBYTES}".encode()
+
+
+def test_when_its_turn_comes_and_there_is_no_room_it_is_refused(full, eventually) -> None:
+    cleaned_up = Event()
+    full = full(current_session, db_init_func=lambda worker: object(), db_reset_func=lambda session: cleaned_up.wait())
+    full.busy.send(head(length(KILOBYTES)))
+    eventually(lambda: receiving(full.server))
+    full.door.set()
+    assert full.busy.reply().body == b"/busy 0"
+    assert_refused(full.busy.reply("POST"), stays=True)
+    cleaned_up.set()
+    full.busy.send(BODY)
+    assert full.busy.get("/next").body == b"/next 0"
+
+
+def test_a_pool_that_may_grow_takes_the_body_first(serve, connect, eventually) -> None:
+    full = Full()
+    server = serve(full, **{**ONE, "max_workers": 2, "min_workers": 1})
+    busy, client = connect(server), connect(server)
+    busy.send(head("X: y", "GET", "/busy"))
+    eventually(lambda: full.seen)
+    client.send(head(length(5)))
+    eventually(lambda: receiving(server))
+    assert server.balancer.snapshot().submitted == 1
+    full.door.set()
+
+
+def test_middleware_in_front_of_the_balancer_sees_the_whole_request(connect, eventually) -> None:
+    full, read = Full(), []
+
+    def middleware(environ, start_response):
+        if environ["PATH_INFO"] == "/read":
+            read.append(environ["wsgi.input"].read())
+            start_response("200 OK", TEXT)
+            return [b"read"]
+        return balancer(environ, start_response)
+
+    balancer = LoadBalancer(full, Options(**ONE))
+    with WSGIServer(("127.0.0.1", 0), middleware, balancer=balancer) as server:
+        server.start()
+        busy, client = connect(server), connect(server)
+        busy.send(head("X: y", "GET", "/busy"))
+        eventually(lambda: full.seen)
+        client.send(head(length(5), path="/read"))
+        eventually(lambda: receiving(server))
+        client.send("hello")
+        assert client.reply("POST").body == b"read"
+        full.door.set()
+        assert busy.reply().status == 200
+    assert read == [b"hello"]
+
+
+# Bodies that end otherwise.
+
+
+def test_a_body_that_never_comes_ends_the_connection_without_another_answer(full, connect, monkeypatch) -> None:
+    monkeypatch.setattr(WSGIServer, "SWEEP_SECONDS", 0.01)
+    full = full(body_timeout_seconds=0.05)
+    client = connect(full.server)
+    client.send(head(length(KILOBYTES)).encode() + b"begun")
+    assert_refused(client.reply("POST"), stays=True)
+    assert client.closed_by_server
+
+
+def test_after_the_body_the_connection_may_be_idle_for_as_long_as_any(full, connect, eventually) -> None:
+    full = full(body_timeout_seconds=30, keep_alive_seconds=1000)
+    client = connect(full.server)
+    client.send(head(length(KILOBYTES)).encode() + BODY)
+    assert_refused(client.reply("POST"), stays=True)
+    (idle,) = eventually(lambda: [connection for connection in full.server.connections if connection.idle])
+    assert idle.expires - time.monotonic() > 100
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"5\r\nhello\r\nno size\r\n",
+        b"5;" + b"x" * 100_000,
+        in_chunks(b"b" * (SKIPPED_BODY_BYTES + 1)),
+        b"1\r\nb\r\n" * 100_000,
+    ],
+    ids=["malformed", "extensions", "too long", "small chunks"],
+)
+def test_a_body_beyond_the_bounds_ends_it_as_well(full, connect, sent) -> None:
+    full = full()
+    client = connect(full.server)
+    client.send(head(CHUNKED))
+    assert_refused(client.reply("POST"), stays=True)
+    client.send(sent + head("X: y", "GET", "/evil").encode())
+    assert client.closed_by_server
+    assert (full.seen, full.figures.submitted) == (["/busy"], 2)
+
+
+def test_a_limit_for_bodies_holds_for_those_that_are_skipped(full, connect) -> None:
+    full = full(max_body_bytes=1000)
+    client = connect(full.server)
+    client.send(head(CHUNKED))
+    assert_refused(client.reply("POST"), stays=True)
+    client.send(in_chunks(b"b" * 1001, 500))
+    assert client.closed_by_server
+
+
+def test_a_client_that_leaves_instead_is_forgotten(full, connect, eventually) -> None:
+    full = full()
+    client = connect(full.server)
+    client.send(head(length(KILOBYTES)).encode() + b"begun")
+    assert_refused(client.reply("POST"), stays=True)
+    client.close()
+    eventually(lambda: len(full.server.connections) == 1)
+    assert full.figures.outcomes["shed"] == 1
+
+
+# Stopping.
+
+
+def test_a_server_that_stops_does_not_wait_for_the_rest_of_a_body(full, connect) -> None:
+    full = full()
+    client = connect(full.server)
+    client.send(head(length(KILOBYTES)).encode() + b"begun")
+    assert_refused(client.reply("POST"), stays=True)
+    stopping = gevent.spawn(full.server.stop, 20)
+    assert client.closed_by_server
+    client.close()
+    full.door.set()
+    assert full.busy.reply().headers["connection"] == "close"
+    stopping.get(timeout=10)
+
+
+def test_a_server_that_stops_says_so_to_whom_it_refuses(full, connect, eventually) -> None:
+    full = full()
+    client = connect(full.server)
+    client.send("POST / HT")
+    eventually(lambda: any(connection._parser.in_head for connection in full.server.connections))
+    stopping = gevent.spawn(full.server.stop, 20)
+    eventually(lambda: full.server.closing)
+    client.send(f"TP/1.1\r\nHost: x\r\n{length(KILOBYTES)}\r\n\r\n")
+    assert_refused(client.reply("POST"), stays=False)
+    client.send(BODY)
+    assert client.closed_by_server
+    client.close()
+    full.door.set()
+    assert full.busy.reply().status == 200
+    stopping.get(timeout=10)
+
+
+def test_a_balancer_that_has_stopped_refuses_by_the_head(serve, connect, echo) -> None:
+    server = serve(echo)
+    server.balancer.drain(0)
+    client = connect(server)
+    client.send(head(length(KILOBYTES)))
+    reply = client.reply("POST")
+    assert (reply.status, reply.headers["x-intralb-reason"]) == (503, "draining")
+
+
+def test_it_is_logged_like_any_other(connect, eventually) -> None:
+    full, lines = Full(), []
+
+    class Log:
+        write = staticmethod(lines.append)
+
+    with WSGIServer(("127.0.0.1", 0), LoadBalancer(full, Options(**ONE)), log=Log()) as server:
+        server.start()
+        busy, client = connect(server), connect(server)
+        busy.send(head("X: y", "GET", "/busy"))
+        eventually(lambda: full.seen)
+        client.send(head(length(5)))
+        assert_refused(client.reply("POST"), stays=True)
+        (line,) = eventually(lambda: lines)
+        full.door.set()
+        assert busy.reply().status == 200
+    assert '"POST /refused HTTP/1.1" 503 ' in line

@@ -1,0 +1,471 @@
+"""Each limiter under any windows, step by step, and in a simulated server with a clock of its own."""
+
+import math
+from collections import deque
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from intralb_gevent.policy.limiters import (
+    LIMITERS,
+    FixedLimiter,
+    Gradient2Limiter,
+    HubLagLimiter,
+    Limiter,
+    VegasLimiter,
+    Window,
+)
+
+TIMES = st.floats(0.0, 20.0)
+
+
+@st.composite
+def windows(draw: st.DrawFn) -> Window:
+    ended = draw(st.integers(0, 500))
+    mean = draw(TIMES) if ended else 0.0
+    return Window(
+        seconds=draw(st.floats(0.0, 15.0)),
+        least_lag=draw(st.none() | TIMES),
+        most_running=draw(st.integers(0, 400)),
+        ended=ended,
+        mean_run_time=mean,
+        least_run_time=mean * draw(st.floats(0.0, 1.0)),
+        shed=draw(st.integers(0, 500)),
+    )
+
+
+MOMENTS = st.lists(windows() | st.integers(1, 400), max_size=150)
+"""Windows, and sizes that the pool gets."""
+
+
+def window(lag: float | None, running: int, ended: int = 0, run_time: float = 0.0, seconds: float = 0.1) -> Window:
+    return Window(seconds, lag, running, ended, run_time, run_time, 0)
+
+
+# Whatever happens.
+
+
+@pytest.mark.parametrize("name", LIMITERS)
+@given(most=st.integers(1, 400), moments=MOMENTS)
+def test_the_limit_is_always_from_one_to_the_number_of_slots(name: str, most: int, moments: list[Window | int]) -> None:
+    limiter = LIMITERS[name](most)
+    assert 1 <= limiter.limit <= most
+    for moment in moments:
+        if isinstance(moment, Window):
+            limiter.observe(moment)
+        else:
+            most = moment
+            limiter.resize(most)
+        assert 1 <= limiter.limit <= most
+        assert isinstance(limiter.limit, int)
+        assert str(limiter.limit) in repr(limiter)
+
+
+@pytest.mark.parametrize("name", LIMITERS)
+def test_idle_windows_change_no_limit(name: str) -> None:
+    limiter = LIMITERS[name](50)
+    before = limiter.limit
+    for _ in range(1000):
+        limiter.observe(window(0.0, 0))
+    assert limiter.limit == before
+
+
+@given(limit=st.integers(1, 300), sizes=st.lists(st.integers(1, 400), min_size=1), seen=windows())
+def test_a_fixed_limit_follows_the_slots_and_nothing_else(limit: int, sizes: list[int], seen: Window) -> None:
+    limiter = FixedLimiter(limit)
+    for most in sizes:
+        limiter.resize(most)
+        limiter.observe(seen)
+        assert limiter.limit == min(limit, most)
+
+
+@given(most=st.integers(1, 300), larger=st.integers(300, 1000), seen=windows())
+def test_all_slots_are_all_slots_of_a_pool_that_has_grown_too(most: int, larger: int, seen: Window) -> None:
+    limiter = LIMITERS["fixed"](most)
+    limiter.observe(seen)
+    assert limiter.limit == most
+    limiter.resize(larger)
+    assert limiter.limit == larger
+
+
+# By the lag of the hub, step by step.
+
+
+def learnt(most: int, moments: list[Window | int]) -> HubLagLimiter:
+    limiter = HubLagLimiter(most)
+    for moment in moments:
+        limiter.observe(moment) if isinstance(moment, Window) else limiter.resize(moment)
+    return limiter
+
+
+def test_a_late_window_takes_a_tenth_and_at_least_one() -> None:
+    limiter, limits = HubLagLimiter(100), []
+    for _ in range(40):
+        limiter.observe(window(0.021, running=100))
+        limits.append(limiter.limit)
+    assert limits[:4] == [90, 81, 72, 64]
+    assert limits[19:28] == [8, 7, 6, 5, 4, 3, 2, 1, 1]
+
+
+@given(st.integers(1, 300), MOMENTS, st.floats(0.0201, 20), st.integers(0, 400))
+def test_a_late_window_never_leaves_more_than_before_but_for_the_floor(
+    most: int, moments: list[Window | int], lag: float, running: int
+) -> None:
+    limiter = learnt(most, moments)
+    before = limiter.limit
+    limiter.observe(window(lag, running))
+    assert limiter.limit < before or limiter.limit == limiter.floor
+
+
+@given(st.integers(1, 300), MOMENTS, st.floats(0, 0.02), st.integers(0, 400))
+def test_a_window_in_time_never_leaves_less_than_before(
+    most: int, moments: list[Window | int], lag: float, running: int
+) -> None:
+    limiter = learnt(most, moments)
+    before = limiter.limit
+    limiter.observe(window(lag, running))
+    assert limiter.limit >= before
+
+
+@given(st.integers(1, 300), MOMENTS, windows(), TIMES, TIMES)
+def test_more_lag_never_leaves_a_greater_limit(
+    most: int, moments: list[Window | int], seen: Window, one: float, other: float
+) -> None:
+    in_time, late = (learnt(most, [*moments, seen._replace(least_lag=lag)]).limit for lag in sorted((one, other)))
+    assert late <= in_time
+
+
+@given(st.integers(1, 300), MOMENTS, st.lists(st.floats(0.0201, 20), min_size=1, max_size=99))
+def test_no_lateness_leads_under_the_floor(most: int, moments: list[Window | int], lags: list[float]) -> None:
+    limiter = learnt(most, [*moments, most, window(0.0, running=20, ended=20, run_time=0.1)])
+    for lag in lags:
+        limiter.observe(window(lag, running=20))
+        assert limiter.limit >= min(limiter.floor, most)
+
+
+def test_the_limit_stays_at_what_the_greatest_throughput_needs_at_the_least_latency() -> None:
+    limiter = HubLagLimiter(100)
+    limiter.observe(window(0.0, running=40, ended=20, run_time=0.11))
+    limiter.observe(window(0.0, running=0))
+    for _ in range(97):
+        limiter.observe(window(0.2, running=60, ended=10, run_time=0.6))
+    assert limiter.floor == 22
+    assert limiter.limit == 22
+
+
+def test_what_was_reached_ten_seconds_ago_holds_no_more() -> None:
+    limiter = HubLagLimiter(100)
+    limiter.observe(window(0.0, running=50, ended=100, run_time=0.05))
+    for _ in range(150):
+        limiter.observe(window(0.2, running=50, ended=1, run_time=0.5))
+    assert limiter.floor == 1
+    assert limiter.limit == 1
+
+
+def test_run_times_that_lateness_alone_has_made_long_hold_no_limit_up() -> None:
+    """A hundred jobs that share a core take a hundred turns each: by Little's law a hundred must run, always."""
+    limiter = HubLagLimiter(100)
+    for _ in range(60):
+        limiter.observe(window(0.5, running=100, ended=20, run_time=0.5))
+    assert limiter.limit == 1
+
+
+def test_jobs_that_end_together_do_not_raise_the_floor_above_what_ran() -> None:
+    limiter = learnt(100, [window(0.1, running=100)] * 60)
+    limiter.observe(window(0.015, running=1, ended=1, run_time=30.0))
+    assert limiter.limit == limiter.floor == 1
+
+
+def test_between_the_thresholds_and_without_a_sample_nothing_changes() -> None:
+    limiter = learnt(100, [window(0.1, running=100)] * 5)
+    before = limiter.limit
+    for lag in (0.01, 0.015, 0.02, None):
+        limiter.observe(window(lag, running=before))
+        assert limiter.limit == before
+
+
+def test_it_grows_only_if_half_of_it_is_used() -> None:
+    limiter = learnt(100, [window(0.1, running=100)] * 5)
+    before = limiter.limit
+    limiter.observe(window(0.0, running=before // 2 - 1))
+    assert limiter.limit == before
+    limiter.observe(window(0.0, running=(before + 1) // 2))
+    assert limiter.limit == before + 1
+
+
+@given(st.integers(1, 300), MOMENTS)
+def test_a_limit_in_use_is_back_at_all_slots_one_by_one_after_an_overload(
+    most: int, moments: list[Window | int]
+) -> None:
+    limiter = learnt(most, [*moments, most])
+    for _ in range(most - limiter.limit):
+        limiter.observe(window(0.0, running=limiter.limit))
+    assert limiter.limit == most
+
+
+def test_a_window_that_lasted_long_counts_as_several_but_takes_half_at_most() -> None:
+    assert learnt(100, [window(0.25, running=100, seconds=0.31)]).limit == 72
+    assert learnt(100, [window(12.0, running=100, seconds=12.0)]).limit == 50
+
+
+def test_one_stall_at_the_first_request_leaves_room_for_many() -> None:
+    limiter = learnt(300, [window(0.0, running=1), window(0.5, running=1, seconds=0.5), window(0.0, running=1)])
+    assert limiter.limit == 177
+
+
+def test_lateness_that_lasts_is_answered_from_what_runs_not_from_what_could() -> None:
+    limiter = learnt(300, [window(0.1, running=20)] * 2)
+    assert limiter.limit == 18
+
+
+def test_a_limit_that_was_not_felt_grows_with_the_pool_and_another_does_not() -> None:
+    limiter = HubLagLimiter(30)
+    limiter.resize(60)
+    assert limiter.limit == 60
+    limiter.observe(window(0.1, running=60))
+    limiter.resize(90)
+    assert limiter.limit == 54
+
+
+# In a simulated server.
+
+
+class Server:
+    """One thread with a loop: in a round each running job whose wait is over computes, and is done.
+
+    `arrivals` per second come evenly; what has waited half a second for its turn is given up, and at most `most` wait.
+    """
+
+    def __init__(self, limiter: Limiter, computing: float, waiting: float, most: int) -> None:
+        self.limiter, self.computing, self.waiting, self.most = limiter, computing, waiting, most
+        self.now, self._due, self._looked = 0.0, 0.0, 0.0
+        self._queue: deque[float] = deque()
+        self._running: list[tuple[float, float]] = []
+        self.done: list[float] = []
+        """For each job that has ended in the present phase, how long it took from its arrival."""
+        self.limits: list[int] = []
+        """After each window of the present phase."""
+        self.lags: list[float] = []
+        self._begin_window()
+
+    def phase(self, seconds: float, arrivals: float) -> "Server":
+        self.done, self.limits, self.lags = [], [], []
+        end = self.now + seconds
+        while self.now < end:
+            self._arrive(arrivals)
+            self._round()
+            if self.now - self._began >= 0.1:
+                self._end_window()
+        return self
+
+    def _arrive(self, arrivals: float) -> None:
+        self._due += arrivals * (self.now - self._looked)
+        self._looked = self.now
+        self._queue.extend([self.now] * int(self._due))
+        self._due %= 1
+        while self._queue and (self.now - self._queue[0] > 0.5 or len(self._queue) > self.most):
+            self._queue.popleft()
+        self._take_up()
+
+    def _take_up(self) -> None:
+        while self._queue and len(self._running) < self.limiter.limit:
+            self._running.append((self.now, self._queue.popleft()))
+        self._most_running = max(self._most_running, len(self._running))
+
+    def _round(self) -> None:
+        begun = self.now
+        for job in [job for job in self._running if begun - job[0] >= self.waiting]:
+            self.now += self.computing
+            self._running.remove(job)
+            self._run_times.append(self.now - job[0])
+            self.done.append(self.now - job[1])
+            self._take_up()
+        self._least_lag = min(self._least_lag, self.now - begun)
+        self.now = max(self.now, begun + 0.005)
+
+    def _begin_window(self) -> None:
+        self._began, self._least_lag, self._most_running = self.now, math.inf, 0
+        self._run_times: list[float] = []
+
+    def _end_window(self) -> None:
+        times = self._run_times
+        mean, least = (sum(times) / len(times), min(times)) if times else (0.0, 0.0)
+        seconds = self.now - self._began
+        self.limiter.observe(Window(seconds, self._least_lag, self._most_running, len(times), mean, least, 0))
+        self.limits.append(self.limiter.limit)
+        self.lags.append(self._least_lag)
+        self._begin_window()
+
+
+CAPACITY = 200  # jobs a second, of 5 ms each
+
+
+def computing_server(limiter: Limiter) -> Server:
+    return Server(limiter, computing=0.005, waiting=0.0, most=300)
+
+
+@pytest.mark.parametrize("load", [1.5, 2, 5, 10])
+def test_jobs_that_compute_are_brought_down_to_few_and_stay_there(load: float) -> None:
+    server = computing_server(HubLagLimiter(300)).phase(10, 0.8 * CAPACITY)
+    assert set(server.limits) == {300}
+    server.phase(6, load * CAPACITY).phase(20, load * CAPACITY)
+    assert max(server.limits) - min(server.limits) <= 2
+    assert min(server.limits) >= 2
+    assert max(server.limits) <= 6
+    assert max(server.lags) <= 0.03
+    assert len(server.done) >= 0.95 * 20 * CAPACITY
+
+
+def test_without_a_limit_the_same_load_makes_the_loop_late_by_more_than_a_second() -> None:
+    server = computing_server(LIMITERS["fixed"](300)).phase(10, 2 * CAPACITY)
+    assert min(server.lags[-5:]) > 1
+
+
+def test_the_limit_is_regained_when_the_jobs_do_not_compute_any_more() -> None:
+    server = computing_server(HubLagLimiter(100)).phase(20, 5 * CAPACITY)
+    assert server.limiter.limit < 7
+    server.computing, server.waiting = 0.0, 0.2
+    server.phase(1, 0).phase(15, 1000)
+    assert server.limits[-1] == 100
+    assert server.limits == sorted(server.limits)
+
+
+@pytest.mark.parametrize("arrivals", [10, 1000, 10_000])
+def test_jobs_that_only_wait_are_never_limited(arrivals: int) -> None:
+    server = Server(HubLagLimiter(100), computing=0.00001, waiting=0.05, most=300).phase(20, arrivals)
+    assert set(server.limits) == {100}
+
+
+def test_jobs_that_wait_and_compute_keep_the_slots_that_their_throughput_needs() -> None:
+    """5 ms of computing and 200 ms of waiting: 40 must wait for the core to be busy."""
+    server = Server(HubLagLimiter(300), computing=0.005, waiting=0.2, most=300)
+    server.phase(10, 0.8 * CAPACITY).phase(10, 3 * CAPACITY).phase(30, 3 * CAPACITY)
+    assert len(server.done) >= 0.95 * 30 * CAPACITY
+
+
+# By run times.
+
+
+class Backend:
+    """Serves `capacity` jobs at a time in 50 ms; more of them share it, so that each takes longer."""
+
+    def __init__(self, limiter: Limiter, capacity: int) -> None:
+        self.limiter, self.capacity = limiter, capacity
+
+    def after(self, seconds: float, offered: int) -> int:
+        """Return the limit after so long with `offered` jobs that run or want to."""
+        for _ in range(round(seconds * 10)):
+            running = min(offered, self.limiter.limit)
+            run_time = 0.05 * max(1.0, running / self.capacity)
+            self.limiter.observe(window(0.0, running, max(1, round(0.1 * running / run_time)), run_time))
+        return self.limiter.limit
+
+
+BY_RUN_TIME = pytest.mark.parametrize("make", [Gradient2Limiter, VegasLimiter])
+
+
+@BY_RUN_TIME
+@pytest.mark.parametrize("capacity", [15, 30, 60])
+def test_the_limit_settles_near_what_the_backend_can_do(make: Callable[[int], Limiter], capacity: int) -> None:
+    backend = Backend(make(400), capacity)
+    backend.after(60, offered=capacity // 2)
+    backend.after(5, offered=1000)
+    limits = [backend.after(1, offered=1000) for _ in range(10)]
+    assert min(limits) >= capacity
+    assert max(limits) <= 2.5 * capacity
+
+
+def test_vegas_stays_there_for_a_minute() -> None:
+    backend = Backend(VegasLimiter(400), capacity=30)
+    backend.after(60, offered=15)
+    backend.after(5, offered=1000)
+    limits = [backend.after(1, offered=1000) for _ in range(60)]
+    assert min(limits) >= 30
+    assert max(limits) <= 45
+
+
+@BY_RUN_TIME
+def test_run_times_that_stay_as_they_are_let_the_limit_grow_to_all_slots(make: Callable[[int], Limiter]) -> None:
+    backend = Backend(make(100), capacity=1000)
+    assert backend.limiter.limit == 20
+    assert backend.after(30, offered=1000) == 100
+
+
+@BY_RUN_TIME
+def test_longer_run_times_lower_the_limit_and_the_usual_ones_raise_it_again(make: Callable[[int], Limiter]) -> None:
+    backend = Backend(make(100), capacity=1000)
+    before = backend.after(30, offered=1000)
+    backend.capacity = 10
+    low = backend.after(5, offered=1000)
+    assert low < 0.6 * before
+    backend.capacity = 1000
+    assert backend.after(60, offered=1000) == before
+
+
+@BY_RUN_TIME
+def test_a_limit_that_is_hardly_used_does_not_change(make: Callable[[int], Limiter]) -> None:
+    backend = Backend(make(100), capacity=3)
+    before = backend.limiter.limit
+    assert backend.after(10, offered=before // 2 - 1) == before
+
+
+@given(st.integers(21, 300), st.floats(0.001, 10), st.floats(1.0, 100.0), st.floats(1.0, 100.0))
+@BY_RUN_TIME
+def test_longer_run_times_never_leave_a_greater_limit(
+    make: Callable[[int], Limiter], most: int, usual: float, one: float, other: float
+) -> None:
+    limits = []
+    for times in sorted((one, other)):
+        limiter = make(most)
+        for _ in range(20):
+            limiter.observe(window(0.0, limiter.limit, 10, usual))
+        limiter.observe(window(0.0, limiter.limit, 10, usual * times))
+        limits.append(limiter.limit)
+    assert limits[1] <= limits[0]
+
+
+def test_a_few_slow_jobs_among_quick_ones_are_no_queue_to_vegas() -> None:
+    limiter = VegasLimiter(100)
+    for mean in (0.005, *[0.1] * 100):
+        limiter.observe(Window(0.1, 0.0, limiter.limit, 20, mean, 0.005, 0))
+    assert limiter.limit == 100
+
+
+def test_vegas_learns_anew_what_unloaded_is() -> None:
+    backend = Backend(VegasLimiter(50), capacity=1000)
+    backend.after(10, offered=1000)
+    backend.capacity = 5
+    assert backend.after(10, offered=1000) < 15
+    limits = [backend.after(1, offered=1000) for _ in range(120)]
+    assert max(limits) > 15
+
+
+def after(limiter: Limiter, windows: int, run_time: float) -> int:
+    for _ in range(windows):
+        limiter.observe(window(0.0, limiter.limit, 10, run_time))
+    return limiter.limit
+
+
+def test_a_minute_of_slowness_is_not_the_usual_to_gradient2() -> None:
+    limiter = Gradient2Limiter(100)
+    after(limiter, 10, run_time=0.05)
+    assert after(limiter, 60, run_time=0.2) < 20
+
+
+def test_gradient2_forgets_an_overload_in_seconds_and_notices_the_next() -> None:
+    limiter = Gradient2Limiter(100)
+    after(limiter, 600, run_time=0.5)
+    before = after(limiter, 60, run_time=0.05)
+    assert after(limiter, 20, run_time=0.2) < 0.8 * before
+
+
+def test_shedding_lowers_no_limit() -> None:
+    for make in LIMITERS.values():
+        plain, shedding = make(50), make(50)
+        for _ in range(50):
+            seen = window(0.0, 50, 10, 0.05)
+            plain.observe(seen)
+            shedding.observe(seen._replace(shed=1000))
+        assert shedding.limit == plain.limit

@@ -1,0 +1,92 @@
+"""While more come than there is room for, clients have their turns one after the other, whatever each has waiting."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from intralb_gevent import Priority
+from intralb_gevent.policy.fairness import Clients
+from intralb_gevent.pool.fairqueue import FairQueue
+
+STEPS = st.lists(
+    st.tuples(st.sampled_from("abcde"), st.sampled_from(["comes", "has its turn", "leaves"])), max_size=200
+)
+
+
+class Waiting:
+    """What the workers' queues would hold, and the fair queue beside it."""
+
+    def __init__(self) -> None:
+        self.clients = Clients(0.0)
+        self.queue = FairQueue(self.clients, ())
+        self.jobs: list[Any] = []
+
+    def comes(self, client: str) -> None:
+        job = SimpleNamespace(priority=Priority.CRITICAL, client=client)
+        self.clients.admit(client, Priority.CRITICAL, 0.0)
+        self.queue.append(job)
+        self.jobs.append(job)
+
+    def leaves(self, job: Any, began: bool = False) -> None:
+        self.queue.remove(job)
+        self.jobs.remove(job)
+        if began:
+            self.clients.begin(job.client, job.priority)
+        self.clients.end(job.client, job.priority, began=began)
+
+    def step(self, client: str, what: str) -> None:
+        mine = [job for job in self.jobs if job.client == client]
+        if what == "comes":
+            self.comes(client)
+        elif what == "leaves" and mine:
+            self.leaves(mine[-1])
+        elif what == "has its turn" and self.jobs:
+            self.expect(self.queue.next(Priority.CRITICAL))
+
+    def expect(self, job: Any) -> None:
+        """It is the oldest of its client, and no other client that waits has waited longer for its turn."""
+        assert job is next(other for other in self.jobs if other.client == job.client)
+        assert {other.client for other in self.queue.nearest(Priority.CRITICAL, 99)} == {o.client for o in self.jobs}
+        self.leaves(job, began=True)
+
+
+@given(STEPS)
+def test_each_has_the_job_of_its_client_that_waited_longest(steps: list[tuple[str, str]]) -> None:
+    waiting = Waiting()
+    for step in steps:
+        waiting.step(*step)
+    while waiting.jobs:
+        waiting.expect(waiting.queue.next(Priority.CRITICAL))
+    assert waiting.queue.nearest(Priority.CRITICAL, 99) == []
+    assert repr(waiting.queue) == "<FairQueue of 0, 0, 0, 0 clients>"
+
+
+@given(st.lists(st.sampled_from("abcde"), min_size=1, max_size=50))
+def test_nobody_has_a_second_turn_before_all_that_wait_have_had_one(clients: list[str]) -> None:
+    waiting = Waiting()
+    for client in clients:
+        waiting.comes(client)
+    turns = []
+    for _ in clients:
+        job = waiting.queue.next(Priority.CRITICAL)
+        turns.append(job.client)
+        waiting.leaves(job, began=True)
+    while turns:
+        crowd = set(turns)
+        assert set(turns[: len(crowd)]) == crowd
+        turns = turns[len(crowd) :]
+
+
+def test_one_that_asks_seldom_is_next_when_it_asks() -> None:
+    waiting = Waiting()
+    for client in ("seldom", *"abcd" * 3):
+        waiting.comes(client)
+    for _ in range(5):
+        waiting.expect(waiting.queue.next(Priority.CRITICAL))
+    waiting.comes("seldom")
+    waiting.comes("new")
+    assert [job.client for job in waiting.queue.nearest(Priority.CRITICAL, 2)] == ["new", "seldom"]

@@ -1,0 +1,48 @@
+"""Ready jobs have their turns in order, the sockets theirs in between, and a bug in one costs no other its turn."""
+
+from __future__ import annotations
+
+import time
+
+import gevent
+import pytest
+
+from intralb_gevent.pool.hubturns import HubTurns
+
+
+class Dispatcher:
+    def __init__(self, order: list[str], name: str, seconds: float = 0.0, fails: bool = False) -> None:
+        self.order, self.name, self.seconds, self.fails = order, name, seconds, fails
+
+    def dispatch(self) -> None:
+        self.order.append(self.name)
+        end = time.monotonic() + self.seconds
+        while time.monotonic() < end:
+            pass
+        if self.fails:
+            raise RuntimeError(self.name)
+
+
+def test_what_is_due_has_its_turn_between_jobs_that_compute(eventually) -> None:
+    order: list[str] = []
+    turns = HubTurns()
+    for name in "abc":
+        turns.want(Dispatcher(order, name, seconds=0.005))
+    timer = gevent.get_hub().loop.timer(0.001)
+    timer.start(order.append, "timer")
+    eventually(lambda: len(order) == 4)
+    assert [name for name in order if name != "timer"] == ["a", "b", "c"]
+    assert order.index("timer") < 3
+
+
+def test_one_that_fails_keeps_no_other_from_its_turn(eventually, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    failed: list[object] = []
+    monkeypatch.setattr(gevent.get_hub(), "handle_error", lambda *error: failed.append(error[1]))
+    turns = HubTurns()
+    turns.want(Dispatcher(order, "a", fails=True))
+    turns.want(Dispatcher(order, "b"))
+    eventually(lambda: order == ["a", "b"])
+    turns.want(Dispatcher(order, "c"))
+    eventually(lambda: order == ["a", "b", "c"])
+    assert failed == [RuntimeError]

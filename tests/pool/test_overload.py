@@ -1,0 +1,95 @@
+"""More than can be answered in time: what waits too long is refused without being run, the rest is answered."""
+
+from __future__ import annotations
+
+import gevent
+import pytest
+from gevent.event import Event
+
+from intralb_gevent import Route
+from intralb_gevent.policy.deadline import TimeTold
+
+POOL = {"max_workers": 1, "max_concurrent_per_router": 1, "request_timeout_seconds": 20}
+
+
+def seconds(environ, start_response):
+    """Take as many seconds as the path says."""
+    gevent.sleep(float(environ["PATH_INFO"][1:]))
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"done"]
+
+
+def test_a_standing_queue_is_shed_and_those_that_came_lately_are_answered(balance, asking) -> None:
+    balancer = balance(seconds, **POOL, queue_size=100)
+    # One in 20 ms is run, and five times as many come, for a second.
+    requests = []
+    for _ in range(100):
+        requests += asking(balancer, "0.02")
+        gevent.sleep(0.01)
+        requests += asking(balancer, "0.02", "0.02")
+    answers = [request.get() for request in requests]
+    shed = [answer for answer in answers if answer.headers.get("X-Intralb-Reason") == "overloaded"]
+    done = [answer for answer in answers if answer.status == "200 OK"]
+    assert len(shed) > 50
+    assert len(done) > 20
+    assert {answer.headers["X-Intralb-Executed"] for answer in shed} == {"0"}
+    snapshot = balancer.snapshot()
+    assert snapshot.outcomes["completed"] == len(done)
+    assert snapshot.submitted == snapshot.ended == len(requests)
+    # The longest wait is that of what came before the queue was known to stand.
+    assert snapshot.queue_wait.p50 < 0.5
+
+
+def test_a_burst_that_is_worked_off_is_not(balance, asking) -> None:
+    balancer = balance(seconds, **POOL, queue_size=100)
+    assert {request.get().status for request in asking(balancer, *["0.002"] * 30)} == {"200 OK"}
+
+
+def test_what_has_no_time_left_is_not_begun(balance, asking, ask) -> None:
+    routes = [Route("/0.2", request_timeout_seconds=0.5)]
+    balancer = balance(seconds, **POOL, routes=routes)
+    ask(balancer, "/0.2")
+    first, second = asking(balancer, "0.3501", "0.2")
+    assert first.get().status == "200 OK"
+    refused = second.get()
+    assert (refused.status[:3], refused.headers["X-Intralb-Reason"]) == ("503", "no_time")
+    assert refused.headers["X-Intralb-Executed"] == "0"
+
+
+def test_little_time_that_a_proxy_gives_it_is_still_its_time(balance, ask) -> None:
+    balancer = balance(seconds, **POOL)
+    for _ in range(3):
+        ask(balancer, "/0.1")
+    # Had it been shed, so would all that follow, however fast the application has become meanwhile.
+    answer = ask(balancer, "/0.001", **{"intralb.time_told": TimeTold(left=0.05)})
+    assert answer.status == "200 OK"
+
+
+def test_one_that_can_still_be_finished_is(balance, asking, ask) -> None:
+    balancer = balance(seconds, **POOL)
+    ask(balancer, "/0.05")
+    assert [request.get().status for request in asking(balancer, "0.1", "0.05")] == ["200 OK"] * 2
+
+
+@pytest.mark.parametrize("count", [20])
+def test_refusals_spread_when_their_clients_come_back(balance, asking, count: int) -> None:
+    gate = Event()
+
+    def waiting(environ, start_response):
+        gate.wait()
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b""]
+
+    balancer = balance(waiting, **POOL, queue_size=0)
+    first, *refused = asking(balancer, *["x"] * (count + 1))
+    after = {request.get().headers["Retry-After"] for request in refused}
+    assert after == {"1", "2", "3"}
+    gate.set()
+    assert first.get().status == "200 OK"
+
+
+def test_what_ran_does_not_say_that_it_did_not(balance, asking) -> None:
+    balancer = balance(seconds, max_workers=1, request_timeout_seconds=0.05)
+    answer = asking(balancer, "9")[0].get()
+    assert answer.status == "504 Gateway Timeout"
+    assert "X-Intralb-Executed" not in answer.headers

@@ -1,0 +1,251 @@
+"""Deadlines of a route, of a single request, and of one of whose time a proxy has told."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import gevent
+import pytest
+from gevent.event import Event
+
+from intralb_gevent import OptionError, Route, deadline_headers, extend_deadline
+from intralb_gevent.errors import NoCurrentJob
+from intralb_gevent.policy.deadline import TimeLimits, TimeTold
+from intralb_gevent.pool.job import Deadline, ToldDeadline
+
+TIMEOUT = 0.05
+
+
+def answering(function):
+    """An application that answers with what a function of its environ returns."""
+
+    def application(environ, start_response):
+        body = str(function(environ)).encode()
+        start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
+        return [body]
+
+    return application
+
+
+def remaining(environ) -> float:
+    return environ["intralb.deadline"].remaining()
+
+
+# Of a route.
+
+
+def test_a_route_has_a_deadline_of_its_own(balance, gate, asking) -> None:
+    routes = [Route("/quick/*", request_timeout_seconds=TIMEOUT)]
+    balancer = balance(gate, request_timeout_seconds=20, routes=routes)
+    quick, other = asking(balancer, "/quick/1", "/quick")
+    assert quick.get().status == "504 Gateway Timeout"
+    gate.gate.set()
+    assert other.get().status == "200 OK"
+
+
+def test_a_route_can_have_more_time_than_the_rest(balance, gate, asking) -> None:
+    routes = [Route("/reports/*", request_timeout_seconds=20)]
+    balancer = balance(gate, request_timeout_seconds=TIMEOUT, routes=routes)
+    report, other = asking(balancer, "/reports/1", "/other")
+    assert other.get().status == "504 Gateway Timeout"
+    gate.gate.set()
+    assert report.get().body == b"/reports/1"
+
+
+def test_a_waiting_request_has_the_deadline_of_its_route_too(balance, gate, asking) -> None:
+    routes = [Route("/quick/*", request_timeout_seconds=TIMEOUT)]
+    balancer = balance(gate, request_timeout_seconds=20, routes=routes, max_concurrent_per_router=1, max_workers=1)
+    first, quick = asking(balancer, "/first", "/quick/1")
+    assert quick.get().headers["X-Intralb-Reason"] == "expired"
+    gate.gate.set()
+    assert first.get().status == "200 OK"
+    assert gate.calls == ["/first"]
+
+
+def test_the_first_route_that_matches_counts(balance, ask) -> None:
+    routes = [Route("/a/b", request_timeout_seconds=10), Route("/a/c"), Route("/a/*", request_timeout_seconds=30)]
+    balancer = balance(answering(remaining), request_timeout_seconds=20, routes=routes)
+    seconds = [math.ceil(float(ask(balancer, path).body)) for path in ("/a/b", "/a/c", "/a/d", "/a")]
+    assert seconds == [10, 20, 30, 20]
+
+
+# Of a request, by its handler.
+
+
+def test_a_handler_extends_its_deadline_and_is_let_go_on(balance, asking, eventually) -> None:
+    extended, go_on = [], Event()
+
+    def application(environ):
+        began = time.monotonic()
+        extended.append((began + TIMEOUT, extend_deadline(20)))
+        go_on.wait()
+        return "done"
+
+    balancer = balance(answering(application), request_timeout_seconds=TIMEOUT)
+    (request,) = asking(balancer, "/")
+    due, left = extended[0]
+    assert 19 < left <= 20
+    eventually(lambda: time.monotonic() > due + TIMEOUT)
+    assert not request.ready()
+    go_on.set()
+    assert request.get().body == b"done"
+
+
+def test_an_extended_deadline_is_a_deadline(balance, asking) -> None:
+    balancer = balance(
+        answering(lambda environ: extend_deadline(3 * TIMEOUT) and Event().wait()), request_timeout_seconds=TIMEOUT
+    )
+    began = time.monotonic()
+    (request,) = asking(balancer, "/")
+    assert request.get().status == "504 Gateway Timeout"
+    assert 3 * TIMEOUT <= time.monotonic() - began < 3 * TIMEOUT + 5
+
+
+def test_it_is_extended_up_to_a_maximum(balance, asking) -> None:
+    left = []
+
+    def application(environ):
+        left.extend([extend_deadline(60), extend_deadline(60)])
+        Event().wait()
+
+    balancer = balance(answering(application), request_timeout_seconds=TIMEOUT, max_request_timeout_seconds=3 * TIMEOUT)
+    began = time.monotonic()
+    (request,) = asking(balancer, "/")
+    assert request.get().status == "504 Gateway Timeout"
+    assert 3 * TIMEOUT <= time.monotonic() - began < 3 * TIMEOUT + 5
+    assert TIMEOUT < left[1] <= left[0] <= 3 * TIMEOUT
+
+
+def test_it_is_never_made_earlier(balance, ask) -> None:
+    balancer = balance(answering(lambda environ: extend_deadline(1)), request_timeout_seconds=20)
+    assert 19 < float(ask(balancer).body) <= 20
+
+
+def test_a_route_above_the_maximum_raises_its_own(balance, ask) -> None:
+    routes = [Route("/long", request_timeout_seconds=30)]
+    balancer = balance(
+        answering(lambda environ: extend_deadline(100)),
+        request_timeout_seconds=5,
+        max_request_timeout_seconds=20,
+        routes=routes,
+    )
+    assert [math.ceil(float(ask(balancer, path).body)) for path in ("/long", "/")] == [30, 20]
+
+
+def test_a_greenlet_of_the_handler_extends_by_the_environ(balance, ask) -> None:
+    def application(environ):
+        return gevent.spawn(environ["intralb.deadline"].extend, 20).get()
+
+    balancer = balance(answering(application), request_timeout_seconds=5)
+    assert 19 < float(ask(balancer).body) <= 20
+
+
+def test_what_is_handed_on_is_what_is_left(balance, ask) -> None:
+    def application(environ):
+        own = deadline_headers()
+        spawned = gevent.spawn(environ["intralb.deadline"].headers).get()
+        return f"{own['X-Envoy-Expected-Rq-Timeout-Ms']} {spawned['grpc-timeout']}"
+
+    balancer = balance(answering(application), request_timeout_seconds=5)
+    expected, grpc = ask(balancer).body.decode().split()
+    assert 4000 < int(expected) <= 5000
+    assert grpc.endswith("m")
+    assert 4000 < int(grpc[:-1]) <= int(expected)
+
+
+def test_a_request_that_was_cut_stays_cut(balance, asking, eventually) -> None:
+    after = []
+
+    def application(environ):
+        try:
+            Event().wait()
+        finally:
+            after.append((extend_deadline(20), deadline_headers()))
+
+    balancer = balance(answering(application), request_timeout_seconds=TIMEOUT)
+    (request,) = asking(balancer, "/")
+    assert request.get().status == "504 Gateway Timeout"
+    (left, headers) = eventually(lambda: after)[0]
+    assert left <= 0
+    assert headers == {"X-Envoy-Expected-Rq-Timeout-Ms": "1", "grpc-timeout": "1m"}
+
+
+@pytest.mark.parametrize("seconds", [0, -1, math.nan, math.inf, True, "5", None])
+def test_nonsense_is_refused_in_the_handler(balance, ask, seconds: object) -> None:
+    def application(environ):
+        with pytest.raises(ValueError, match=r"seconds: .* is not allowed; it must be a number of seconds, above 0"):
+            extend_deadline(seconds)
+        return "refused"
+
+    assert ask(balance(answering(application))).body == b"refused"
+
+
+@pytest.mark.parametrize(
+    ("function", "method"), [(lambda: extend_deadline(5), "extend"), (deadline_headers, "headers")]
+)
+def test_outside_of_a_request_there_is_none(balance, ask, function, method) -> None:
+    with pytest.raises(NoCurrentJob, match=rf'environ\["intralb.deadline"\].{method}\(\)'):
+        function()
+
+    def application(environ):
+        # A greenlet that the handler starts runs no request.
+        with pytest.raises(NoCurrentJob):
+            gevent.spawn(function).get()
+        return "none"
+
+    assert ask(balance(answering(application))).body == b"none"
+
+
+# The deadline itself.
+
+LIMITS = TimeLimits(timeout=5.0, longest=30.0, stream=None)
+
+
+def deadline(arrived: float, limits: TimeLimits = LIMITS) -> Deadline:
+    return Deadline(arrived + limits.timeout, arrived, limits)
+
+
+def test_what_a_proxy_tells_only_makes_it_earlier() -> None:
+    now = time.monotonic()
+    assert ToldDeadline(now, LIMITS, TimeTold()).at == deadline(now).at
+    assert ToldDeadline(now, LIMITS, TimeTold(left=2.0)).at == now + 2
+    assert ToldDeadline(now, LIMITS, TimeTold(left=60.0)).at == now + 5
+    assert ToldDeadline(now, LIMITS, TimeTold(waited=4.0)).at == pytest.approx(now + 1)
+    assert ToldDeadline(now, LIMITS, TimeTold(left=2.0, waited=60.0)).at == pytest.approx(now - 55)
+
+
+def test_no_extension_goes_beyond_what_a_proxy_waits() -> None:
+    now = time.monotonic()
+    told = ToldDeadline(now, LIMITS, TimeTold(left=10.0))
+    assert 9 < told.extend(60) <= 10
+    waited = ToldDeadline(now, LIMITS, TimeTold(waited=20.0))
+    assert 9 < waited.extend(60) <= 10
+
+
+def test_a_stream_has_its_own_time_from_its_beginning() -> None:
+    begun_long_ago = time.monotonic() - 4
+    stream = deadline(begun_long_ago, LIMITS._replace(stream=60.0))
+    stream.begin_stream()
+    assert 59 < stream.remaining() <= 60
+    short = deadline(begun_long_ago, LIMITS._replace(timeout=20.0, stream=1.0))
+    short.begin_stream()
+    assert 0 < short.remaining() <= 1
+    told = ToldDeadline(time.monotonic(), LIMITS._replace(stream=60.0), TimeTold(left=10.0))
+    told.begin_stream()
+    assert 9 < told.remaining() <= 10
+
+
+def test_without_one_it_keeps_the_deadline_of_its_request() -> None:
+    ordinary = deadline(time.monotonic() - 4)
+    ordinary.begin_stream()
+    assert 0 < ordinary.remaining() <= 1
+
+
+def test_a_deadline_without_limits_is_fixed() -> None:
+    fixed = Deadline(time.monotonic() + 5)
+    assert fixed.extend(60) <= 5
+    fixed.begin_stream()
+    assert fixed.remaining() <= 5
+    with pytest.raises(OptionError):
+        fixed.extend(-1)

@@ -1,0 +1,92 @@
+"""Streamed responses: their own time, and how many there may be at once."""
+
+from __future__ import annotations
+
+import gevent
+import pytest
+from gevent.event import Event
+
+from intralb_gevent import Route
+
+TIMEOUT = 0.05
+
+
+class Streams:
+    """An application whose bodies come in parts: one at once, the others when the test says so."""
+
+    def __init__(self, headers: list[tuple[str, str]] | None = None) -> None:
+        self.go_on = Event()
+        self.closed = 0
+        self.headers = headers or [("Content-Type", "text/plain")]
+
+    def __call__(self, environ, start_response):
+        start_response("200 OK", self.headers)
+        return self.parts()
+
+    def parts(self):
+        try:
+            yield b"begun "
+            self.go_on.wait()
+            yield b"ended"
+        finally:
+            self.closed += 1
+
+
+@pytest.fixture
+def streams() -> Streams:
+    return Streams()
+
+
+def test_a_stream_has_a_time_of_its_own_which_may_be_longer(balance, asking, streams, eventually) -> None:
+    balancer = balance(streams, request_timeout_seconds=TIMEOUT, stream_timeout_seconds=20)
+    (request,) = asking(balancer, "/")
+    gevent.sleep(2 * TIMEOUT)
+    assert balancer.snapshot().streams == 1
+    streams.go_on.set()
+    assert request.get().body == b"begun ended"
+    eventually(lambda: balancer.snapshot().streams == 0)
+
+
+def test_or_shorter_and_by_route(balance, asking, streams) -> None:
+    routes = [Route("/events/*", stream_timeout_seconds=TIMEOUT)]
+    balancer = balance(streams, request_timeout_seconds=20, routes=routes)
+    cut, goes_on = asking(balancer, "/events/1", "/other")
+    with pytest.raises(Exception, match="the response was cut"):
+        cut.get()
+    assert not goes_on.ready()
+    streams.go_on.set()
+    assert goes_on.get().body == b"begun ended"
+    assert balancer.snapshot().outcomes["timed_out"] == 1
+
+
+def test_until_it_begins_the_deadline_of_the_request_holds(balance, asking) -> None:
+    balancer = balance(lambda environ, sr: Event().wait(), request_timeout_seconds=TIMEOUT, stream_timeout_seconds=20)
+    assert asking(balancer, "/")[0].get().status == "504 Gateway Timeout"
+
+
+def test_no_more_than_so_many_are_streamed_at_once(balance, asking, streams, eventually) -> None:
+    balancer = balance(streams, request_timeout_seconds=20, max_streams=2)
+    first, second, third = asking(balancer, *"123")
+    refused = third.get()
+    assert (refused.status[:3], refused.headers["X-Intralb-Reason"]) == ("503", "streams")
+    assert streams.closed == 1
+    streams.go_on.set()
+    assert [request.get().status for request in (first, second)] == ["200 OK"] * 2
+    eventually(lambda: balancer.snapshot().streams == 0)
+    assert asking(balancer, "4")[0].get().status == "200 OK"
+
+
+@pytest.mark.parametrize(
+    "application",
+    [
+        Streams([("Content-Type", "text/plain"), ("Content-Length", "11")]),
+        lambda environ, start_response: [start_response("200 OK", [("Content-Type", "text/plain")]) and b"a", b"b"],
+    ],
+    ids=["length told", "list"],
+)
+def test_what_is_known_as_a_whole_is_no_stream(balance, asking, application) -> None:
+    if isinstance(application, Streams):
+        application.go_on.set()
+    balancer = balance(application, max_streams=1)
+    requests = asking(balancer, *"12345")
+    assert [request.get().status for request in requests] == ["200 OK"] * 5

@@ -1,0 +1,239 @@
+"""Finds the servers that these tests need, runs what needs a monkey-patched process in one, and runs storms.
+
+The address of a server is a URL in INTRALB_TEST_POSTGRESQL, INTRALB_TEST_MARIADB or INTRALB_TEST_REDIS. A test whose
+server does not answer is skipped; with INTRALB_REQUIRE_SERVICES=1 it fails. The drivers are cooperative in a patched
+process only, and pytest's is not patched: a test that uses the fixture `patched` is run by another pytest, which is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import gevent
+import gevent.socket
+import pytest
+from gevent import monkey
+from gevent.server import StreamServer
+
+from intralb_gevent import LoadBalancer
+
+HERE = Path(__file__).parent
+runpy.run_path(str(HERE / "addresses.py"))
+
+STORM_SECONDS = 120
+PYTEST_IN_A_PATCHED_PROCESS = (
+    "from gevent import monkey; monkey.patch_all(); import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))"
+)
+
+
+def answering(variable: str) -> str:
+    """Return the address of a server that accepts connections; skip the test, or fail it, where none does."""
+    url = urlsplit(os.environ[variable])
+    try:
+        socket.create_connection((url.hostname or "127.0.0.1", url.port or 0), timeout=2).close()
+    except OSError as error:
+        reason = f"no server answers at {url.hostname}:{url.port} ({error}); start one, or set {variable} to its URL"
+        (pytest.fail if os.environ.get("INTRALB_REQUIRE_SERVICES") == "1" else pytest.skip)(reason)
+    return os.environ[variable]
+
+
+@pytest.fixture
+def postgresql() -> str:
+    """The URL of a PostgreSQL server."""
+    return answering("INTRALB_TEST_POSTGRESQL")
+
+
+@pytest.fixture
+def mariadb() -> str:
+    """The URL of a MariaDB or MySQL server."""
+    return answering("INTRALB_TEST_MARIADB")
+
+
+@pytest.fixture
+def redis_server() -> str:
+    """The URL of a Redis server."""
+    return answering("INTRALB_TEST_REDIS")
+
+
+@pytest.fixture
+def ask() -> Callable[..., tuple[str, bytes]]:
+    """Make one request to a balancer, as an outer WSGI server does, and return its status and body."""
+
+    def request(balancer: LoadBalancer, path: str = "/", **environ: Any) -> tuple[str, bytes]:
+        heads: list[str] = []
+        start_response = lambda status, headers, exc_info=None: heads.append(status)  # noqa: E731
+        result = balancer({"REQUEST_METHOD": "GET", "PATH_INFO": path, **environ}, start_response)
+        try:
+            return heads[-1], b"".join(result)
+        finally:
+            result.close()
+
+    return request
+
+
+class Forwarder:
+    """Stands between a driver and its server; while it is away it refuses, and has cut what was open."""
+
+    def __init__(self, url: str) -> None:
+        self._server = urlsplit(url)
+        self._open: set[gevent.socket.socket] = set()
+        self.most = 0
+        """How many connections there were at the same time."""
+        self._listener = self._listen(0)
+        self._port = self._listener.server_port
+        account, at, _ = self._server.netloc.rpartition("@")
+        self.url = self._server._replace(netloc=f"{account}{at}127.0.0.1:{self._port}").geturl()
+
+    @property
+    def open(self) -> int:
+        return len(self._open) // 2
+
+    def _listen(self, port: int) -> StreamServer:
+        listener = StreamServer(("127.0.0.1", port), self._forward)
+        listener.start()
+        return listener
+
+    def refuse(self) -> None:
+        """Let nobody in any more; what is open goes on."""
+        self._listener.close()
+
+    def hold(self) -> None:
+        """Let everybody in, and pass nothing on that comes from now on by a new connection."""
+        self._listener.set_handle(lambda client, address: gevent.sleep(60))
+
+    def go_away(self) -> None:
+        self.refuse()
+        for end in self._open:
+            shut(end)
+
+    def come_back(self) -> None:
+        self._listener = self._listen(self._port)
+
+    def _forward(self, client: gevent.socket.socket, address: object) -> None:
+        upstream = gevent.socket.create_connection((self._server.hostname, self._server.port))
+        with client, upstream:
+            ends = {client, upstream}
+            self._open |= ends
+            self.most = max(self.most, self.open)
+            gevent.joinall([gevent.spawn(copy, client, upstream), gevent.spawn(copy, upstream, client)])
+            self._open -= ends
+
+
+def copy(source: gevent.socket.socket, target: gevent.socket.socket) -> None:
+    try:
+        while data := source.recv(65536):
+            target.sendall(data)
+    except OSError:
+        pass
+    shut(target)
+
+
+def shut(end: gevent.socket.socket) -> None:
+    with suppress(OSError):
+        end.shutdown(gevent.socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def forwarder() -> Iterator[Callable[[str], Forwarder]]:
+    """Make a `Forwarder` to the server of a URL: connect to its `url`, and let it `go_away()` and `come_back()`."""
+    made: list[Forwarder] = []
+
+    def forward(url: str) -> Forwarder:
+        made.append(Forwarder(url))
+        return made[-1]
+
+    yield forward
+    for one in made:
+        one.go_away()
+
+
+@pytest.fixture
+def patched() -> None:
+    """Have the test run in a monkey-patched process; for a whole module, `pytestmark = usefixtures("patched")`."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> object:
+    """Hand a test that needs patching to a patched pytest, unless this is one."""
+    if not needs_patching(pyfuncitem) or monkey.is_module_patched("socket"):
+        return None
+    outcomes = pyfuncitem.session.stash.setdefault(OUTCOMES, {})
+    if pyfuncitem.nodeid not in outcomes:
+        outcomes |= run_patched(pyfuncitem)
+    outcome, text = outcomes[pyfuncitem.nodeid]
+    if outcome == "failed":
+        pytest.fail(f"in the patched process:\n{text}", pytrace=False)
+    if outcome == "skipped":
+        pytest.skip(text)
+    return True
+
+
+OUTCOMES: pytest.StashKey[dict[str, tuple[str, str]]] = pytest.StashKey()
+
+
+def needs_patching(item: pytest.Item) -> bool:
+    return isinstance(item, pytest.Function) and "patched" in item.fixturenames
+
+
+def run_patched(wanted: pytest.Function) -> dict[str, tuple[str, str]]:
+    """Run the wanted test and those of its file that are to be run, too, in one patched process."""
+    nodes = [item.nodeid for item in wanted.session.items if item.path == wanted.path and needs_patching(item)]
+    with tempfile.NamedTemporaryFile("r") as file:
+        environ = os.environ | {"INTRALB_TEST_OUTCOMES": file.name}
+        command = [sys.executable, "-c", PYTEST_IN_A_PATCHED_PROCESS, "-p", "no:cacheprovider", *nodes]
+        root = wanted.config.rootpath
+        ended = subprocess.run(command, cwd=root, env=environ, capture_output=True, text=True, timeout=STORM_SECONDS)
+        lost = dict.fromkeys(nodes, ("failed", f"it was not run:\n{ended.stdout}{ended.stderr}"))
+        return lost | {node: (outcome, text) for node, outcome, text in map(json.loads, file)}
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """In the patched process: write down what has become of a test."""
+    file = os.environ.get("INTRALB_TEST_OUTCOMES")
+    if file is not None and (report.when == "call" or not report.passed):
+        text = "\n".join([report.longreprtext, *(f"{title}\n{content}" for title, content in report.sections)])
+        with open(file, "a") as lines:
+            lines.write(json.dumps([report.nodeid, report.outcome, text]) + "\n")
+
+
+@pytest.fixture
+def storm() -> Callable[..., dict[str, Any]]:
+    """Run a storm with one of `scenarios/`, in a process of its own, and return its report; fail if it found faults.
+
+    `storm("psycopg")`, `storm("transfer", aborted=300, normal=700)`; see storm.py for what it checks and how a scenario
+    is written.
+    """
+    return run_storm
+
+
+def run_storm(scenario: str, aborted: int = 1000, normal: int = 5000) -> dict[str, Any]:
+    seed = os.environ.get("INTRALB_TEST_SEED", str(int.from_bytes(os.urandom(4), "big")))
+    print(f"INTRALB_TEST_SEED={seed}")
+    arguments = [scenario, "--aborted", str(aborted), "--normal", str(normal), "--seed", seed]
+    # gevent.monkey patches before it runs the script.
+    command = [
+        sys.executable,
+        "-W",
+        "error::ResourceWarning",
+        "-m",
+        "gevent.monkey",
+        str(HERE / "storm.py"),
+        *arguments,
+    ]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=STORM_SECONDS)
+    assert ended.returncode == 0, f"the storm has failed (INTRALB_TEST_SEED={seed}):\n{ended.stdout}{ended.stderr}"
+    report: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+    print(json.dumps(report, indent=2), ended.stderr)
+    assert report["faults"] == [], f"INTRALB_TEST_SEED={seed}: {report['faults']}"
+    return report

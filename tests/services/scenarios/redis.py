@@ -1,0 +1,58 @@
+"""redis-py: a question, a pause and a transaction; each run has a name of its own, by which it is found."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import gevent
+import redis
+
+from intralb_gevent import SessionSource
+from intralb_gevent.integrations.redis import RedisSessions
+
+ADDRESS = os.environ["INTRALB_TEST_REDIS"]
+RUN = ""
+
+
+def asked(command: str, *arguments: Any) -> Any:
+    """Ask the server with a connection of one's own."""
+    with redis.Redis.from_url(ADDRESS) as client:
+        return client.execute_command(command, *arguments)
+
+
+def source(run: str) -> SessionSource:
+    global RUN
+    RUN = run
+    return RedisSessions(ADDRESS, client_name=run, socket_timeout=60)
+
+
+def clean(run: str) -> None:
+    asked("DEL", f"{run}:answered")
+
+
+def connections(run: str) -> int:
+    return sum(client["name"] == run for client in asked("CLIENT LIST"))
+
+
+def work(session: Any, question: Any, stage: Any) -> tuple[int, int]:
+    """Echo the question, note its number, and count it in a transaction beside it."""
+    with stage("statement"):
+        payload = session.echo(f"{question.number} {question.payload}")
+    number, _, text = payload.decode().partition(" ")
+    gevent.sleep(0.001)
+    with stage("commit"), session.pipeline() as pipeline:
+        pipeline.sadd(f"{RUN}:answered", number)
+        pipeline.ping()
+        pipeline.execute()
+    return int(number), len(text)
+
+
+def linger(session: Any) -> None:
+    session.blpop(f"{RUN}:never", 30)
+
+
+def verify(run: str, answered: list[int]) -> list[str]:
+    """Find answers that were given for something that is not there."""
+    lost = set(answered) - {int(number) for number in asked("SMEMBERS", f"{run}:answered")}
+    return [f"{len(lost)} jobs were answered, but what they have committed is not there"] if lost else []
