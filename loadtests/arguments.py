@@ -12,7 +12,7 @@ from typing import Final
 
 from .shapes import DEFAULT_USERS, SHAPES
 
-__all__ = ["SCENARIOS", "parse"]
+__all__ = ["SCENARIOS", "parse", "positive", "split_flags"]
 
 SCENARIOS: Final = {"browse": "Browse", "write": "Write", "slow-mix": "SlowMix"}
 """The scenarios, and the users of locust that each consists of."""
@@ -30,10 +30,9 @@ exit codes:
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Return the arguments with everything filled in; ends the program with exit code 2 when they are wrong."""
     parser = _parser()
-    # By hand, for argparse takes what follows "--" for arguments of its own.
-    end = arguments.index("--") if "--" in arguments else len(arguments)
-    parsed = parser.parse_args(arguments[:end])
-    parsed.server_flags = arguments[end + 1 :]
+    own, server_flags = split_flags(arguments)
+    parsed = parser.parse_args(own)
+    parsed.server_flags = server_flags
     if bool(parsed.host) != bool(parsed.admin):
         parser.error("--host and --admin go together: the report needs both sides")
     if parsed.host and parsed.server_flags:
@@ -71,8 +70,8 @@ def _add_load(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--shape", choices=[*SHAPES], default="steady", help="how the number of users changes [steady]")
     users = ", ".join(f"{shape} {users}" for shape, users in DEFAULT_USERS.items())
-    parser.add_argument("--users", metavar="NUMBER", type=_positive, help=f"users at most [{users}]")
-    parser.add_argument("--seconds", metavar="NUMBER", type=_positive, default=30, help="how long they come [30]")
+    parser.add_argument("--users", metavar="NUMBER", type=positive, help=f"users at most [{users}]")
+    parser.add_argument("--seconds", metavar="NUMBER", type=positive, default=30, help="how long they come [30]")
     parser.add_argument(
         "--allow-shed",
         action=argparse.BooleanOptionalAction,
@@ -80,7 +79,14 @@ def _add_load(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _positive(text: str) -> int:
+def split_flags(arguments: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """Return the arguments before "--" and those behind it, which argparse would take for arguments of its own."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    return arguments[:end], arguments[end + 1 :]
+
+
+def positive(text: str) -> int:
+    """Return the number. Raises `argparse.ArgumentTypeError` unless it is 1 or more."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is not allowed; it must be 1 or more")

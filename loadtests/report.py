@@ -5,18 +5,15 @@ Decides which figures there are and how they are written. It must not know how t
 
 from __future__ import annotations
 
-import pathlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
-import jinja2
-from markupsafe import Markup
-
-from .charts import as_count, as_duration, draw
+from .charts import as_count, as_duration
 from .figures import Clients, Tally
+from .page import Tile, fill
+from .server_views import refusals
 from .verdict import Check
-from .views import refusals, views
+from .views import views
 from .watch import Watch
 
 __all__ = ["Run", "render"]
@@ -36,25 +33,10 @@ class Run:
     """What the server was started with, if it was started for this run."""
 
 
-class Tile(NamedTuple):
-    """A figure with its name; the style is for one that should be noticed."""
-
-    name: str
-    value: str
-    style: str = ""
-
-
 def render(run: Run, clients: Clients, watch: Watch, checks: Sequence[Check]) -> str:
     """Return the page; it needs no other file, and nothing from elsewhere."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters["draw"] = lambda chart: Markup(draw(chart))
-    return environment.get_template("report.html").render(
+    return fill(
+        "report.html",
         run=run,
         checks=checks,
         passed=all(check.passed for check in checks),

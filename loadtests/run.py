@@ -11,27 +11,25 @@ import argparse
 import contextlib
 import pathlib
 import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final, NoReturn
 
 from .arguments import SCENARIOS, parse
+from .beside import locust_beside
 from .figures import Clients
+from .page import write
 from .report import Run, render
-from .target import ROOT, DemoServer, LoadTestError, Target, last_lines, local_url
+from .target import DemoServer, LoadTestError, Target, local_url
 from .verdict import Check, verdict
 from .watch import Watch
 
 __all__ = ["main"]
 
-_SAMPLE_SECONDS: Final = 1.0
 _FINISH_SECONDS: Final = 35
 """How long users may take to finish what they are at when the time is over; longer than the demo's own deadline."""
-_PATIENCE_SECONDS: Final = 30.0
-"""How much longer than its time locust may take in all, to start and to end."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,7 +60,7 @@ def _run(parsed: argparse.Namespace) -> int:
             watch.exit_code = server.stop() if server else None
     checks = verdict(clients, watch, parsed.allow_shed, locust_code)
     run = Run(parsed.scenario, parsed.shape, parsed.users, parsed.seconds, began, target.about, target.flags)
-    _write(parsed.report, render(run, clients, watch, checks))
+    write(parsed.report, render(run, clients, watch, checks))
     return _say(checks, parsed.report)
 
 
@@ -73,61 +71,19 @@ def _running_already(parsed: argparse.Namespace) -> Target:
 
 def _load(parsed: argparse.Namespace, target: Target, watch: Watch, directory: pathlib.Path) -> tuple[Clients, int]:
     """Let the clients do their work while the server is watched; return what they saw, and locust's exit code."""
-    record, log = directory / "clients.json", directory / "locust.log"
-    watch.begin()
-    with _locust(_locust_command(parsed, target, record), log) as locust:
-        _watch_while(locust, watch, parsed.seconds + _FINISH_SECONDS + _PATIENCE_SECONDS)
-    watch.look_until_idle(_FINISH_SECONDS)
-    if not record.exists():
-        raise LoadTestError(
-            f"locust ended with exit code {locust.returncode} and left no record; it says:\n{last_lines(log)}"
-        )
-    clients = Clients.from_json(record.read_text(encoding="utf-8"))
-    if locust.returncode and not clients.problems:
-        print(last_lines(log), file=sys.stderr)
-    return clients, locust.returncode
+    record = directory / "clients.json"
+    arguments = _locust_arguments(parsed, target)
+    ended = locust_beside(watch, "locustfile.py", arguments, record, parsed.seconds, _FINISH_SECONDS)
+    clients = Clients.from_json(ended.record)
+    if ended.exit_code and not clients.problems:
+        print(ended.last_words, file=sys.stderr)
+    return clients, ended.exit_code
 
 
-def _locust_command(parsed: argparse.Namespace, target: Target, record: pathlib.Path) -> list[str]:
-    locustfile = pathlib.Path(__file__).parent / "locustfile.py"
-    command = [sys.executable, "-m", "locust", "-f", str(locustfile), SCENARIOS[parsed.scenario], "--headless"]
-    command += ["--only-summary", "--loglevel", "WARNING", "--stop-timeout", str(_FINISH_SECONDS)]
-    command += ["--host", target.url, "--shape", parsed.shape, "--record", str(record)]
-    command += ["--users", str(parsed.users), "--run-time", str(parsed.seconds)]
-    return [*command, "--allow-shed"] if parsed.allow_shed else command
-
-
-@contextlib.contextmanager
-def _locust(command: Sequence[str], log: pathlib.Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run locust, and make sure that it has ended."""
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
-
-
-def _watch_while(locust: subprocess.Popen[bytes], watch: Watch, most_seconds: float) -> None:
-    give_up = time.monotonic() + most_seconds
-    while locust.poll() is None:
-        if time.monotonic() > give_up:
-            raise LoadTestError(f"locust has not ended after {most_seconds:.0f} s; its users may wait for answers")
-        watch.look()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            locust.wait(_SAMPLE_SECONDS)
-
-
-def _write(path: pathlib.Path, page: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise LoadTestError(
-            f"cannot write the report {str(path)!r}: {error.strerror}; choose another --report"
-        ) from None
+def _locust_arguments(parsed: argparse.Namespace, target: Target) -> list[str]:
+    scenario, users = SCENARIOS[parsed.scenario], str(parsed.users)
+    arguments = [scenario, "--host", target.url, "--shape", parsed.shape, "--users", users]
+    return [*arguments, "--allow-shed"] if parsed.allow_shed else arguments
 
 
 def _say(checks: Sequence[Check], report: pathlib.Path) -> int:

@@ -11,13 +11,23 @@ import pathlib
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final
 from urllib.parse import urlsplit
 
-__all__ = ["POOL_FLAGS", "ROOT", "DemoServer", "LoadTestError", "Target", "last_lines", "local_url"]
+__all__ = [
+    "POOL_FLAGS",
+    "ROOT",
+    "DemoServer",
+    "LoadTestError",
+    "OwnServer",
+    "Target",
+    "last_lines",
+    "local_url",
+    "with_defaults",
+]
 
 ROOT: Final = pathlib.Path(__file__).resolve().parent.parent
 POOL_FLAGS: Final = (
@@ -62,24 +72,33 @@ def local_url(flag: str, text: str) -> str:
     return text.rstrip("/")
 
 
-class DemoServer:
-    """The sample application in a process of its own, on ports that the system picks and a database of its own.
+class OwnServer:
+    """Our server in a process of its own, on ports that the system picks.
 
-    As a context manager it is started, and stopped in any case.
+    `command` is what follows the program's name, `about` what the report calls it. As a context manager it is started,
+    and stopped in any case.
     """
 
-    def __init__(self, directory: pathlib.Path, flags: Sequence[str]) -> None:
+    def __init__(
+        self,
+        directory: pathlib.Path,
+        command: Sequence[str],
+        about: str,
+        flags: Sequence[str],
+        environ: Mapping[str, str],
+    ) -> None:
         self._ready_file = directory / "ready.json"
         self._log_path = directory / "server.log"
-        given = {flag.partition("=")[0] for flag in flags}
-        self._flags = [*(flag for flag in POOL_FLAGS if flag.partition("=")[0] not in given), *flags]
-        self._database = directory / "notes.sqlite3"
+        self._command = command
+        self._about = about
+        self._flags = flags
+        self._environ = environ
         self._process: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> DemoServer:
+    def __enter__(self) -> OwnServer:
         """Start it."""
-        environ = {**os.environ, "INTRALB_DEMO_DATABASE": str(self._database)}
-        command = [sys.executable, "-m", "intralb_gevent", "demo", *self._own_flags(), *self._flags]
+        environ = {**os.environ, **self._environ}
+        command = [sys.executable, "-m", "intralb_gevent", *self._command, *self._own_flags(), *self._flags]
         with self._log_path.open("wb") as log:
             self._process = subprocess.Popen(
                 command, cwd=ROOT, env=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
@@ -104,10 +123,10 @@ class DemoServer:
         give_up = time.monotonic() + _START_SECONDS
         while not self._ready_file.exists():
             if self._process.poll() is not None or time.monotonic() > give_up:
-                raise LoadTestError("the demo server has not started")
+                raise LoadTestError(f"{self._about} has not started")
             time.sleep(0.02)
         facts = json.loads(self._ready_file.read_text(encoding="utf-8"))
-        return Target(facts["addresses"][0]["url"], facts["admin"]["url"], "the demo", self._flags)
+        return Target(facts["addresses"][0]["url"], facts["admin"]["url"], self._about, self._flags)
 
     def stop(self) -> int:
         """Ask it to shut down, insist if it does not, and return its exit code."""
@@ -119,6 +138,20 @@ class DemoServer:
         except subprocess.TimeoutExpired:
             self._process.kill()
             return self._process.wait()
+
+
+class DemoServer(OwnServer):
+    """The sample application, with a small pool and a database of its own."""
+
+    def __init__(self, directory: pathlib.Path, flags: Sequence[str]) -> None:
+        environ = {"INTRALB_DEMO_DATABASE": str(directory / "notes.sqlite3")}
+        super().__init__(directory, ["demo"], "the demo", with_defaults(POOL_FLAGS, flags), environ)
+
+
+def with_defaults(defaults: Sequence[str], flags: Sequence[str]) -> list[str]:
+    """Return the flags behind those of the defaults that they do not set; a default is written --NAME=VALUE."""
+    given = {flag.partition("=")[0] for flag in flags}
+    return [*(flag for flag in defaults if flag.partition("=")[0] not in given), *flags]
 
 
 def last_lines(log: pathlib.Path) -> str:

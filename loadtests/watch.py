@@ -45,16 +45,15 @@ class Moment:
         """How many workers take jobs."""
         return sum(not worker["retiring"] for worker in self.facts["workers"])
 
-    @property
-    def mean_wait(self) -> float | None:
-        """The mean queue wait of the jobs that began since the moment before, in milliseconds; None without any."""
-        now, then = self.facts["queue_wait"], self.before["queue_wait"]
-        begun = now["count"] - then["count"]
-        return (now["mean"] * now["count"] - then["mean"] * then["count"]) / begun * 1000 if begun else None
+    def mean(self, name: str) -> float | None:
+        """Return the mean of what the durations `name` have gained since the moment before, in milliseconds, if any."""
+        now, then = self.facts[name], self.before[name]
+        gained = now["count"] - then["count"]
+        return (now["mean"] * now["count"] - then["mean"] * then["count"]) / gained * 1000 if gained else None
 
-    def wait(self, quantile: str) -> float:
-        """Return a quantile of the queue wait since the server's start, in milliseconds."""
-        return float(self.facts["queue_wait"][quantile]) * 1000
+    def so_far(self, name: str, figure: str) -> float:
+        """Return a figure of the durations `name`, of all since the server's start, in milliseconds."""
+        return float(self.facts[name][figure]) * 1000
 
 
 def grown(now: Mapping[str, int], then: Mapping[str, int]) -> dict[str, int]:

@@ -13,7 +13,7 @@ from typing import Final
 from .cases import CASES
 from .servers import SERVERS
 
-__all__ = ["parse"]
+__all__ = ["add_choices", "add_number", "parse"]
 
 _REPORTS: Final = pathlib.Path(__file__).parents[1] / "reports"
 _FILES: Final = "peers.json, peers.md and peers.svg"
@@ -41,12 +41,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _add_amounts(parser: argparse.ArgumentParser) -> None:
-    _add_choices(parser, "--cases", [*CASES])
-    _add_choices(parser, "--servers", [*SERVERS])
-    _add_number(parser, "--rounds", 3, "how often each server is measured in each case, in turn with the others")
-    _add_number(parser, "--seconds", 3, "how long a measurement lasts")
-    _add_number(parser, "--connections", 64, "how many connections wrk has")
-    _add_number(parser, "--idle-connections", 8000, "how many the idle case has")
+    add_choices(parser, "--cases", [*CASES])
+    add_choices(parser, "--servers", [*SERVERS])
+    add_number(parser, "--rounds", 3, "how often each server is measured in each case, in turn with the others")
+    add_number(parser, "--seconds", 3, "how long a measurement lasts")
+    add_number(parser, "--connections", 64, "how many connections wrk has")
+    add_number(parser, "--idle-connections", 8000, "how many the idle case has")
 
 
 def _add_files(parser: argparse.ArgumentParser) -> None:
@@ -58,12 +58,14 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--from", dest="stored", metavar="FILE", type=pathlib.Path, help=stored)
 
 
-def _add_choices(parser: argparse.ArgumentParser, flag: str, choices: list[str]) -> None:
+def add_choices(parser: argparse.ArgumentParser, flag: str, choices: list[str]) -> None:
+    """Add a flag that takes some of the choices, and all of them by default."""
     help = f"some of: {', '.join(choices)} [all]"
     parser.add_argument(flag, nargs="+", choices=choices, default=choices, metavar="NAME", help=help)
 
 
-def _add_number(parser: argparse.ArgumentParser, flag: str, default: int, help: str) -> None:
+def add_number(parser: argparse.ArgumentParser, flag: str, default: int, help: str) -> None:
+    """Add a flag that takes a whole number above 0."""
     parser.add_argument(flag, metavar="NUMBER", type=_positive, default=default, help=f"{help} [{default}]")
 
 

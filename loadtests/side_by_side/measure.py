@@ -9,23 +9,19 @@ import contextlib
 import http.client
 import pathlib
 import resource
-import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
 
 from . import BenchmarkError, idle, wrk
 from .applications import FILE_VARIABLE
 from .cases import FILE_BYTES, IDLE, Case
-from .processes import Process, running
+from .processes import Process
 from .results import Measurement
 from .servers import Server, clean_environment, start_command
+from .starting import ANSWER_SECONDS, listening
 
 __all__ = ["Plan", "check_answer", "measure", "serving"]
-
-_START_SECONDS: Final = 15.0
-_ANSWER_SECONDS: Final = 10.0
 
 
 @dataclass(frozen=True)
@@ -55,12 +51,14 @@ def serving(
     server: Server, case: Case, core: int, directory: pathlib.Path, idle_connections: int = 0
 ) -> Iterator[tuple[Process, int]]:
     """Start a server with the application of a case; yield it and its port once it listens."""
-    port = _free_port()
-    command = start_command(server, case.application, port, idle_connections)
     environ = clean_environment({FILE_VARIABLE: str(_file(directory))})
-    with running(command, core, directory / f"{server.name}.log", environ) as process:
-        _wait_until_listening(process, port)
-        yield process, port
+    log = directory / f"{server.name}.log"
+
+    def command(port: int) -> list[str]:
+        return start_command(server, case.application, port, idle_connections)
+
+    with listening(command, core, log, environ) as started:
+        yield started
 
 
 def _file(directory: pathlib.Path) -> pathlib.Path:
@@ -70,24 +68,9 @@ def _file(directory: pathlib.Path) -> pathlib.Path:
     return path
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
-def _wait_until_listening(process: Process, port: int) -> None:
-    give_up = time.monotonic() + _START_SECONDS
-    while True:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), _ANSWER_SECONDS):
-            return
-        if process.exit_code is not None or time.monotonic() > give_up:
-            raise BenchmarkError(f"the server has not started; its last words: {process.last_words()}")
-        time.sleep(0.02)
-
-
 def check_answer(case: Case, port: int) -> None:
     """Make the request of a case once. Raises `BenchmarkError` unless the answer is the right one."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_ANSWER_SECONDS)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=ANSWER_SECONDS)
     try:
         connection.request(case.method, "/", case.body or None, dict(case.headers))
         response = connection.getresponse()

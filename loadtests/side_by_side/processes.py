@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-__all__ = ["ENDING", "Process", "pinned", "running"]
+__all__ = ["ENDING", "Process", "core_busy_seconds", "pinned", "running"]
 
 ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """The signals that end a program in an orderly way."""
@@ -22,6 +22,8 @@ _STOP_SECONDS: Final = 5.0
 _LAST_LINES: Final = 5
 _PROC: Final = pathlib.Path("/proc")
 _TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")
+# Where the time without work is in a line of /proc/stat, counted from behind the core's name.
+_IDLE_TICKS, _DISK_TICKS, _GUEST_TICKS = 3, 4, 8
 # Where things are in /proc/PID/stat, counted from behind the program's name.
 _STATE, _SESSION, _USER_TICKS, _SYSTEM_TICKS = 0, 3, 11, 12
 
@@ -100,6 +102,17 @@ def _start(command: Sequence[str], output: int, environ: Mapping[str, str] | Non
     return subprocess.Popen(
         command, env=environ, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
     )
+
+
+def core_busy_seconds(core: int) -> float:
+    """Return for how long a core has worked for anybody since the system was started."""
+    for line in (_PROC / "stat").read_text().splitlines():
+        name, *ticks = line.split()
+        if name == f"cpu{core}":
+            # Guests are among the other kinds of work, too.
+            worked = [int(each) for each in ticks[:_GUEST_TICKS]]
+            return (sum(worked) - worked[_IDLE_TICKS] - worked[_DISK_TICKS]) / _TICKS_PER_SECOND
+    return 0.0
 
 
 @contextlib.contextmanager

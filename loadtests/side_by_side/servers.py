@@ -53,6 +53,12 @@ class Server:
     """The flags without which it would not keep so many connections, or would close them while they are idle."""
     lacks: frozenset[str] = frozenset()
     """The cases that it cannot do."""
+    flags_at: int = 3
+    """Where in the command further flags belong: behind the interpreter, -m and the module."""
+    slots: Callable[[int], Sequence[str]] = lambda number: ()
+    """The flags that let it run so many requests at the same time, of a server that can be told."""
+    slots_below: Callable[[int, str], Sequence[str]] = lambda number, path: ()
+    """The same for the requests of one path only."""
 
 
 def _python(*arguments: object) -> list[str]:
@@ -99,7 +105,19 @@ def _uwsgi_program() -> str | None:
 SERVERS: Final = {
     server.name: server
     for server in (
-        Server(OURS, "intralb_gevent", "intralb-gevent", _ours),
+        Server(
+            OURS,
+            "intralb_gevent",
+            "intralb-gevent",
+            _ours,
+            # Behind the command's name.
+            flags_at=4,
+            slots=lambda number: ("--max-workers", "1", "--max-concurrent-per-router", str(number)),
+            slots_below=lambda number, path: (
+                "--routes",
+                f"{path} max_workers=1 max_concurrent_per_router={number}",
+            ),
+        ),
         Server(
             "gunicorn",
             "gunicorn -k gevent",
@@ -120,6 +138,7 @@ SERVERS: Final = {
             "waitress",
             _waitress,
             lambda connections: (f"--connection-limit={connections}", "--asyncore-use-poll"),
+            slots=lambda number: (f"--threads={number}",),
         ),
         Server(
             "granian",
@@ -128,6 +147,7 @@ SERVERS: Final = {
             _granian,
             # 512 is what it comes to by default; it would grow with the other.
             lambda connections: ("--backpressure", str(connections), "--blocking-threads", "512"),
+            slots=lambda number: ("--blocking-threads", str(number)),
         ),
         # It closes every connection after its first answer.
         Server("uwsgi", "uwsgi --gevent", "uwsgi", _uwsgi, lacks=frozenset({IDLE})),
@@ -144,14 +164,13 @@ SERVERS: Final = {
 """The servers, in the order in which they are measured."""
 
 
-def start_command(server: Server, application: str, port: int, idle_connections: int = 0) -> list[str]:
-    """Return the command that starts the server; with idle connections, so that it keeps them."""
+def start_command(
+    server: Server, application: str, port: int, idle_connections: int = 0, flags: Sequence[str] = ()
+) -> list[str]:
+    """Return the command that starts the server; with idle connections, so that it keeps them; with further flags."""
     command = list(server.command(application, port))
-    if not idle_connections:
-        return command
-    flags = server.many_connections(idle_connections + _SPARE_CONNECTIONS)
-    # The interpreter, -m and the module come first, the application where it was.
-    return [*command[:3], *flags, *command[3:]] if flags else command
+    many = server.many_connections(idle_connections + _SPARE_CONNECTIONS) if idle_connections else ()
+    return [*command[: server.flags_at], *many, *flags, *command[server.flags_at :]]
 
 
 def missing(server: Server) -> str | None:

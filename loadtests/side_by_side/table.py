@@ -5,11 +5,12 @@ Decides columns and how figures are written. It must not know how things are mea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from .cases import CASES, IDLE, Case
 from .goals import IDLE_BYTES, idle_bytes, reached
+from .markdown import table
 from .results import Entry, Results
 from .servers import OURS, SERVERS
 
@@ -25,7 +26,7 @@ def as_markdown(results: Results) -> str:
     parts = [_about(results), *(_case(results, case) for case in cases)]
     goals = list(_goals(results))
     if goals:
-        parts.append("### Goals\n\n" + _table(("case", "beside", "wanted", "measured", "reached"), goals))
+        parts.append("### Goals\n\n" + table(("case", "beside", "wanted", "measured", "reached"), goals))
     return "\n\n".join(parts) + "\n"
 
 
@@ -52,7 +53,7 @@ def _case(results: Results, case: Case) -> str:
     rows = [
         [_title(name), *_cells(entries[name], write, _advantage(results, case.name, name), figures)] for name in servers
     ]
-    parts = [f"### {case.title}", _table(header, rows)]
+    parts = [f"### {case.title}", table(header, rows)]
     failures = [line for name in servers for line in _failures(name, entries[name])]
     return "\n\n".join([*parts, "\n".join(failures)] if failures else parts)
 
@@ -132,16 +133,3 @@ def _goals(results: Results) -> Iterator[list[str]]:
 
 def _yes(condition: bool) -> str:
     return "yes" if condition else "no"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(3, *map(len, column)) for column in zip(header, *rows, strict=True)]
-    last = len(widths) - 1
-    ruler = ["-" * width if number in (0, last) else "-" * (width - 1) + ":" for number, width in enumerate(widths)]
-    return "\n".join(_line(cells, widths) for cells in (header, ruler, *rows))
-
-
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    """Align the words of the first and the last column to the left, the numbers between them to the right."""
-    middle = [cell.rjust(width) for cell, width in zip(cells[1:-1], widths[1:-1], strict=True)]
-    return f"| {' | '.join([cells[0].ljust(widths[0]), *middle, cells[-1].ljust(widths[-1])])} |"

@@ -18,7 +18,7 @@ if importlib.util.find_spec("locust") is None:
 
 import psutil
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 TINY_POOL = ["--", "--max-concurrent-per-router=1", "--queue-size=0", "--min-workers=1", "--max-workers=1"]
 BROKEN = """
 def application(environ, start_response):

@@ -16,7 +16,7 @@ from wsgiref.validate import validator
 import pytest
 
 # It is not part of what is installed.
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 
 from intralb_gevent.loading import load_application
 from loadtests.side_by_side import BenchmarkError, wrk
@@ -26,7 +26,7 @@ from loadtests.side_by_side.measure import check_answer, serving
 from loadtests.side_by_side.results import as_json, load
 from loadtests.side_by_side.servers import SERVERS, Server, clean_environment, missing, start_command
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 linux = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes are pinned on Linux only")
 
 WRK_SAYS = """\

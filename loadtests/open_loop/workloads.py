@@ -1,0 +1,73 @@
+"""The workloads: what is asked for, in which proportions, and how much of it can be done.
+
+Decides requests and capacities. It must not know how servers are started or driven.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from ..side_by_side.servers import Server
+from .applications import COMPUTING_SECONDS, CONNECTIONS
+from .ceiling import Costs
+
+__all__ = ["WORKLOADS", "Workload"]
+
+_DATABASE: Final = CONNECTIONS / 0.050
+_PROCESSOR: Final = 1 / COMPUTING_SECONDS
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Some paths that are asked for at random, each as often as it weighs."""
+
+    name: str
+    title: str
+    paths: Mapping[str, float]
+    capacity: float
+    """Requests per second that can be done by what they need: ten connections, or a core without any other work."""
+    slots: int = 0
+    """How many requests a server is told to run at the same time, if it can be told; 0: nothing is said."""
+    slots_path: str = ""
+    """The path that they are for, where others need something else."""
+
+    def flags(self, server: Server) -> Sequence[str]:
+        """Return how a server is told of the slots."""
+        if not self.slots:
+            return ()
+        return server.slots_below(self.slots, self.slots_path) if self.slots_path else server.slots(self.slots)
+
+    clients: int = CONNECTIONS
+    """How many that wait for each answer keep busy what it needs, without a queue worth the name."""
+
+    def capacity_at(self, costs: Costs | None) -> float:
+        """Return the capacity where a request costs what was measured; it costs more than its own work."""
+        return min(self.capacity, 1 / costs.request) if costs else self.capacity
+
+
+WORKLOADS: Final = {
+    workload.name: workload
+    for workload in (
+        Workload("db", "Ten connections of 50 ms", {"/db": 1.0}, _DATABASE, CONNECTIONS),
+        Workload("cpu", "5 ms of Python", {"/cpu": 1.0}, _PROCESSOR, clients=2),
+        # Half of them need connections, half the core: both are used up at the same rate.
+        Workload(
+            "mixed",
+            "Half db, half cpu",
+            {"/db": 0.5, "/cpu": 0.5},
+            2 * min(_DATABASE, _PROCESSOR),
+            CONNECTIONS,
+            "/db",
+        ),
+        Workload(
+            "bimodal",
+            "Ten connections, 95 % of 5 ms and 5 % of 300 ms",
+            {"/short": 0.95, "/long": 0.05},
+            CONNECTIONS / (0.95 * 0.005 + 0.05 * 0.300),
+            CONNECTIONS,
+        ),
+    )
+}
+"""The workloads, in the order in which they are measured."""
