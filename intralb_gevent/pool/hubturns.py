@@ -30,6 +30,9 @@ class HubTurns:
     MOST_SECONDS: Final = 0.001
     """After so long of jobs the sockets have their turn: many jobs that are short, or one that is not."""
 
+    LEAST_PRIORITY: Final = -2
+    """Of a watcher (libev's EV_MINPRI)."""
+
     def __init__(self) -> None:
         self._waiting: deque[Dispatcher] = deque()
         self._scheduled = False
@@ -59,8 +62,10 @@ class HubTurns:
 
     def _schedule_rest(self) -> None:
         if self._waiting:
-            # A callback would be run before the sockets are looked at, a timer that is due is run after that.
-            self._timer = get_hub().loop.timer(0.0)
-            self._timer.start(self._go_on)
+            # A callback would be run before the sockets are looked at. A timer that is due is run after that, with the
+            # least priority after all that is due besides; and then a callback after those that these have left: a job
+            # that waits for its database has its slot back before another computes.
+            self._timer = get_hub().loop.timer(0.0, priority=self.LEAST_PRIORITY)
+            self._timer.start(get_hub().loop.run_callback, self._go_on)
         else:
             self._scheduled = False
