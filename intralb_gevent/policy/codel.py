@@ -47,11 +47,17 @@ class QueueDelay:
     """The same where they wait for the event loop."""
     ROOM_SERVICES: Final = 2
     """The same in mean service times, where they wait for slots; or for as long as those that run will run on, if a few
-    take so much longer than the rest. With less room, slots are empty now and then where about as much arrives as can
-    be done. Simulated with ten slots at 1.0 times their capacity, of what a server with endless patience does 98 % is
-    left with service times of 50 ms, 96 % where these are exponential, 92 % with 5 ms and 300 ms for every twentieth;
-    with 4 targets only, 95, 92 and 88 %. Of the last, twice the room leaves 95 %, and makes the longest late: measured,
-    the useful answers were no more, and the median twice as long."""
+    take so much longer than the rest."""
+    MOST_ROOM: Final = 3
+    """How many times as much room there is where hardly more arrives than can be done. The slots are kept busy by the
+    queue in the moments when fewer come, and the less is turned away, the longer these are. Simulated with ten slots at
+    1.0 times their capacity, of what a server with endless patience does 99 % is left with service times of 50 ms, 98 %
+    where these are exponential, 95 % with 5 ms and 300 ms for every twentieth; without more room 97, 96 and 92 %."""
+    SELDOM: Final = 4
+    """By how many powers of e a queue with that room is empty less often than not, if `MOST_ROOM` allows: in 2 % of the
+    time. Where more arrives than can be done, and no more than x turns may wait, that is exp(-2 x excess / (1 +
+    variation)): the diffusion approximation for heavy traffic (Kingman, "The single server queue in heavy traffic",
+    1961), with the drift towards the bound."""
     SLOUGH: Final = 2
     """How many times as long as that a job may have waited by the time a queue is found to stand."""
     WARY_TARGETS: Final = 5
@@ -92,21 +98,31 @@ class QueueDelay:
         return max(self.LEAST_INTERVAL, self.INTERVAL_TARGETS * self.TURNS * self._turn)
 
     def judge(
-        self, now: float, service: ServiceTime, running: int, oldest: float = 0.0, *, slots_free: bool = False
+        self,
+        now: float,
+        service: ServiceTime,
+        running: int,
+        oldest: float = 0.0,
+        *,
+        slots_free: bool = False,
+        excess: float = math.inf,
     ) -> None:
         """Judge the interval that is over, at `ends` or later, and begin the next.
 
         Before any job has ended nobody knows what a long wait is, and the first requests after a start are not shed.
         `running` is how many jobs run at the time: not how many may, for jobs that compute run one by one, however many
         slots there are. `oldest` is for how long the first that waits has been waiting: in an interval without any turn
-        that is what counts. `slots_free` says that jobs wait for the event loop, not for a slot.
+        that is what counts. `slots_free` says that jobs wait for the event loop, not for a slot; `excess` how many are
+        turned away for each that is run.
         """
         self._long_wait = self._long_wait or oldest >= self.interval
         self._judge(now, known=service.mean > 0)
         self._began = now
-        self.adapt(service, running, slots_free=slots_free)
+        self.adapt(service, running, slots_free=slots_free, excess=excess)
 
-    def adapt(self, service: ServiceTime, running: int, *, slots_free: bool = False) -> None:
+    def adapt(
+        self, service: ServiceTime, running: int, *, slots_free: bool = False, excess: float = math.inf
+    ) -> None:
         """Go by these figures from now on, in the present interval too: when many jobs come at once, more run soon."""
         turn = self._turn = service.mean / max(1, running)
         self.target = max(self.LEAST_HUB_TARGET if slots_free else self.LEAST_TARGET, self.TURNS * turn)
@@ -114,6 +130,8 @@ class QueueDelay:
             self.longest = self.ROOM_AT_LOOP * self.target
         else:
             self.longest = max(self.ROOM * self.target, self.ROOM_SERVICES * service.mean, service.residual)
+        busy = self.SELDOM * (1 + service.variation) / (2 * max(excess, 1e-9)) * turn
+        self.longest = min(self.MOST_ROOM * self.longest, max(self.longest, busy))
         self.room = max(1, int(self.longest / turn)) if turn else 1
         wary = self._began < self._wary_until
         self._length = self.WARY_TARGETS * self.target if wary else self.interval

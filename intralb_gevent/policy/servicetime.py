@@ -37,6 +37,11 @@ class ServiceTime:
         """
         return self._mean_square / (2 * self.mean) if self.mean else 0.0
 
+    @property
+    def variation(self) -> float:
+        """The square of the coefficient of variation: 0 where all take the same time, 1 where it is exponential."""
+        return max(0.0, self._mean_square / self.mean**2 - 1) if self.mean else 0.0
+
     def add(self, seconds: float) -> None:
         """Take note of a job that has run to its end."""
         self._count += 1

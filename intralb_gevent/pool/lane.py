@@ -14,6 +14,7 @@ from ..observe.stats import Stats
 from ..options import Options
 from ..policy.answers import EVICTED, NO_TIME, OVERLOADED, QUEUE_FULL, TOO_MANY_OF_CLIENT, Answer
 from ..policy.codel import QueueDelay
+from ..policy.excess import Excess
 from ..policy.fairness import Clients
 from ..policy.limiters import Limiter, limiter_named
 from ..policy.priority import places
@@ -38,6 +39,7 @@ class Lane:
         self.pool = WorkerPool(options, keeper, ids)
         self.service = ServiceTime()
         """How long its jobs usually run."""
+        self._excess = Excess()
         self._keeper = keeper
         self._delays = tuple(QueueDelay() for _ in Priority)
         """By class: a queue of what may wait can stand while what matters more has its turn at once."""
@@ -185,7 +187,9 @@ class Lane:
     def _judge(self, delay: QueueDelay, now: float, oldest: float = 0.0) -> None:
         was = delay.standing
         pool = self.pool
-        delay.judge(now, self.service, pool.executing, oldest, slots_free=not pool.queued)
+        delay.judge(
+            now, self.service, pool.executing, oldest, slots_free=not pool.queued, excess=self._excess.ratio
+        )
         if delay.standing != was:
             self._reconsider()
 
@@ -214,14 +218,16 @@ class Lane:
         pool = self.pool
         pool.close_stale_sessions()
         self.sizing.review()
+        window = self._window.over(now, least_lag)
+        self._limiter.observe(window)
+        self._excess.add(window.ended, window.shed)
         for priority, delay in zip(Priority, self._delays, strict=True):
             if now >= delay.ends:
                 self._judge(delay, now, pool.queue_age(now, priority))
             else:
-                delay.adapt(self.service, pool.executing, slots_free=not pool.queued)
+                delay.adapt(self.service, pool.executing, slots_free=not pool.queued, excess=self._excess.ratio)
             if delay.standing:
                 self._shorten(priority, delay, now)
-        self._limiter.observe(self._window.over(now, least_lag))
         self._resized()
         self._forget_clients(now)
 
