@@ -120,9 +120,7 @@ class QueueDelay:
         self._began = now
         self.adapt(service, running, slots_free=slots_free, excess=excess)
 
-    def adapt(
-        self, service: ServiceTime, running: int, *, slots_free: bool = False, excess: float = math.inf
-    ) -> None:
+    def adapt(self, service: ServiceTime, running: int, *, slots_free: bool = False, excess: float = math.inf) -> None:
         """Go by these figures from now on, in the present interval too: when many jobs come at once, more run soon."""
         turn = self._turn = service.mean / max(1, running)
         self.target = max(self.LEAST_HUB_TARGET if slots_free else self.LEAST_TARGET, self.TURNS * turn)

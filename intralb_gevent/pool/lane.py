@@ -187,9 +187,7 @@ class Lane:
     def _judge(self, delay: QueueDelay, now: float, oldest: float = 0.0) -> None:
         was = delay.standing
         pool = self.pool
-        delay.judge(
-            now, self.service, pool.executing, oldest, slots_free=not pool.queued, excess=self._excess.ratio
-        )
+        delay.judge(now, self.service, pool.executing, oldest, slots_free=not pool.queued, excess=self._excess.ratio)
         if delay.standing != was:
             self._reconsider()
 

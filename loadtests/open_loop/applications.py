@@ -21,6 +21,7 @@ __all__ = [
     "HOLD",
     "PIN",
     "PIN_SECONDS",
+    "QUERY_SECONDS",
     "STALL_VARIABLE",
     "application",
     "compute",
@@ -39,6 +40,8 @@ _HOLD_SECONDS: Final = 300.0
 PIN: Final = "/pin"
 """The path of a request that keeps its slot and one of the connections for `PIN_SECONDS`."""
 PIN_SECONDS: Final = 12.0
+QUERY_SECONDS: Final = {"/db": 0.050, "/bulk": 0.050, "/short": 0.005, "/long": 0.300, PIN: PIN_SECONDS}
+"""By the paths that need one of the connections: for how long they need it."""
 _STALL_LOOK_SECONDS: Final = 0.005
 _ROUNDS: Final = 200
 """How much is computed between two looks at the clock: some microseconds."""
@@ -82,12 +85,8 @@ def _connections() -> threading.Semaphore:
 
 
 _WORK: Final[dict[str, Callable[[], object]]] = {
-    "/db": lambda: _query(0.050),
-    "/bulk": lambda: _query(0.050),
-    "/short": lambda: _query(0.005),
-    "/long": lambda: _query(0.300),
+    **{path: functools.partial(_query, seconds) for path, seconds in QUERY_SECONDS.items()},
     "/wait": lambda: time.sleep(0.050),
     "/cpu": lambda: compute(COMPUTING_SECONDS),
-    PIN: lambda: _query(PIN_SECONDS),
     HOLD: lambda: time.sleep(_HOLD_SECONDS),
 }

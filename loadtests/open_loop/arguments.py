@@ -67,7 +67,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _epilog() -> str:
-    points = len(WORKLOADS) * (len(USUAL) * len(_LOADS) + 1) + 1
+    points = len(WORKLOADS) * (len(USUAL) * len(_LOADS) + 2) + 1
     each = _SECONDS + _WARM_UP + _AROUND_SECONDS
     played = sum(sum(scenario.phases.values()) + _AROUND_SECONDS for scenario in KNOWN_SCENARIOS.values())
     return _EPILOG.format(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from ..side_by_side import BenchmarkError
 from ..side_by_side.surroundings import say
+from .connected import connected_capacity
 from .contenders import CONTENDERS
 from .costs import refusal_seconds, request_costs
 from .measure import measure
@@ -18,7 +19,7 @@ from .results import Point, Results
 from .serving import Circumstances
 from .workloads import WORKLOADS
 
-__all__ = ["measure_costs", "measure_points"]
+__all__ = ["measure_connections", "measure_costs", "measure_points"]
 
 
 def measure_costs(results: Results, workloads: Sequence[str], around: Circumstances) -> None:
@@ -33,11 +34,20 @@ def measure_costs(results: Results, workloads: Sequence[str], around: Circumstan
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
+def _told(consequence: str = "there is no ceiling") -> Iterator[None]:
     try:
         yield
     except (BenchmarkError, OSError) as error:
-        say(f"  failed, so there is no ceiling: {error}")
+        say(f"  failed, so {consequence}: {error}")
+
+
+def measure_connections(results: Results, workloads: Sequence[str], around: Circumstances) -> None:
+    """Measure what the ten connections allow; where that cannot be, what they would allow if timers were exact."""
+    for name in workloads:
+        say(f"{name}: what its connections allow")
+        with _told("the capacity is what it is called"):
+            if (capacity := connected_capacity(WORKLOADS[name], around)) is not None:
+                results.connected[name] = capacity
 
 
 def measure_points(

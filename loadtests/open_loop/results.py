@@ -79,6 +79,8 @@ class Results:
     about: dict[str, str] = field(default_factory=dict)
     costs: dict[str, Costs] = field(default_factory=dict)
     """By workload, as far as they could be measured."""
+    connected: dict[str, float] = field(default_factory=dict)
+    """By workload, what the ten connections were measured to allow."""
     entries: dict[str, dict[str, Entry]] = field(default_factory=dict)
     """By the names of workload and server."""
     plays: dict[str, dict[str, Play]] = field(default_factory=dict)
@@ -95,7 +97,7 @@ class Results:
 
     def capacity(self, workload: str) -> float:
         """Return the requests per second that can be done, as far as it is known."""
-        return WORKLOADS[workload].capacity_at(self.costs.get(workload))
+        return WORKLOADS[workload].capacity_at(self.costs.get(workload), self.connected.get(workload))
 
     @property
     def failed(self) -> bool:
@@ -121,7 +123,7 @@ def load(path: pathlib.Path) -> Results:
 
 def _from_json(stored: Mapping[str, Any]) -> Results:
     costs = {WORKLOADS[workload].name: Costs(**each) for workload, each in stored["costs"].items()}
-    results = Results(stored["about"], costs)
+    results = Results(stored["about"], costs, dict(stored["connected"]))
     for workload, servers in stored["entries"].items():
         for server, entry in servers.items():
             known = results.entry(WORKLOADS[workload].name, CONTENDERS[server].name)

@@ -22,7 +22,7 @@ from .applications import COMPUTING_SECONDS
 from .arguments import POINTS, SCENARIOS, parse
 from .chart import draw
 from .contenders import CONTENDERS
-from .points import measure_costs, measure_points
+from .points import measure_connections, measure_costs, measure_points
 from .results import Results, as_json, load
 from .scenarios.catalogue import SCENARIOS as KNOWN_SCENARIOS
 from .scenarios.chart import draw as draw_scenario
@@ -72,6 +72,7 @@ def _measure(results: Results, parsed: argparse.Namespace, left_out: Mapping[str
 
     if POINTS in parsed.parts:
         servers = [name for name in parsed.servers if name not in left_out]
+        measure_connections(results, parsed.workloads, around)
         measure_costs(results, parsed.workloads, around)
         measure_points(results, parsed.workloads, parsed.loads, servers, around, keep)
     if SCENARIOS in parsed.parts:

@@ -46,13 +46,18 @@ def _workload(results: Results, workload: Workload) -> Iterator[str]:
 
 def _costs(results: Results, workload: Workload) -> str:
     costs = results.costs.get(workload.name)
-    capacity = f"Capacity {results.capacity(workload.name):.0f}/s."
+    capacity = f"Capacity {results.capacity(workload.name):.0f}/s{_allowed(results, workload)}."
     if costs is None:
         return f"{capacity} The costs of a request and a refusal could not be measured, so the ceiling is not known."
     return (
         f"{capacity} A request was measured to cost our server {costs.request * 1e6:,.0f} µs of its core, "
         f"a refusal {costs.refusal * 1e6:,.0f} µs: k = {costs.k:.3f}."
     )
+
+
+def _allowed(results: Results, workload: Workload) -> str:
+    connected = results.connected.get(workload.name)
+    return f"; the connections were measured to allow {connected:.0f}/s" if connected else ""
 
 
 def _rows(results: Results, workload: Workload) -> Iterator[list[str]]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..side_by_side.servers import Server
-from .applications import COMPUTING_SECONDS, CONNECTIONS
+from .applications import COMPUTING_SECONDS, CONNECTIONS, QUERY_SECONDS
 from .ceiling import Costs
 
 __all__ = ["WORKLOADS", "Workload"]
@@ -27,7 +27,7 @@ class Workload:
     title: str
     paths: Mapping[str, float]
     capacity: float
-    """Requests per second that can be done by what they need: ten connections, or a core without any other work."""
+    """Requests per second that ten connections, or a core, could do if nothing else took time."""
     slots: int = 0
     """How many requests a server is told to run at the same time, if it can be told; 0: nothing is said."""
     slots_path: str = ""
@@ -42,9 +42,14 @@ class Workload:
     clients: int = CONNECTIONS
     """How many that wait for each answer keep busy what it needs, without a queue worth the name."""
 
-    def capacity_at(self, costs: Costs | None) -> float:
-        """Return the capacity where a request costs what was measured; it costs more than its own work."""
-        return min(self.capacity, 1 / costs.request) if costs else self.capacity
+    @property
+    def connected(self) -> Mapping[str, float]:
+        """Those of its paths that need one of the connections."""
+        return {path: weight for path, weight in self.paths.items() if path in QUERY_SECONDS}
+
+    def capacity_at(self, costs: Costs | None, connected: float | None) -> float:
+        """Return the capacity where a request costs what was measured, and the connections allow so many per second."""
+        return min(connected or self.capacity, 1 / costs.request if costs else self.capacity)
 
 
 WORKLOADS: Final = {

@@ -26,6 +26,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 from loadtests.open_loop import answers
 from loadtests.open_loop.applications import ANSWER, application, compute
 from loadtests.open_loop.ceiling import Costs, ceiling
+from loadtests.open_loop.connected import connected_capacity
 from loadtests.open_loop.generator import Generator
 from loadtests.open_loop.percentiles import percentile
 from loadtests.open_loop.plan import Plan, Stream
@@ -34,6 +35,7 @@ from loadtests.open_loop.plan import from_text as plan_from
 from loadtests.open_loop.results import Point, Results, as_json, load
 from loadtests.open_loop.schedule import arrivals, choices, evenly, in_proportion, phased
 from loadtests.open_loop.seen import ANSWERED, GIVEN_UP, REFUSED, End, firsthand, kind, summed_up
+from loadtests.open_loop.serving import Circumstances
 from loadtests.open_loop.workloads import WORKLOADS
 from loadtests.side_by_side.servers import SERVERS, missing, start_command
 
@@ -418,6 +420,23 @@ def test_the_paths_of_a_workload_weigh_one_together():
     assert [round(workload.capacity) for workload in WORKLOADS.values()] == [200, 200, 400, 506]
 
 
+def test_the_capacity_is_what_was_measured():
+    bimodal, cpu, costs = WORKLOADS["bimodal"], WORKLOADS["cpu"], Costs(0.0055, 0.0001)
+    assert bimodal.capacity_at(None, None) == bimodal.capacity
+    assert bimodal.capacity_at(Costs(0.0002, 0.0001), 490.0) == 490
+    assert cpu.capacity_at(costs, None) == pytest.approx(1 / 0.0055)
+    assert [[*workload.connected] for workload in WORKLOADS.values()] == [["/db"], [], ["/db"], ["/short", "/long"]]
+
+
+@linux
+def test_connections_allow_nearly_what_they_are_called(tmp_path):
+    around = Circumstances(1, 1, "1", 0, 0, tmp_path)
+    assert connected_capacity(WORKLOADS["cpu"], around) is None
+    # Timers are never early, but one second may have a few more of those that end together.
+    assert 100 < connected_capacity(WORKLOADS["db"], around) <= 210
+    assert 200 < connected_capacity(WORKLOADS["mixed"], around) <= 420
+
+
 def test_computing_takes_the_processor_as_long_as_it_is_told():
     began = time.thread_time()
     compute(0.02)
@@ -548,6 +567,7 @@ def canned(tmp_path):
     results.entry("cpu", "intralb").points += [point(0.5, 100), point(10.0, 180)]
     results.entry("cpu", "gunicorn").points += [point(0.5, 99, late=30.0, others_busy=0.6)]
     results.entry("cpu", "gunicorn").failures["10"] = "it fell over"
+    results.connected["db"] = 197.5
     (tmp_path / "canned.json").write_text(as_json(results))
     return run("--from", tmp_path / "canned.json"), tmp_path
 
@@ -622,7 +642,7 @@ def test_the_help_says_how_long_it_takes():
 
 @linux
 def test_a_run_that_is_ended_leaves_no_process_behind(tmp_path):
-    process = start("points", "--servers", "intralb", "--seconds", 30, "--output", tmp_path)
+    process = start("points", "--servers", "intralb", "--workloads", "cpu", "--seconds", 30, "--output", tmp_path)
     listing = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children")
     give_up = time.monotonic() + 20
     while len(children := listing.read_text().split()) < 2:
