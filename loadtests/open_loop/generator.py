@@ -189,7 +189,7 @@ def _told(attempt: _Attempt) -> End:
     """Return what became of an attempt; every one has ended once the generator leaves."""
     what, after = attempt.end or (GIVEN_UP, 0.0)
     request = attempt.request
-    return End(what, attempt.late, after, request.due, request.stream, attempt.repeats, attempt.reason)
+    return End(what, attempt.late, after, request.due, request.stream, attempt.repeats, attempt.reason, request.path)
 
 
 def _named(what: str, error: OSError) -> str:

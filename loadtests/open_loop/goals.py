@@ -36,9 +36,7 @@ def steady_checks(results: Results, workload: str) -> Iterator[Check]:
 
 def _goodput(results: Results, workload: str, points: Sequence[Point]) -> Iterator[Check]:
     shares = [
-        (point.goodput / ceiling * 100, point)
-        for point in points
-        if (ceiling := results.ceiling(workload, point.offered))
+        (point.goodput / ceiling * 100, point) for point in points if (ceiling := results.ceiling_of(workload, point))
     ]
     if shares:
         share, point = min(shares, key=lambda each: each[0])

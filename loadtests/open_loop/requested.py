@@ -22,6 +22,7 @@ class Request(NamedTuple):
     stream: int
     """The number of its stream in the plan."""
     text: bytes
+    path: str
 
 
 def requests(plan: Plan) -> list[Request]:
@@ -35,7 +36,7 @@ def _of(plan: Plan, number: int) -> Iterator[Request]:
     # Made once for each path, for there may be very many of them.
     texts = _texts(stream, plan.port)
     for due, path in zip(instants, choices(stream.paths, len(instants), seed), strict=True):
-        yield Request(due, number, texts[path])
+        yield Request(due, number, texts[path], path)
 
 
 def _texts(stream: Stream, port: int) -> Mapping[str, bytes]:

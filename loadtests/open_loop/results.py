@@ -95,6 +95,20 @@ class Results:
         costs = self.costs.get(workload)
         return costs.ceiling(offered, self.capacity(workload)) if costs else None
 
+    def ceiling_of(self, workload: str, point: Point) -> float | None:
+        """Return the goodput that was possible at a point, or None if it is not known.
+
+        Who is let in is chance: of requests of which one in twenty needs a connection for sixty times as long, a few
+        more or less of these are many more or less in all. So the connections allow what they do with those that were
+        answered in time, and nobody comes off well by refusing the long ones.
+        """
+        costs, connected, about = self.costs.get(workload), self.connected.get(workload), WORKLOADS[workload]
+        if not costs:
+            return None
+        if connected and (answered := about.connection_seconds(point.seen.useful_of)):
+            connected *= about.connection_seconds(about.paths) / answered
+        return costs.ceiling(point.offered, about.capacity_at(costs, connected))
+
     def capacity(self, workload: str) -> float:
         """Return the requests per second that can be done, as far as it is known."""
         return WORKLOADS[workload].capacity_at(self.costs.get(workload), self.connected.get(workload))

@@ -52,6 +52,7 @@ class End(NamedTuple):
     """The number of the request that is asked again, if this one does so."""
     reason: str = ""
     """Why it was refused, as far as the server says so."""
+    path: str = ""
 
     @property
     def useful(self) -> bool:
@@ -73,6 +74,8 @@ class Seen:
     """With status 200, at whatever time."""
     useful: int
     """Of these, how many within `SLO_SECONDS`."""
+    useful_of: Mapping[str, int]
+    """The same for each path."""
     refused: int
     """With status 503 or 429."""
     reasons: Mapping[str, int]
@@ -136,6 +139,7 @@ def summed_up(ends: Iterable[End], busy: float, connections: int) -> Seen:
         sent=len(ends),
         answered=answered,
         useful=sum(end.useful for end in ends),
+        useful_of=dict(Counter(end.path for end in ends if end.useful)),
         refused=refused,
         reasons=dict(Counter(end.reason for end in ends if end.reason)),
         given_up=given_up,

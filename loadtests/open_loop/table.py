@@ -75,7 +75,7 @@ def _rows(results: Results, workload: Workload) -> Iterator[list[str]]:
 
 
 def _ceiling(results: Results, workload: Workload, point: Point) -> tuple[str, str]:
-    ceiling = results.ceiling(workload.name, point.offered)
+    ceiling = results.ceiling_of(workload.name, point)
     if ceiling is None:
         return "", ""
     return rate(ceiling), f"{point.goodput / ceiling:.0%}" if ceiling else ""

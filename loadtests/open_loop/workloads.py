@@ -47,6 +47,11 @@ class Workload:
         """Those of its paths that need one of the connections."""
         return {path: weight for path, weight in self.paths.items() if path in QUERY_SECONDS}
 
+    def connection_seconds(self, counts: Mapping[str, float]) -> float:
+        """Return for how long a request needs a connection, in the mean over so many for each path."""
+        needed = sum(count * QUERY_SECONDS.get(path, 0.0) for path, count in counts.items())
+        return needed / sum(counts.values()) if counts else 0.0
+
     def capacity_at(self, costs: Costs | None, connected: float | None) -> float:
         """Return the capacity where a request costs what was measured, and the connections allow so many per second."""
         return min(connected or self.capacity, 1 / costs.request if costs else self.capacity)

@@ -428,6 +428,20 @@ def test_the_capacity_is_what_was_measured():
     assert [[*workload.connected] for workload in WORKLOADS.values()] == [["/db"], [], ["/db"], ["/short", "/long"]]
 
 
+def test_the_ceiling_is_that_of_those_that_were_answered():
+    results = Results(costs={"bimodal": Costs(0.0002, 0.0001)}, connected={"bimodal": 494.0})
+    usual, more_long, only_short = ({"/short": 95, "/long": 5}, {"/short": 90, "/long": 10}, {"/short": 95})
+    ceilings = []
+    for counts in (usual, more_long, only_short):
+        ends = [End(ANSWERED, 0.0, 0.1, path=path) for path, count in counts.items() for _ in range(count)]
+        ends += [End(REFUSED, 0.0, 0.001, path="/short")] * 1000
+        ceilings.append(results.ceiling_of("bimodal", Point(2.0, 1.0, summed_up(ends, 0.1, 5), 0.5, 0.0)))
+    assert ceilings[0] == pytest.approx(494)
+    assert ceilings[1] == pytest.approx(494 * 0.01975 / 0.0345)
+    assert ceilings[2] == pytest.approx(1095)
+    assert Results().ceiling_of("bimodal", point(1.0, 100)) is None
+
+
 @linux
 def test_connections_allow_nearly_what_they_are_called(tmp_path):
     around = Circumstances(1, 1, "1", 0, 0, tmp_path)
