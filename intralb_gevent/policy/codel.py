@@ -49,15 +49,15 @@ class QueueDelay:
     """The same in mean service times, where they wait for slots; or for as long as those that run will run on, if a few
     take so much longer than the rest."""
     MOST_ROOM: Final = 3
-    """How many times as much room there is where hardly more arrives than can be done. The slots are kept busy by the
-    queue in the moments when fewer come, and the less is turned away, the longer these are. Simulated with ten slots at
-    1.0 times their capacity, of what a server with endless patience does 99 % is left with service times of 50 ms, 98 %
-    where these are exponential, 95 % with 5 ms and 300 ms for every twentieth; without more room 97, 96 and 92 %."""
+    """How many times as much room there is where hardly more arrives than can be done: the queue keeps the slots busy in
+    moments when fewer come, and the less is turned away, the longer these are. Simulated with ten slots at 1.0 times
+    their capacity, of what can be done 99 % is answered within 500 ms with service times of 50 ms, 98 % where these are
+    exponential, 95 % with 5 ms and 300 ms for every twentieth; without more room 97, 96 and 92 %."""
     SELDOM: Final = 4
-    """By how many powers of e a queue with that room is empty less often than not, if `MOST_ROOM` allows: in 2 % of the
-    time. Where more arrives than can be done, and no more than x turns may wait, that is exp(-2 x excess / (1 +
+    """So much room, within that, that the queue is empty in exp(-4) of the time, 2 %. Where arrivals are random, `excess`
+    of them are turned away for each that is run, and x turns of them may wait, that is exp(-2 x excess / (1 +
     variation)): the diffusion approximation for heavy traffic (Kingman, "The single server queue in heavy traffic",
-    1961), with the drift towards the bound."""
+    1961), here with the drift towards the bound."""
     SLOUGH: Final = 2
     """How many times as long as that a job may have waited by the time a queue is found to stand."""
     WARY_TARGETS: Final = 5
@@ -125,11 +125,11 @@ class QueueDelay:
         turn = self._turn = service.mean / max(1, running)
         self.target = max(self.LEAST_HUB_TARGET if slots_free else self.LEAST_TARGET, self.TURNS * turn)
         if slots_free:
-            self.longest = self.ROOM_AT_LOOP * self.target
+            least = self.ROOM_AT_LOOP * self.target
         else:
-            self.longest = max(self.ROOM * self.target, self.ROOM_SERVICES * service.mean, service.residual)
-        busy = self.SELDOM * (1 + service.variation) / (2 * max(excess, 1e-9)) * turn
-        self.longest = min(self.MOST_ROOM * self.longest, max(self.longest, busy))
+            least = max(self.ROOM * self.target, self.ROOM_SERVICES * service.mean, service.residual)
+        seldom_empty = self.SELDOM * (1 + service.variation) / (2 * max(excess, 1e-9)) * turn
+        self.longest = min(self.MOST_ROOM * least, max(least, seldom_empty))
         self.room = max(1, int(self.longest / turn)) if turn else 1
         wary = self._began < self._wary_until
         self._length = self.WARY_TARGETS * self.target if wary else self.interval
