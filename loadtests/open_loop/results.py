@@ -100,12 +100,12 @@ class Results:
 
         Who is let in is chance: of requests of which one in twenty needs a connection for sixty times as long, a few
         more or less of these are many more or less in all. So the connections allow what they do with those that were
-        answered in time, and nobody comes off well by refusing the long ones.
+        answered, and nobody comes off well by refusing the long ones.
         """
         costs, connected, about = self.costs.get(workload), self.connected.get(workload), WORKLOADS[workload]
         if not costs:
             return None
-        if connected and (answered := about.connection_seconds(point.seen.useful_of)):
+        if connected and (answered := about.connection_seconds(point.seen.answered_of)):
             connected *= about.connection_seconds(about.paths) / answered
         return costs.ceiling(point.offered, about.capacity_at(costs, connected))
 

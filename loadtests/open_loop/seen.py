@@ -72,10 +72,10 @@ class Seen:
     sent: int
     answered: int
     """With status 200, at whatever time."""
+    answered_of: Mapping[str, int]
+    """The same for each path."""
     useful: int
     """Of these, how many within `SLO_SECONDS`."""
-    useful_of: Mapping[str, int]
-    """The same for each path."""
     refused: int
     """With status 503 or 429."""
     reasons: Mapping[str, int]
@@ -138,8 +138,8 @@ def summed_up(ends: Iterable[End], busy: float, connections: int) -> Seen:
     return Seen(
         sent=len(ends),
         answered=answered,
+        answered_of=dict(Counter(end.path for end in ends if end.kind == ANSWERED)),
         useful=sum(end.useful for end in ends),
-        useful_of=dict(Counter(end.path for end in ends if end.useful)),
         refused=refused,
         reasons=dict(Counter(end.reason for end in ends if end.reason)),
         given_up=given_up,
