@@ -49,13 +49,13 @@ class QueueDelay:
     """The same in mean service times, where they wait for slots; or for as long as those that run will run on, if a few
     take so much longer than the rest."""
     MOST_ROOM: Final = 3
-    """How many times as much room there is where hardly more arrives than can be done: the queue keeps the slots busy in
-    moments when fewer come, and the less is turned away, the longer these are. Simulated with ten slots at 1.0 times
+    """How many times as much room there is where hardly more arrives than can be done: the queue keeps the slots busy
+    in moments when fewer come, and the less is turned away, the longer these are. Simulated with ten slots at 1.0 times
     their capacity, of what can be done 99 % is answered within 500 ms with service times of 50 ms, 98 % where these are
     exponential, 95 % with 5 ms and 300 ms for every twentieth; without more room 97, 96 and 92 %."""
     SELDOM: Final = 4
-    """So much room, within that, that the queue is empty in exp(-4) of the time, 2 %. Where arrivals are random, `excess`
-    of them are turned away for each that is run, and x turns of them may wait, that is exp(-2 x excess / (1 +
+    """So much room, within that, that the queue is empty in exp(-4) of the time, 2 %. Where arrivals are random,
+    `excess` of them are turned away for each that is run, and x turns of them may wait, that is exp(-2 x excess / (1 +
     variation)): the diffusion approximation for heavy traffic (Kingman, "The single server queue in heavy traffic",
     1961), here with the drift towards the bound."""
     SLOUGH: Final = 2
