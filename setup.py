@@ -1,12 +1,69 @@
-"""Packaging of intralb_gevent; the tools' own settings are in pyproject.toml, the environments in tox.ini."""
+"""Packaging of intralb_gevent; the tools' own settings are in pyproject.toml, the environments in tox.ini.
 
+Where a C compiler is at hand, the modules that every request passes through are compiled by mypyc from the same Python
+source. Without one, or with INTRALB_COMPILE=0, they are installed as the Python that they are: slower, and alike in all
+else. An editable installation is never compiled, as what is edited would not be what runs.
+"""
+
+import os
 import pathlib
 import re
+import sys
 
 from setuptools import find_packages, setup
+from setuptools.command.build_ext import build_ext
 
 HERE = pathlib.Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "intralb_gevent/__init__.py").read_text(), re.MULTILINE)[1]
+
+# The way of a request, in its order. What waits in a greenlet for the application must not be among them: the watchdog
+# finds out by its frame whether an abort may land (pool/safepoints.py), and compiled functions have none.
+COMPILED = [
+    *("http/connection", "http/parser", "http/outbox"),
+    *("pool/balancer", "pool/mounts", "pool/job", "pool/lane", "pool/line", "pool/workerpool"),
+    *("pool/worker", "pool/hubturns", "pool/deadlines", "pool/window", "pool/exchange", "pool/bridge"),
+    *("policy/routetable", "policy/routing", "policy/codel", "policy/servicetime", "policy/usual", "policy/fairness"),
+    *("policy/lifecycle", "policy/priority", "observe/stats"),
+    *("http/response", "http/framing"),
+]
+
+
+WITHOUT = "intralb_gevent is installed without compiled modules, which is slower: {}"
+
+
+class BuildIfPossible(build_ext):
+    """Compiles all modules or none: half of them would not fit the other half."""
+
+    def run(self):
+        """Compile; say why if that fails, and go on without."""
+        self.remove_built()
+        try:
+            super().run()
+        except Exception as error:
+            print(WITHOUT.format(error), file=sys.stderr)
+            self.remove_built()
+            self.extensions = []
+
+    def remove_built(self):
+        """Remove what an earlier build has left, for it may be of another version."""
+        for module in pathlib.Path(self.build_lib).rglob("*.so"):
+            module.unlink()
+
+
+def compiled_modules():
+    """Return the extensions to build, none where there should not be any."""
+    if os.environ.get("INTRALB_COMPILE") == "0" or not {"bdist_wheel", "build_ext"} & set(sys.argv):
+        return []
+    try:
+        from mypyc.build import mypycify
+    except ImportError as error:
+        print(WITHOUT.format(error), file=sys.stderr)
+        return []
+    # What is installed beside must not change the outcome; the types of other packages are not needed.
+    flags = ["--config-file=", "--no-site-packages", "--ignore-missing-imports", "--follow-imports=silent"]
+    files = [f"intralb_gevent/{name}.py" for name in COMPILED]
+    return mypycify([*flags, *files], opt_level="2", group_name="intralb_gevent")
+
 
 setup(
     name="intralb-gevent",
@@ -17,6 +74,8 @@ setup(
     license="MIT",
     packages=find_packages(include=["intralb_gevent", "intralb_gevent.*"]),
     package_data={"intralb_gevent": ["py.typed", "demo/static/*"]},
+    ext_modules=compiled_modules(),
+    cmdclass={"build_ext": BuildIfPossible},
     python_requires=">=3.10",
     install_requires=[
         "gevent>=24.2.1",

@@ -11,6 +11,7 @@ import intralb_gevent
 ROOT = Path(intralb_gevent.__file__).parent
 LAYERS = {
     "errors": 0,
+    "compiling": 0,
     "kinds": 0,
     "declaring": 0,
     "signals": 0,

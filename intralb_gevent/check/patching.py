@@ -42,7 +42,7 @@ def _modules(early: Collection[str] | None) -> Iterator[tuple[str, ModuleType]]:
     seen: set[int] = set()
     for name, module in sorted(sys.modules.items()):
         left_out = name.partition(".")[0] in _LEFT_OUT or (early is not None and name not in early)
-        if isinstance(module, ModuleType) and not left_out and id(module) not in seen:
+        if isinstance(module, ModuleType) and not left_out and id(module) not in seen:  # type: ignore[redundant-expr]  # anything may be there
             seen.add(id(module))
             yield _own_name(module, name), module
 

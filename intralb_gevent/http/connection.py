@@ -371,7 +371,7 @@ class Connection:
                 self.expires = math.inf
             response = self._current = Response(self, item)
             job = self._server.submit(item.environ, response)
-            if self._current is response:
+            if not response.ended:
                 self._job = job
 
     def response_ended(self, keep_alive: bool) -> None:

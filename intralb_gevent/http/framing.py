@@ -7,14 +7,12 @@ not know connections.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from email.utils import formatdate
 from functools import lru_cache
 from time import time
-from typing import Final
+from typing import Any, Final
 
 from ..policy.answers import Answer
-from ..pool.exchange import Headers
 
 __all__ = [
     "SERVER",
@@ -58,7 +56,7 @@ class ResponseHead:
 
     __slots__ = ("bodiless", "data", "has_date", "has_server", "length", "status")
 
-    def __init__(self, status: str, headers: Iterable[tuple[str, str]]) -> None:
+    def __init__(self, status: Any, headers: Any) -> None:
         self.status = status
         line, self.bodiless = _status_line(status)
         if type(headers) is not list and type(headers) is not tuple:
@@ -94,7 +92,7 @@ class ResponseHead:
         return True
 
 
-def response_head(status: str, headers: Headers) -> ResponseHead:
+def response_head(status: Any, headers: Any) -> ResponseHead:
     """Return the head of a response; short ones, of a type and a length, are often alike and are remembered.
 
     A long one has a date, a cookie or a tag in it, and looking for it would cost more than it saves.
@@ -109,12 +107,12 @@ def response_head(status: str, headers: Headers) -> ResponseHead:
 
 
 @lru_cache(maxsize=1024)
-def _remembered_head(status: str, headers: tuple[tuple[str, str], ...]) -> ResponseHead:
+def _remembered_head(status: Any, headers: Any) -> ResponseHead:
     return ResponseHead(status, headers)
 
 
 @lru_cache(maxsize=256)
-def _status_line(status: str) -> tuple[str, bool]:
+def _status_line(status: Any) -> tuple[str, bool]:
     """Return the checked first line, and whether no body may follow; an application uses few, so it is remembered."""
     if not isinstance(status, str) or not _STATUS(status):
         raise ValueError(f"status {status!r} cannot be sent; write three digits from 200 on, a space, a phrase")
@@ -123,7 +121,7 @@ def _status_line(status: str) -> tuple[str, bool]:
 
 
 @lru_cache(maxsize=1024)
-def _checked_name(name: str) -> str:
+def _checked_name(name: Any) -> str:
     """Return a header's name in lower case; an application uses few, so the check is remembered."""
     if not isinstance(name, str) or not _NAME(name):
         raise ValueError(f"header name {name!r} cannot be sent; use letters, digits and hyphens")
@@ -133,7 +131,7 @@ def _checked_name(name: str) -> str:
     return lower
 
 
-def _refuse_values(headers: Iterable[tuple[str, str]]) -> None:
+def _refuse_values(headers: Any) -> None:
     for name, value in headers:
         if _ILLEGAL(value):
             raise ValueError(f"header {name!r} has a line break or NUL in its value; remove it")

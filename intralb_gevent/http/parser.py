@@ -176,6 +176,10 @@ class Request:
             self._body.release()
 
 
+def _forget(what: Any) -> None:
+    """Stand for the callbacks of a parser that is closed."""
+
+
 class RequestParser:
     """Takes the bytes of one connection in any pieces and calls `on_request` for each whole request.
 
@@ -231,7 +235,7 @@ class RequestParser:
         self._base_environ = base_environ
         self._on_head = on_head
         self._on_request = on_request
-        self._http = httptools.HttpRequestParser(self)
+        self._http: Any = httptools.HttpRequestParser(self)
         self.in_head = False
         """Whether a part of a request's head has come, and not all."""
         self.in_body = False
@@ -309,11 +313,14 @@ class RequestParser:
                 return str(error.__context__)
             raise
         except httptools.HttpParserError:
-            # Whatever comes behind a request that closes the connection is nothing to us.
-            return None if self._deaf else "400 Bad Request"
+            return self._unreadable()
         if self.in_head or self.in_body:
             return self._unfinished(len(data))
         return None
+
+    def _unreadable(self) -> str | None:
+        """Say how it is refused; what comes behind a request that closes the connection is nothing to us."""
+        return None if self._deaf else "400 Bad Request"
 
     def _unfinished(self, size: int) -> str | None:
         """Bound what httptools keeps or skips without telling: half a field, chunk extensions.
@@ -490,5 +497,6 @@ class RequestParser:
         """Forget what has come of an unfinished request; nothing may be fed afterwards."""
         if self._body is not None:
             self._body.release()
-        # Both hold what holds us: without this only the garbage collector would free a closed connection.
-        del self._http, self._on_head, self._on_request
+        # All hold what holds us: without this only the garbage collector would free a closed connection.
+        self._http = None
+        self._on_head = self._on_request = _forget

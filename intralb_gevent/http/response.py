@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from ..errors import ClientDisconnected
 from ..policy.answers import Answer
-from ..pool.exchange import Application, ExceptionInfo, Exchange, Headers, Runner
+from ..pool.exchange import Application, Exchange, Runner
 from ..pool.safepoints import calls_application
 from .framing import SERVER_LINE, ResponseHead, date_and_server_lines, date_line, response_head, whole_answer
 from .parser import Request
@@ -66,7 +66,7 @@ def _as_bytes(data: Any) -> bytes:
 class Response(Exchange):
     """One response on a connection, from `start_response` to its last byte."""
 
-    __slots__ = ("_chunked", "_connection", "_ended", "_head", "_left", "_started", "request", "status")
+    __slots__ = ("_chunked", "_connection", "_head", "_left", "_started", "ended", "request", "status")
 
     def __init__(self, connection: Connection, request: Request) -> None:
         self.status = ""
@@ -74,13 +74,14 @@ class Response(Exchange):
         self.request = request
         self._head: ResponseHead | None = None
         self._started = False
-        self._ended = False
+        self.ended = False
+        """Whether nothing more is sent: all of it is, or has been given up."""
         self._chunked = False
         self._left: int | None = None
         """Bytes of body that may still be sent, where that is known; all others are dropped."""
 
     def __repr__(self) -> str:
-        progress = "ended" if self._ended else "started" if self._started else "not started"
+        progress = "ended" if self.ended else "started" if self._started else "not started"
         return f"<Response {self.status or 'without status'}, {progress}>"
 
     @calls_application
@@ -92,7 +93,8 @@ class Response(Exchange):
         self._runner = runner
         self._in_parts = False
         try:
-            result = application(environ, self.start_response)
+            # Of any type, and so are its parts.
+            result: Any = application(environ, self.start_response)
             try:
                 if type(result) is list and len(result) == 1 and not self._started:
                     self._send_whole(result[0])
@@ -112,9 +114,7 @@ class Response(Exchange):
             if self.request.has_body:
                 self.request.release()
 
-    def start_response(
-        self, status: str, headers: Headers, exc_info: ExceptionInfo | None = None
-    ) -> Callable[[bytes], object]:
+    def start_response(self, status: Any, headers: Any, exc_info: Any = None) -> Callable[[Any], object]:
         """Take status and headers as PEP 3333 says; return `write`."""
         if exc_info is not None:
             try:
@@ -124,13 +124,13 @@ class Response(Exchange):
                 exc_info = None
         elif self._head is not None:
             raise RuntimeError("start_response was called twice; the second time needs exc_info")
-        if self._ended:
+        if self.ended:
             self._check_open()
         self._head = response_head(status, headers)
         self.status = status
         return self.write
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: Any) -> None:
         """Send a part of the body, headers first; waits while the client is too far behind."""
         if self._runner.turn_wanted:
             self._runner.take_turn()
@@ -147,11 +147,11 @@ class Response(Exchange):
             self._runner.begin_stream()
         return self._start(None)
 
-    def _send_whole(self, data: bytes) -> None:
+    def _send_whole(self, data: Any) -> None:
         """Send a body that is there as a whole together with its head."""
         data = _as_bytes(data)
         connection = self._connection
-        if self._ended or connection.closed:
+        if self.ended or connection.closed:
             self._check_open()
         head = self._start(len(data))
         if self._left == len(data):
@@ -188,7 +188,7 @@ class Response(Exchange):
         return self._connection.unseen_seconds()
 
     def _check_open(self) -> None:
-        if self._ended or self._connection.closed:
+        if self.ended or self._connection.closed:
             raise ClientDisconnected("nobody is there to read the response")
 
     def _start(self, length: int | None) -> bytes:
@@ -245,7 +245,7 @@ class Response(Exchange):
     def finish(self) -> None:
         """Send what is left after the last part of the body, and let the connection go on."""
         connection = self._connection
-        if self._ended or connection.closed:
+        if self.ended or connection.closed:
             self._check_open()
         if not self._started:
             connection.send(self._start(None if self.request.head_only else 0), b"")
@@ -254,7 +254,7 @@ class Response(Exchange):
         if self._left:
             # Less than was promised: only a closed connection tells the client.
             self.request.keep_alive = False
-        self._ended = True
+        self.ended = True
         if connection.closed:
             raise ClientDisconnected("nobody is there to read the response")
         connection.response_ended(self.request.keep_alive)
@@ -266,16 +266,16 @@ class Response(Exchange):
 
     def fail(self, answer: Answer) -> None:
         """End a response that cannot be finished: with `answer` before headers, by a cut after them."""
-        if self._ended:
+        if self.ended:
             return
         if self._started:
-            self._ended = True
+            self.ended = True
             self._connection.cut()
         else:
             self._answer(answer)
 
     def _answer(self, answer: Answer) -> None:
-        self._ended = True
+        self.ended = True
         self.status = answer.status
         request, connection = self.request, self._connection
         keep_alive = request.keep_alive and request.http_1_1 and not connection.closing

@@ -112,11 +112,11 @@ class TlsSocket:
         self._reply()
         if plaintext:
             if self._input_ended:
-                self._stay_readable()
+                self._stay_readable()  # type: ignore[unreachable]  # decrypting may have come upon the end
             return plaintext
         self._raise_failure()
         if self._input_ended:
-            return b""
+            return b""  # type: ignore[unreachable]  # as above
         raise BlockingIOError(errno.EAGAIN, "no whole TLS record of the client's is there yet")
 
     def _decrypt(self, received: bytes) -> bytes:

@@ -16,7 +16,7 @@ from ..priority import Priority
 
 __all__ = ["Turns", "places"]
 
-SHARES: Final = (1.0, 0.95, 0.75, 0.5)
+SHARES: Final[tuple[float, ...]] = (1.0, 0.95, 0.75, 0.5)
 """How much of all places may be taken for one more of a class to be admitted."""
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import gevent
 from gevent.event import Event
 
+from ..compiling import mypyc_attr
 from ..errors import Abort, ClientDisconnected, DeadlineExceeded, OptionError, RequestKilled, StreamsFull
 from ..observe.snapshot import Condition, Durations, Snapshot
 from ..observe.stats import Histogram, Stats
@@ -50,6 +51,7 @@ _GIVEN_UP = (
 )
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class LoadBalancer:
     """A WSGI application that runs another one on a pool of greenlets, partitioned into workers.
 

@@ -14,7 +14,7 @@ from gevent.event import Event
 
 from ..errors import ClientDisconnected, IntraLBError
 from ..policy.answers import Answer
-from .exchange import ExceptionInfo, Exchange, Headers, StartResponse
+from .exchange import Exchange, Headers, StartResponse
 
 if TYPE_CHECKING:
     from .balancer import LoadBalancer
@@ -63,9 +63,7 @@ class Channel(Exchange):
 
     # The slot's side, and the hub's.
 
-    def start_response(
-        self, status: str, headers: Headers, exc_info: ExceptionInfo | None = None
-    ) -> Callable[[bytes], object]:
+    def start_response(self, status: Any, headers: Any, exc_info: Any = None) -> Callable[[Any], object]:
         """Keep status and headers until the first part of the body."""
         if exc_info is not None:
             try:
@@ -79,7 +77,7 @@ class Channel(Exchange):
             self.status, self.headers = status, headers
         return self.write
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: Any) -> None:
         """Pass a part of the body on; waits while the outer server is more than `HIGH_WATER` behind."""
         if self._runner.turn_wanted:
             self._runner.take_turn()

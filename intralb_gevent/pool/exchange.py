@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from types import TracebackType
 from typing import Any, Protocol
 
 from ..policy.answers import Answer
 from .safepoints import calls_application
 
-__all__ = ["Application", "ExceptionInfo", "Exchange", "Headers", "Runner", "StartResponse"]
+__all__ = ["Application", "Exchange", "Headers", "Runner", "StartResponse"]
 
 Headers = list[tuple[str, str]]
-ExceptionInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
 StartResponse = Callable[..., Callable[[bytes], object]]
 Application = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
 
@@ -39,7 +37,8 @@ class Exchange(ABC):
     """The way back of one response.
 
     `run` is called in a slot and may wait; `refuse` and `fail` are called in the hub and must not. After `fail`
-    whatever the application still writes is dropped.
+    whatever the application still writes is dropped. What the application hands over can be of any type; where it
+    matters it is looked at, so that the error names it.
     """
 
     __slots__ = ("_in_parts", "_runner")
@@ -59,7 +58,7 @@ class Exchange(ABC):
         """
         self._runner = runner
         self._in_parts = False
-        result = application(environ, self.start_response)
+        result: Any = application(environ, self.start_response)
         try:
             self._in_parts = isinstance(result, (list, tuple))
             for chunk in result:
@@ -72,13 +71,11 @@ class Exchange(ABC):
                 close()
 
     @abstractmethod
-    def start_response(
-        self, status: str, headers: Headers, exc_info: ExceptionInfo | None = None
-    ) -> Callable[[bytes], object]:
+    def start_response(self, status: Any, headers: Any, exc_info: Any = None) -> Callable[[Any], object]:
         """Take status and headers as PEP 3333 says; return `write`."""
 
     @abstractmethod
-    def write(self, data: bytes) -> None:
+    def write(self, data: Any) -> None:
         """Send a part of the body, headers first; waits while too much is unsent.
 
         Raises `ClientDisconnected` when nobody is there to read it.

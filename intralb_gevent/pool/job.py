@@ -66,7 +66,7 @@ class Deadline:
         """Return the seconds that are left; negative once the deadline has passed."""
         return self.at - monotonic()
 
-    def extend(self, seconds: float) -> float:
+    def extend(self, seconds: Any) -> float:
         """Make it `seconds` from now, if that is later, and return the seconds that are then left.
 
         It is never made later than `max_request_timeout_seconds` after the request's arrival, nor than a proxy that

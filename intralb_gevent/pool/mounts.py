@@ -30,9 +30,7 @@ _Table = RouteTable[RouteState]
 class Mounts:
     """The applications by the paths they are below; a single one is below every path."""
 
-    def __init__(
-        self, application: Application | Mapping[str, Application], options: Options, keeper: JobKeeper
-    ) -> None:
+    def __init__(self, application: Application | Mapping[Any, Any], options: Options, keeper: JobKeeper) -> None:
         self._options = options
         self._keeper = keeper
         self._ids = count(1)

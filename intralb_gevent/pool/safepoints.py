@@ -9,7 +9,7 @@ locks, logging, starting a process, importing. It must not know what an abort is
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from types import CodeType, FrameType
+from types import CodeType, FrameType, FunctionType
 from typing import Any, Final, TypeVar
 
 __all__ = ["application_frames", "calls_application", "in_application"]
@@ -36,8 +36,12 @@ _CALLERS: set[CodeType] = set()
 
 
 def calls_application(function: _Function) -> _Function:
-    """Mark a function of ours that calls the application, and is in order wherever that is ended."""
-    _CALLERS.add(function.__code__)
+    """Mark a function of ours that calls the application, and is in order wherever that is ended.
+
+    One that is compiled has no frame and needs none: its nearest caller that is not compiled stands for it.
+    """
+    if isinstance(function, FunctionType):
+        _CALLERS.add(function.__code__)
     return function
 
 

@@ -18,6 +18,7 @@ from gevent import Greenlet
 from ..errors import Abort, ClientDisconnected, SessionUnavailable, StreamsFull
 from ..policy.answers import FAILED, NO_SESSION, TOO_MANY_STREAMS
 from ..policy.lifecycle import Outcome
+from .safepoints import calls_application
 from .session import CurrentSession, SlotSession
 
 if TYPE_CHECKING:
@@ -195,6 +196,7 @@ class Slot:
             # nobody may switch to a slot that waits for anything but a job; so another greenlet does it.
             gevent.spawn(logger.warning, "%r thrown into an idle slot was ignored", error)
 
+    @calls_application
     def _serve(self, job: Job) -> None:
         """Take a job to its outcome, then make the session ready; nothing gets out of here."""
         keeper = self.worker.pool.keeper

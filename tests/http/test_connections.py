@@ -217,7 +217,7 @@ def test_a_client_that_does_not_read_is_cut(serve, connect, monkeypatch, eventua
 
 def test_a_bug_of_ours_closes_one_connection_and_is_reported(serve, connect, echo, monkeypatch, caplog) -> None:
     server = serve(echo)
-    monkeypatch.setattr(server_module.Connection, "_take", lambda self, data: 1 / 0)
+    monkeypatch.setattr(server, "submit", lambda environ, exchange: 1 / 0)
     client = connect(server)
     client.send(REQUEST)
     assert client.closed_by_server
