@@ -196,11 +196,12 @@ class Response(Exchange):
         head = self._head
         if head is None:
             raise RuntimeError("the application sent a body without having called start_response")
-        self._started = True
         if head.has_date or head.has_server:
             lines = (b"" if head.has_date else date_line()) + (b"" if head.has_server else SERVER_LINE)
         else:
             lines = date_and_server_lines()
+        # Only now: where this is compiled, an abort may still arrive in Python's code that writes the date.
+        self._started = True
         framing, request = self._framing_line(head, length), self.request
         if request.keep_alive and request.http_1_1 and not self._connection.closing:
             return b"%b%b%b\r\n" % (head.data, lines, framing)
