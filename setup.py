@@ -16,12 +16,13 @@ from setuptools.command.build_ext import build_ext
 HERE = pathlib.Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "intralb_gevent/__init__.py").read_text(), re.MULTILINE)[1]
 
-# The way of a request, in its order. What waits in a greenlet for the application must not be among them: the watchdog
-# finds out by its frame whether an abort may land (pool/safepoints.py), and compiled functions have none.
+# The way of a request, in its order. Compiled functions have no frames, by which the watchdog finds out whether an
+# abort may land (pool/safepoints.py): so pool/slotgreenlet and pool/session must not be among them, and where one of
+# these is called by the application, it must not call Python's own code while something is half done.
 COMPILED = [
     *("http/connection", "http/parser", "http/outbox"),
     *("pool/balancer", "pool/mounts", "pool/job", "pool/lane", "pool/line", "pool/workerpool"),
-    *("pool/worker", "pool/hubturns", "pool/deadlines", "pool/window", "pool/exchange", "pool/bridge"),
+    *("pool/worker", "pool/slot", "pool/hubturns", "pool/deadlines", "pool/window", "pool/exchange", "pool/bridge"),
     *("policy/routetable", "policy/routing", "policy/codel", "policy/servicetime", "policy/usual", "policy/fairness"),
     *("policy/lifecycle", "policy/priority", "observe/stats"),
     *("http/response", "http/framing"),

@@ -24,6 +24,10 @@ __all__ = ["BodyBudget", "Request", "RequestParser"]
 # Fields that may be sent once only: a second one is a client's error, or somebody's attempt at smuggling.
 _SINGLE: Final = frozenset({"HTTP_HOST", "CONTENT_LENGTH", "CONTENT_TYPE", "HTTP_AUTHORIZATION", "HTTP_EXPECT"})
 
+_HASH: Final = ord("#")
+_PERCENT: Final = ord("%")
+"""Looked for as numbers: before Python looks for bytes in bytes, it makes an exception because they are none."""
+
 _HOST: Final = re.compile(r"[\w.\-~!$&'()*+,;=%\[\]:]*", re.ASCII)
 
 
@@ -410,10 +414,10 @@ class RequestParser:
         if target[:1] != b"/":
             target = self._without_authority(target, environ)
         path, _, query = target.partition(b"?")
-        if b"#" in target:
+        if _HASH in target:
             raise _Refused("400 Bad Request")
         environ["QUERY_STRING"] = query.decode("latin-1")
-        environ["PATH_INFO"] = (unquote_to_bytes(path) if b"%" in path else path).decode("latin-1")
+        environ["PATH_INFO"] = (unquote_to_bytes(path) if _PERCENT in path else path).decode("latin-1")
         if "HTTP_TRANSFER_ENCODING" in environ or "CONTENT_LENGTH" in environ:
             self._check_body(environ)
         if "HTTP_EXPECT" in environ:

@@ -107,7 +107,8 @@ class Response(Exchange):
                             self.write(chunk)
                 self.finish()
             finally:
-                close = getattr(result, "close", None)
+                # Looking for what a list has not would take longer than all else here.
+                close = None if type(result) is list else getattr(result, "close", None)
                 if close is not None:
                     close()
         finally:

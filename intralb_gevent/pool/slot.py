@@ -13,13 +13,12 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 import gevent
-from gevent import Greenlet
 
 from ..errors import Abort, ClientDisconnected, SessionUnavailable, StreamsFull
 from ..policy.answers import FAILED, NO_SESSION, TOO_MANY_STREAMS
 from ..policy.lifecycle import Outcome
-from .safepoints import calls_application
 from .session import CurrentSession, SlotSession
+from .slotgreenlet import SlotGreenlet
 
 if TYPE_CHECKING:
     from .job import Job
@@ -42,14 +41,6 @@ MOST_INTERRUPTS = 10
 """How often a job is aborted where it computes before its slot is given up."""
 
 _CURRENT_SESSION = CurrentSession()
-
-
-class SlotGreenlet(Greenlet):  # type: ignore[type-arg]  # generic in its stubs only
-    """The greenlet that a slot's jobs run in; what runs there finds the slot by it."""
-
-    def __init__(self, slot: Slot) -> None:
-        super().__init__(slot.run)
-        self.intralb_slot = slot
 
 
 class Slot:
@@ -196,7 +187,6 @@ class Slot:
             # nobody may switch to a slot that waits for anything but a job; so another greenlet does it.
             gevent.spawn(logger.warning, "%r thrown into an idle slot was ignored", error)
 
-    @calls_application
     def _serve(self, job: Job) -> None:
         """Take a job to its outcome, then make the session ready; nothing gets out of here."""
         keeper = self.worker.pool.keeper

@@ -19,7 +19,7 @@ from gevent import getcurrent, socket
 from intralb_gevent import LoadBalancer, Options, SessionSource, WSGIServer, current_session, extend_deadline
 from intralb_gevent.http import framing
 from intralb_gevent.pool.bridge import ResponseCut
-from intralb_gevent.pool.slot import SlotGreenlet
+from intralb_gevent.pool.slotgreenlet import SlotGreenlet
 
 ANSWER = b"answer of session "
 OPTIONS: dict[str, Any] = {"max_workers": 1, "max_concurrent_per_router": 1, "request_timeout_seconds": 20}
