@@ -20,7 +20,7 @@ VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "intralb_gevent/__init__.
 # abort may land (pool/safepoints.py): so pool/slotgreenlet and pool/session must not be among them, and where one of
 # these is called by the application, it must not call Python's own code while something is half done.
 COMPILED = [
-    *("http/connection", "http/parser", "http/outbox"),
+    *("http/connection", "http/shared", "http/parser", "http/outbox"),
     *("pool/balancer", "pool/mounts", "pool/job", "pool/lane", "pool/line", "pool/workerpool"),
     *("pool/worker", "pool/slot", "pool/hubturns", "pool/deadlines", "pool/window", "pool/exchange", "pool/bridge"),
     *("policy/routetable", "policy/routing", "policy/codel", "policy/servicetime", "policy/usual", "policy/fairness"),

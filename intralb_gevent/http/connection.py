@@ -13,7 +13,7 @@ import socket
 from collections import deque
 from functools import lru_cache
 from time import monotonic, time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gevent.event import Event
 
@@ -40,10 +40,8 @@ from .outbox import Outbox
 from .parser import Request, RequestParser
 from .proxy_protocol import ProxyHeader
 from .response import Response
+from .shared import Shared
 from .tls import TlsSocket, tls_environ
-
-if TYPE_CHECKING:
-    from .server import WSGIServer
 
 __all__ = ["Connection"]
 
@@ -83,7 +81,7 @@ class Connection:
         "_port",
         "_reader",
         "_resuming",
-        "_server",
+        "_shared",
         "_skipping",
         "_socket",
         "_taken",
@@ -95,16 +93,16 @@ class Connection:
         "expires",
     )
 
-    def __init__(self, server: WSGIServer, sock: Any, address: Any) -> None:
-        self._server = server
+    def __init__(self, shared: Shared, sock: Any, address: Any) -> None:
+        self._shared = shared
         self._socket = sock
         self._host: str = address[0] if isinstance(address, tuple) else ""
         self._port: str = str(address[1]) if isinstance(address, tuple) else ""
         self._loopback = self._host in _LOOPBACK
         self._pending: deque[Request | Answer] = deque()
-        plain = server.request_log is None and not server.trusts_proxies
+        plain = shared.request_log is None and not shared.trusts_proxies
         on_request = self._pending.append if plain else self._on_request
-        self._parser = RequestParser(server.request_environ, server.options, self._on_head, on_request, server.bodies)
+        self._parser = RequestParser(shared.environ, shared.options, self._on_head, on_request, shared.bodies)
         self._current: Response | None = None
         self._job: Job | None = None
         self._last = False
@@ -117,17 +115,17 @@ class Connection:
         self._lingering = False
         self._resuming = False
         """Whether what is parsed or submitted was read some time ago."""
-        self._outbox = Outbox(server.budget)
+        self._outbox = Outbox(shared.budget)
         self._taken: Event | None = None
         self._unsent_bounded = False
         self.closed = False
-        self.closing = server.closing
+        self.closing = shared.closing
         """Whether the server wants it closed after its present response."""
-        self.expires = monotonic() + server.options.header_timeout_seconds
+        self.expires = monotonic() + shared.header_timeout_seconds
         """When, in `time.monotonic()` seconds, the client has taken too long for what it is at."""
         self._writer: Any = None
-        self._reader: Any = server.loop.io(sock.fileno(), 1)
-        if server.options.proxy_protocol and self._host in server.trusted_proxies:
+        self._reader: Any = shared.loop.io(sock.fileno(), 1)
+        if shared.options.proxy_protocol and self._host in shared.trusted_proxies:
             self._reader.start(self._on_proxy_header, ProxyHeader())
         else:
             self._begin()
@@ -162,8 +160,8 @@ class Connection:
     # Reading.
 
     def _begin(self) -> None:
-        if self._server.tls is not None:
-            self._socket = TlsSocket(self._socket, self._server.tls)
+        if self._shared.tls is not None:
+            self._socket = TlsSocket(self._socket, self._shared.tls)
         self._reader.start(self._on_readable)
 
     def _on_proxy_header(self, header: ProxyHeader) -> None:
@@ -177,7 +175,7 @@ class Connection:
         except OSError:
             data = b""
         except ValueError as error:
-            self._server.report(f"refused a connection from {self._host or 'a local proxy'}: {error}")
+            self._shared.report(f"refused a connection from {self._host or 'a local proxy'}: {error}")
             data = b""
         if not data:
             self.close()
@@ -187,14 +185,14 @@ class Connection:
             self._begin()
 
     def _on_readable(self) -> None:
-        server = self._server
+        shared = self._shared
         data: bytes | memoryview
         try:
-            if server.tls is not None:
+            if shared.tls is not None:
                 data = self._socket.recv(TLS_RECEIVE_BYTES)
             else:
                 # One buffer for all connections: the parser copies what it keeps.
-                data = server.buffer[: self._socket.recv_into(server.buffer)]
+                data = shared.buffer[: self._socket.recv_into(shared.buffer)]
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
@@ -209,7 +207,7 @@ class Connection:
 
     def _give_up(self) -> None:
         """A bug of ours costs one connection, and nothing is raised in the hub."""
-        self._server.report_bug(self)
+        self._shared.report_bug(self)
         self.close()
 
     def _take(self, data: bytes | memoryview) -> None:
@@ -226,7 +224,7 @@ class Connection:
                 self._reader.stop()
             self._advance()
             if self._unparsed and self._current is None and not self.closed:
-                self._server.loop.run_callback(self._resume)
+                self._shared.loop.run_callback(self._resume)
         elif parser.head_waits:
             self._judge_head()
 
@@ -256,27 +254,27 @@ class Connection:
         """
         if self._current is not None or self._outbox.size or self._last:
             return
-        parser, options = self._parser, self._server.options
+        parser, shared = self._parser, self._shared
         if parser.in_body:
-            seconds = options.body_timeout_seconds
+            seconds = shared.body_timeout_seconds
         elif parser.in_head:
-            seconds = options.header_timeout_seconds
+            seconds = shared.header_timeout_seconds
         else:
-            seconds = options.keep_alive_seconds
+            seconds = shared.keep_alive_seconds
         self.expires = monotonic() + seconds
 
     def _on_head(self, environ: dict[str, Any]) -> None:
         """Put into the environ what is known of the client, and the class that a trusted peer tells."""
         environ["REMOTE_ADDR"] = self._host
         environ["REMOTE_PORT"] = self._port
-        server = self._server
-        if server.tls is not None:
+        shared = self._shared
+        if shared.tls is not None:
             environ.update(tls_environ(self._socket))
-        if server.trusts_proxies:
+        if shared.trusts_proxies:
             priority = environ.get("HTTP_X_INTRALB_PRIORITY")
-            if priority in PRIORITIES and self._host in server.trusted_proxies:
+            if priority in PRIORITIES and self._host in shared.trusted_proxies:
                 environ["intralb.priority"] = priority
-            forwarded(environ, self._host, server.trusted_proxies)
+            forwarded(environ, self._host, shared.trusted_proxies)
 
     def _on_request(self, request: Request) -> None:
         self._describe(request)
@@ -284,11 +282,11 @@ class Connection:
 
     def _describe(self, request: Request) -> None:
         """Note what the log will say of a request, and what a trusted peer tells of its time."""
-        environ, server = request.environ, self._server
-        if server.request_log is not None:
+        environ, shared = request.environ, self._shared
+        if shared.request_log is not None:
             target = environ["RAW_URI"].encode("unicode_escape").decode("ascii").replace('"', "%22")
             request.line = f"{environ['REQUEST_METHOD']} {target} {environ['SERVER_PROTOCOL']}"
-        if server.trusts_proxies and self._host in server.trusted_proxies:
+        if shared.trusts_proxies and self._host in shared.trusted_proxies:
             told = time_told(environ, time())
             if told is not None:
                 environ["intralb.time_told"] = told
@@ -302,7 +300,7 @@ class Connection:
             return
         parser = self._parser
         parser.head_waits = False
-        answer = self._server.refusal(parser.environ)
+        answer = self._shared.refusal(parser.environ)
         if answer is not None:
             self._refuse_head(answer)
         elif parser.awaits_continue:
@@ -314,7 +312,7 @@ class Connection:
         self._skipping = True
         self._describe(request)
         response = self._current = Response(self, request)
-        self._server.balancer.refuse_unread(request.environ, response, answer)
+        self._shared.balancer.refuse_unread(request.environ, response, answer)
 
     def _on_end_of_input(self) -> None:
         """The client has left, or will send no more, which looks the same: answer what is running, drop what waits."""
@@ -327,7 +325,7 @@ class Connection:
         """Drop the present job if it waits, or end it if that is wanted; say whether it has ended so."""
         if self._job is None or self._current is None:
             return False
-        self._server.balancer.abandon(self._job)
+        self._shared.balancer.abandon(self._job)
         if self._job.state != "disconnected":
             return False
         self._current.request.release()
@@ -337,10 +335,10 @@ class Connection:
         """Refuse what was sent, after the answers to all that came before it; then close."""
         client = self._host or "a local client"
         if self._parser.skips_body:
-            self._server.report(f"closed a connection from {client} in the body of a refused request: {status}")
+            self._shared.report(f"closed a connection from {client} in the body of a refused request: {status}")
             self._end_skipping()
             return
-        self._server.report(f"refused a request from {client}: {status}")
+        self._shared.report(f"refused a request from {client}: {status}")
         self.refuse(_rejection(status))
 
     def refuse(self, answer: Answer) -> None:
@@ -370,14 +368,14 @@ class Connection:
             if not self._outbox.size:
                 self.expires = math.inf
             response = self._current = Response(self, item)
-            job = self._server.submit(item.environ, response)
+            job = self._shared.submit(item.environ, response)
             if not response.ended:
                 self._job = job
 
     def response_ended(self, keep_alive: bool) -> None:
         """The present response is complete, though parts of it may be unsent; go on with the next, or close."""
-        if self._server.request_log is not None and self._current is not None:
-            self._server.request_log.record(logging.INFO, self._current.log_line(self._host))
+        if self._shared.request_log is not None and self._current is not None:
+            self._shared.request_log.record(logging.INFO, self._current.log_line(self._host))
         self._current = self._job = None
         if not keep_alive or self._last or (self._input_ended and not self._pending):
             self._last = True
@@ -388,7 +386,7 @@ class Connection:
         self._await_request()
         if self._pending or self._unparsed or self._parser.head_waits:
             # From the hub, not from here: `_advance` may be what called us, or a slot that still has to clean up.
-            self._server.loop.run_callback(self._resume)
+            self._shared.loop.run_callback(self._resume)
         elif self.closing:
             self.close_if_idle()
 
@@ -461,7 +459,7 @@ class Connection:
             return
         self._outbox.add(memoryview(head))
         self._outbox.add_file(descriptor, offset, count)
-        if count > LOOPBACK_FILE_UNSENT_BYTES and self._loopback and self._server.tls is None:
+        if count > LOOPBACK_FILE_UNSENT_BYTES and self._loopback and self._shared.tls is None:
             self._leave_to_the_system(LOOPBACK_FILE_UNSENT_BYTES)
         self._on_writable()
 
@@ -488,23 +486,23 @@ class Connection:
             self._outbox.add(data)
         except OSError as error:
             # The disk is full: this client's answer cannot be kept.
-            self._server.report(f"cut a response: its temporary file cannot be written: {error}")
+            self._shared.report(f"cut a response: its temporary file cannot be written: {error}")
             self.close()
         else:
             self._watch_writing()
 
     def _watch_writing(self) -> None:
         if self._writer is None:
-            self._writer = self._server.loop.io(self._socket.fileno(), 2)
+            self._writer = self._shared.loop.io(self._socket.fileno(), 2)
         if not self._writer.active:
             self._writer.start(self._on_writable)
-            self.expires = monotonic() + self._server.options.write_timeout_seconds
+            self.expires = monotonic() + self._shared.write_timeout_seconds
 
     def _on_writable(self) -> None:
         try:
             self._outbox.send_to(self._socket)
         except (BlockingIOError, InterruptedError):
-            self.expires = monotonic() + self._server.options.write_timeout_seconds
+            self.expires = monotonic() + self._shared.write_timeout_seconds
         except OSError:
             self.close()
         if self._taken is not None and not self._far_behind:
@@ -533,7 +531,7 @@ class Connection:
     @property
     def _far_behind(self) -> bool:
         """Whether the client has left so much unread that who writes has to wait."""
-        full = self._server.budget.in_files > UNSENT_IN_FILES_BYTES
+        full = self._shared.budget.in_files > UNSENT_IN_FILES_BYTES
         return self._outbox.size > (UNSENT_LEAST_BYTES if full else UNSENT_MOST_BYTES)
 
     def wait_until_taken(self) -> None:
@@ -587,4 +585,4 @@ class Connection:
                 item.release()
         self._pending.clear()
         self._current = self._job = None
-        self._server.connection_closed(self)
+        self._shared.closed(self)

@@ -8,32 +8,26 @@ from __future__ import annotations
 
 import _socket
 import errno
-import logging
 import math
 import socket
-import ssl
-import traceback
-from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
 import gevent
 from gevent import pywsgi
-from gevent.event import Event
 
-from ..policy.answers import TOO_MANY_CONNECTIONS, Answer
+from ..policy.answers import TOO_MANY_CONNECTIONS
 from ..pool.balancer import LoadBalancer
-from ..pool.exchange import Application, Exchange
+from ..pool.exchange import Application
 from ..pool.hublog import HubLog
-from ..pool.job import Job
 from .connection import Connection
 from .framing import SERVER
 from .front import Front
-from .limits import BODIES_IN_MEMORY_BYTES, RECEIVE_BYTES, REFUSED_CONNECTIONS, UNSENT_IN_MEMORY_BYTES
+from .limits import BODIES_IN_MEMORY_BYTES, REFUSED_CONNECTIONS, UNSENT_IN_MEMORY_BYTES
 from .outbox import OutputBudget
 from .parser import BodyBudget
-from .proxies import TrustedNetworks
 from .response import FileWrapper
+from .shared import Shared
 from .shutdown import Shutdown, graceful_shutdown
 from .tls import tls_context
 
@@ -76,17 +70,8 @@ class WSGIServer(pywsgi.WSGIServer):
     _start_accepting_if_started: Any
     _timer: Any
     _last_pause = -math.inf
-    closing = False
-    """Whether every connection is to be closed after its present response."""
     shutdown: Shutdown | None = None
     """What `graceful_shutdown` has prepared."""
-    submit: Callable[[dict[str, Any], Exchange], Job | None]
-    """Has a request answered; there is no job yet where an application stands in front of the balancer."""
-    refusal: Callable[[dict[str, Any]], Answer | None]
-    """Tells with what a request would be refused now."""
-    tls: ssl.SSLContext | None = None
-    request_log: HubLog | None = None
-    """Where each answered request is told of, if a `log` was given."""
     _sweeper: Any = None
 
     def __init__(
@@ -104,39 +89,41 @@ class WSGIServer(pywsgi.WSGIServer):
         **ssl_args: Any,
     ) -> None:
         application = self._take_application(application or getattr(self, "application", None), balancer)
+        self.options = self.balancer.options
         self.own_connections = handler_class is None
         if ssl_args and self.own_connections:
-            self.tls = tls_context(ssl_args)
-            ssl_args = {"ssl_context": self.tls}
+            self.shared.tls = tls_context(ssl_args)
+            ssl_args = {"ssl_context": self.shared.tls}
         super().__init__(listener, application, backlog, spawn, log, error_log, handler_class, environ, **ssl_args)
-        self.options = self.balancer.options
-        self.trusted_proxies = TrustedNetworks(self.options.trusted_proxies)
-        self.trusts_proxies = bool(self.trusted_proxies)
-        self.budget = OutputBudget(UNSENT_IN_MEMORY_BYTES)
-        self.buffer = memoryview(bytearray(RECEIVE_BYTES))
-        """What the hub reads into, whichever connection it reads from."""
-        self.bodies = BodyBudget(BODIES_IN_MEMORY_BYTES)
-        self.connections: set[Connection] = set()
-        self.request_environ: dict[str, Any] = {}
-        """What the environ of every request begins with."""
-        self._all_closed = Event()
-        self._log = HubLog(logging.getLogger("intralb_gevent").log)
         if log not in ("default", None):
-            self.request_log = HubLog(self._write_request)
+            self.shared.request_log = HubLog(self._write_request)
 
     def _take_application(self, application: Any, balancer: LoadBalancer | None) -> Application:
         """Find the balancer, and return what is to be called for a request: it, or what stands in front of it."""
-        if isinstance(application, LoadBalancer) or balancer is None:
-            self.balancer = application if isinstance(application, LoadBalancer) else LoadBalancer(application)
-            self.submit, self.refusal = self.balancer.submit, self.balancer.refusal
-            return self.balancer
+        entry: LoadBalancer | Front
+        if isinstance(application, LoadBalancer):
+            entry = balancer = application
+        elif balancer is None:
+            entry = balancer = LoadBalancer(application)
+        else:
+            entry = Front(application)
         self.balancer = balancer
-        front = Front(application)
-        self.submit, self.refusal = front.submit, front.refusal
-        return front.application
+        budget, bodies = OutputBudget(UNSENT_IN_MEMORY_BYTES), BodyBudget(BODIES_IN_MEMORY_BYTES)
+        self.shared = Shared(balancer, entry, budget, bodies)
+        return balancer if entry is balancer else application
 
     def __repr__(self) -> str:
         return f"<WSGIServer at {self.address}: {len(self.connections)} connections, {self.balancer!r}>"
+
+    @property
+    def connections(self) -> set[Connection]:
+        """The connections that are open."""
+        return self.shared.connections
+
+    @property
+    def closing(self) -> bool:
+        """Whether every connection is closed after its present response."""
+        return self.shared.closing
 
     # The life cycle of gevent's servers.
 
@@ -147,7 +134,8 @@ class WSGIServer(pywsgi.WSGIServer):
         if self.socket.family in (socket.AF_INET, socket.AF_INET6):
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._accepted_kind = (int(self.socket.family), int(self.socket.type), self.socket.proto)
-        self.request_environ = {
+        self.shared.loop = self.loop
+        self.shared.environ = {
             **self.get_environ(),
             # Every request sets these; being here, they do not make its copy grow.
             **dict.fromkeys(_SET_BY_EVERY_REQUEST),
@@ -158,7 +146,7 @@ class WSGIServer(pywsgi.WSGIServer):
     def start(self) -> None:
         """Bind if need be, and accept connections."""
         super().start()
-        self.closing = False
+        self.shared.closing = False
         self.balancer.open_for(self)
         self._sweeper = self.loop.timer(self.SWEEP_SECONDS, self.SWEEP_SECONDS, ref=False)
         self._sweeper.start(self._sweep)
@@ -189,11 +177,11 @@ class WSGIServer(pywsgi.WSGIServer):
     def finish(self, deadline: float) -> int:
         """Stop until `deadline`, in `time.monotonic()` seconds; return how many requests were cut."""
         self.close()
-        self.closing = True
+        self.shared.closing = True
         for connection in list(self.connections):
             connection.closing = True
             connection.close_if_idle()
-        self._wait_until_all_closed(deadline)
+        self.shared.wait_until_all_closed(max(0.0, deadline - monotonic()))
         last = self.balancer.close_for(self)
         cut = self.balancer.drain(max(0.0, deadline - monotonic())) if last else 0
         gevent.sleep(0)
@@ -202,14 +190,8 @@ class WSGIServer(pywsgi.WSGIServer):
             connection.close()
         if self._sweeper is not None:
             self._sweeper.stop()
-        for log in filter(None, (self._log, self.request_log)):
-            log.flush(max(0.0, deadline - monotonic()))
+        self.shared.flush_logs(max(0.0, deadline - monotonic()))
         return cut
-
-    def _wait_until_all_closed(self, deadline: float) -> None:
-        self._all_closed.clear()
-        if self.connections:
-            self._all_closed.wait(max(0.0, deadline - monotonic()))
 
     # Connections.
 
@@ -234,7 +216,9 @@ class WSGIServer(pywsgi.WSGIServer):
         """Out of descriptors or memory: the clients in the backlog wait until there may be some again."""
         now = monotonic()
         if now - self._last_pause > REPORT_SECONDS:
-            self.report(f"accepts no connections for the moment: {error.strerror}; raise the limit of open files")
+            self.shared.report(
+                f"accepts no connections for the moment: {error.strerror}; raise the limit of open files"
+            )
         self._last_pause = now
         self.stop_accepting()
         self._timer = self.loop.timer(PAUSE_SECONDS)
@@ -243,7 +227,7 @@ class WSGIServer(pywsgi.WSGIServer):
     def do_handle(self, *args: Any) -> None:
         """Look after an accepted connection."""
         if self.own_connections:
-            self._look_after(Connection(self, *args))
+            self._look_after(Connection(self.shared, *args))
         else:
             super().do_handle(*args)
 
@@ -255,12 +239,6 @@ class WSGIServer(pywsgi.WSGIServer):
         elif beyond >= 0:
             connection.refuse(TOO_MANY_CONNECTIONS.not_executed(len(self.connections)))
 
-    def connection_closed(self, connection: Connection) -> None:
-        """A connection is gone."""
-        self.connections.discard(connection)
-        if self.closing and not self.connections:
-            self._all_closed.set()
-
     def _sweep(self) -> None:
         now = monotonic()
         for connection in [connection for connection in self.connections if connection.expires <= now]:
@@ -268,12 +246,3 @@ class WSGIServer(pywsgi.WSGIServer):
 
     def _write_request(self, level: int, line: str) -> None:
         self.log.write(line)
-
-    def report(self, text: str) -> None:
-        """Log a line from the hub; it must not show what a client sent."""
-        self._log.record(logging.INFO, lambda: text)
-
-    def report_bug(self, connection: Connection) -> None:
-        """Log, from the hub, an exception that should not have been."""
-        text = traceback.format_exc()
-        self._log.record(logging.ERROR, lambda: f"closed {connection!r} because of a bug in intralb_gevent:\n{text}")

@@ -212,12 +212,12 @@ def test_a_client_that_does_not_read_is_cut(serve, connect, monkeypatch, eventua
     connect(server).send(REQUEST)
     eventually(lambda: server.connections)
     eventually(lambda: not server.connections)
-    assert (server.budget.in_memory, server.budget.in_files) == (0, 0)
+    assert (server.shared.budget.in_memory, server.shared.budget.in_files) == (0, 0)
 
 
 def test_a_bug_of_ours_closes_one_connection_and_is_reported(serve, connect, echo, monkeypatch, caplog) -> None:
     server = serve(echo)
-    monkeypatch.setattr(server, "submit", lambda environ, exchange: 1 / 0)
+    monkeypatch.setattr(server.shared, "submit", lambda environ, exchange: 1 / 0)
     client = connect(server)
     client.send(REQUEST)
     assert client.closed_by_server
@@ -303,10 +303,10 @@ def test_unsent_answers_beyond_the_budget_wait_in_files(serve, connect, eventual
     for number, client in enumerate(clients):
         client.send(f"GET {('/', '/stream')[number % 2]} HTTP/1.1\r\nHost: x\r\n\r\n")
     eventually(lambda: server.balancer.snapshot().outcomes["completed"] == 6)
-    assert server.budget.in_memory <= 1_000_000 < server.budget.in_files
+    assert server.shared.budget.in_memory <= 1_000_000 < server.shared.budget.in_files
     assert [client.reply().body == big for client in clients] == [True] * 6
     assert [client.get().body == big for client in clients] == [True] * 6
-    eventually(lambda: (server.budget.in_memory, server.budget.in_files) == (0, 0))
+    eventually(lambda: (server.shared.budget.in_memory, server.shared.budget.in_files) == (0, 0))
 
 
 def test_nothing_is_left_to_the_garbage_collector(serve, connect, echo, eventually) -> None:

@@ -786,7 +786,7 @@ def test_connections_of_all_kinds_leave_nothing_open(serve, connect, eventually,
     eventually(lambda: len(server.connections) == 1)
     eventually(lambda: open_files() == before)
     assert server.balancer.snapshot().running == 0
-    assert server.budget.in_memory == server.budget.in_files == server.bodies.taken == 0
+    assert server.shared.budget.in_memory == server.shared.budget.in_files == server.shared.bodies.taken == 0
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 

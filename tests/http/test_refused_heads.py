@@ -140,7 +140,7 @@ def test_nothing_of_the_body_is_kept(full, connect, eventually) -> None:
     client.send(b"b" * 900_000)
     (connection,) = receiving(full.server)
     eventually(lambda: connection._parser.body_left == 90_000)
-    assert full.server.bodies.taken == 0
+    assert full.server.shared.bodies.taken == 0
     client.send(b"b" * 90_000)
     open_door(full)
     assert client.get("/next").status == 200

@@ -167,13 +167,13 @@ def test_bodies_beyond_the_budget_go_to_files_and_all_is_given_back(
         client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
     eventually(lambda: len(kinds) == 3)
     assert all(kinds) == in_memory
-    assert 0 <= server.bodies.taken <= limit
+    assert 0 <= server.shared.bodies.taken <= limit
     door.set()
     assert [client.reply("POST").body for client in clients] == [body] * 3
     half = connect(server)
     half.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 900000\r\n\r\n" + body)
     half.close()
-    eventually(lambda: server.bodies.taken == 0)
+    eventually(lambda: server.shared.bodies.taken == 0)
 
 
 def test_trailers_do_not_become_headers(server, connect, environs) -> None:

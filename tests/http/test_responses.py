@@ -308,7 +308,7 @@ def test_a_slow_reader_of_a_file_holds_no_slot_and_no_memory(serve, connect, tmp
     eventually(lambda: server.balancer.snapshot().outcomes["completed"] == 1)
     (connection,) = server.connections
     assert connection.unsent > 50_000_000
-    assert (server.budget.in_memory, server.budget.in_files) == (0, 0)
+    assert (server.shared.budget.in_memory, server.shared.budget.in_files) == (0, 0)
     assert len(client.reply().body) == 100_000_000
 
 

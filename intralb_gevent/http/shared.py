@@ -1,0 +1,119 @@
+"""What all connections of a server have in common: where requests go, limits, buffers, budgets, and the log.
+
+Decides nothing but when the last connection of a closing server is gone. It must not know what a connection does.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from gevent.event import Event
+
+from ..options import Options
+from ..policy.answers import Answer
+from ..pool.balancer import LoadBalancer
+from ..pool.exchange import Exchange
+from ..pool.hublog import HubLog
+from ..pool.job import Job
+from .front import Front
+from .limits import RECEIVE_BYTES
+from .outbox import OutputBudget
+from .parser import BodyBudget
+from .proxies import TrustedNetworks
+
+if TYPE_CHECKING:
+    from .connection import Connection
+
+__all__ = ["Shared"]
+
+
+class Shared:
+    """Made with its server, and ready for connections once it has the event loop and the environ."""
+
+    __slots__ = (
+        "_all_closed",
+        "_log",
+        "balancer",
+        "bodies",
+        "body_timeout_seconds",
+        "budget",
+        "buffer",
+        "closing",
+        "connections",
+        "environ",
+        "header_timeout_seconds",
+        "keep_alive_seconds",
+        "loop",
+        "options",
+        "refusal",
+        "request_log",
+        "submit",
+        "tls",
+        "trusted_proxies",
+        "trusts_proxies",
+        "write_timeout_seconds",
+    )
+
+    def __init__(
+        self, balancer: LoadBalancer, entry: LoadBalancer | Front, budget: OutputBudget, bodies: BodyBudget
+    ) -> None:
+        self.balancer = balancer
+        self.submit: Callable[[dict[str, Any], Exchange], Job | None] = entry.submit
+        """Has a request answered; there is no job yet where an application stands in front of the balancer."""
+        self.refusal: Callable[[dict[str, Any]], Answer | None] = entry.refusal
+        """Tells with what a request would be refused now."""
+        self.options: Options = balancer.options
+        self.header_timeout_seconds: float = self.options.header_timeout_seconds
+        self.body_timeout_seconds: float = self.options.body_timeout_seconds
+        self.keep_alive_seconds: float = self.options.keep_alive_seconds
+        self.write_timeout_seconds: float = self.options.write_timeout_seconds
+        self.trusted_proxies = TrustedNetworks(self.options.trusted_proxies)
+        self.trusts_proxies = bool(self.trusted_proxies)
+        self.budget = budget
+        self.bodies = bodies
+        self.buffer = memoryview(bytearray(RECEIVE_BYTES))
+        """What the hub reads into, whichever connection it reads from."""
+        self.loop: Any = None
+        self.environ: dict[str, Any] = {}
+        """What the environ of every request begins with."""
+        self.tls: ssl.SSLContext | None = None
+        self.request_log: HubLog | None = None
+        """Where each answered request is told of, if a `log` was given."""
+        self.closing = False
+        """Whether every connection is to be closed after its present response."""
+        self.connections: set[Connection] = set()
+        self._all_closed = Event()
+        self._log = HubLog(logging.getLogger("intralb_gevent").log)
+
+    def __repr__(self) -> str:
+        return f"<Shared by {len(self.connections)} connections{', closing' if self.closing else ''}>"
+
+    def closed(self, connection: Connection) -> None:
+        """A connection is gone."""
+        self.connections.discard(connection)
+        if self.closing and not self.connections:
+            self._all_closed.set()
+
+    def wait_until_all_closed(self, timeout: float) -> None:
+        """Wait until no connection is left; `closing` has been set."""
+        self._all_closed.clear()
+        if self.connections:
+            self._all_closed.wait(timeout)
+
+    def report(self, text: str) -> None:
+        """Log a line from the hub; it must not show what a client sent."""
+        self._log.record(logging.INFO, lambda: text)
+
+    def report_bug(self, connection: Connection) -> None:
+        """Log, from the hub, an exception that should not have been."""
+        text = traceback.format_exc()
+        self._log.record(logging.ERROR, lambda: f"closed {connection!r} because of a bug in intralb_gevent:\n{text}")
+
+    def flush_logs(self, timeout: float) -> None:
+        """Wait until all is written, so many seconds at most for each log."""
+        for log in filter(None, (self._log, self.request_log)):
+            log.flush(timeout)
