@@ -55,15 +55,17 @@ def compiled_modules():
     """Return the extensions to build, none where there should not be any."""
     if os.environ.get("INTRALB_COMPILE") == "0" or not {"bdist_wheel", "build_ext"} & set(sys.argv):
         return []
-    try:
-        from mypyc.build import mypycify
-    except ImportError as error:
-        print(WITHOUT.format(error), file=sys.stderr)
-        return []
     # What is installed beside must not change the outcome; the types of other packages are not needed.
     flags = ["--config-file=", "--no-site-packages", "--ignore-missing-imports", "--follow-imports=silent"]
     files = [f"intralb_gevent/{name}.py" for name in COMPILED]
-    return mypycify([*flags, *files], opt_level="2", group_name="intralb_gevent")
+    try:
+        from mypyc.build import mypycify
+
+        return mypycify([*flags, *files], opt_level="2", group_name="intralb_gevent")
+    except (ImportError, SystemExit) as error:
+        # It exits where it does not understand the source.
+        print(WITHOUT.format(error), file=sys.stderr)
+        return []
 
 
 setup(

@@ -46,6 +46,16 @@ class _Refused(Exception):
     """Leaves a callback of the parser for a request that will not be served; carries its status line."""
 
 
+COMMON_HEADERS: Final = (
+    *(b"Host", b"User-Agent", b"Accept", b"Accept-Encoding", b"Accept-Language", b"Connection", b"Cookie", b"Origin"),
+    *(b"Content-Type", b"Content-Length", b"Authorization", b"Referer", b"Cache-Control", b"If-None-Match", b"Range"),
+    *(b"X-Forwarded-For", b"X-Forwarded-Proto", b"X-Forwarded-Host", b"X-Real-IP", b"X-Request-ID", b"Via"),
+    *(b"host", b"user-agent", b"accept", b"accept-encoding", b"accept-language", b"connection", b"cookie", b"origin"),
+    *(b"content-type", b"content-length", b"authorization", b"referer", b"cache-control"),
+)
+"""As most clients and proxies write them."""
+
+
 @lru_cache(maxsize=1024)
 def _cgi_name(name: bytes) -> str | None:
     """Return a header field's name as the environ has it; None for one that is left out.
@@ -57,6 +67,9 @@ def _cgi_name(name: bytes) -> str | None:
         return None
     key = name.decode("latin-1").upper().replace("-", "_")
     return key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else "HTTP_" + key
+
+
+_CGI_NAMES: Final = {name: _cgi_name(name) for name in COMMON_HEADERS}
 
 
 class BodyBudget:
@@ -375,7 +388,7 @@ class RequestParser:
         self._head_size += len(name) + len(value)
         if self._header_count > self._max_headers or self._head_size > self._max_header_bytes:
             raise _Refused("431 Request Header Fields Too Large")
-        key = _cgi_name(name)
+        key = _CGI_NAMES.get(name) or _cgi_name(name)
         if key is None or not self.in_head:
             # Behind a chunked body come trailers, which nobody has vetted as headers (RFC 9110, 6.5.1): left out.
             return

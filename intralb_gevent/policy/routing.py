@@ -10,7 +10,7 @@ from collections.abc import Sequence
 __all__ = ["least_busy", "oldest"]
 
 
-def least_busy(loads: Sequence[int], first: int) -> int:
+def least_busy(loads: list[int], first: int) -> int:
     """Return the index of a smallest load (queued + running); ties go to the first one from `first` on.
 
     All workers of a pool have the same number of slots, so comparing loads compares load against slots.

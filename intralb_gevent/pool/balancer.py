@@ -30,7 +30,7 @@ from .deadlines import DeadlineTimer
 from .exchange import Application, Exchange, StartResponse
 from .hublog import HubLog
 from .hubwatch import HubWatch
-from .job import Deadline, Job, ToldDeadline
+from .job import Deadline, Job, JobKeeper, ToldDeadline
 from .joblog import JobLog
 from .lagprobe import LagProbe
 from .lane import Lane
@@ -52,7 +52,7 @@ _GIVEN_UP = (
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
-class LoadBalancer:
+class LoadBalancer(JobKeeper):
     """A WSGI application that runs another one on a pool of greenlets, partitioned into workers.
 
     Give it to `WSGIServer`, or to any other gevent server as the WSGI callable it is (`balance_load()` returns the

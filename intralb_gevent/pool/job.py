@@ -7,10 +7,12 @@ not know how a worker is chosen or how a response is written.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Hashable
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
+from ..compiling import mypyc_attr
 from ..kinds import seconds
 from ..policy.deadline import TimeLimits, handed_on
 from ..policy.lifecycle import NEXT, State, illegal
@@ -189,26 +191,34 @@ class Job:
         return 0.0 if self.started is None or self.ended is None else self.ended - self.started
 
 
-class JobKeeper(Protocol):
+@mypyc_attr(allow_interpreted_subclasses=True)
+class JobKeeper(ABC):
     """Who knows what a slot may run, and is told how it ended: the balancer."""
 
+    @abstractmethod
     def claim(self, job: Job) -> bool:
         """Move a job whose turn it is to running; False if it was refused instead, and must not be run."""
 
+    @abstractmethod
     def refuse(self, job: Job, outcome: Outcome, answer: Answer) -> None:
         """Answer a job that has not run and will not."""
 
+    @abstractmethod
     def end(self, job: Job, outcome: Outcome) -> None:
         """Give a job its one outcome."""
 
+    @abstractmethod
     def changed(self) -> None:
         """A slot or a place in a queue has become free, or a worker is gone."""
 
+    @abstractmethod
     def time_out(self, job: Job) -> Abort:
         """Answer for a running job whose deadline has passed, and return what its application is to be ended with."""
 
+    @abstractmethod
     def begin_stream(self, job: Job) -> None:
         """The response of a job is streamed from now on; raises `StreamsFull` if it must not be."""
 
+    @abstractmethod
     def give_up(self, slot: Slot) -> None:
         """Put another slot in the place of one whose application cannot be ended."""

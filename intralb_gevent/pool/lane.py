@@ -8,6 +8,7 @@ how a job is answered: the keeper of the jobs does.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
+from typing import Final
 
 from ..observe.snapshot import LaneSnapshot
 from ..observe.stats import Stats
@@ -28,6 +29,9 @@ from .workerpool import WorkerPool
 
 __all__ = ["Lane"]
 
+_CRITICAL: Final = Priority.CRITICAL
+"""Looked up once, for an enumeration's member takes its time."""
+
 
 class Lane:
     """A pool of workers, with what is known of its jobs and what decides about them."""
@@ -36,6 +40,8 @@ class Lane:
         self.name = name
         self.options = options
         self.stats = Stats()
+        self._slots: int = options.max_concurrent_per_router
+        """Of each worker."""
         self.pool = WorkerPool(options, keeper, ids)
         self.service = ServiceTime()
         """How long its jobs usually run."""
@@ -59,10 +65,6 @@ class Lane:
         return f"<Lane {self.name or 'of all others'}: {self.pool!r} {self.stats!r}>"
 
     @property
-    def _slots(self) -> int:
-        return self.options.max_concurrent_per_router
-
-    @property
     def _shared(self) -> bool:
         """Whether several clients take turns."""
         return self._clients is not None and self._clients.several
@@ -72,7 +74,7 @@ class Lane:
     def admit(self, job: Job, now: float) -> Answer | None:
         """Bring a job to a worker; return what to answer instead if there is no place for it. Never waits."""
         pool = self.pool
-        if self._calm and job.priority == Priority.CRITICAL:
+        if self._calm and job.priority is _CRITICAL:
             worker = pool.least_busy()
             if worker.load < self._slots:
                 job.move("queued")

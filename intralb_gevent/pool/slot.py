@@ -56,6 +56,7 @@ class Slot:
         "_aborts",
         "_closes_session",
         "_greenlet",
+        "_has_session",
         "_interrupt_at",
         "_interrupts",
         "_repeat_at",
@@ -71,6 +72,7 @@ class Slot:
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
         self.session = SlotSession(worker.pool.session_rules, worker.id)
+        self._has_session = self.session.available
         self.job: Job | None = None
         self.retired = False
         self.interruptible = False
@@ -190,7 +192,7 @@ class Slot:
     def _serve(self, job: Job) -> None:
         """Take a job to its outcome, then make the session ready; nothing gets out of here."""
         keeper = self.worker.pool.keeper
-        if self.session.available:
+        if self._has_session:
             job.environ["intralb.session"] = _CURRENT_SESSION
         outcome: Outcome = "completed"
         self.interruptible = True
