@@ -17,13 +17,14 @@ def least_busy(loads: list[int], first: int) -> int:
     `loads` must not be empty and `first` must be one of its indices; pass the index after the last pick and
     ties rotate.
     """
-    least = min(loads)
-    if loads[first] == least:
-        return first
+    best, least = first, loads[first]
     for index in range(first + 1, len(loads)):
-        if loads[index] == least:
-            return index
-    return loads.index(least)
+        if loads[index] < least:
+            best, least = index, loads[index]
+    for index in range(first):
+        if loads[index] < least:
+            best, least = index, loads[index]
+    return best
 
 
 def oldest(arrivals: Sequence[float | None]) -> int | None:
