@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 import gevent
 
 from . import __version__, binding, settings
+from .compiling import is_compiled
 from .errors import LoadError, OptionError
 from .loading import load_application
 from .options import Declaration, Options, declarations
@@ -183,7 +184,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _versions() -> str:
-    return f"{_PROGRAM} {__version__} (gevent {gevent.__version__}, Python {platform.python_version()})"
+    kind = "compiled" if is_compiled("pool.balancer") else "not compiled"
+    return f"{_PROGRAM} {__version__} ({kind}, gevent {gevent.__version__}, Python {platform.python_version()})"
 
 
 def _command(commands: Any, name: str, does: _Command, help: str, application: str | None = None) -> _Parser:

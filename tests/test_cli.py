@@ -159,7 +159,7 @@ ANYWHERE = ("--bind", "127.0.0.1:0")
 def test_version(run: Callable[..., Ended]) -> None:
     ended = run("--version")
     assert ended.code == 0
-    assert ended.out.startswith(f"intralb-gevent {__version__} (gevent ")
+    assert re.match(rf"intralb-gevent {re.escape(__version__)} \((not )?compiled, gevent ", ended.out)
 
 
 def test_help_tells_the_commands_and_a_command_tells_every_setting(run: Callable[..., Ended]) -> None:

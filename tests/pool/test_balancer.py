@@ -194,3 +194,21 @@ def test_an_outer_greenlet_that_dies_takes_its_waiting_job_along(balance, gate, 
     assert first.get().status == "200 OK"
     assert gate.calls == ["/1"]
     assert balancer.snapshot().outcomes["disconnected"] == 1
+
+
+def test_it_can_be_extended(ask) -> None:
+    class Counting(LoadBalancer):
+        asked = 0
+
+        def submit(self, environ, exchange):
+            self.asked += 1
+            return super().submit(environ, exchange)
+
+    def application(environ, start_response):
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b"hello"]
+
+    balancer = Counting(application, Options())
+    assert ask(balancer).body == b"hello"
+    assert balancer.asked == 1
+    balancer.drain(1)
