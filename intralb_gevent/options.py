@@ -67,6 +67,13 @@ class Options:
         "What decides how many requests may run, up to the slots: hub_lag lets fewer while the event loop is late; "
         "fixed lets all; gradient2 and vegas look at run times. Or a function from a number of slots to a Limiter.",
     )
+    adaptive_lifo: bool = option(
+        _POOL,
+        False,
+        switch(),
+        "Give the next turn to whoever came last once the queues are more than 80 % full, until they are 60 % full: "
+        "the clients of those that came first may have left by then.",
+    )
     client_key: str | Callable[[dict[str, Any]], Any] = option(
         _POOL,
         "address",

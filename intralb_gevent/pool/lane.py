@@ -179,7 +179,8 @@ class Lane:
         if now >= delay.ends:
             self._judge(delay, now)
         # Whether others wait, and for how long, is asked only where it matters.
-        oldest = self.pool.queue_age(now, job.priority) if self._shared else 0.0
+        in_order = not (self._shared or self.pool.newest_first)
+        oldest = 0.0 if in_order else self.pool.queue_age(now, job.priority)
         if delay.sheds(now, now - job.arrived, delay.standing and self.pool.several_wait, oldest):
             return OVERLOADED
         if job.route.usual.suffices(job.deadline.at - now, job.deadline.whole):
@@ -233,9 +234,11 @@ class Lane:
 
     def _shorten(self, priority: Priority, delay: QueueDelay, now: float) -> None:
         """Shed what waited when the queue was found to stand, but for as many as soon have their turn."""
-        waiting = sorted((job for job in self.pool.waiting if job.priority == priority), key=lambda job: job.arrived)
+        newest = self.pool.newest_first
+        waiting = [job for job in self.pool.waiting if job.priority == priority]
+        waiting.sort(key=lambda job: job.arrived, reverse=newest)
         if self.pool.fair_queue is not None and self._shared:
-            nearest = self.pool.fair_queue.nearest(priority, delay.room)
+            nearest = self.pool.fair_queue.nearest(priority, delay.room, newest)
             waiting = nearest + [job for job in waiting if job not in nearest]
         kept = 0
         for job in waiting:

@@ -89,9 +89,9 @@ class Worker:
         if self.pool.fair_queue is not None:
             self.pool.fair_queue.append(job)
 
-    def dequeue(self, priority: int) -> Job:
-        """Take the job of a class that has waited longest out of the queue."""
-        job = self.queue.pop(priority)
+    def dequeue(self, priority: int, newest: bool = False) -> Job:
+        """Take the job of a class that has waited longest, or that came last, out of the queue."""
+        job = self.queue.pop(priority, newest)
         self._left_queue(job)
         return job
 

@@ -1,7 +1,8 @@
 """The workers of a lane: which one gets a job, whose waiting job a free slot takes, how some come and go.
 
-Decides by `policy/routing.py` among the workers there are, by `policy/priority.py` among the classes that wait, and by
-`fairqueue.py` among their clients. It must not know deadlines or outcomes: the keeper of the jobs does.
+Decides by `policy/routing.py` among the workers there are, by `policy/priority.py` among the classes that wait, by
+`fairqueue.py` among their clients, and by `policy/lifo.py` in which order. It must not know deadlines or outcomes: the
+keeper of the jobs does.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from time import monotonic
 from ..observe.snapshot import WorkerSnapshot
 from ..options import Options
 from ..policy.fairness import Clients
+from ..policy.lifo import AdaptiveLifo
 from ..policy.priority import Turns
 from ..policy.routing import least_busy, oldest
 from ..priority import Priority
@@ -48,6 +50,7 @@ class WorkerPool:
         self._ids = ids
         self._turn = 0
         self._order = Turns()
+        self._lifo = AdaptiveLifo() if options.adaptive_lifo else None
 
     def __repr__(self) -> str:
         return f"<WorkerPool {len(self.active)} active, {len(self.retiring)} retiring, {self.queued} queued>"
@@ -158,11 +161,18 @@ class WorkerPool:
             own = next(iter(worker.queue), None)
             return None if own is None else worker.dequeue(own.priority)
         priority = self._class_next()
+        if self._lifo is not None:
+            self._lifo.look(self.queued, len(self.active) * self.options.queue_size)
         if self.fair_queue is not None:
             return self._next_in_turn(priority, self.fair_queue)
         if worker.queue.first(priority) is not None:
-            return worker.dequeue(priority)
+            return worker.dequeue(priority, self.newest_first)
         return self._steal(priority)
+
+    @property
+    def newest_first(self) -> bool:
+        """Whether the job that came last has its turn before those that have waited longer."""
+        return self._lifo is not None and self._lifo.newest_first
 
     def _class_next(self) -> Priority:
         if self.queued_by_class[Priority.CRITICAL] == self.queued:
@@ -175,20 +185,24 @@ class WorkerPool:
         self.fair_queue = FairQueue(clients, (job for worker in self.all for job in worker.queue))
 
     def _next_in_turn(self, priority: Priority, fair_queue: FairQueue) -> Job:
-        job = fair_queue.next(priority)
+        job = fair_queue.next(priority, self.newest_first)
         if (owner := job.worker) is not None:
             owner.take(job)
             owner.leave_if_empty()
         return job
 
     def _steal(self, priority: Priority) -> Job | None:
-        """Take the job of a class that has waited longest in any queue."""
+        """Take the job of a class that has waited longest in any queue, or that came last."""
         workers = self.all
-        firsts = [worker.queue.first(priority) for worker in workers]
-        index = oldest([None if job is None else job.arrived for job in firsts])
+        if self.newest_first:
+            lasts = [worker.queue.last(priority) for worker in workers]
+            index = oldest([None if job is None else -job.arrived for job in lasts])
+        else:
+            firsts = [worker.queue.first(priority) for worker in workers]
+            index = oldest([None if job is None else job.arrived for job in firsts])
         if index is None:
             return None
-        job = workers[index].dequeue(priority)
+        job = workers[index].dequeue(priority, self.newest_first)
         workers[index].leave_if_empty()
         return job
 

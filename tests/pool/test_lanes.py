@@ -8,6 +8,7 @@ from typing import Any
 
 import gevent
 import pytest
+from gevent.event import Event
 
 from intralb_gevent import LoadBalancer, OptionError, Options, Priority, Route
 
@@ -235,6 +236,48 @@ def test_each_application_has_workers_of_its_own(balance, gate, start, ask) -> N
 def test_a_bad_mount_is_named(applications) -> None:
     with pytest.raises(OptionError, match="application"):
         LoadBalancer(applications, Options())
+
+
+# The order.
+
+
+@pytest.mark.parametrize("one_more", [False, True], ids=["full", "clients take turns"])
+@pytest.mark.parametrize(
+    ("adaptive_lifo", "order"), [(True, [10, 9, 8, 7, 1, 2, 3, 4, 5, 6]), (False, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10])]
+)
+def test_the_newest_is_next_while_the_queues_are_nearly_full(
+    balance, gate, start, adaptive_lifo: bool, order: list[int], one_more: bool
+) -> None:
+    balancer = balance(gate, **ONE_SLOT, queue_size=10, adaptive_lifo=adaptive_lifo)
+    requests = [start(balancer, f"/{number}") for number in range(11)]
+    if one_more:
+        assert reason(start(balancer)) == "503 queue_full"
+    gate.gate.set()
+    assert {request.get().status for request in requests} == {"200 OK"}
+    assert gate.calls == [f"/{number}" for number in [0, *order]]
+
+
+def test_the_newest_is_taken_from_a_sibling_too(balance, start) -> None:
+    calls: list[int] = []
+    gates = {number: Event() for number in range(3)}
+
+    def application(environ, start_response):
+        number = int(environ["PATH_INFO"][1:])
+        calls.append(number)
+        if number in gates:
+            gates[number].wait()
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b""]
+
+    options = {**ONE_SLOT, "max_workers": 3, "min_workers": 3}
+    balancer = balance(application, **options, queue_size=5, adaptive_lifo=True)
+    requests = [start(balancer, f"/{number}") for number in range(18)]
+    gates[2].set()
+    gevent.joinall(requests[2:])
+    assert calls == [0, 1, 2, 17, 14, 11, 8, 5, 16, 3, 4, 6, 7, 9, 10, 12, 13, 15]
+    gates[0].set()
+    gates[1].set()
+    assert {request.get().status for request in requests} == {"200 OK"}
 
 
 # The limit.
