@@ -5,6 +5,7 @@ Which ones it compiles is said in setup.py. It must not know what is in them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from mypy_extensions import mypyc_attr
 else:
 
-    def mypyc_attr(**attributes):
+    def mypyc_attr(**attributes: object) -> Callable[[type], type]:
         """Return a class as it is: only mypyc looks at the attributes."""
         return lambda decorated: decorated
 
