@@ -13,7 +13,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
-from .target import ROOT, LoadTestError, last_lines
+from .installed import ROOT
+from .target import LoadTestError, last_lines
 from .watch import Watch
 
 __all__ = ["Ended", "locust_beside"]

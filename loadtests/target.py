@@ -9,7 +9,6 @@ import json
 import os
 import pathlib
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,9 +16,10 @@ from types import TracebackType
 from typing import Final
 from urllib.parse import urlsplit
 
+from .installed import COMMAND, ROOT
+
 __all__ = [
     "POOL_FLAGS",
-    "ROOT",
     "DemoServer",
     "LoadTestError",
     "OwnServer",
@@ -29,7 +29,6 @@ __all__ = [
     "with_defaults",
 ]
 
-ROOT: Final = pathlib.Path(__file__).resolve().parent.parent
 POOL_FLAGS: Final = (
     "--max-concurrent-per-router=4",
     "--queue-size=8",
@@ -98,7 +97,7 @@ class OwnServer:
     def __enter__(self) -> OwnServer:
         """Start it."""
         environ = {**os.environ, **self._environ}
-        command = [sys.executable, "-m", "intralb_gevent", *self._command, *self._own_flags(), *self._flags]
+        command = [*COMMAND, *self._command, *self._own_flags(), *self._flags]
         with self._log_path.open("wb") as log:
             self._process = subprocess.Popen(
                 command, cwd=ROOT, env=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True

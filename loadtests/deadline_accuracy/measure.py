@@ -10,12 +10,12 @@ import contextlib
 import json
 import pathlib
 import socket
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from ..installed import COMMAND
 from ..side_by_side import BenchmarkError
 from ..side_by_side.processes import Process, running
 from ..side_by_side.servers import clean_environment
@@ -95,7 +95,7 @@ def _serving(kind: Kind, plan: Plan, directory: pathlib.Path, peer: tuple[str, i
     ready = directory / f"{kind.name}.json"
     routes = "; ".join(f"{_path(deadline)}* request_timeout_seconds={deadline:g}" for deadline in plan.deadlines)
     flags = ["--bind=127.0.0.1:0", f"--ready-file={ready}", f"--routes={routes}"]
-    command = [sys.executable, "-m", "intralb_gevent", "serve", kind.reference, *flags]
+    command = [*COMMAND, "serve", kind.reference, *flags]
     address = kind.service.address if kind.service else "{}:{}".format(*peer)
     environ = clean_environment({ADDRESS_VARIABLE: address})
     with running(command, plan.server_core, directory / f"{kind.name}.log", environ) as process:

@@ -16,12 +16,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from ..installed import COMMAND, ROOT, is_compiled
 from .cases import CASES, IDLE
 
 __all__ = [
     "LIMIT",
     "OURS",
-    "ROOT",
     "SERVERS",
     "Server",
     "clean_environment",
@@ -31,7 +31,6 @@ __all__ = [
     "versions",
 ]
 
-ROOT: Final = pathlib.Path(__file__).resolve().parents[2]
 OURS: Final = "intralb"
 LIMIT: Final = "limit"
 _SPARE_CONNECTIONS: Final = 200
@@ -66,7 +65,7 @@ def _python(*arguments: object) -> list[str]:
 
 
 def _ours(application: str, port: int) -> Sequence[str]:
-    return _python("-m", "intralb_gevent", "serve", application, "--bind", f"127.0.0.1:{port}")
+    return [*COMMAND, "serve", application, "--bind", f"127.0.0.1:{port}"]
 
 
 def _gunicorn(application: str, port: int) -> Sequence[str]:
@@ -111,7 +110,7 @@ SERVERS: Final = {
             "intralb-gevent",
             _ours,
             # Behind the command's name.
-            flags_at=4,
+            flags_at=len(COMMAND) + 1,
             slots=lambda number: ("--max-workers", "1", "--max-concurrent-per-router", str(number)),
             slots_below=lambda number, path: (
                 "--routes",
@@ -195,6 +194,8 @@ def versions() -> dict[str, str]:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
+    if SERVERS[OURS].package in found:
+        found[SERVERS[OURS].package] += " (compiled)" if is_compiled() else " (not compiled)"
     return found
 
 
