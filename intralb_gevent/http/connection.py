@@ -87,6 +87,7 @@ class Connection:
         "_taken",
         "_unparsed",
         "_unsent_bounded",
+        "_whole",
         "_writer",
         "closed",
         "closing",
@@ -116,6 +117,8 @@ class Connection:
         self._resuming = False
         """Whether what is parsed or submitted was read some time ago."""
         self._outbox = Outbox(shared.budget)
+        self._whole = b""
+        """A response that is sent at the end of the hub's turn."""
         self._taken: Event | None = None
         self._unsent_bounded = False
         self.closed = False
@@ -139,12 +142,12 @@ class Connection:
         """Whether nothing has been asked and nothing is left to answer."""
         parser = self._parser
         asked = self._current or self._pending or self._unparsed or parser.in_head or parser.in_body
-        return not (asked or self._outbox.size)
+        return not (asked or self._outbox.size or self._whole)
 
     @property
     def unsent(self) -> int:
         """Bytes of responses that the client has not taken yet."""
-        return self._outbox.size
+        return self._outbox.size + len(self._whole)
 
     def has_left(self) -> bool:
         """Say whether the client has left, or at least will send no more."""
@@ -412,7 +415,7 @@ class Connection:
 
     def _end_output(self) -> None:
         """Close once all is sent; a refused client may still be sending, so it is given time to read the refusal."""
-        if self._outbox.size:
+        if self._outbox.size or self._whole or self.closed:
             return
         if not self._lingering:
             self.close()
@@ -428,11 +431,40 @@ class Connection:
 
     def send(self, head: bytes, body: bytes) -> None:
         """Send both, as much as the socket takes now; the hub sends the rest. Never waits or raises."""
+        if self._whole:
+            self._send_whole()
         if len(body) > JOINED_BYTES or self._outbox.size or self.closed:
             self._send_parts([head, body])
-            return
-        # Nearly every response: one piece, taken whole by the socket.
-        data = head + body
+        else:
+            self._send_now(head + body)
+
+    def send_last(self, head: bytes, body: bytes) -> None:
+        """Send what makes a response whole, at the end of the hub's turn if there is one."""
+        turn_end = self._shared.turn_end
+        if not turn_end.in_turn or len(body) > JOINED_BYTES or self._outbox.size or self.closed or self._whole:
+            self.send(head, body)
+        else:
+            # Nearly every response: one piece.
+            self._whole = head + body
+            turn_end.put_off(self)
+
+    def end_of_turn(self) -> None:
+        """Send the response that is whole."""
+        try:
+            self._send_whole()
+            if self._last:
+                self._end_output()
+            elif self.closing:
+                self.close_if_idle()
+        except Exception:
+            self._give_up()
+
+    def _send_whole(self) -> None:
+        data, self._whole = self._whole, b""
+        if data and not self.closed:
+            self._send_now(data)
+
+    def _send_now(self, data: bytes) -> None:
         try:
             sent = self._socket.send(data)
         except (BlockingIOError, InterruptedError):
@@ -566,6 +598,9 @@ class Connection:
 
     def close(self) -> None:
         """Close the socket now; a job that waits is dropped, one that runs finds nobody to answer."""
+        if self._whole:
+            # An earlier response, which is not to suffer from what has become of this one.
+            self._send_whole()
         if self.closed:
             return
         self.closed = True

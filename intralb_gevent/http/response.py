@@ -141,7 +141,11 @@ class Response(Exchange):
         connection.wait_until_taken()
         self._check_open()
         head = b"" if self._started else self._start_parts()
-        connection.send(head, self._framed(data))
+        data = self._framed(data)
+        if self._left == 0 and not self._chunked:
+            connection.send_last(head, data)
+        else:
+            connection.send(head, data)
 
     def _start_parts(self) -> bytes:
         if not (self._in_parts or self._head is None or self._head.length is not None):
@@ -159,7 +163,7 @@ class Response(Exchange):
             self._left = 0
         else:
             data = self._framed(data)
-        connection.send(head, data)
+        connection.send_last(head, data)
 
     def _send_file(self, descriptor: int, offset: int, count: int) -> None:
         """Let the system send a stretch of a file; the slot need not wait for the client to take it."""
@@ -250,9 +254,9 @@ class Response(Exchange):
         if self.ended or connection.closed:
             self._check_open()
         if not self._started:
-            connection.send(self._start(None if self.request.head_only else 0), b"")
+            connection.send_last(self._start(None if self.request.head_only else 0), b"")
         if self._chunked:
-            connection.send(b"0\r\n\r\n", b"")
+            connection.send_last(b"0\r\n\r\n", b"")
         if self._left:
             # Less than was promised: only a closed connection tells the client.
             self.request.keep_alive = False

@@ -55,6 +55,7 @@ class Shared:
         "tls",
         "trusted_proxies",
         "trusts_proxies",
+        "turn_end",
         "write_timeout_seconds",
     )
 
@@ -66,6 +67,7 @@ class Shared:
         """Has a request answered; there is no job yet where an application stands in front of the balancer."""
         self.refusal: Callable[[dict[str, Any]], Answer | None] = entry.refusal
         """Tells with what a request would be refused now."""
+        self.turn_end = balancer.turn_end
         self.options: Options = balancer.options
         self.header_timeout_seconds: float = self.options.header_timeout_seconds
         self.body_timeout_seconds: float = self.options.body_timeout_seconds

@@ -29,6 +29,7 @@ from .bridge import serve_through
 from .deadlines import DeadlineTimer
 from .exchange import Application, Exchange, StartResponse
 from .hublog import HubLog
+from .hubturns import TurnEnd
 from .hubwatch import HubWatch
 from .job import Deadline, Job, JobKeeper, ToldDeadline
 from .joblog import JobLog
@@ -68,6 +69,7 @@ class LoadBalancer(JobKeeper):
         self.application = application
         self.options = options = options or Options()
         self.condition: Condition = "serving"
+        self._turn_end = TurnEnd()
         self._users: set[object] = set()
         self._mounts = Mounts(application, options, self)
         self._lanes = self._mounts.lanes
@@ -85,6 +87,11 @@ class LoadBalancer(JobKeeper):
 
     def __repr__(self) -> str:
         return f"<LoadBalancer {self.condition}: {', '.join(map(repr, self._lanes))}>"
+
+    @property
+    def turn_end(self) -> TurnEnd:
+        """What is put off until the end of the hub's present turn."""
+        return self._turn_end
 
     # As a WSGI callable.
 
@@ -302,6 +309,7 @@ class LoadBalancer(JobKeeper):
         self._supervisor.start()
         self._watchdog = Watchdog.of(self.options.interrupt_signal)
         self._hub_watch = self._watchdog.watch
+        self._turn_end.watched = not self._watchdog.off_because
         if self._watchdog.off_because:
             self._log.record(logging.WARNING, partial(_OFF.format, self._watchdog.off_because))
         self._probe = LagProbe(loop, self._sample)

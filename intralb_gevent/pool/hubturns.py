@@ -24,6 +24,44 @@ class Dispatcher(Protocol):
         """Begin the next job; returns when it waits or has ended."""
 
 
+class Finisher(Protocol):
+    """Who has something to finish at the end of a turn: a connection, with an answer that is whole."""
+
+    def end_of_turn(self) -> None:
+        """Finish it. Never waits or raises."""
+
+
+class TurnEnd:
+    """What is put off until the end of the present turn, as it costs less together: sending answers.
+
+    Each answer that is sent by itself wakes its reader, such as a proxy on the same machine, and that takes longer than
+    sending it (docs/performance.md). Only where the watchdog makes the end come, should one job compute for long.
+    """
+
+    __slots__ = ("_put_off", "in_turn", "watched")
+
+    def __init__(self) -> None:
+        self.watched = False
+        """Whether somebody calls `come` if a turn takes long."""
+        self.in_turn = False
+        """Whether there is a turn whose end will come soon."""
+        self._put_off: list[Finisher] = []
+
+    def __repr__(self) -> str:
+        return f"<TurnEnd with {len(self._put_off)} put off>"
+
+    def put_off(self, finisher: Finisher) -> None:
+        """Have `end_of_turn` called when the present turn ends."""
+        self._put_off.append(finisher)
+
+    def come(self) -> None:
+        """Finish now what was put off."""
+        if self._put_off:
+            finishers, self._put_off = self._put_off, []
+            for finisher in finishers:
+                finisher.end_of_turn()
+
+
 class HubTurns:
     """One callback for all who want a turn of the hub."""
 
@@ -33,7 +71,8 @@ class HubTurns:
     LEAST_PRIORITY: Final = -2
     """Of a watcher (libev's EV_MINPRI)."""
 
-    def __init__(self) -> None:
+    def __init__(self, turn_end: TurnEnd) -> None:
+        self.turn_end = turn_end
         self._waiting: deque[Dispatcher] = deque()
         self._scheduled = False
         self._timer: Any = None
@@ -49,7 +88,8 @@ class HubTurns:
             get_hub().loop.run_callback(self._go_on)
 
     def _go_on(self) -> None:
-        waiting, began = self._waiting, monotonic()
+        waiting, began, turn_end = self._waiting, monotonic(), self.turn_end
+        turn_end.in_turn = turn_end.watched
         try:
             # Those that come meanwhile have theirs after the sockets.
             for _ in range(len(waiting)):
@@ -57,6 +97,8 @@ class HubTurns:
                 if monotonic() - began > self.MOST_SECONDS:
                     break
         finally:
+            turn_end.in_turn = False
+            turn_end.come()
             # A bug in one dispatch must not keep all others from theirs.
             self._schedule_rest()
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ..policy.fairness import Clients
     from ..policy.lifecycle import Outcome
     from .exchange import Application, Exchange
+    from .hubturns import TurnEnd
     from .lane import Lane
     from .slot import Slot
     from .worker import Worker
@@ -194,6 +195,13 @@ class Job:
 @mypyc_attr(allow_interpreted_subclasses=True)
 class JobKeeper(ABC):
     """Who knows what a slot may run, and is told how it ended: the balancer."""
+
+    # No attributes: mypyc would not find them in a class that can be called, as the balancer can.
+
+    @property
+    @abstractmethod
+    def turn_end(self) -> TurnEnd:
+        """What all its workers put off until the end of a turn."""
 
     @abstractmethod
     def claim(self, job: Job) -> bool:

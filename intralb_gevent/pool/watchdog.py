@@ -190,10 +190,12 @@ class Watchdog:
     def end_if_late(slot: Slot, frame: FrameType | None) -> None:
         """Raise in the application that runs at this frame if its time is over and an abort may land here.
 
-        Else it is asked to give the hub a turn as soon as it calls us, and that is a place for an abort, too.
+        Else it is asked to give the hub a turn as soon as it calls us, and that is a place for an abort, too. Whatever
+        its time, what was put off until the end of the turn is not put off any longer.
         """
         slot.turn_wanted = True
         if in_application(frame):
+            slot.worker.pool.turns.turn_end.come()
             slot.interrupt()
 
     def _note(self, greenlet: Any, job: Job | None, frame: FrameType | None, busy_since: float) -> float:

@@ -7,7 +7,7 @@ the pool does that, and lets a free slot look at its siblings' queues.
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from gevent import get_hub
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from .workerpool import WorkerPool
 
 __all__ = ["Worker"]
+
+QUICK_SECONDS: Final = 0.001
+"""Of a job that usually takes less, others' answers may await the end."""
 
 
 class Worker:
@@ -77,6 +80,9 @@ class Worker:
         else:
             slot = Slot(self)
             self.slots.append(slot)
+        if not 0.0 < job.route.usual.mean < QUICK_SECONDS:
+            # Nobody's answer waits for one that may compute for long.
+            self.pool.turns.turn_end.come()
         slot.give(job)
 
     def enqueue(self, job: Job) -> None:

@@ -46,7 +46,7 @@ class WorkerPool:
         """The queued jobs by client, while more come than there is room for; the workers keep it."""
         self.given_up: list[Slot] = []
         """Slots without a worker, whose applications cannot be ended; kept, as they would be ended with a reference."""
-        self.turns = HubTurns()
+        self.turns = HubTurns(keeper.turn_end)
         self._ids = ids
         self._turn = 0
         self._order = Turns()

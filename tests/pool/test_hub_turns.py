@@ -7,7 +7,7 @@ import time
 import gevent
 import pytest
 
-from intralb_gevent.pool.hubturns import HubTurns
+from intralb_gevent.pool.hubturns import HubTurns, TurnEnd
 
 
 class Dispatcher:
@@ -25,7 +25,7 @@ class Dispatcher:
 
 def test_what_is_due_has_its_turn_between_jobs_that_compute(eventually) -> None:
     order: list[str] = []
-    turns = HubTurns()
+    turns = HubTurns(TurnEnd())
     for name in "abc":
         turns.want(Dispatcher(order, name, seconds=0.005))
     timer = gevent.get_hub().loop.timer(0.001)
@@ -38,7 +38,7 @@ def test_what_is_due_has_its_turn_between_jobs_that_compute(eventually) -> None:
 def test_what_wakes_meanwhile_has_its_next_job_begun_before_more_is_computed(eventually) -> None:
     order: list[str] = []
     timers = []
-    computing, waiting = HubTurns(), HubTurns()
+    computing, waiting = HubTurns(TurnEnd()), HubTurns(TurnEnd())
 
     class Computing(Dispatcher):
         def dispatch(self) -> None:
@@ -57,7 +57,7 @@ def test_one_that_fails_keeps_no_other_from_its_turn(eventually, monkeypatch: py
     order: list[str] = []
     failed: list[object] = []
     monkeypatch.setattr(gevent.get_hub(), "handle_error", lambda *error: failed.append(error[1]))
-    turns = HubTurns()
+    turns = HubTurns(TurnEnd())
     turns.want(Dispatcher(order, "a", fails=True))
     turns.want(Dispatcher(order, "b"))
     eventually(lambda: order == ["a", "b"])
