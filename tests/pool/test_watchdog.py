@@ -149,7 +149,8 @@ def test_code_in_c_is_cut_as_soon_as_it_returns(balance, asking) -> None:
     balancer = balance(handlers(sum=handler), request_timeout_seconds=TIMEOUT)
     (request,) = asking(balancer, "sum")
     assert request.get().status == "504 Gateway Timeout"
-    assert len(after) < 1000
+    # Some thousandths of a second at most, where it would go on for ever.
+    assert len(after) < 1_000_000
 
 
 # Stubborn code.
