@@ -1,8 +1,8 @@
 """Packaging of intralb_gevent; the tools' own settings are in pyproject.toml, the environments in tox.ini.
 
 Where a C compiler is at hand, the modules that every request passes through are compiled by mypyc from the same Python
-source. Without one, or with INTRALB_COMPILE=0, they are installed as the Python that they are: slower, and alike in all
-else. An editable installation is never compiled, as what is edited would not be what runs.
+source. Without one, or with INTRALB_COMPILE=0, they are installed as the Python that they are: slower, and alike but
+for what CONTRIBUTING.md names. An editable installation is never compiled, as what is edited would not be what runs.
 """
 
 import os
@@ -27,7 +27,6 @@ COMPILED = [
     *("policy/lifecycle", "policy/priority", "observe/stats"),
     *("http/response", "http/framing"),
 ]
-
 
 WITHOUT = "intralb_gevent is installed without compiled modules, which is slower: {}"
 
