@@ -68,6 +68,8 @@ def server_context(**arguments):
 def client_context(module=ssl, version=None):
     context = module.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     AUTHORITY.configure_trust(context)
+    # Older Pythons (3.11.2) ask OpenSSL to take what is cut off for complete.
+    context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
     if version is not None:
         context.minimum_version = context.maximum_version = version
     return context
@@ -355,7 +357,7 @@ def test_what_is_cut_off_does_not_look_complete(shaken, room_at_the_end) -> None
     for _ in range(20 * room_at_the_end):
         caller.turn()
     served.socket.close()
-    with pytest.raises(ssl.SSLEOFError):
+    with pytest.raises(ssl.SSLError, match=r"(?i)\beof\b|_EOF_"):
         drive(lambda: caller.ended, caller)
     assert 0 < len(caller.received) < 400_000
 

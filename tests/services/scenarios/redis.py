@@ -7,12 +7,34 @@ from typing import Any
 
 import gevent
 import redis
+from slowline import SlowLine, keep_little
 
 from intralb_gevent import SessionSource
 from intralb_gevent.integrations.redis import RedisSessions
 
 ADDRESS = os.environ["INTRALB_TEST_REDIS"]
+LARGE = 1_000_000
 RUN = ""
+
+
+class TakesLittle(redis.Connection):
+    """A connection whose sender has to wait, as its socket takes little at once."""
+
+    def _connect(self) -> Any:
+        connected = super()._connect()
+        keep_little(connected.fileno())
+        return connected
+
+
+class SlowForSome(RedisSessions):
+    """The sessions of the first worker are connected by a slow line."""
+
+    def __init__(self, url: str, **kwargs: Any) -> None:
+        super().__init__(url, **kwargs)
+        self.slow = RedisSessions(SlowLine(url).url, connection_class=TakesLittle, **kwargs)
+
+    def open(self, worker_id: int) -> redis.Redis:
+        return super().open(worker_id) if worker_id != 1 else self.slow.open(worker_id)
 
 
 def asked(command: str, *arguments: Any) -> Any:
@@ -24,7 +46,7 @@ def asked(command: str, *arguments: Any) -> Any:
 def source(run: str) -> SessionSource:
     global RUN
     RUN = run
-    return RedisSessions(ADDRESS, client_name=run, socket_timeout=60)
+    return SlowForSome(ADDRESS, client_name=run, socket_timeout=60)
 
 
 def clean(run: str) -> None:
