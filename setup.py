@@ -21,10 +21,10 @@ VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "intralb_gevent/__init__.
 # these is called by the application, it must not call Python's own code while something is half done.
 COMPILED = [
     *("http/connection", "http/shared", "http/parser", "http/outbox"),
-    *("pool/balancer", "pool/mounts", "pool/job", "pool/lane", "pool/line", "pool/workerpool"),
+    *("pool/balancer", "pool/mounts", "pool/origin", "pool/job", "pool/lane", "pool/line", "pool/workerpool"),
     *("pool/worker", "pool/slot", "pool/hubturns", "pool/deadlines", "pool/window", "pool/exchange", "pool/bridge"),
     *("policy/routetable", "policy/routing", "policy/codel", "policy/servicetime", "policy/usual", "policy/fairness"),
-    *("policy/lifecycle", "policy/priority", "observe/stats"),
+    *("policy/lifecycle", "policy/priority", "policy/answers", "observe/stats"),
     *("http/response", "http/framing"),
 ]
 

@@ -145,25 +145,47 @@ def _length(value: str, before: int | None) -> int:
     return int(value)
 
 
-@lru_cache(maxsize=1)
-def _date_lines(second: int) -> tuple[bytes, bytes]:
-    date = f"Date: {formatdate(second, usegmt=True)}\r\n".encode()
-    return date, date + SERVER_LINE
+class _DateLines:
+    """The header lines that are the same for a second."""
+
+    __slots__ = ("date", "date_and_server", "second")
+
+    def __init__(self) -> None:
+        self.second = -1
+        self.date = self.date_and_server = b""
+
+    def now(self) -> _DateLines:
+        """Return itself, with what holds for the present second."""
+        second = int(time())
+        if second != self.second:
+            self.date = f"Date: {formatdate(second, usegmt=True)}\r\n".encode()
+            self.date_and_server = self.date + SERVER_LINE
+            self.second = second
+        return self
+
+
+_LINES: Final = _DateLines()
 
 
 def date_line() -> bytes:
     """Return the Date header line for now."""
-    return _date_lines(int(time()))[0]
+    return _LINES.now().date
 
 
 def date_and_server_lines() -> bytes:
     """Return the Date header line for now and the Server header line."""
-    return _date_lines(int(time()))[1]
+    return _LINES.now().date_and_server
 
 
-@lru_cache(maxsize=256)
+_fixed_heads: Final[dict[Answer, bytes]] = {}
+"""Of the answers given so far; there are a few of ours, and one for each way of being malformed."""
+
+
 def _fixed_head(answer: Answer) -> bytes:
-    return ResponseHead(answer.status, [*answer.headers, ("Server", SERVER)]).data
+    head = _fixed_heads.get(answer)
+    if head is None:
+        head = _fixed_heads[answer] = ResponseHead(answer.status, [*answer.headers, ("Server", SERVER)]).data
+    return head
 
 
 def whole_answer(answer: Answer, *, keep_alive: bool, head_only: bool = False) -> bytes:

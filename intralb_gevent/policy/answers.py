@@ -5,8 +5,6 @@ Decides the words. It must not know when they are said or how they are written t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
 from typing import Final
 
 __all__ = [
@@ -31,22 +29,34 @@ LONGEST_RETRY_SECONDS: Final = 3
 """After which a client that was refused is told to come back at the latest."""
 
 
-# Each is one of a few objects, by which what is made of it is found again: refusing many must be cheap.
-@dataclass(frozen=True, eq=False)
 class Answer:
-    """A whole response with a text body; `X-Intralb-Reason` and `Retry-After` only where there is one to give."""
+    """A whole response with a text body; `X-Intralb-Reason` and `Retry-After` only where there is one to give.
 
-    status: str
-    explanation: str
-    reason: str = ""
-    retry_after_seconds: int | None = None
-    executed: bool = True
-    """Whether the application may have run; if it has not, a proxy may send the request again, whatever it is."""
+    Each is one of a few objects, by which what is made of it is found again: refusing many must be cheap.
+    """
 
-    @cached_property
-    def body(self) -> bytes:
+    __slots__ = ("_not_executed", "body", "executed", "explanation", "reason", "retry_after_seconds", "status")
+
+    def __init__(
+        self,
+        status: str,
+        explanation: str,
+        reason: str = "",
+        retry_after_seconds: int | None = None,
+        executed: bool = True,
+    ) -> None:
+        self.status = status
+        self.explanation = explanation
+        self.reason = reason
+        self.retry_after_seconds = retry_after_seconds
+        self.executed = executed
+        """Whether the application may have run; if it has not, a proxy may send the request again, whatever it is."""
+        self.body = f"{status}\n\n{explanation}\n".encode()
         """The text of the answer, for people."""
-        return f"{self.status}\n\n{self.explanation}\n".encode()
+        self._not_executed: list[Answer] = []
+
+    def __repr__(self) -> str:
+        return f"<Answer {self.status}{f' ({self.reason})' if self.reason else ''}>"
 
     @property
     def headers(self) -> list[tuple[str, str]]:
@@ -65,12 +75,12 @@ class Answer:
 
         `turn` counts refusals: the clients are told to come back after 1, 2 and 3 seconds in turn, so not all at once.
         """
-        return _not_executed(self, 1 + turn % LONGEST_RETRY_SECONDS)
-
-
-@lru_cache(maxsize=64)
-def _not_executed(answer: Answer, retry_after_seconds: int) -> Answer:
-    return replace(answer, retry_after_seconds=retry_after_seconds, executed=False)
+        if not self._not_executed:
+            self._not_executed = [
+                Answer(self.status, self.explanation, self.reason, seconds, executed=False)
+                for seconds in range(1, LONGEST_RETRY_SECONDS + 1)
+            ]
+        return self._not_executed[turn % LONGEST_RETRY_SECONDS]
 
 
 def _unavailable(reason: str, explanation: str) -> Answer:

@@ -25,13 +25,14 @@ from ..options import Options
 from ..policy.answers import DRAINING, EXPIRED, KILLED, TIMED_OUT, Answer
 from ..policy.deadline import TimeLimits, TimeTold
 from ..policy.lifecycle import Outcome
+from ..priority import Priority
 from .bridge import serve_through
 from .deadlines import DeadlineTimer
 from .exchange import Application, Exchange, StartResponse
 from .hublog import HubLog
 from .hubturns import TurnEnd
 from .hubwatch import HubWatch
-from .job import Deadline, Job, JobKeeper, ToldDeadline
+from .job import Deadline, Job, JobKeeper, RouteState, ToldDeadline
 from .joblog import JobLog
 from .lagprobe import LagProbe
 from .lane import Lane
@@ -105,23 +106,29 @@ class LoadBalancer(JobKeeper):
 
     # The way of a job.
 
-    def submit(self, environ: dict[str, Any], exchange: Exchange) -> Job:
-        """Bring a request to a worker, or refuse it at once; the response goes to `exchange`. Never waits."""
+    def submit(self, environ: dict[str, Any], exchange: Exchange) -> Job | None:
+        """Bring a request to a worker, or refuse it at once; the response goes to `exchange`. Never waits.
+
+        Returns the job, or None if the request was refused before one was made of it: refusing many must be cheap.
+        """
         now = monotonic()
         # A hub that was late asks when the request came.
         late = self._hub_watch is not None and now >= self._hub_watch.late_after
         unseen = exchange.unseen_seconds() if late else 0.0
         route = self._mounts.enter(environ)
+        lane, priority = route.lane, route.priority
+        if self._priority_func is not None or "intralb.priority" in environ:
+            priority = priority_of(environ, self._priority_func, priority)
+        if not (lane.calm or unseen) or self.condition == "stopped":
+            answer = self._refusal_at_once(environ, route, priority, now)
+            if answer is not None:
+                self._turn_away(environ, exchange, route, answer)
+                return None
         deadline = environ["intralb.deadline"] = _deadline(environ, now, unseen, route.limits)
         environ["intralb.client_disconnected"] = exchange.client_disconnected
         job = Job(environ, exchange, now - unseen, deadline, route)
-        if self._priority_func is not None or "intralb.priority" in environ:
-            job.priority = priority_of(environ, self._priority_func, route.priority)
-        lane = route.lane
+        job.priority = priority
         lane.stats.submitted += 1
-        if self.condition == "stopped":
-            self.refuse(job, "shed", DRAINING)
-            return job
         if unseen and deadline.at <= now:
             self.refuse(job, "expired", EXPIRED)
             return job
@@ -138,18 +145,32 @@ class LoadBalancer(JobKeeper):
 
         The pool does not grow for it, and nobody makes room.
         """
-        if self.condition == "stopped":
-            return DRAINING
-        if self._deadlines is None:
-            return None
         route = self._mounts.find(environ)
-        return route.lane.refusal_unread(priority_of(environ, self._priority_func, route.priority), monotonic())
+        priority = priority_of(environ, self._priority_func, route.priority)
+        return self._refusal_at_once(environ, route, priority, monotonic())
 
     def refuse_unread(self, environ: dict[str, Any], exchange: Exchange, answer: Answer) -> None:
         """Refuse a request of which only the head was read, with what `refusal` has said; it counts like any other."""
-        now, route = monotonic(), self._mounts.find(environ)
-        route.lane.stats.submitted += 1
-        self.refuse(Job(environ, exchange, now, Deadline(now), route), "shed", answer)
+        self._turn_away(environ, exchange, self._mounts.find(environ), answer)
+
+    def _refusal_at_once(
+        self, environ: dict[str, Any], route: RouteState, priority: Priority, now: float
+    ) -> Answer | None:
+        if self.condition == "stopped":
+            return DRAINING
+        return None if self._deadlines is None else route.lane.refusal_at_once(environ, priority, now)
+
+    def _turn_away(self, environ: dict[str, Any], exchange: Exchange, route: RouteState, answer: Answer) -> None:
+        """Refuse a request of which no job was made; one is made only where each is told of."""
+        stats = route.lane.stats
+        stats.submitted += 1
+        if self._job_log is not None:
+            now = monotonic()
+            self.refuse(Job(environ, exchange, now, Deadline(now), route), "shed", answer)
+            return
+        stats.shed(answer.reason)
+        self._refusals += 1
+        exchange.refuse(answer.not_executed(self._refusals))
 
     def claim(self, job: Job) -> bool:
         """Move a job whose turn it is to running; False if it was refused instead, and must not be run."""

@@ -172,7 +172,8 @@ def serve_through(balancer: LoadBalancer, environ: dict[str, Any], start_respons
     except BaseException:
         # The outer server ends this greenlet: nobody is left to answer.
         channel.close()
-        balancer.abandon(job)
+        if job is not None:
+            balancer.abandon(job)
         raise
     start_response(channel.status, channel.headers)
     return channel

@@ -8,7 +8,7 @@ how a job is answered: the keeper of the jobs does.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
-from typing import Final
+from typing import Any, Final
 
 from ..observe.snapshot import LaneSnapshot
 from ..observe.stats import Stats
@@ -57,7 +57,7 @@ class Lane:
         self._refused_at = 0.0
         self._highest = self._lowest = Priority.CRITICAL
         """Of the classes that have come so far."""
-        self._calm = True
+        self.calm = True
         """Whether a job may have the place that it finds, without a further look."""
         self._window = WindowCount(self.stats)
 
@@ -74,7 +74,7 @@ class Lane:
     def admit(self, job: Job, now: float) -> Answer | None:
         """Bring a job to a worker; return what to answer instead if there is no place for it. Never waits."""
         pool = self.pool
-        if self._calm and job.priority is _CRITICAL:
+        if self.calm and job.priority is _CRITICAL:
             worker = pool.least_busy()
             if worker.load < self._slots:
                 job.move("queued")
@@ -94,6 +94,8 @@ class Lane:
         if refusal is not None and self.sizing.may_grow and self._make_room():
             refusal = self._refusal(priority)
         if refusal is not None and (refusal := self._press(job, refusal, now)) is not None:
+            # Until the next review those that come are refused before they are made jobs, unless there is a place.
+            self.calm = False
             return refusal
         job.move("queued")
         if self._clients is not None:
@@ -110,15 +112,20 @@ class Lane:
             return OVERLOADED
         return None
 
-    def refusal_unread(self, priority: Priority, now: float) -> Answer | None:
-        """Return why a job of a class has no place now, whoever sends it; None if it has, or others may make room."""
+    def refusal_at_once(self, environ: dict[str, Any], priority: Priority, now: float) -> Answer | None:
+        """Return why a request has no place now, before anything is made for it; None if `admit` has to decide.
+
+        It has to where there is a place, or the pool may grow, or another may have to make room.
+        """
         refusal = self._refusal(priority)
         if refusal is None or self.sizing.may_grow or self._lowest > priority:
             return None
-        if self._clients is None and self._client_key is not None:
-            self._begin_counting(now)
         self._refused_at = now
-        return None if self._shared else refusal
+        if self._client_key is not None:
+            clients = self._clients or self._begin_counting(now)
+            if clients.others(self._client_key(environ)):
+                return None
+        return refusal
 
     def _make_room(self) -> bool:
         if not self.sizing.make_room():
@@ -273,7 +280,7 @@ class Lane:
         """Find out whether the short way in is open: nobody is told apart or held back."""
         standing = any(delay.standing for delay in self._delays)
         reserved = self._highest < Priority.CRITICAL
-        self._calm = self.pool.limit is None and self._clients is None and not standing and not reserved
+        self.calm = self.pool.limit is None and self._clients is None and not standing and not reserved
 
     def snapshot(self) -> LaneSnapshot:
         """Return a picture of the lane."""

@@ -57,7 +57,7 @@ class Full:
 def full(serve, connect, eventually):
     def make(begin=lambda: None, **options):
         full = Full(begin)
-        full.server = serve(full, **ONE, **options)
+        full.server = serve(full, **{**ONE, **options})
         full.busy = connect(full.server)
         full.busy.send(head("X: y", "GET", "/busy"))
         eventually(lambda: full.seen)
@@ -236,6 +236,21 @@ def test_when_its_turn_comes_and_there_is_no_room_it_is_refused(full, eventually
     cleaned_up.set()
     full.busy.send(BODY)
     assert full.busy.get("/next").body == b"/next 0"
+
+
+def test_a_client_that_has_a_claim_to_a_place_may_send_its_body(full, connect) -> None:
+    full = full(queue_size=2, client_key="X-Tenant")
+    greedy = [connect(full.server) for _ in range(2)]
+    for client in greedy:
+        client.send(head("X: y", "GET", "/greedy"))
+        gevent.sleep(0.01)
+    modest = connect(full.server)
+    modest.send(head(f"X-Tenant: modest\r\n{length(KILOBYTES)}", path="/modest"))
+    gevent.sleep(0.01)
+    modest.send(BODY)
+    assert greedy[1].reply().headers["x-intralb-reason"] == "evicted"
+    open_door(full)
+    assert modest.reply("POST").body == f"/modest {KILOBYTES}".encode()
 
 
 def test_a_pool_that_may_grow_takes_the_body_first(serve, connect, eventually) -> None:

@@ -124,6 +124,31 @@ def test_a_function_that_fails_is_told_of_and_the_request_goes_on(balance, gate,
     assert first.get().status == "200 OK"
 
 
+@pytest.mark.parametrize("client_key", ["address", "off"])
+@pytest.mark.parametrize("enable_logging", [False, True])
+def test_refused_in_a_row_all_count_and_each_is_asked_for_its_class_once(
+    balance, gate, start, client_key, enable_logging
+) -> None:
+    asked: list[str] = []
+
+    def class_of(environ: dict[str, Any]) -> Priority:
+        asked.append(environ["PATH_INFO"])
+        return Priority.CRITICAL
+
+    options = {"client_key": client_key, "enable_logging": enable_logging, "priority_func": class_of}
+    balancer = balance(gate, **ONE_SLOT, queue_size=0, **options)
+    first = start(balancer, "/first")
+    refused = [start(balancer, f"/{n}") for n in range(4)]
+    assert [reason(one) for one in refused] == ["503 queue_full"] * 4
+    assert asked == ["/first", "/0", "/1", "/2", "/3"]
+    assert seen(balancer) == (1, 0)
+    assert balancer.snapshot().shed_reasons == {"queue_full": 4}
+    gate.gate.set()
+    assert first.get().status == "200 OK"
+    gevent.sleep(0)
+    assert start(balancer, "/next").get().status == "200 OK"
+
+
 # Clients.
 
 
