@@ -238,15 +238,15 @@ def test_when_its_turn_comes_and_there_is_no_room_it_is_refused(full, eventually
     assert full.busy.get("/next").body == b"/next 0"
 
 
-def test_a_client_that_has_a_claim_to_a_place_may_send_its_body(full, connect) -> None:
+def test_a_client_that_has_a_claim_to_a_place_may_send_its_body(full, connect, eventually) -> None:
     full = full(queue_size=2, client_key="X-Tenant")
     greedy = [connect(full.server) for _ in range(2)]
-    for client in greedy:
+    for waiting, client in enumerate(greedy, 1):
         client.send(head("X: y", "GET", "/greedy"))
-        gevent.sleep(0.01)
+        eventually(lambda waiting=waiting: full.figures.queued == waiting)
     modest = connect(full.server)
     modest.send(head(f"X-Tenant: modest\r\n{length(KILOBYTES)}", path="/modest"))
-    gevent.sleep(0.01)
+    eventually(lambda: receiving(full.server))
     modest.send(BODY)
     assert greedy[1].reply().headers["x-intralb-reason"] == "evicted"
     open_door(full)
