@@ -3,11 +3,13 @@
 Decides by the frames of a greenlet. An abort that comes by a signal must not land in code of ours that the application
 has called, such as `start_response` or the opening of a session: it would leave a half-done step behind. Nor in modules
 of Python and gevent that keep the state of the whole process and do not expect an exception between any two steps:
-locks, logging, starting a process, importing. It must not know what an abort is.
+locks, logging, starting a process, importing. Nor where Python drops whatever is raised: an abort would end a finalizer
+halfway, and not the application. It must not know what an abort is.
 """
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from types import CodeType, FrameType, FunctionType
 from typing import Any, Final, TypeVar
@@ -62,10 +64,16 @@ def in_application(frame: FrameType | None) -> bool:
     while frame is not None:
         if _is_ours(frame):
             return frame is not innermost and frame.f_code in _CALLERS
-        if _package(frame) in _DELICATE:
+        if _package(frame) in _DELICATE or _drops_errors(frame):
             return False
         frame = frame.f_back
     return False
+
+
+def _drops_errors(frame: FrameType) -> bool:
+    """Say whether Python itself has called this between two steps of another function, and drops what it raises."""
+    code = frame.f_code
+    return code.co_name == "__del__" or any(getattr(called, "__code__", None) is code for called in gc.callbacks)
 
 
 def _package(frame: FrameType) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import signal
@@ -350,6 +351,57 @@ def earlier() -> Iterator[list[int]]:
     before = signal.signal(NUMBER, lambda number, frame: received.append(number))
     yield received
     signal.signal(NUMBER, before)
+
+
+class Finalized:
+    """Spends half of the time of whoever makes many of it, one by one, on their end."""
+
+    begun = done = 0
+
+    def __del__(self) -> None:
+        count_and_spend()
+
+
+def count_and_spend() -> None:
+    Finalized.begun += 1
+    spend(TIMEOUT / 10)
+    Finalized.done += 1
+
+
+def spend(seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+
+
+def finalize_for_ever() -> None:
+    while True:
+        Finalized()
+        spend(TIMEOUT / 10)
+
+
+def collect_for_ever() -> None:
+    def callback(phase: str, info: dict[str, int]) -> None:
+        if phase == "start":
+            count_and_spend()
+
+    gc.callbacks.append(callback)
+    try:
+        while True:
+            gc.collect(0)
+            spend(TIMEOUT / 10)
+    finally:
+        gc.callbacks.remove(callback)
+
+
+@pytest.mark.parametrize("handler", [finalize_for_ever, collect_for_ever])
+def test_no_abort_lands_where_python_would_drop_it(balance, asking, handler) -> None:
+    Finalized.begun = Finalized.done = 0
+    balancer = balance(handlers(loop=handler), request_timeout_seconds=TIMEOUT)
+    for _ in range(10):
+        (request,) = asking(balancer, "loop")
+        assert request.get().status == "504 Gateway Timeout"
+    assert Finalized.begun == Finalized.done > 0
 
 
 def test_signals_of_others_go_to_the_handler_that_was_there_before(ask, asking, earlier) -> None:
