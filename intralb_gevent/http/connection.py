@@ -11,8 +11,9 @@ import math
 import os
 import socket
 from collections import deque
+from collections.abc import Callable
 from functools import lru_cache
-from time import monotonic, time
+from time import monotonic, strftime, time
 from typing import Any
 
 from gevent.event import Event
@@ -62,6 +63,12 @@ _EXPLANATIONS = {
 @lru_cache(maxsize=64)
 def _rejection(status: str) -> Answer:
     return Answer(status, _EXPLANATIONS.get(status[:3], "The request is not well-formed HTTP."))
+
+
+def _log_line(host: str, line: str, status: str, length: int | None) -> Callable[[], str]:
+    """Return what writes the line of a response that has just ended, in the Common Log Format."""
+    when, size = strftime("%d/%b/%Y:%H:%M:%S %z"), "-" if length is None else length
+    return lambda: f'{host or "-"} - - [{when}] "{line}" {status[:3]} {size}\n'
 
 
 class Connection:
@@ -303,7 +310,8 @@ class Connection:
             return
         parser = self._parser
         parser.head_waits = False
-        answer = self._shared.refusal(parser.environ)
+        shared = self._shared
+        answer = None if shared.in_front else shared.balancer.turn_away(parser.environ)
         if answer is not None:
             self._refuse_head(answer)
         elif parser.awaits_continue:
@@ -314,8 +322,7 @@ class Connection:
         request = self._parser.skip_body()
         self._skipping = True
         self._describe(request)
-        response = self._current = Response(self, request)
-        self._shared.balancer.refuse_unread(request.environ, response, answer)
+        self.answer(request, answer)
 
     def _on_end_of_input(self) -> None:
         """The client has left, or will send no more, which looks the same: answer what is running, drop what waits."""
@@ -360,7 +367,7 @@ class Connection:
 
     def _advance(self) -> None:
         """Take up what waits until something is under way; a loop, as refusals end at once and are many."""
-        pending = self._pending
+        pending, shared = self._pending, self._shared
         while pending and self._current is None and not self.closed and not self._last:
             item = pending.popleft()
             if isinstance(item, Answer):
@@ -368,17 +375,29 @@ class Connection:
                 self.send(whole_answer(item, keep_alive=False), b"")
                 self._end_output()
                 return
+            if not (shared.in_front or shared.balancer.calm):
+                answer = shared.balancer.turn_away(item.environ)
+                if answer is not None:
+                    item.release()
+                    self.answer(item, answer)
+                    continue
             if not self._outbox.size:
                 self.expires = math.inf
             response = self._current = Response(self, item)
-            job = self._shared.submit(item.environ, response)
+            job = shared.submit(item.environ, response)
             if not response.ended:
                 self._job = job
 
-    def response_ended(self, keep_alive: bool) -> None:
-        """The present response is complete, though parts of it may be unsent; go on with the next, or close."""
-        if self._shared.request_log is not None and self._current is not None:
-            self._shared.request_log.record(logging.INFO, self._current.log_line(self._host))
+    def answer(self, request: Request, answer: Answer) -> None:
+        """Send an answer that is not the application's, and go on."""
+        keep_alive = request.keep_alive and request.http_1_1 and not self.closing
+        self.send(whole_answer(answer, keep_alive=keep_alive, head_only=request.head_only), b"")
+        self.response_ended(request, keep_alive, answer.status, len(answer.body))
+
+    def response_ended(self, request: Request, keep_alive: bool, status: str, length: int | None) -> None:
+        """A response is complete, though parts of it may be unsent; go on with the next, or close."""
+        if self._shared.request_log is not None:
+            self._shared.request_log.record(logging.INFO, _log_line(self._host, request.line, status, length))
         self._current = self._job = None
         if not keep_alive or self._last or (self._input_ended and not self._pending):
             self._last = True

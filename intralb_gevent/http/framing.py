@@ -145,36 +145,39 @@ def _length(value: str, before: int | None) -> int:
     return int(value)
 
 
-class _DateLines:
-    """The header lines that are the same for a second."""
+class _ThisSecond:
+    """What is the same for a second: the date's header line, and whole answers that are not an application's."""
 
-    __slots__ = ("date", "date_and_server", "second")
+    __slots__ = ("answers", "date", "date_and_server", "second")
 
     def __init__(self) -> None:
         self.second = -1
         self.date = self.date_and_server = b""
+        self.answers: dict[Answer, bytes] = {}
+        """Those given in this second on connections that go on."""
 
-    def now(self) -> _DateLines:
+    def now(self) -> _ThisSecond:
         """Return itself, with what holds for the present second."""
         second = int(time())
         if second != self.second:
             self.date = f"Date: {formatdate(second, usegmt=True)}\r\n".encode()
             self.date_and_server = self.date + SERVER_LINE
+            self.answers.clear()
             self.second = second
         return self
 
 
-_LINES: Final = _DateLines()
+_THIS_SECOND: Final = _ThisSecond()
 
 
 def date_line() -> bytes:
     """Return the Date header line for now."""
-    return _LINES.now().date
+    return _THIS_SECOND.now().date
 
 
 def date_and_server_lines() -> bytes:
     """Return the Date header line for now and the Server header line."""
-    return _LINES.now().date_and_server
+    return _THIS_SECOND.now().date_and_server
 
 
 _fixed_heads: Final[dict[Answer, bytes]] = {}
@@ -190,6 +193,13 @@ def _fixed_head(answer: Answer) -> bytes:
 
 def whole_answer(answer: Answer, *, keep_alive: bool, head_only: bool = False) -> bytes:
     """Return the bytes of an answer that was not the application's."""
-    connection = b"" if keep_alive else b"Connection: close\r\n"
-    body = b"" if head_only else answer.body
-    return b"".join((_fixed_head(answer), date_line(), connection, b"\r\n", body))
+    this_second = _THIS_SECOND.now()
+    if not keep_alive or head_only:
+        connection = b"" if keep_alive else b"Connection: close\r\n"
+        body = b"" if head_only else answer.body
+        return b"".join((_fixed_head(answer), this_second.date, connection, b"\r\n", body))
+    # Where many are refused, each is one of a few.
+    data = this_second.answers.get(answer)
+    if data is None:
+        data = this_second.answers[answer] = b"".join((_fixed_head(answer), this_second.date, b"\r\n", answer.body))
+    return data

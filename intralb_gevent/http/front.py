@@ -42,9 +42,6 @@ class Front:
     def __repr__(self) -> str:
         return f"<Front {self.application!r}>"
 
-    def refusal(self, environ: dict[str, Any]) -> None:
-        """Say that no request would be refused: only the application in front knows what becomes of it."""
-
     def submit(self, environ: dict[str, Any], exchange: Exchange) -> None:
         """Have a request answered; never waits."""
         gevent.spawn(self._run, environ, exchange)

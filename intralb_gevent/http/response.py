@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import stat
-import time
 from collections.abc import Callable, Iterator
 from io import FileIO
 from typing import IO, TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from ..errors import ClientDisconnected
 from ..policy.answers import Answer
 from ..pool.exchange import Application, Exchange, Runner
 from ..pool.safepoints import calls_application
-from .framing import SERVER_LINE, ResponseHead, date_and_server_lines, date_line, response_head, whole_answer
+from .framing import SERVER_LINE, ResponseHead, date_and_server_lines, date_line, response_head
 from .parser import Request
 
 if TYPE_CHECKING:
@@ -177,12 +176,6 @@ class Response(Exchange):
         else:
             self._connection.send(head, b"")
 
-    def log_line(self, host: str) -> Callable[[], str]:
-        """Return what writes this response's line in the Common Log Format."""
-        line, status, when = self.request.line, self.status[:3], time.strftime("%d/%b/%Y:%H:%M:%S %z")
-        length = "-" if self._head is None or self._head.length is None else self._head.length
-        return lambda: f'{host or "-"} - - [{when}] "{line}" {status} {length}\n'
-
     @property
     def client_disconnected(self) -> Callable[[], bool]:
         """What says whether the client has left, as far as its socket tells."""
@@ -263,7 +256,8 @@ class Response(Exchange):
         self.ended = True
         if connection.closed:
             raise ClientDisconnected("nobody is there to read the response")
-        connection.response_ended(self.request.keep_alive)
+        length = None if self._head is None else self._head.length
+        connection.response_ended(self.request, self.request.keep_alive, self.status, length)
 
     def refuse(self, answer: Answer) -> None:
         """Answer in the place of an application that is not run."""
@@ -283,7 +277,4 @@ class Response(Exchange):
     def _answer(self, answer: Answer) -> None:
         self.ended = True
         self.status = answer.status
-        request, connection = self.request, self._connection
-        keep_alive = request.keep_alive and request.http_1_1 and not connection.closing
-        connection.send(whole_answer(answer, keep_alive=keep_alive, head_only=request.head_only), b"")
-        connection.response_ended(keep_alive)
+        self._connection.answer(self.request, answer)

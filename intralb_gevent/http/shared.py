@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from gevent.event import Event
 
 from ..options import Options
-from ..policy.answers import Answer
 from ..pool.balancer import LoadBalancer
 from ..pool.exchange import Exchange
 from ..pool.hublog import HubLog
@@ -46,10 +45,10 @@ class Shared:
         "connections",
         "environ",
         "header_timeout_seconds",
+        "in_front",
         "keep_alive_seconds",
         "loop",
         "options",
-        "refusal",
         "request_log",
         "submit",
         "tls",
@@ -65,8 +64,8 @@ class Shared:
         self.balancer = balancer
         self.submit: Callable[[dict[str, Any], Exchange], Job | None] = entry.submit
         """Has a request answered; there is no job yet where an application stands in front of the balancer."""
-        self.refusal: Callable[[dict[str, Any]], Answer | None] = entry.refusal
-        """Tells with what a request would be refused now."""
+        self.in_front = entry is not balancer
+        """Whether one does: then only that knows what becomes of a request."""
         self.turn_end = balancer.turn_end
         self.options: Options = balancer.options
         self.header_timeout_seconds: float = self.options.header_timeout_seconds

@@ -106,29 +106,22 @@ class LoadBalancer(JobKeeper):
 
     # The way of a job.
 
-    def submit(self, environ: dict[str, Any], exchange: Exchange) -> Job | None:
-        """Bring a request to a worker, or refuse it at once; the response goes to `exchange`. Never waits.
-
-        Returns the job, or None if the request was refused before one was made of it: refusing many must be cheap.
-        """
+    def submit(self, environ: dict[str, Any], exchange: Exchange) -> Job:
+        """Bring a request to a worker, or refuse it; the response goes to `exchange`. Never waits."""
         now = monotonic()
         # A hub that was late asks when the request came.
         late = self._hub_watch is not None and now >= self._hub_watch.late_after
         unseen = exchange.unseen_seconds() if late else 0.0
         route = self._mounts.enter(environ)
-        lane, priority = route.lane, route.priority
-        if self._priority_func is not None or "intralb.priority" in environ:
-            priority = priority_of(environ, self._priority_func, priority)
-        if not (lane.calm or unseen) or self.condition == "stopped":
-            answer = self._refusal_at_once(environ, route, priority, now)
-            if answer is not None:
-                self._turn_away(environ, exchange, route, answer)
-                return None
+        lane = route.lane
         deadline = environ["intralb.deadline"] = _deadline(environ, now, unseen, route.limits)
         environ["intralb.client_disconnected"] = exchange.client_disconnected
         job = Job(environ, exchange, now - unseen, deadline, route)
-        job.priority = priority
+        job.priority = self._priority_of(environ, route)
         lane.stats.submitted += 1
+        if self.condition == "stopped":
+            self.refuse(job, "shed", DRAINING)
+            return job
         if unseen and deadline.at <= now:
             self.refuse(job, "expired", EXPIRED)
             return job
@@ -140,37 +133,42 @@ class LoadBalancer(JobKeeper):
             deadlines.watch(deadline.at)
         return job
 
-    def refusal(self, environ: dict[str, Any]) -> Answer | None:
-        """Return what a request with this head would be refused with now; None if it would be admitted, or may be.
+    def _priority_of(self, environ: dict[str, Any], route: RouteState) -> Priority:
+        if self._priority_func is None and "intralb.priority" not in environ:
+            return route.priority
+        priority = priority_of(environ, self._priority_func, route.priority)
+        # Kept, so that the application's function is asked once.
+        environ["intralb.priority"] = priority.name.lower()
+        return priority
 
-        The pool does not grow for it, and nobody makes room.
+    @property
+    def calm(self) -> bool:
+        """Whether `turn_away` need not be asked before `submit`: nobody has been refused of late."""
+        if self.condition == "stopped":
+            return False
+        return all(lane.calm for lane in self._lanes)
+
+    def turn_away(self, environ: dict[str, Any]) -> Answer | None:
+        """Refuse a request that has no place now, before anything is made for it: refusing many must be cheap.
+
+        Its head is enough. Returns what to answer, or None where `submit` has to decide: there is a place, or the pool
+        may grow, or another may have to make room.
         """
         route = self._mounts.find(environ)
-        priority = priority_of(environ, self._priority_func, route.priority)
-        return self._refusal_at_once(environ, route, priority, monotonic())
-
-    def refuse_unread(self, environ: dict[str, Any], exchange: Exchange, answer: Answer) -> None:
-        """Refuse a request of which only the head was read, with what `refusal` has said; it counts like any other."""
-        self._turn_away(environ, exchange, self._mounts.find(environ), answer)
-
-    def _refusal_at_once(
-        self, environ: dict[str, Any], route: RouteState, priority: Priority, now: float
-    ) -> Answer | None:
+        lane = route.lane
         if self.condition == "stopped":
-            return DRAINING
-        return None if self._deadlines is None else route.lane.refusal_at_once(environ, priority, now)
-
-    def _turn_away(self, environ: dict[str, Any], exchange: Exchange, route: RouteState, answer: Answer) -> None:
-        """Refuse a request of which no job was made; one is made only where each is told of."""
-        stats = route.lane.stats
-        stats.submitted += 1
-        if self._job_log is not None:
-            now = monotonic()
-            self.refuse(Job(environ, exchange, now, Deadline(now), route), "shed", answer)
-            return
-        stats.shed(answer.reason)
+            answer: Answer | None = DRAINING
+        else:
+            answer = lane.refusal_at_once(environ, self._priority_of(environ, route))
+        if answer is None:
+            return None
+        lane.stats.submitted += 1
+        lane.stats.shed(answer.reason)
         self._refusals += 1
-        exchange.refuse(answer.not_executed(self._refusals))
+        answer = answer.not_executed(self._refusals)
+        if self._job_log is not None:
+            self._job_log.turned_away(environ, answer)
+        return answer
 
     def claim(self, job: Job) -> bool:
         """Move a job whose turn it is to running; False if it was refused instead, and must not be run."""

@@ -172,8 +172,7 @@ def serve_through(balancer: LoadBalancer, environ: dict[str, Any], start_respons
     except BaseException:
         # The outer server ends this greenlet: nobody is left to answer.
         channel.close()
-        if job is not None:
-            balancer.abandon(job)
+        balancer.abandon(job)
         raise
     start_response(channel.status, channel.headers)
     return channel

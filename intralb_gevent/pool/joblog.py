@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from ..policy.answers import Answer
 from ..policy.lifecycle import Outcome
 from .hublog import HubLog
 from .job import Job
@@ -33,9 +34,43 @@ class JobLog:
 
     def ended(self, job: Job, outcome: Outcome, reason: str | None) -> None:
         """Log a job that has just ended."""
+        self._record(
+            job.environ,
+            worker=None if job.worker is None else job.worker.id,
+            status=job.exchange.status,
+            outcome=outcome,
+            reason=reason,
+            queue_wait=job.queue_wait,
+            run_time=job.run_time,
+        )
+
+    def turned_away(self, environ: dict[str, Any], answer: Answer) -> None:
+        """Log a request that was refused before it was a job."""
+        self._record(environ, worker=None, status=answer.status, outcome="shed", reason=answer.reason)
+
+    def _record(
+        self,
+        environ: dict[str, Any],
+        *,
+        worker: int | None,
+        status: str,
+        outcome: Outcome,
+        reason: str | None,
+        queue_wait: float = 0.0,
+        run_time: float = 0.0,
+    ) -> None:
         if not self._prepared:
             self._prepare()
-        facts = _facts(job, outcome, reason)
+        facts = {
+            "worker": worker,
+            "method": environ.get("REQUEST_METHOD", ""),
+            "path": environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""),
+            "status": status[:3],
+            "outcome": outcome,
+            "reason": reason,
+            "queue_wait_ms": round(queue_wait * 1000, 3),
+            "run_time_ms": round(run_time * 1000, 3),
+        }
         self.records.record(logging.INFO, lambda: self._render(facts))
 
     def _prepare(self) -> None:
@@ -47,20 +82,6 @@ class JobLog:
             handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
             _LOGGER.addHandler(handler)
         self._prepared = True
-
-
-def _facts(job: Job, outcome: Outcome, reason: str | None) -> dict[str, Any]:
-    environ = job.environ
-    return {
-        "worker": None if job.worker is None else job.worker.id,
-        "method": environ.get("REQUEST_METHOD", ""),
-        "path": environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""),
-        "status": job.exchange.status[:3],
-        "outcome": outcome,
-        "reason": reason,
-        "queue_wait_ms": round(job.queue_wait * 1000, 3),
-        "run_time_ms": round(job.run_time * 1000, 3),
-    }
 
 
 def _text(facts: dict[str, Any]) -> str:

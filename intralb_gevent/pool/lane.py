@@ -7,7 +7,8 @@ how a job is answered: the keeper of the jobs does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
+from time import monotonic
 from typing import Any, Final
 
 from ..observe.snapshot import LaneSnapshot
@@ -54,6 +55,8 @@ class Lane:
         self._clients: Clients | None = None
         """Who holds what, from the first refusal on, and for some time after the last."""
         self._client_key = client_key(options.client_key)
+        self._refused = False
+        """Whether any had no place since the last review."""
         self._refused_at = 0.0
         self._highest = self._lowest = Priority.CRITICAL
         """Of the classes that have come so far."""
@@ -112,20 +115,15 @@ class Lane:
             return OVERLOADED
         return None
 
-    def refusal_at_once(self, environ: dict[str, Any], priority: Priority, now: float) -> Answer | None:
+    def refusal_at_once(self, environ: dict[str, Any], priority: Priority) -> Answer | None:
         """Return why a request has no place now, before anything is made for it; None if `admit` has to decide.
 
         It has to where there is a place, or the pool may grow, or another may have to make room.
         """
         refusal = self._refusal(priority)
-        if refusal is None or self.sizing.may_grow or self._lowest > priority:
+        if refusal is None or self.sizing.may_grow:
             return None
-        self._refused_at = now
-        if self._client_key is not None:
-            clients = self._clients or self._begin_counting(now)
-            if clients.others(self._client_key(environ)):
-                return None
-        return refusal
+        return self._without_claim(environ, priority, refusal)
 
     def _make_room(self) -> bool:
         if not self.sizing.make_room():
@@ -135,29 +133,40 @@ class Lane:
 
     # More come than there is room for.
 
-    def _press(self, job: Job, refusal: Answer, now: float) -> Answer | None:
-        """Find a place for a job by taking it from another; return what to answer if it has no claim to one.
+    def _without_claim(self, environ: dict[str, Any], priority: Priority, refusal: Answer) -> Answer | None:
+        """Return what to answer a request that has no place; None if it may have a claim to that of another.
 
         Nobody is looked at for nothing: where there are no classes and no other clients, a refusal is cheap.
         """
-        self._refused_at = now
-        victim = None
+        self._refused = True
         if self._client_key is not None:
-            clients = self._clients or self._begin_counting(now)
-            key = self._client_key(job.environ)
-            if clients.others(key):
+            clients = self._clients or self._begin_counting(monotonic())
+            # Without any job held there are no others, whoever this is.
+            if clients.active and clients.others(key := self._client_key(environ)):
                 if not clients.may_hold(key, min(self._limiter.limit, self.pool.slots_in_all)):
                     return TOO_MANY_OF_CLIENT
-                victim = self._of_client(clients.makes_room(key, job.priority, now), job.priority)
-        if refusal is QUEUE_FULL and self._lowest > job.priority:
-            victim = self.pool.newest_below(job.priority) or victim
+                if clients.makes_room(key, priority, monotonic()) is not None:
+                    return None
+        return None if refusal is QUEUE_FULL and self._lowest > priority else refusal
+
+    def _press(self, job: Job, refusal: Answer, now: float) -> Answer | None:
+        """Find a place for a job by taking it from another; return what to answer if it has no claim to one."""
+        answer = self._without_claim(job.environ, job.priority, refusal)
+        if answer is not None:
+            return answer
+        victim = self.pool.newest_below(job.priority) if refusal is QUEUE_FULL else None
+        victim = victim or self._of_client(job, now)
         if victim is None:
             return refusal
         self._keeper.refuse(victim, "shed", EVICTED)
         return None
 
-    def _of_client(self, key: Hashable | None, priority: Priority) -> Job | None:
-        """Return the newest job of a class that a client has waiting."""
+    def _of_client(self, job: Job, now: float) -> Job | None:
+        """Return the newest waiting job, of the same class, of the client that makes room for this one, if any does."""
+        if self._clients is None or self._client_key is None:
+            return None
+        priority, own = job.priority, self._client_key(job.environ)
+        key = self._clients.makes_room(own, priority, now) if self._clients.others(own) else None
         if key is None:
             return None
         waiting = (job for job in self.pool.waiting if job.priority == priority and job.client == key)
@@ -257,6 +266,8 @@ class Lane:
                 kept += 1
 
     def _forget_clients(self, now: float) -> None:
+        if self._refused:
+            self._refused, self._refused_at = False, now
         if self._clients is not None:
             self._clients.forget(now)
             if now - self._refused_at > Clients.MEMORY_SECONDS:

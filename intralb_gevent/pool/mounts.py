@@ -76,8 +76,12 @@ class Mounts:
 
     def find(self, environ: dict[str, Any]) -> RouteState:
         """Return what holds for a request."""
+        table = self._single
+        if table is not None and not table:
+            return table.otherwise
         path = environ.get("PATH_INFO", "")
-        _, table = ("", self._single) if self._single is not None else self._below(path)
+        if table is None:
+            _, table = self._below(path)
         return table.find(path)
 
     def enter(self, environ: dict[str, Any]) -> RouteState:

@@ -1,12 +1,13 @@
 """A request that cannot be taken is refused by its head: its body need not be sent, and is not kept if it is."""
 
+import logging
 import time
 
 import gevent
 import pytest
 from gevent.event import Event
 
-from intralb_gevent import LoadBalancer, Options, WSGIServer, current_session
+from intralb_gevent import LoadBalancer, Options, Priority, WSGIServer, current_session
 from intralb_gevent.http.limits import SKIPPED_BODY_BYTES
 
 ONE = {"max_concurrent_per_router": 1, "queue_size": 0, "max_workers": 1}
@@ -392,7 +393,8 @@ def test_a_balancer_that_has_stopped_refuses_by_the_head(serve, connect, echo) -
     assert (reply.status, reply.headers["x-intralb-reason"]) == (503, "draining")
 
 
-def test_it_is_logged_like_any_other(connect, eventually) -> None:
+@pytest.mark.parametrize(("method", "framing"), [("POST", length(5)), ("GET", "X: y")])
+def test_it_is_logged_like_any_other(connect, eventually, method, framing) -> None:
     full, lines = Full(), []
 
     class Log:
@@ -403,9 +405,66 @@ def test_it_is_logged_like_any_other(connect, eventually) -> None:
         busy, client = connect(server), connect(server)
         busy.send(head("X: y", "GET", "/busy"))
         eventually(lambda: full.seen)
-        client.send(head(length(5)))
-        assert_refused(client.reply("POST"), stays=True)
+        client.send(head(framing, method))
+        reply = client.reply(method)
+        assert_refused(reply, stays=True)
         (line,) = eventually(lambda: lines)
         full.door.set()
         assert busy.reply().status == 200
-    assert '"POST /refused HTTP/1.1" 503 ' in line
+    assert f'"{method} /refused HTTP/1.1" 503 {len(reply.body)}\n' in line
+
+
+@pytest.mark.parametrize("client_key", ["address", "off"])
+@pytest.mark.parametrize("enable_logging", [False, True])
+def test_many_in_a_row_without_a_body_each_as_if_it_were_alone(
+    full, connect, caplog, eventually, client_key, enable_logging
+) -> None:
+    asked = []
+
+    def class_of(environ):
+        asked.append(environ["PATH_INFO"])
+        return Priority.CRITICAL
+
+    full = full(client_key=client_key, enable_logging=enable_logging, priority_func=class_of)
+    client = connect(full.server)
+    with caplog.at_level(logging.INFO, "intralb_gevent.jobs"):
+        refused = [client.get(f"/{n}") for n in range(6)]
+        if enable_logging:
+            eventually(lambda: caplog.text.count("503 shed reason=queue_full worker=-") == 6)
+    assert [(reply.status, reply.headers["x-intralb-reason"]) for reply in refused] == [(503, "queue_full")] * 6
+    assert sorted(int(reply.headers["retry-after"]) for reply in refused) == [1, 1, 2, 2, 3, 3]
+    assert {reply.headers["x-intralb-executed"] for reply in refused} == {"0"}
+    assert asked == ["/busy", "/0", "/1", "/2", "/3", "/4", "/5"]
+    snapshot = full.figures
+    assert (snapshot.submitted, snapshot.running, snapshot.shed_reasons) == (7, 1, {"queue_full": 6})
+    open_door(full)
+    assert client.get("/next").status == 200
+    assert full.seen == ["/busy", "/next"]
+
+
+def test_a_client_without_a_claim_is_refused_beside_one_that_has_one(full, connect, eventually) -> None:
+    full = full(queue_size=4, client_key="X-Api-Key")
+    one, other = connect(full.server), connect(full.server)
+    waiting = [connect(full.server) for _ in range(4)]
+    for number, client in enumerate(waiting):
+        client.send(head("X-Api-Key: one", "GET"))
+        eventually(lambda number=number: full.figures.queued == number + 1)
+    other.send(head("X-Api-Key: other", "GET"))
+    evicted = waiting[-1].reply()
+    assert (evicted.status, evicted.headers["x-intralb-reason"]) == (503, "evicted")
+    for _ in range(2):
+        refused = one.get(headers="X-Api-Key: one\r\n")
+        assert (refused.status, refused.headers["x-intralb-reason"]) == (429, "client")
+    full.door.set()
+    assert other.reply().status == 200
+
+
+def test_pipelined_and_of_every_kind(full, connect) -> None:
+    full = full()
+    client = connect(full.server)
+    methods = ("GET", "HEAD", "GET")
+    client.send("".join(head("X: y", method) for method in methods) + head("X: y", "GET", version="1.0"))
+    assert [client.reply(method).status for method in methods] == [503] * 3
+    last = client.reply()
+    assert (last.status, last.headers["connection"]) == (503, "close")
+    assert client.closed_by_server

@@ -134,7 +134,7 @@ def over_a_connection(balancer: LoadBalancer) -> Iterator[Callable[[LoadBalancer
 
     def ask(balancer: LoadBalancer) -> bytes:
         # The first response of a second writes its date, by code of Python's own.
-        framing._LINES.second = -1
+        framing._THIS_SECOND.second = -1
         with socket.create_connection(("127.0.0.1", server.server_port), timeout=10) as client:
             client.sendall(b"GET / HTTP/1.0\r\nHost: x\r\n\r\n")
             data = b"".join(iter(lambda: client.recv(65536), b""))
