@@ -62,12 +62,14 @@ class Histogram:
 class Stats:
     """The running totals of one lane, or of several together."""
 
-    __slots__ = ("given_up", "outcomes", "queue_wait", "run_time", "shed_reasons", "submitted")
+    __slots__ = ("_outcomes", "given_up", "queue_wait", "run_time", "shed", "shed_reasons", "submitted")
 
     def __init__(self) -> None:
         self.submitted = 0
-        self.outcomes: dict[Outcome, int] = dict.fromkeys(OUTCOMES, 0)
+        self.shed = 0
+        """Jobs that were refused; counted apart from the other outcomes, as it must be cheap."""
         self.shed_reasons: dict[str, int] = {}
+        self._outcomes: dict[Outcome, int] = dict.fromkeys(OUTCOMES, 0)
         self.given_up = 0
         """Slots whose applications could not be ended."""
         self.queue_wait = Histogram()
@@ -81,8 +83,9 @@ class Stats:
         both = Stats()
         both.submitted = self.submitted + other.submitted
         both.given_up = self.given_up + other.given_up
-        for outcome in both.outcomes:
-            both.outcomes[outcome] = self.outcomes[outcome] + other.outcomes[outcome]
+        both.shed = self.shed + other.shed
+        for outcome in both._outcomes:
+            both._outcomes[outcome] = self._outcomes[outcome] + other._outcomes[outcome]
         for reasons in (self.shed_reasons, other.shed_reasons):
             for reason, count in reasons.items():
                 both.shed_reasons[reason] = both.shed_reasons.get(reason, 0) + count
@@ -93,9 +96,18 @@ class Stats:
     @property
     def ended(self) -> int:
         """How many jobs have their outcome."""
-        return sum(self.outcomes.values())
+        return self.shed + sum(self._outcomes.values())
 
-    def shed(self, reason: str) -> None:
+    @property
+    def outcomes(self) -> dict[Outcome, int]:
+        """How many jobs have had each outcome."""
+        return {**self._outcomes, "shed": self.shed}
+
+    def add(self, outcome: Outcome) -> None:
+        """Count one job that has ended otherwise than refused."""
+        self._outcomes[outcome] += 1
+
+    def add_shed(self, reason: str) -> None:
         """Count one job that was refused, and why."""
-        self.outcomes["shed"] += 1
+        self.shed += 1
         self.shed_reasons[reason] = self.shed_reasons.get(reason, 0) + 1

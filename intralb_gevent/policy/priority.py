@@ -25,8 +25,7 @@ def places(capacity: int, priority: Priority, highest: Priority) -> int:
 
     `highest` is the highest class that has come so far: for those above nothing is kept.
     """
-    share = 1.0 if priority <= highest else SHARES[priority]
-    return math.ceil(share * capacity)
+    return capacity if priority <= highest else math.ceil(SHARES[priority] * capacity)
 
 
 class Turns:

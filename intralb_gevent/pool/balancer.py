@@ -163,7 +163,7 @@ class LoadBalancer(JobKeeper):
         if answer is None:
             return None
         lane.stats.submitted += 1
-        lane.stats.shed(answer.reason)
+        lane.stats.add_shed(answer.reason)
         self._refusals += 1
         answer = answer.not_executed(self._refusals)
         if self._job_log is not None:
@@ -207,9 +207,9 @@ class LoadBalancer(JobKeeper):
         route = job.route
         lane = route.lane
         if outcome == "shed":
-            lane.stats.shed(reason or "")
+            lane.stats.add_shed(reason or "")
         else:
-            lane.stats.outcomes[outcome] += 1
+            lane.stats.add(outcome)
         if job.started is not None:
             run_time = job.ended - job.started
             lane.ended(run_time)
@@ -415,7 +415,7 @@ class LoadBalancer(JobKeeper):
             submitted=stats.submitted,
             queued=sum(worker.queued for worker in workers),
             running=sum(worker.running for worker in workers),
-            outcomes=dict(stats.outcomes),
+            outcomes=stats.outcomes,
             shed_reasons=dict(stats.shed_reasons),
             workers=workers,
             lanes=tuple(lane.snapshot() for lane in self._lanes),

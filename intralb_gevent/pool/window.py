@@ -31,7 +31,7 @@ class WindowCount:
         stats = self._stats
         self._began = now
         self._ended, self._time = stats.run_time.count, stats.run_time.total
-        self._shed = stats.outcomes["shed"]
+        self._shed = stats.shed
         self._most_running = 0
         self.least_run_time = math.inf
         """Of the jobs that have ended in the window, in seconds."""
@@ -52,7 +52,7 @@ class WindowCount:
             ended=ended,
             mean_run_time=(stats.run_time.total - self._time) / ended if ended else 0.0,
             least_run_time=self.least_run_time if ended else 0.0,
-            shed=stats.outcomes["shed"] - self._shed,
+            shed=stats.shed - self._shed,
         )
         self._begin(now)
         return window

@@ -110,13 +110,20 @@ class WorkerPool:
 
     def waiting_before(self, priority: Priority) -> int:
         """Return how many jobs wait whose turn comes before that of one more of this class."""
-        ready = sum(len(worker.ready) for worker in self.all)
-        return ready + sum(self.queued_by_class[: priority + 1])
+        waiting = self.ready
+        for queued in self.queued_by_class[: priority + 1]:
+            waiting += queued
+        return waiting
+
+    @property
+    def ready(self) -> int:
+        """Jobs that will have a slot at the hub's next round."""
+        return sum(len(worker.ready) for worker in self.active) + sum(len(worker.ready) for worker in self.retiring)
 
     @property
     def several_wait(self) -> bool:
         """Whether more than one job waits."""
-        return self.queued + sum(len(worker.ready) for worker in self.all) > 1
+        return self.queued + self.ready > 1
 
     def queue_age(self, now: float, priority: Priority | None = None) -> float:
         """Return for how long the first of the queued jobs (of a class) has waited, in seconds; 0 if there is none."""

@@ -34,9 +34,9 @@ def test_submitted_is_ended_plus_in_the_system(jobs: list[list[State]]) -> None:
             except IllegalTransition:
                 continue
             if state == "shed":
-                stats.shed("queue_full")
+                stats.add_shed("queue_full")
             elif state in stats.outcomes:
-                stats.outcomes[state] += 1
+                stats.add(state)
         in_system += state not in OUTCOMES
     assert stats.submitted == stats.ended + in_system
 
