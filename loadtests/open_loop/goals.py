@@ -11,10 +11,12 @@ from typing import Final
 from ..side_by_side.servers import OURS
 from .check import Check
 from .results import Point, Results
+from .workloads import WORKLOADS
 
 __all__ = ["steady_checks"]
 
 _OF_THE_CEILING: Final = 95.0
+_ABOUT_CAPACITY: Final = (0.9, 1.1)
 _LOW: Final = 0.8
 _HIGH: Final = 10.0
 _ADMITTED_TIMES: Final = 3.0
@@ -41,7 +43,15 @@ def _goodput(results: Results, workload: str, points: Sequence[Point]) -> Iterat
     if shares:
         share, point = min(shares, key=lambda each: each[0])
         what = f"goodput of the ceiling where it is least, at {point.load:g} times"
-        yield Check(what, share, _OF_THE_CEILING, "%", True, _spoilt(point))
+        yield Check(what, share, _OF_THE_CEILING, "%", True, _spoilt(point) or _chance(workload, point))
+
+
+def _chance(workload: str, point: Point) -> str:
+    """Say how much chance decides at a point, where about as much arrives as can be done, if that is much."""
+    chance = WORKLOADS[workload].chance(point.seen.sent) * 100
+    if not _ABOUT_CAPACITY[0] <= point.load <= _ABOUT_CAPACITY[1] or chance < (100 - _OF_THE_CEILING) / 2:
+        return ""
+    return f"in {point.seconds:g} s {chance:.1f} % more or less arrives by chance; more --seconds tell more"
 
 
 def _admitted(points: Sequence[Point]) -> Iterator[Check]:

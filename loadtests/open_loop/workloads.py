@@ -5,6 +5,7 @@ Decides requests and capacities. It must not know how servers are started or dri
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -51,6 +52,19 @@ class Workload:
         """Return for how long a request needs a connection, in the mean over so many for each path."""
         needed = sum(count * QUERY_SECONDS.get(path, 0.0) for path, count in counts.items())
         return needed / sum(counts.values()) if counts else 0.0
+
+    def chance(self, requests: float) -> float:
+        """Return by which share the work of so many requests, sent at random moments, varies by chance.
+
+        It is the standard deviation of a sum of a random number of random terms (a compound Poisson process) over its
+        mean. Where some need a connection, it is the connections' work.
+        """
+        needing = self.connected or self.paths
+        seconds = {path: QUERY_SECONDS.get(path, COMPUTING_SECONDS) for path in needing}
+        weight = sum(needing.values())
+        mean = sum(needing[path] * seconds[path] for path in needing) / weight
+        square = sum(needing[path] * seconds[path] ** 2 for path in needing) / weight
+        return math.sqrt(square / (requests * weight)) / mean
 
     def capacity_at(self, costs: Costs | None, connected: float | None) -> float:
         """Return the capacity where a request costs what was measured, and the connections allow so many per second."""

@@ -420,6 +420,13 @@ def test_the_paths_of_a_workload_weigh_one_together():
     assert [round(workload.capacity) for workload in WORKLOADS.values()] == [200, 200, 400, 506]
 
 
+def test_the_work_of_a_few_long_ones_varies_more_than_that_of_many_alike():
+    assert WORKLOADS["db"].chance(10_000) == pytest.approx(0.01)
+    assert WORKLOADS["mixed"].chance(20_000) == pytest.approx(0.01)
+    # The mean is 19.75 ms, that of the squares 4523.75 ms².
+    assert WORKLOADS["bimodal"].chance(10_000) == pytest.approx(4523.75**0.5 / 19.75 / 100)
+
+
 def test_the_capacity_is_what_was_measured():
     bimodal, cpu, costs = WORKLOADS["bimodal"], WORKLOADS["cpu"], Costs(0.0055, 0.0001)
     assert bimodal.capacity_at(None, None) == bimodal.capacity

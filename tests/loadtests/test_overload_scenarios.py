@@ -221,6 +221,14 @@ def test_a_goal_that_was_judged_by_a_spoilt_point_says_so():
     assert [bool(check.remark) for check in checks] == [False, True, False]
 
 
+def test_a_goal_that_was_judged_by_few_about_the_capacity_says_that_chance_decides():
+    few, many = steady(1.0, useful=190), steady(1.0, useful=9900)
+    assert "7.1 % more or less" in next(steady_checks(steady_results(few), "cpu")).remark
+    assert not next(steady_checks(steady_results(many), "cpu")).remark
+    # Far beyond the capacity there is enough to do, whatever chance brings.
+    assert not next(steady_checks(steady_results(steady(2.0, useful=190)), "cpu")).remark
+
+
 def test_what_was_not_measured_is_not_judged():
     assert [*steady_checks(Results(), "cpu")] == []
     assert len([*steady_checks(steady_results(steady(1.0)), "cpu")]) == 2
