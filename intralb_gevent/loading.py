@@ -147,8 +147,11 @@ def _accepts(function: Callable[..., Any], *arguments: str) -> bool:
 
 
 def _signature(function: Callable[..., Any]) -> inspect.Signature | None:
-    """Return the signature, or None when the callable does not tell it (as many written in C do not)."""
+    """Return the signature, or None when the callable does not tell it (as many written in C do not).
+
+    What a decorator wraps is not looked at: it may take something else, as under Werkzeug's `Request.application`.
+    """
     try:
-        return inspect.signature(function)
+        return inspect.signature(function, follow_wrapped=False)
     except (TypeError, ValueError):
         return None

@@ -69,8 +69,9 @@ def test_a_factory_is_called(module: Callable[[str], str]) -> None:
         "def app(environ, start_response, extra=None): ...\n",
         "import functools\napp = functools.partial(lambda config, environ, start_response: [], {})\n",
         "app = dict.update\n",
+        "from werkzeug import Request, Response\n@Request.application\ndef app(request): return Response('here')\n",
     ],
-    ids=["instance", "class", "star", "default", "partial", "C"],
+    ids=["instance", "class", "star", "default", "partial", "C", "decorated"],
 )
 def test_whatever_can_be_called_with_two_is_an_application(module: Callable[[str], str], text: str) -> None:
     assert callable(load_application(module(text) + ":app"))
