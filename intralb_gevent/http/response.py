@@ -28,14 +28,15 @@ __all__ = ["FileWrapper", "Response"]
 class FileWrapper:
     """`wsgi.file_wrapper`: a regular file is sent by the system, anything else is read in blocks; then it is closed."""
 
-    def __init__(self, file: IO[bytes], block_size: int = 64 * 1024) -> None:
+    def __init__(self, file: IO[Any], block_size: int = 64 * 1024) -> None:
         self.file = file
         self.block_size = block_size
         if hasattr(file, "close"):
             self.close = file.close
 
     def __iter__(self) -> Iterator[bytes]:
-        return iter(lambda: self.file.read(self.block_size), b"")
+        # The end of what only looks like a file may be '' or None.
+        return iter(lambda: self.file.read(self.block_size) or b"", b"")
 
     def stretch(self) -> tuple[int, int, int] | None:
         """Return descriptor, offset and count of what is left of a regular file, or None if it is none."""

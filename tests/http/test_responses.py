@@ -282,6 +282,22 @@ def test_file_wrapper_around_what_the_system_cannot_send(serve, connect) -> None
     assert connect(serve(application)).get().body == b"x" * 200_000
 
 
+@pytest.mark.parametrize("end", [b"", "", None, bytearray()], ids=repr)
+def test_file_wrapper_around_what_only_looks_like_a_file_ends_with_any_empty_read(serve, connect, end) -> None:
+    class Document:
+        def __init__(self):
+            self.parts = [b"first ", bytearray(b"second"), *[end] * 3]
+
+        def read(self, size):
+            return self.parts.pop(0)
+
+    def application(environ, start_response):
+        start_response("200 OK", TEXT)
+        return environ["wsgi.file_wrapper"](Document())
+
+    assert connect(serve(application)).get().body == b"first second"
+
+
 def test_a_file_that_becomes_shorter_than_promised_is_followed_by_a_close(serve, connect, tmp_path) -> None:
     (tmp_path / "file").write_bytes(b"0123456789")
 
