@@ -18,7 +18,7 @@ from .errors import LoadError
 
 __all__ = ["load_application", "load_callable"]
 
-_REFERENCE = re.compile(r"(?P<module>[\w.]+):(?P<name>[\w.]+)(?P<call>\(\))?")
+_REFERENCE = re.compile(r"(?P<module>[\w.-]+):(?P<name>[\w.]+)(?P<call>\(\))?")
 _LIBRARIES = tuple(sysconfig.get_paths()[place] for place in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 

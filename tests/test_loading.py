@@ -49,6 +49,11 @@ def test_a_name_inside_an_object(module: Callable[[str], str]) -> None:
     assert load_application(f"{name}:Holder.app")({}, None) == [b"held"]
 
 
+def test_a_module_whose_name_python_could_not_write(module: Callable[[str], str], tmp_path: pathlib.Path) -> None:
+    (tmp_path / "written-shop.py").write_text(WSGI)
+    assert load_application("written-shop:app")({}, None) == [b"here"]
+
+
 def test_a_module_in_a_package() -> None:
     import os.path
 
