@@ -83,6 +83,9 @@ def _attribute(module: Any, module_name: str, path: str) -> Any:
             found = getattr(found, part)
         except AttributeError:
             raise LoadError(f"module {module_name!r} has no {path!r}; {_other_name(part, found)}") from None
+        except (Exception, SystemExit) as error:
+            # A property, or a module's own __getattr__.
+            raise LoadError(f"looking up {path!r} in module {module_name!r} failed: {_told(error)}") from error
     return found
 
 

@@ -141,6 +141,13 @@ def test_a_name_that_is_not_there(module: Callable[[str], str]) -> None:
     assert complaint(f"{name}:zzz") == f"module '{name}' has no 'zzz'; check the name after the colon"
 
 
+def test_a_name_whose_lookup_fails_in_code_of_its_own(module: Callable[[str], str], tmp_path: pathlib.Path) -> None:
+    name = module("def __getattr__(name): raise ImportError('install the extra')\n")
+    assert complaint(f"{name}:app") == (
+        f"looking up 'app' in module '{name}' failed: ImportError: install the extra ({tmp_path / name}.py:1)"
+    )
+
+
 def test_a_thing_that_cannot_be_called(module: Callable[[str], str]) -> None:
     name = module("number = 3\nnothing = None\n")
     assert complaint(f"{name}:number") == f"'{name}:number' is of type int, which cannot be called; name a callable"
