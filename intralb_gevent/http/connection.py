@@ -86,6 +86,7 @@ class Connection:
         "_parser",
         "_pending",
         "_port",
+        "_proxy_header",
         "_reader",
         "_resuming",
         "_shared",
@@ -135,8 +136,11 @@ class Connection:
         """When, in `time.monotonic()` seconds, the client has taken too long for what it is at."""
         self._writer: Any = None
         self._reader: Any = shared.loop.io(sock.fileno(), 1)
+        self._proxy_header: ProxyHeader | None = None
+        """What still has to come before anything else."""
         if shared.options.proxy_protocol and self._host in shared.trusted_proxies:
-            self._reader.start(self._on_proxy_header, ProxyHeader())
+            self._proxy_header = ProxyHeader()
+            self._reader.start(self._on_proxy_header, self._proxy_header)
         else:
             self._begin()
 
@@ -191,6 +195,7 @@ class Connection:
             self.close()
         elif complete:
             self._host, self._port = header.source or (self._host, self._port)
+            self._proxy_header = None
             self._reader.stop()
             self._begin()
 
@@ -606,9 +611,16 @@ class Connection:
         if self._parser.skips_body and not self._last:
             self._end_skipping()
         elif self.idle and not self.closed:
-            self._on_readable()
+            self._look_once_more()
             if self.idle:
                 self.close()
+
+    def _look_once_more(self) -> None:
+        """Read what has come and was not told of yet."""
+        if self._proxy_header is not None:
+            self._on_proxy_header(self._proxy_header)
+        if self._proxy_header is None and not self.closed:
+            self._on_readable()
 
     def cut(self) -> None:
         """Close because the present response cannot be finished; what is to become of its job is known already."""

@@ -45,6 +45,19 @@ def test_one_that_is_missing_or_malformed_is_a_close_and_a_line_in_the_log(
     assert not server.connections
 
 
+def test_a_request_that_has_just_come_behind_its_header_is_answered_by_a_server_that_stops(serve, connect) -> None:
+    server = serve(client_address, proxy_protocol=True, trusted_proxies=["127.0.0.1"])
+    client, halfway = connect(server), connect(server)
+    client.send(V1 + REQUEST)
+    halfway.send(V1[:20])
+    # Without a turn of the hub for accepting before.
+    server.stop(5)
+    reply = client.reply()
+    assert (reply.body, reply.headers["connection"]) == (b"203.0.113.7 4711 http", "close")
+    assert client.closed_by_server
+    assert halfway.closed_by_server
+
+
 def test_who_is_not_trusted_is_a_plain_client(serve, connect) -> None:
     server = serve(validator(client_address), proxy_protocol=True, trusted_proxies=["10.0.0.0/8"])
     client = connect(server)
