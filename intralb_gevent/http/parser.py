@@ -511,7 +511,11 @@ class RequestParser:
         self._on_request(Request(environ, body, self._http_1_1, keep_alive))
 
     def close(self) -> None:
-        """Forget what has come of an unfinished request; nothing may be fed afterwards."""
+        """Forget what has come of an unfinished request, and look at nothing that is fed afterwards.
+
+        A connection may close between two pieces of what it has read, as an answer could not be sent.
+        """
+        self._deaf = True
         if self._body is not None:
             self._body.release()
         # All hold what holds us: without this only the garbage collector would free a closed connection.

@@ -1,13 +1,15 @@
 """A request that cannot be taken is refused by its head: its body need not be sent, and is not kept if it is."""
 
 import logging
+import struct
 import time
 
 import gevent
 import pytest
+from gevent import socket
 from gevent.event import Event
 
-from intralb_gevent import LoadBalancer, Options, Priority, WSGIServer, current_session
+from intralb_gevent import LoadBalancer, Options, Priority, Route, WSGIServer, current_session
 from intralb_gevent.http.limits import SKIPPED_BODY_BYTES
 
 ONE = {"max_concurrent_per_router": 1, "queue_size": 0, "max_workers": 1}
@@ -289,6 +291,47 @@ def test_middleware_in_front_of_the_balancer_sees_the_whole_request(connect, eve
         full.door.set()
         assert busy.reply().status == 200
     assert read == [b"hello"]
+
+
+# Clients that leave while what they have sent is gone through.
+
+
+def test_a_client_that_resets_with_many_heads_sent_is_no_bug(full, connect, eventually, caplog) -> None:
+    full = full()
+    client = connect(full.server)
+    eventually(lambda: len(full.server.connections) == 2)
+    client.send((head(length(5)) + "hello") * 100)
+    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+    eventually(lambda: len(full.server.connections) == 1)
+    gevent.sleep(0)
+    assert "bug in intralb_gevent" not in caplog.text
+    open_door(full)
+
+
+def test_nor_is_one_that_closes_while_more_waits_than_is_parsed(serve, connect, eventually, caplog) -> None:
+    doors = {"/apart": Event(), "/first": Event()}
+
+    def application(environ, start_response):
+        doors[environ["PATH_INFO"]].wait()
+        start_response("200 OK", TEXT)
+        return [b"done"]
+
+    apart = Route("/apart", max_workers=1, max_concurrent_per_router=1, queue_size=0)
+    server = serve(application, routes=[apart], **{**ONE, "queue_size": 1})
+    busy, refused, leaving = (connect(server) for _ in range(3))
+    busy.send(head("X: y", "GET", "/apart"))
+    eventually(lambda: server.balancer.snapshot().running == 1)
+    assert refused.get("/apart").status == 503
+    leaving.send(head("X: y", "GET", "/first") + head("X: y", "GET", "/apart") * 500)
+    eventually(lambda: server.balancer.snapshot().running == 2)
+    leaving.close()
+    doors["/first"].set()
+    eventually(lambda: len(server.connections) == 2)
+    gevent.sleep(0)
+    assert "bug in intralb_gevent" not in caplog.text
+    doors["/apart"].set()
+    assert busy.reply().body == b"done"
 
 
 # Bodies that end otherwise.
