@@ -311,7 +311,7 @@ class Connection:
 
         Only where it is next to be answered, so that nothing is answered out of order; otherwise it waits.
         """
-        if self._current is not None or self._pending or self._last or self.closed:
+        if self._current is not None or self._pending or self._last or self.closed or self._far_behind:
             return
         parser = self._parser
         parser.head_waits = False
@@ -371,9 +371,12 @@ class Connection:
     # Answering, in order.
 
     def _advance(self) -> None:
-        """Take up what waits until something is under way; a loop, as refusals end at once and are many."""
+        """Take up what waits until something is under way; a loop, as refusals end at once and are many.
+
+        Nothing is taken up for a client that only asks, and does not read what it is answered.
+        """
         pending, shared = self._pending, self._shared
-        while pending and self._current is None and not self.closed and not self._last:
+        while pending and self._current is None and not (self.closed or self._last or self._far_behind):
             item = pending.popleft()
             if isinstance(item, Answer):
                 self._last = True
@@ -561,14 +564,21 @@ class Connection:
             self.expires = monotonic() + self._shared.write_timeout_seconds
         except OSError:
             self.close()
-        if self._taken is not None and not self._far_behind:
-            self._taken.set()
+        if not self._far_behind:
+            self._no_longer_far_behind()
         if self.closed:
             return
         if self._outbox.size:
             self._watch_writing()
         else:
             self._all_sent()
+
+    def _no_longer_far_behind(self) -> None:
+        """Go on with what waited for the client to take what was there for it: a slot, or its next request."""
+        if self._taken is not None:
+            self._taken.set()
+        if self._current is None and (self._pending or self._unparsed or self._parser.head_waits):
+            self._shared.loop.run_callback(self._resume)
 
     def _all_sent(self) -> None:
         if self._writer is not None:
@@ -586,9 +596,11 @@ class Connection:
 
     @property
     def _far_behind(self) -> bool:
-        """Whether the client has left so much unread that who writes has to wait."""
-        full = self._shared.budget.in_files > UNSENT_IN_FILES_BYTES
-        return self._outbox.size > (UNSENT_LEAST_BYTES if full else UNSENT_MOST_BYTES)
+        """Whether the client has left so much unread that who writes has to wait, and so has its next request."""
+        unsent = self._outbox.size
+        if unsent <= UNSENT_LEAST_BYTES:
+            return False
+        return unsent > UNSENT_MOST_BYTES or self._shared.budget.in_files > UNSENT_IN_FILES_BYTES
 
     def wait_until_taken(self) -> None:
         """Let a slot wait while the client is far behind."""

@@ -12,6 +12,7 @@ from gevent.event import Event
 
 from intralb_gevent import WSGIServer
 from intralb_gevent.http import server as server_module
+from intralb_gevent.http.limits import UNSENT_MOST_BYTES
 
 REQUEST = "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 TEXT = [("Content-Type", "text/plain")]
@@ -307,6 +308,35 @@ def test_unsent_answers_beyond_the_budget_wait_in_files(serve, connect, eventual
     assert [client.reply().body == big for client in clients] == [True] * 6
     assert [client.get().body == big for client in clients] == [True] * 6
     eventually(lambda: (server.shared.budget.in_memory, server.shared.budget.in_files) == (0, 0))
+
+
+ASKING = ["GET /more HTTP/1.1\r\nHost: x\r\n\r\n", "POST /more HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi"]
+
+
+@pytest.mark.parametrize("asked", ASKING, ids=["get", "post"])
+@pytest.mark.parametrize("full", [False, True], ids=["with room", "full"])
+def test_who_asks_and_asks_and_does_not_read_has_to_wait(serve, connect, eventually, door, asked, full) -> None:
+    def application(environ, start_response):
+        if environ["PATH_INFO"] == "/busy":
+            door.wait()
+        start_response("200 OK", TEXT)
+        return [bytes(2 * UNSENT_MOST_BYTES if environ["PATH_INFO"] == "/big" else 1000)]
+
+    server = serve(application, max_concurrent_per_router=1, queue_size=0, max_workers=1)
+    client, busy, other = (connect(server) for _ in range(3))
+    client.send(REQUEST.replace("/", "/big", 1))
+    eventually(lambda: [each for each in server.connections if each.unsent > UNSENT_MOST_BYTES])
+    if full:
+        busy.send(REQUEST.replace("/", "/busy", 1))
+        eventually(lambda: server.balancer.snapshot().running)
+    client.send(asked * 200)
+    before = server.balancer.snapshot().submitted
+    # While it waits, others do not.
+    assert {other.get().status for _ in range(50)} == {503 if full else 200}
+    assert server.balancer.snapshot().submitted - before == 50
+    assert client.reply().status == 200
+    assert {client.reply("POST").status for _ in range(200)} == {503 if full else 200}
+    door.set()
 
 
 def test_nothing_is_left_to_the_garbage_collector(serve, connect, echo, eventually) -> None:
