@@ -333,7 +333,9 @@ class Connection:
         """The client has left, or will send no more, which looks the same: answer what is running, drop what waits."""
         self._reader.stop()
         self._input_ended = True
-        if self._abandoned() or not (self._current or self._pending or self._outbox.size):
+        if self._abandoned():
+            self.cut()
+        elif not (self._current or self._pending or self._outbox.size):
             self.close()
 
     def _abandoned(self) -> bool:
@@ -635,9 +637,16 @@ class Connection:
             self._on_readable()
 
     def cut(self) -> None:
-        """Close because the present response cannot be finished; what is to become of its job is known already."""
+        """Close because the present response cannot be finished; what is to become of its job is known already.
+
+        Earlier responses are not to suffer from that: what is unsent of them is sent first.
+        """
         self._current = self._job = None
-        self.close()
+        self._send_whole()
+        if self._outbox.size:
+            self._last, self._lingering = True, not self._input_ended
+        else:
+            self.close()
 
     def close(self) -> None:
         """Close the socket now; a job that waits is dropped, one that runs finds nobody to answer."""

@@ -8,6 +8,7 @@ from wsgiref.validate import validator
 
 import gevent
 import pytest
+from gevent import socket
 from gevent.event import Event
 
 from intralb_gevent import WSGIServer
@@ -308,6 +309,40 @@ def test_unsent_answers_beyond_the_budget_wait_in_files(serve, connect, eventual
     assert [client.reply().body == big for client in clients] == [True] * 6
     assert [client.get().body == big for client in clients] == [True] * 6
     eventually(lambda: (server.shared.budget.in_memory, server.shared.budget.in_files) == (0, 0))
+
+
+@pytest.mark.parametrize("why", ["late", "failed", "left while waiting"])
+def test_an_earlier_answer_does_not_suffer_from_one_that_is_cut(serve, connect, eventually, door, why) -> None:
+    big = bytes(range(256)) * 80_000
+
+    def application(environ, start_response):
+        if environ["PATH_INFO"] == "/busy":
+            door.wait()
+        start_response("200 OK", TEXT)
+        return broken() if environ["PATH_INFO"] == "/broken" else [big]
+
+    def broken():
+        yield b"begun"
+        if why == "late":
+            door.wait()
+        raise ValueError
+
+    server = serve(application, max_concurrent_per_router=1, max_workers=1, request_timeout_seconds=0.5)
+    client, busy = connect(server), connect(server)
+    client.send(REQUEST)
+    eventually(lambda: server.balancer.snapshot().ended == 1)
+    if why == "left while waiting":
+        busy.send(REQUEST.replace("/", "/busy", 1))
+        eventually(lambda: server.balancer.snapshot().running)
+    client.send(REQUEST.replace("/", "/broken", 1))
+    eventually(lambda: server.balancer.snapshot().submitted == (3 if "left" in why else 2))
+    if why == "left while waiting":
+        client.socket.shutdown(socket.SHUT_WR)
+    outcome = {"late": "timed_out", "failed": "failed", "left while waiting": "disconnected"}[why]
+    eventually(lambda: server.balancer.snapshot().outcomes[outcome])
+    assert client.reply().body == big
+    assert b"0\r\n\r\n" not in client.rest()
+    door.set()
 
 
 ASKING = ["GET /more HTTP/1.1\r\nHost: x\r\n\r\n", "POST /more HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi"]
