@@ -70,6 +70,7 @@ class WSGIServer(pywsgi.WSGIServer):
     _start_accepting_if_started: Any
     _timer: Any
     _last_pause = -math.inf
+    _listener_failed = False
     shutdown: Shutdown | None = None
     """What `graceful_shutdown` has prepared."""
     _sweeper: Any = None
@@ -130,6 +131,7 @@ class WSGIServer(pywsgi.WSGIServer):
     def init_socket(self) -> None:
         """Bind and listen; small answers leave at once, on every connection accepted here."""
         super().init_socket()
+        self._listener_failed = False
         self.socket.setblocking(False)
         if self.socket.family in (socket.AF_INET, socket.AF_INET6):
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -158,9 +160,14 @@ class WSGIServer(pywsgi.WSGIServer):
             raise SystemExit(1)
 
     def close(self) -> None:
-        """Stop accepting and close the listener, having taken in what clients had already connected."""
+        """Stop accepting and close the listener, having taken in what clients had already connected.
+
+        gevent calls this, too, from `_do_read`, when the listener has failed for good: then there is nothing to take.
+        """
         if self.own_connections and self.started:
             for _ in range(self.backlog // self.max_accept + 1):
+                if self._listener_failed:
+                    break
                 self._do_read()
         super().close()
 
@@ -205,6 +212,7 @@ class WSGIServer(pywsgi.WSGIServer):
             return None
         except OSError as error:
             if error.errno not in _OUT_OF_SOMETHING:
+                self._listener_failed = bool(self.is_fatal_error(error))
                 raise
             self._pause_accepting(error)
             return None

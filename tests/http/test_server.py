@@ -215,3 +215,20 @@ def test_repr_shows_live_state(connect) -> None:
         connect(server).get()
         assert "1 connections" in repr(server)
         assert "submitted=1 ended=1" in repr(server)
+
+
+@pytest.mark.parametrize("noticed", ["by the hub", "by stop"])
+def test_a_listener_that_fails_closes_its_server_and_is_told_of_once(
+    serve, connect, echo, eventually, capfd, noticed
+) -> None:
+    server = serve(echo)
+    client = connect(server)
+    assert client.get().status == 200
+    # As another process does that has the same listener, and shuts it down for both.
+    server.socket.shutdown(socket.SHUT_RDWR)
+    if noticed == "by the hub":
+        eventually(lambda: not server.started)
+        assert client.get().status == 200
+    server.stop(1)
+    assert client.closed_by_server
+    assert capfd.readouterr().err.count("Traceback") == 1
