@@ -399,7 +399,9 @@ class Connection:
                 self._job = job
 
     def answer(self, request: Request, answer: Answer) -> None:
-        """Send an answer that is not the application's, and go on."""
+        """Send an answer that is not the application's, and go on; what is to become of its job is known already."""
+        # If it cannot be sent, the connection is closed, and the job must not be given a second end by that.
+        self._job = None
         keep_alive = request.keep_alive and request.http_1_1 and not self.closing
         self.send(whole_answer(answer, keep_alive=keep_alive, head_only=request.head_only), b"")
         self.response_ended(request, keep_alive, answer.status, len(answer.body))

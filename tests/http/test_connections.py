@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import struct
 import time
 from collections import Counter
 from wsgiref.validate import validator
@@ -264,6 +265,29 @@ def test_cancel_on_disconnect_ends_a_running_request(serve, connect, eventually)
     assert ended[0] - left < 0.2
     assert server.balancer.snapshot().outcomes["disconnected"] == 1
     assert not server.connections
+
+
+@pytest.mark.parametrize("end", ["late", "killed"])
+def test_nor_does_one_that_cannot_be_answered_harm_others(serve, connect, eventually, end) -> None:
+    def application(environ, start_response):
+        Event().wait()
+
+    seconds = 0.2 if end == "late" else 20
+    server = serve(application, cancel_on_disconnect=True, request_timeout_seconds=seconds, max_workers=1)
+    leaving, staying = connect(server), connect(server)
+    # So many that the connection is read no further, and nobody sees that its client leaves.
+    leaving.send(REQUEST * 40)
+    eventually(lambda: server.balancer.snapshot().running)
+    staying.send(REQUEST)
+    eventually(lambda: server.balancer.snapshot().running == 2)
+    leaving.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    leaving.close()
+    if end == "killed":
+        server.stop(0)
+    assert staying.reply().status == (504 if end == "late" else 503)
+    eventually(lambda: not server.balancer.snapshot().running)
+    outcomes = server.balancer.snapshot().outcomes
+    assert {name: count for name, count in outcomes.items() if count} == {"timed_out" if end == "late" else end: 2}
 
 
 def test_one_connection_too_many_is_told_so_and_the_others_go_on(serve, connect, echo, eventually) -> None:
