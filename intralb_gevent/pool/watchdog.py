@@ -97,6 +97,7 @@ class Watchdog:
         self._suspect: _Suspect | None = None
         self._culprits: list[_Suspect] = []
         self._last_look = 0.0
+        self._forked = hub.loop.fork(ref=False)
         self._earlier: _Handler | int | None = None
         self.blocked = 0
         """How often something has kept the hub for `BLOCKED_SECONDS` or more."""
@@ -148,10 +149,16 @@ class Watchdog:
             return
         # System calls that it meets go on by themselves, as code in C may not do that for them.
         signal.siginterrupt(self._number, False)
+        self._forked.start(self._begin_to_look)
+        self._begin_to_look()
+
+    def _begin_to_look(self) -> None:
+        """Start the thread: at the start, and in a forked process once its hub runs, for threads do not come along."""
         _start_thread(self._look_again_and_again, (_ident(), self._number))
 
     def _stop(self) -> None:
         self._stopped = True
+        self._forked.stop()
         self.watch.stop()
         if self._number is not None and not self.off_because and signal.getsignal(self._number) == self._on_signal:
             # What has been sent already must not end the process, which is what a signal without a handler does.

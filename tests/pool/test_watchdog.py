@@ -6,6 +6,7 @@ import gc
 import json
 import logging
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -467,6 +468,39 @@ def test_outside_of_the_main_thread_it_reports_itself_off(ask) -> None:
     thread.start()
     thread.join(20)
     assert snapshots[0].interrupts == "signals are handled in the main thread only, and this is another"
+
+
+WARMED_UP_AND_FORKED = """
+from gevent import monkey
+monkey.patch_all()
+import os, signal, time
+from intralb_gevent import LoadBalancer, Options
+
+def application(environ, start_response):
+    while environ["PATH_INFO"] == "/compute":
+        pass
+    start_response("200 OK", [])
+    return [b"answered"]
+
+def ask(path):
+    environ = {"REQUEST_METHOD": "GET", "PATH_INFO": path}
+    list(balancer(environ, lambda status, headers: print(status, flush=True)))
+
+balancer = LoadBalancer(application, Options(request_timeout_seconds=0.2))
+ask("/")
+if os.fork():
+    raise SystemExit(os.waitstatus_to_exitcode(os.wait()[1]))
+signal.alarm(15)  # ends it where nothing else does
+time.sleep(0.01)  # as a server waits for its first connection
+ask("/compute")
+ask("/")
+"""
+
+
+def test_a_process_that_was_forked_after_the_first_request_interrupts_too() -> None:
+    command = [sys.executable, "-c", WARMED_UP_AND_FORKED]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    assert done.stdout.splitlines() == ["200 OK", "504 Gateway Timeout", "200 OK"]
 
 
 # Ends that are not errors.
