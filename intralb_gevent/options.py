@@ -218,6 +218,9 @@ class Options:
             for name in ("db_reset_func", "db_close_func"):
                 if getattr(self, name) is not None:
                     raise OptionError(f"{name}: not allowed beside {self.db_init_func!r}, which does that itself")
+        if isinstance(self.db_init_func, type) and issubclass(self.db_init_func, SessionSource):
+            name = self.db_init_func.__name__
+            raise OptionError(f"db_init_func: {name} is not allowed as a class; make one of it, {name}(...)")
         if self.proxy_protocol and not self.trusted_proxies:
             raise OptionError(
                 "proxy_protocol: True is not allowed alone; trusted_proxies must name who sends the header"

@@ -16,6 +16,7 @@ from typing import Any
 import gevent
 from gevent import pywsgi
 
+from ..errors import OptionError
 from ..policy.answers import TOO_MANY_CONNECTIONS
 from ..pool.balancer import LoadBalancer
 from ..pool.exchange import Application
@@ -89,7 +90,9 @@ class WSGIServer(pywsgi.WSGIServer):
         balancer: LoadBalancer | None = None,
         **ssl_args: Any,
     ) -> None:
-        application = self._take_application(application or getattr(self, "application", None), balancer)
+        if application is None:
+            application = getattr(self, "application", None)
+        application = self._take_application(application, balancer)
         self.options = self.balancer.options
         self.own_connections = handler_class is None
         if ssl_args and self.own_connections:
@@ -102,6 +105,7 @@ class WSGIServer(pywsgi.WSGIServer):
     def _take_application(self, application: Any, balancer: LoadBalancer | None) -> Application:
         """Find the balancer, and return what is to be called for a request: it, or what stands in front of it."""
         entry: LoadBalancer | Front
+        _check_balancer(balancer, application)
         if isinstance(application, LoadBalancer):
             entry = balancer = application
         elif balancer is None:
@@ -254,3 +258,15 @@ class WSGIServer(pywsgi.WSGIServer):
 
     def _write_request(self, level: int, line: str) -> None:
         self.log.write(line)
+
+
+def _check_balancer(balancer: Any, application: Any) -> None:
+    """Raise OptionError unless `balancer` can be the one that this application stands in front of."""
+    if balancer is None:
+        return
+    if not isinstance(balancer, LoadBalancer):
+        raise OptionError(f"balancer: {balancer!r} is not allowed; it must be the LoadBalancer behind the middleware")
+    if isinstance(application, LoadBalancer):
+        raise OptionError(
+            f"balancer: {balancer!r} is not allowed beside an application that is another one; leave it out"
+        )

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import signal
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import gevent
 from gevent.event import Event
+
+from ..errors import OptionError
+from ..kinds import seconds
 
 if TYPE_CHECKING:
     from .server import WSGIServer
@@ -72,10 +75,25 @@ def graceful_shutdown(server: WSGIServer, *more: WSGIServer, timeout: float | No
     Readiness fails at once; after `drain_delay_seconds` the listeners close, idle connections close, and running
     requests have `timeout` seconds (default `graceful_timeout_seconds`) before they are cut. `serve_forever` then
     returns, or exits with code 1 if something was cut. Call it in the main thread, before `serve_forever`.
+
+    Raises `OptionError` when `timeout` is no number of seconds, 0 or more, or a server is not one of ours.
     """
+    for each in (server, *more):
+        _require_ours(each)
+    if timeout is not None:
+        # Not when the signal comes: then it would be too late to say so.
+        timeout = seconds(positive=False).check("timeout", timeout)
     shutdown = Shutdown((server, *more), timeout)
     for each in (server, *more):
         each.shutdown = shutdown
     for number in (signal.SIGTERM, signal.SIGINT):
         gevent.signal_handler(number, shutdown.request)
     return shutdown
+
+
+def _require_ours(server: Any) -> None:
+    if not hasattr(server, "finish"):
+        raise OptionError(
+            f"server: {server!r} is not allowed; it must be an intralb_gevent.WSGIServer "
+            "(and a number of seconds is given as timeout=10)"
+        )

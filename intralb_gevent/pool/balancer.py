@@ -63,12 +63,12 @@ class LoadBalancer(JobKeeper):
 
     `application` may also be a mapping of paths to applications, `{"/users": users, "/shop": shop}`: each is found
     below its path, which is then its SCRIPT_NAME, and has workers of its own. Raises `OptionError` when an application
-    cannot be called or a path cannot be one.
+    cannot be called, a path cannot be one, or `options` are no `Options`.
     """
 
     def __init__(self, application: Application | Mapping[str, Application], options: Options | None = None) -> None:
         self.application = application
-        self.options = options = options or Options()
+        self.options = options = _checked(options)
         self.condition: Condition = "serving"
         self._turn_end = TurnEnd()
         self._users: set[object] = set()
@@ -429,6 +429,14 @@ class LoadBalancer(JobKeeper):
             interrupts="not started" if watchdog is None else watchdog.off_because or "on",
             log_records_dropped=0 if self._job_log is None else self._job_log.records.dropped,
         )
+
+
+def _checked(options: Any) -> Options:
+    if options is None:
+        return Options()
+    if not isinstance(options, Options):
+        raise OptionError(f"options: {options!r} is not allowed; it must be an Options, such as Options(queue_size=50)")
+    return options
 
 
 def _deadline(environ: dict[str, Any], now: float, unseen: float, limits: TimeLimits) -> Deadline:

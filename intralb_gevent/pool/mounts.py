@@ -39,6 +39,8 @@ class Mounts:
         """The first is that of all requests without one of their own."""
         mapping = application if isinstance(application, Mapping) else {"": application}
         applications = {_path(path): _callable(path, mapping[path]) for path in mapping}
+        if not applications:
+            raise OptionError(f"application: {application!r} is not allowed; it must name one application or more")
         main = self._lane("", options)
         self._otherwise = self._table(_nothing_here, main)
         # The longest path first, so that "/shop/admin" is found before "/shop".

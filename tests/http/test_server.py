@@ -1,5 +1,6 @@
 """The server keeps the constructor and the life cycle of gevent's."""
 
+import math
 import re
 import ssl
 from wsgiref.validate import validator
@@ -11,7 +12,7 @@ from gevent import pywsgi, socket
 from gevent import ssl as gevent_ssl
 from gevent.event import Event
 
-from intralb_gevent import LoadBalancer, OptionError, Options, WSGIServer
+from intralb_gevent import LoadBalancer, OptionError, Options, WSGIServer, graceful_shutdown
 
 TEXT = [("Content-Type", "text/plain")]
 
@@ -33,6 +34,47 @@ def test_it_is_a_pywsgi_server_around_a_plain_application(connect) -> None:
 def test_it_needs_an_application() -> None:
     with pytest.raises(OptionError, match="application"):
         WSGIServer(("127.0.0.1", 0))
+
+
+def test_an_application_may_count_as_false(connect) -> None:
+    class Empty:
+        def __len__(self) -> int:
+            return 0
+
+        def __call__(self, environ, start_response):
+            return hello(environ, start_response)
+
+    with WSGIServer(("127.0.0.1", 0), Empty()) as server:
+        server.start()
+        assert connect(server).get().body == b"hello"
+
+
+@pytest.mark.parametrize(
+    ("application", "balancer", "complaint"),
+    [
+        (hello, hello, "balancer: .* it must be the LoadBalancer behind the middleware"),
+        (LoadBalancer(hello), LoadBalancer(hello), "balancer: .* beside an application that is another one"),
+    ],
+)
+def test_a_balancer_that_cannot_be_the_one_is_refused(application, balancer, complaint: str) -> None:
+    with pytest.raises(OptionError, match=complaint):
+        WSGIServer(("127.0.0.1", 0), application, balancer=balancer)
+
+
+@pytest.mark.parametrize("timeout", ["10", -1, math.nan, math.inf, True, [1]])
+def test_a_timeout_that_is_none_is_refused_before_a_signal_needs_it(timeout: object) -> None:
+    server = WSGIServer(("127.0.0.1", 0), hello)
+    with pytest.raises(OptionError, match=r"timeout: .* must be a number of seconds, 0 or more"):
+        graceful_shutdown(server, timeout=timeout)
+    assert server.shutdown is None
+
+
+@pytest.mark.parametrize("more", [10, pywsgi.WSGIServer(("127.0.0.1", 0), hello), LoadBalancer(hello)])
+def test_only_servers_of_ours_can_be_shut_down(more: object) -> None:
+    server = WSGIServer(("127.0.0.1", 0), hello)
+    with pytest.raises(OptionError, match=r"server: .* must be an intralb_gevent\.WSGIServer"):
+        graceful_shutdown(server, more)
+    assert server.shutdown is None
 
 
 def test_a_subclass_may_hold_the_application(connect) -> None:

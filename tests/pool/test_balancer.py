@@ -148,6 +148,12 @@ def test_what_cannot_be_called_is_refused_at_once() -> None:
         LoadBalancer(None)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("options", [{"queue_size": 50}, 0, "", Options])
+def test_options_are_options(options: object) -> None:
+    with pytest.raises(OptionError, match=r"options: .* it must be an Options, such as"):
+        LoadBalancer(lambda environ, start_response: [], options)
+
+
 def test_the_balancer_is_the_callable_it_returns(balance, gate) -> None:
     balancer = balance(gate)
     assert balancer.balance_load() is balancer

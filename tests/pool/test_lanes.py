@@ -257,7 +257,9 @@ def test_each_application_has_workers_of_its_own(balance, gate, start, ask) -> N
     assert held.get().status == "200 OK"
 
 
-@pytest.mark.parametrize("applications", [{"users": where("a")}, {"/users/": where("a")}, {3: where("a")}, {"/a": 1}])
+@pytest.mark.parametrize(
+    "applications", [{}, {"users": where("a")}, {"/users/": where("a")}, {3: where("a")}, {"/a": 1}]
+)
 def test_a_bad_mount_is_named(applications) -> None:
     with pytest.raises(OptionError, match="application"):
         LoadBalancer(applications, Options())

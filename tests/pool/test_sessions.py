@@ -441,3 +441,8 @@ def test_while_it_is_closed_its_slot_is_not_free_and_nobody_waits_for_another(
 def test_the_functions_have_no_part_beside_a_source(source) -> None:
     with pytest.raises(OptionError, match="db_close_func: not allowed beside"):
         Options(db_init_func=source, db_close_func=print)
+
+
+def test_the_class_of_a_source_is_not_taken_for_one() -> None:
+    with pytest.raises(OptionError, match=r"db_init_func: SessionSource is not allowed as a class; make one of it"):
+        Options(db_init_func=SessionSource)
