@@ -19,6 +19,7 @@ __all__ = [
     "RequestKilled",
     "SessionUnavailable",
     "StreamsFull",
+    "WrongThread",
 ]
 
 
@@ -36,6 +37,10 @@ class LoadError(IntraLBError):
 
 class NoCurrentJob(IntraLBError, RuntimeError):
     """Something that belongs to a running request was asked for outside of one."""
+
+
+class WrongThread(IntraLBError, RuntimeError):
+    """A balancer was called in another thread than the one in which it runs."""
 
 
 class IllegalTransition(IntraLBError, RuntimeError):

@@ -151,6 +151,7 @@ class WSGIServer(pywsgi.WSGIServer):
 
     def start(self) -> None:
         """Bind if need be, and accept connections."""
+        self.balancer.require_own_thread()
         super().start()
         self.shared.closing = False
         self.balancer.open_for(self)

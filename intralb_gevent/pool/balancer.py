@@ -18,7 +18,7 @@ import gevent
 from gevent.event import Event
 
 from ..compiling import mypyc_attr
-from ..errors import Abort, ClientDisconnected, DeadlineExceeded, OptionError, RequestKilled, StreamsFull
+from ..errors import Abort, ClientDisconnected, DeadlineExceeded, OptionError, RequestKilled, StreamsFull, WrongThread
 from ..observe.snapshot import Condition, Durations, Snapshot
 from ..observe.stats import Histogram, Stats
 from ..options import Options
@@ -47,6 +47,10 @@ from .worker import Worker
 __all__ = ["LoadBalancer"]
 
 _OFF = "a handler that never waits is not interrupted at its deadline: {}"
+_ELSEWHERE = (
+    "this LoadBalancer runs in the thread of its first request or server, and was called in another one; "
+    "serve it with a gevent server, which calls it in one thread, or make one for each thread"
+)
 _GIVEN_UP = (
     "{} cannot be ended, as its handler swallows every abort; another slot has taken its place. "
     "Let BaseException pass: catch Exception instead, or raise again"
@@ -59,7 +63,7 @@ class LoadBalancer(JobKeeper):
 
     Give it to `WSGIServer`, or to any other gevent server as the WSGI callable it is (`balance_load()` returns the
     same). Greenlets and timers are made at the first request, so one may be built before a server forks. It belongs
-    to one thread.
+    to the thread of its first request until it is drained, and raises `WrongThread` when it is called in another one.
 
     `application` may also be a mapping of paths to applications, `{"/users": users, "/shop": shop}`: each is found
     below its path, which is then its SCRIPT_NAME, and has workers of its own. Raises `OptionError` when an application
@@ -85,6 +89,7 @@ class LoadBalancer(JobKeeper):
         self._supervisor: Supervisor | None = None
         self._watchdog: Watchdog | None = None
         self._hub_watch: HubWatch | None = None
+        self._hub: Any = None
 
     def __repr__(self) -> str:
         return f"<LoadBalancer {self.condition}: {', '.join(map(repr, self._lanes))}>"
@@ -102,7 +107,13 @@ class LoadBalancer(JobKeeper):
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterator[bytes]:
         """Answer a request of any gevent WSGI server; waits in that server's greenlet, runs in a slot."""
+        self.require_own_thread()
         return serve_through(self, environ, start_response)
+
+    def require_own_thread(self) -> None:
+        """Raise `WrongThread` where nothing would ever wake whoever waits here, as the slots run in another thread."""
+        if self._hub is not None and self._hub is not gevent.get_hub():
+            raise WrongThread(_ELSEWHERE)
 
     # The way of a job.
 
@@ -322,7 +333,8 @@ class LoadBalancer(JobKeeper):
 
     def _begin(self) -> DeadlineTimer:
         """Make what belongs to the serving process: timers and the first workers."""
-        loop = gevent.get_hub().loop
+        self._hub = gevent.get_hub()
+        loop = self._hub.loop
         self._deadlines = DeadlineTimer(loop, self._sweep, monotonic)
         self._supervisor = Supervisor(loop, self._review)
         self._supervisor.start()
@@ -388,6 +400,7 @@ class LoadBalancer(JobKeeper):
         if self._watchdog is not None:
             self._watchdog.release()
         self._supervisor = self._deadlines = self._watchdog = self._hub_watch = self._probe = None
+        self._hub = None
 
     def open_for(self, user: object) -> None:
         """A server begins to bring requests: admit them, also after an earlier `drain`."""

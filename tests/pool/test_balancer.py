@@ -1,9 +1,12 @@
 """Where jobs go: workers, slots, queues, stealing, refusals."""
 
+import threading
+
 import gevent
 import pytest
 
-from intralb_gevent import LoadBalancer, OptionError, Options, current_session
+from intralb_gevent import LoadBalancer, OptionError, Options, WSGIServer, current_session
+from intralb_gevent.errors import WrongThread
 
 
 def test_an_idle_slot_anywhere_beats_a_queue(balance, gate, asking) -> None:
@@ -152,6 +155,28 @@ def test_what_cannot_be_called_is_refused_at_once() -> None:
 def test_options_are_options(options: object) -> None:
     with pytest.raises(OptionError, match=r"options: .* it must be an Options, such as"):
         LoadBalancer(lambda environ, start_response: [], options)
+
+
+def test_in_another_thread_it_raises_instead_of_waiting_for_ever(balance, gate, ask) -> None:
+    gate.gate.set()
+    balancer = balance(gate)
+    assert ask(balancer, "/").status == "200 OK"
+    raised = []
+
+    def elsewhere() -> None:
+        for use in (lambda: ask(balancer, "/"), WSGIServer(("127.0.0.1", 0), balancer).start):
+            try:
+                use()
+            except WrongThread as error:
+                raised.append(str(error))
+        gevent.get_hub().destroy(destroy_loop=True)
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join(20)
+    assert len(raised) == 2
+    assert "serve it with a gevent server" in raised[0]
+    assert ask(balancer, "/").status == "200 OK"
 
 
 def test_the_balancer_is_the_callable_it_returns(balance, gate) -> None:
