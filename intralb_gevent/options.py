@@ -10,7 +10,7 @@ or what they do.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,13 +127,13 @@ class Options:
         seconds(positive=True),
         "How long an idle client connection stays open. Keep it above the proxy's own idle time.",
     )
-    interrupt_signal: int | None = option(
+    interrupt_signal: int | str | None = option(
         _TIME,
         INTERRUPT_SIGNAL,
         signal_number(),
         "By which a handler that never waits is interrupted; off lets it go on. Default: SIGRTMIN+12.",
     )
-    routes: tuple[Route, ...] = option(
+    routes: Sequence[Route] = option(
         _ROUTES,
         (),
         route_list(),
@@ -164,7 +164,7 @@ class Options:
         "Without a byte of an answer taken by the client; then the connection is cut.",
     )
     cancel_on_disconnect: bool = option(_CLIENTS, False, switch(), "End a running request whose client has left.")
-    trusted_proxies: tuple[str, ...] = option(
+    trusted_proxies: Sequence[str] = option(
         _PROXIES,
         (),
         peers(),
@@ -232,6 +232,11 @@ class Options:
         if self.min_workers is not None:
             return self.min_workers
         return min(self.worker_group_size, self.max_workers)
+
+    @property
+    def interrupt_number(self) -> int | None:
+        """The number of `interrupt_signal`, as which its name is kept; None if it is off."""
+        return self.interrupt_signal if isinstance(self.interrupt_signal, int) else None
 
     @property
     def deadline_seconds(self) -> float:

@@ -338,7 +338,7 @@ class LoadBalancer(JobKeeper):
         self._deadlines = DeadlineTimer(loop, self._sweep, monotonic)
         self._supervisor = Supervisor(loop, self._review)
         self._supervisor.start()
-        self._watchdog = Watchdog.of(self.options.interrupt_signal)
+        self._watchdog = Watchdog.of(self.options.interrupt_number)
         self._hub_watch = self._watchdog.watch
         self._turn_end.watched = not self._watchdog.off_because
         if self._watchdog.off_because:
