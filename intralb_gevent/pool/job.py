@@ -31,11 +31,16 @@ if TYPE_CHECKING:
     from .slot import Slot
     from .worker import Worker
 
-__all__ = ["Deadline", "Job", "JobKeeper", "RouteState", "ToldDeadline"]
+__all__ = ["Deadline", "Job", "JobKeeper", "RouteState", "ToldDeadline", "shown"]
 
 
 _SECONDS = seconds(positive=True)
 _NO_MORE = TimeLimits(timeout=0.0, longest=0.0, stream=None)
+
+
+def shown(path: str) -> str:
+    """Return a path as a line of text has it: the client's own words, and so without line breaks and spaces."""
+    return path.encode("unicode_escape").decode("ascii").replace(" ", "\\x20")
 
 
 class Deadline:
@@ -169,10 +174,10 @@ class Job:
 
     @property
     def name(self) -> str:
-        """Method and path, for a log line: the path is the client's own text, and so escaped."""
+        """Method and path, for a log line."""
         environ = self.environ
         path = f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}"
-        return f"{environ.get('REQUEST_METHOD')} {path.encode('unicode_escape').decode('ascii')}"
+        return f"{environ.get('REQUEST_METHOD')} {shown(path)}"
 
     def move(self, following: State) -> None:
         """Change the state; `IllegalTransition` if the present one does not lead there."""

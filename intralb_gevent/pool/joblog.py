@@ -14,7 +14,7 @@ from typing import Any
 from ..policy.answers import Answer
 from ..policy.lifecycle import Outcome
 from .hublog import HubLog
-from .job import Job
+from .job import Job, shown
 
 __all__ = ["JobLog"]
 
@@ -87,9 +87,7 @@ class JobLog:
 def _text(facts: dict[str, Any]) -> str:
     worker = "-" if facts["worker"] is None else facts["worker"]
     reason = f" reason={facts['reason']}" if facts["reason"] else ""
-    # The path is the client's own text: escaped, so that it cannot write a line of its own.
-    path = facts["path"].encode("unicode_escape").decode("ascii")
     return (
-        f"{facts['method']} {path} {facts['status'] or '-'} {facts['outcome']}{reason} worker={worker} "
+        f"{facts['method']} {shown(facts['path'])} {facts['status'] or '-'} {facts['outcome']}{reason} worker={worker} "
         f"wait={facts['queue_wait_ms']}ms run={facts['run_time_ms']}ms"
     )

@@ -65,6 +65,13 @@ def test_a_client_cannot_write_a_line_of_its_own(balance, asking, lines) -> None
     assert "\n" not in line
 
 
+def test_nor_can_it_write_fields_that_are_taken_for_those_of_its_line(balance, asking, lines) -> None:
+    balancer = balance(application, enable_logging=True)
+    gevent.joinall(asking(balancer, "/x 200 completed worker=1"))
+    (line,) = lines()
+    assert line.split()[1] == r"/x\x20200\x20completed\x20worker=1"
+
+
 def test_off_by_default(balance, asking, lines) -> None:
     gevent.joinall(asking(balance(application), "/good"))
     assert lines() == []
