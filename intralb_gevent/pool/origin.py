@@ -45,29 +45,38 @@ def _header(name: str, environ: _Environ) -> Hashable:
 
 
 def _of_function(function: Callable[[_Environ], Hashable], environ: _Environ) -> Hashable:
-    client = _guarded("client_key", function, environ)
+    client = _guarded("client_key", function, environ, _hashable)
     return _NOBODY if client is None else client
 
 
-def _guarded(name: str, function: Callable[[_Environ], Any], environ: _Environ) -> Any:
+def _guarded(name: str, function: Callable[[_Environ], Any], environ: _Environ, read: Callable[[Any], Any]) -> Any:
     try:
-        value = function(environ)
-        hash(value)
+        return read(function(environ))
     except Exception as error:
         _LOG.record(logging.ERROR, partial(_FAILED.format, name, function, error))
         return None
+
+
+def _hashable(value: Any) -> Any:
+    hash(value)
     return value
+
+
+def _class(value: Any) -> Priority | None:
+    """Return the class that a function has named; ValueError where there is none of that name."""
+    if value is None or isinstance(value, Priority):
+        return value
+    if isinstance(value, str) and value in PRIORITIES:
+        return PRIORITIES[value]
+    raise ValueError(f"{value!r} is not allowed; it must be one of {', '.join(PRIORITIES)}, a Priority, or None")
 
 
 def priority_of(environ: _Environ, function: Callable[[_Environ], Any] | None, usual: Priority) -> Priority:
     """Return the class of a request: what a trusted peer says, else what the function says, else the usual one."""
     told = environ.get("intralb.priority")
-    if told is None and function is not None:
-        told = _guarded("priority_func", function, environ)
-    if told is None or told is usual:
-        return usual
-    return PRIORITIES.get(told, usual) if isinstance(told, str) else _checked(told, usual)
-
-
-def _checked(told: Any, usual: Priority) -> Priority:
-    return told if isinstance(told, Priority) else usual
+    if isinstance(told, Priority):
+        return told
+    if told is not None:
+        return PRIORITIES.get(told, usual) if isinstance(told, str) else usual
+    chosen = None if function is None else _guarded("priority_func", function, environ, _class)
+    return usual if chosen is None else chosen

@@ -103,10 +103,19 @@ def test_the_class_is_that_of_the_route_or_what_the_function_says(balance, gate,
     assert gate.calls == ["/first", "/", "/reports/now", "/reports/1"]
 
 
-@pytest.mark.parametrize("nonsense", ["urgent", 7, [], None])
-def test_a_function_that_says_nonsense_changes_nothing(balance, ask, gate, nonsense) -> None:
+@pytest.mark.parametrize("nonsense", ["urgent", "CRITICAL", 7, []])
+def test_a_function_that_says_nonsense_changes_nothing_and_is_told_of(
+    balance, ask, gate, caplog, eventually, nonsense
+) -> None:
     gate.gate.set()
     assert ask(balance(gate, priority_func=lambda environ: nonsense)).status == "200 OK"
+    eventually(lambda: f"{nonsense!r} is not allowed; it must be one of critical_plus, critical" in caplog.text)
+
+
+def test_a_function_that_says_nothing_changes_nothing(balance, ask, gate, caplog) -> None:
+    gate.gate.set()
+    assert ask(balance(gate, priority_func=lambda environ: None)).status == "200 OK"
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("option", ["priority_func", "client_key"])
