@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from intralb_gevent import OptionError
 from intralb_gevent.policy.limiters import (
     LIMITERS,
     FixedLimiter,
@@ -16,6 +17,7 @@ from intralb_gevent.policy.limiters import (
     Limiter,
     VegasLimiter,
     Window,
+    limiter_named,
 )
 
 TIMES = st.floats(0.0, 20.0)
@@ -469,3 +471,9 @@ def test_shedding_lowers_no_limit() -> None:
             plain.observe(seen)
             shedding.observe(seen._replace(shed=1000))
         assert shedding.limit == plain.limit
+
+
+@pytest.mark.parametrize("made", [None, 5, object()])
+def test_a_function_that_makes_no_limiter_is_named(made: object) -> None:
+    with pytest.raises(OptionError, match=r"limiter: .* returned .* it must return a Limiter"):
+        limiter_named(lambda most: made, 10)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from ...errors import OptionError
 from .fixed import FixedLimiter, all_slots
 from .gradient2 import Gradient2Limiter
 from .hub_lag import HubLagLimiter
@@ -37,5 +38,11 @@ LIMITERS: Final[dict[str, Callable[[int], Limiter]]] = {
 
 def limiter_named(option: str | Callable[[int], Limiter], most: int) -> Limiter:
     """Return the limiter that the option names, or that the function it is makes, for a pool with `most` slots."""
-    make = LIMITERS[option] if isinstance(option, str) else option
-    return make(most)
+    if isinstance(option, str):
+        return LIMITERS[option](most)
+    made = option(most)
+    if missing := [name for name in ("limit", "observe", "resize") if not hasattr(made, name)]:
+        raise OptionError(
+            f"limiter: {option!r} returned {made!r}, which has no {missing[0]!r}; it must return a Limiter"
+        )
+    return made
