@@ -37,10 +37,11 @@ def option(group: str, default: Any, kind: Kind, help: str) -> Any:
 
 
 def declarations_in(declaring: type) -> tuple[Declaration, ...]:
-    """Return every setting that a class declares, in the order of declaration."""
+    """Return every setting that a class declares, in the order of declaration; fields of a subclass's own are none."""
     return tuple(
         Declaration(f.metadata["group"], f.name, f.default, f.metadata["kind"], f.metadata["help"])
         for f in fields(declaring)
+        if "kind" in f.metadata
     )
 
 

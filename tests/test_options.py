@@ -1,6 +1,7 @@
 """What a balancer can be told: names and defaults that users rely on, and the refusal of nonsense."""
 
 import contextlib
+import dataclasses
 import signal
 import subprocess
 import sys
@@ -250,3 +251,13 @@ def test_wrong_text_is_refused_by_name(name: str, text: str, complaint: str) -> 
         kind.read(name, text)
     assert str(caught.value).startswith(f"{name}: ")
     assert complaint in str(caught.value)
+
+
+def test_a_subclass_may_have_fields_of_its_own() -> None:
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Shop(Options):
+        currency: str = "EUR"
+
+    assert Shop(queue_size=5).currency == "EUR"
+    with pytest.raises(OptionError, match="queue_size"):
+        Shop(queue_size=-1)
