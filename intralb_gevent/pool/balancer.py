@@ -165,13 +165,15 @@ class LoadBalancer(JobKeeper):
         Its head is enough. Returns what to answer, or None where `submit` has to decide: there is a place, or the pool
         may grow, or another may have to make room.
         """
-        route = self._mounts.find(environ)
+        route, entered = self._mounts.look_into(environ)
         lane = route.lane
         if self.condition == "stopped":
             answer: Answer | None = DRAINING
         else:
-            answer = lane.refusal_at_once(environ, self._priority_of(environ, route))
+            answer = lane.refusal_at_once(entered, self._priority_of(entered, route))
         if answer is None:
+            if "intralb.priority" in entered:
+                environ["intralb.priority"] = entered["intralb.priority"]
             return None
         lane.stats.submitted += 1
         lane.stats.add_shed(answer.reason)

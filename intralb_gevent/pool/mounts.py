@@ -76,25 +76,25 @@ class Mounts:
             self._apart[route.path] = self._lane(route.path, _options_of(route, self._options))
         return self._apart[route.path]
 
-    def find(self, environ: dict[str, Any]) -> RouteState:
-        """Return what holds for a request."""
+    def look_into(self, environ: dict[str, Any]) -> tuple[RouteState, dict[str, Any]]:
+        """Return what `enter` would, and the environ as that would leave it: a copy, where there are several.
+
+        So whoever asks the application's functions of a request shows them the same, before it is entered and after.
+        """
+        entered = environ if self._single is not None else environ.copy()
+        return self.enter(entered), entered
+
+    def enter(self, environ: dict[str, Any]) -> RouteState:
+        """Return what holds for a request; what leads to its application goes to SCRIPT_NAME, as PEP 3333 says."""
         table = self._single
         if table is not None and not table:
             return table.otherwise
         path = environ.get("PATH_INFO", "")
         if table is None:
-            _, table = self._below(path)
-        return table.find(path)
-
-    def enter(self, environ: dict[str, Any]) -> RouteState:
-        """Return the same, and move what leads to its application into SCRIPT_NAME, as PEP 3333 says."""
-        path = environ.get("PATH_INFO", "")
-        table = self._single
-        if table is None:
             mount, table = self._below(path)
             environ["SCRIPT_NAME"] = environ.get("SCRIPT_NAME", "") + mount
             environ["PATH_INFO"] = path[len(mount) :]
-        return table.find(path) if table else table.otherwise
+        return table.find(path)
 
     def _below(self, path: str) -> tuple[str, _Table]:
         """Find the application that the path is below."""

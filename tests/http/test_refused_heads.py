@@ -485,6 +485,32 @@ def test_many_in_a_row_without_a_body_each_as_if_it_were_alone(
     assert full.seen == ["/busy", "/next"]
 
 
+@pytest.mark.parametrize(("method", "framing"), [("POST", length(0)), ("GET", "X: y")])
+def test_what_is_asked_of_a_request_to_one_of_several_applications_is_asked_in_the_same_way(
+    serve, connect, eventually, method, framing
+) -> None:
+    asked = []
+
+    def class_of(environ):
+        asked.append((environ["SCRIPT_NAME"], environ["PATH_INFO"]))
+        return Priority.CRITICAL_PLUS if environ["PATH_INFO"] == "/checkout" else None
+
+    shop = Full()
+    server = serve({"/shop": shop}, **{**ONE, "queue_size": 1}, client_key="off", priority_func=class_of)
+    busy, waiting, refused, important = (connect(server) for _ in range(4))
+    busy.send(head(framing, method, "/shop/busy"))
+    eventually(lambda: shop.seen)
+    waiting.send(head(framing, method, "/shop/waiting"))
+    eventually(lambda: server.balancer.snapshot().queued)
+    refused.send(head(framing, method, "/shop/refused"))
+    assert refused.reply(method).status == 503
+    important.send(head(framing, method, "/shop/checkout"))
+    assert waiting.reply(method).headers["x-intralb-reason"] == "evicted"
+    shop.door.set()
+    assert important.reply(method).body == b"/checkout 0"
+    assert asked == [("/shop", path) for path in ("/busy", "/waiting", "/refused", "/checkout")]
+
+
 def test_a_client_without_a_claim_is_refused_beside_one_that_has_one(full, connect, eventually) -> None:
     full = full(queue_size=4, client_key="X-Api-Key")
     one, other = connect(full.server), connect(full.server)
