@@ -107,6 +107,8 @@ def _run_server(parsed: argparse.Namespace, effective: settings.Settings, early:
         return 0
     addresses = [binding.parse(text) for text in parsed.bind or [_DEFAULT_BIND]]
     admin = binding.parse(parsed.admin_bind, "--admin-bind") if parsed.admin_bind else None
+    # gevent does so only after the first fork, and would wait for ever for a child that has ended by then.
+    gevent.get_hub().loop.install_sigchld()
     application = load_application(parsed.application)
 
     from . import check, serving

@@ -303,6 +303,25 @@ def test_a_factory(start: Callable[..., Running]) -> None:
     assert start("serve", "myapp:create_app()", *ANYWHERE).get().status == 200
 
 
+def test_a_handler_waits_for_a_process_that_ended_as_soon_as_it_was_forked(
+    start: Callable[..., Running], tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "forking.py").write_text("""
+import os
+
+os.register_at_fork(after_in_parent=lambda: os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT))
+
+def app(environ, start_response):
+    child = os.fork()
+    if child == 0:
+        os._exit(7)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [str(code).encode()]
+""")
+    assert start("serve", "forking:app", *ANYWHERE).get().body == b"7"
+
+
 def test_several_addresses_share_one_balancer(start: Callable[..., Running], tmp_path: pathlib.Path) -> None:
     server = start("serve", "myapp:app", *ANYWHERE, "--bind", "unix:app.sock", "--bind", "[::1]:0")
     assert [server.get(address=number).status for number in range(3)] == [200, 200, 200]
