@@ -322,6 +322,26 @@ def app(environ, start_response):
     assert start("serve", "forking:app", *ANYWHERE).get().body == b"7"
 
 
+@pytest.mark.parametrize(("leaving", "code"), [("sys.exit(7)", 7), ("sys.exit()", 0), ("sys.exit('why')", 1)])
+def test_a_process_that_a_handler_forks_ends_with_its_sys_exit(
+    start: Callable[..., Running], tmp_path: pathlib.Path, leaving: str, code: int
+) -> None:
+    (tmp_path / "forking.py").write_text(f"""
+import os, sys
+
+def app(environ, start_response):
+    child = os.fork()
+    if child == 0:
+        {leaving}
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [str(code).encode()]
+""")
+    server = start("serve", "forking:app", *ANYWHERE)
+    assert server.get().body == str(code).encode()
+    assert server.end() == 0
+
+
 def test_several_addresses_share_one_balancer(start: Callable[..., Running], tmp_path: pathlib.Path) -> None:
     server = start("serve", "myapp:app", *ANYWHERE, "--bind", "unix:app.sock", "--bind", "[::1]:0")
     assert [server.get(address=number).status for number in range(3)] == [200, 200, 200]

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import logging
 import math
+import os
+import sys
+from contextlib import suppress
 from contextvars import Context
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import gevent
 
@@ -43,11 +46,26 @@ MOST_INTERRUPTS = 10
 _CURRENT_SESSION = CurrentSession()
 
 
+def _end_child(error: SystemExit) -> NoReturn:
+    """End a process that an application has forked, as its `sys.exit` says.
+
+    At once: the usual way down is the server's, and would remove its socket file and close its sessions.
+    """
+    code = error.code
+    with suppress(Exception):
+        if not isinstance(code, (int, type(None))):
+            print(code, file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))
+
+
 class Slot:
     """A pool greenlet: parked until its worker gives it a job, and back in the hub between any two jobs.
 
     A job runs in a `contextvars` context of its own. Thread-locals live as long as the slot, as they would in a
-    thread of a thread pool. Nothing that an application raises ends the slot, `SystemExit` included.
+    thread of a thread pool. Nothing that an application raises ends the slot, `SystemExit` included; only in a process
+    that it has forked, that ends it, which would otherwise go on as a second server on the same sockets.
     """
 
     # Not a Greenlet itself: the attributes of one are found by hash, those of a class with slots by their place.
@@ -59,6 +77,7 @@ class Slot:
         "_has_session",
         "_interrupt_at",
         "_interrupts",
+        "_process",
         "_repeat_at",
         "given_up",
         "interruptible",
@@ -86,6 +105,7 @@ class Slot:
         """What the present job was last aborted with."""
         self._aborts = self._interrupts = 0
         self._repeat_at = self._interrupt_at = math.inf
+        self._process = os.getpid()
         self._greenlet = SlotGreenlet(self)
 
     def __repr__(self) -> str:
@@ -228,6 +248,8 @@ class Slot:
     def _outcome(self, job: Job, error: BaseException) -> Outcome:
         """Say what an exception out of the application means, and answer for it."""
         self.interruptible = False
+        if isinstance(error, SystemExit) and os.getpid() != self._process:
+            _end_child(error)
         if isinstance(error, ClientDisconnected):
             return "disconnected"
         if isinstance(error, SessionUnavailable):
