@@ -19,6 +19,7 @@ from ..errors import Abort, NoCurrentJob, SessionUnavailable
 from ..policy.sessions import SessionLimits
 from ..sessionsource import FunctionSource, SessionSource
 from .safepoints import calls_application
+from .slotlog import tell
 
 if TYPE_CHECKING:
     from ..options import Options
@@ -162,9 +163,9 @@ class SlotSession:
         except Abort:
             # A session that was found unusable is given up for a request whose time is over meanwhile.
             raise
-        except BaseException:
+        except BaseException as error:
             text = "could not %s a session of worker %d; it is not used again"
-            logger.exception(text, name, self._worker_id)
+            tell(logger.error, text, name, self._worker_id, exc_info=error)
             return False
         return True
 

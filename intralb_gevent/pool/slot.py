@@ -22,6 +22,7 @@ from ..policy.answers import FAILED, NO_SESSION, TOO_MANY_STREAMS
 from ..policy.lifecycle import Outcome
 from .session import CurrentSession, SlotSession
 from .slotgreenlet import SlotGreenlet
+from .slotlog import tell
 
 if TYPE_CHECKING:
     from .job import Job
@@ -263,5 +264,6 @@ class Slot:
     def _report(self, job: Job, error: BaseException) -> None:
         if job.state != "running":
             return
-        logger.error("%s failed: %r", job.name, error, exc_info=error)
+        # First of all: the client need not wait for the logging, and no deadline ends that.
         job.exchange.fail(FAILED)
+        tell(logger.error, "%s failed: %r", job.name, error, exc_info=error)

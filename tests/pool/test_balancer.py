@@ -1,9 +1,12 @@
 """Where jobs go: workers, slots, queues, stealing, refusals."""
 
+import logging
 import threading
+from collections.abc import Iterator
 
 import gevent
 import pytest
+from gevent.event import Event
 
 from intralb_gevent import LoadBalancer, OptionError, Options, WSGIServer, current_session
 from intralb_gevent.errors import WrongThread
@@ -111,6 +114,56 @@ def test_whatever_a_handler_raises_ends_the_request_and_not_the_slot(balance, as
     (good,) = asking(balancer, "/good")
     assert good.get().body == b"fine"
     assert balancer.snapshot().outcomes["failed"] == 1
+
+
+class WaitingLog(logging.Handler):
+    """A logging handler that waits for ever, as one that sends its records away may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits = Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info:
+            self.waits.set()
+            Event().wait()
+
+
+@pytest.fixture
+def waiting_log() -> Iterator[WaitingLog]:
+    log, logger = WaitingLog(), logging.getLogger("intralb_gevent")
+    logger.addHandler(log)
+    yield log
+    logger.removeHandler(log)
+
+
+@pytest.mark.parametrize("where", ["application", "session"])
+@pytest.mark.parametrize("error", [gevent.Timeout, gevent.GreenletExit])
+def test_what_an_application_has_left_behind_does_not_end_the_slot_while_that_logs(
+    balance, asking, waiting_log, where, error
+) -> None:
+    def fail(*args):
+        raise ValueError("on purpose")
+
+    def disturb(greenlet):
+        waiting_log.waits.wait()
+        greenlet.kill(error(), block=False)
+
+    def application(environ, start_response):
+        if environ["PATH_INFO"] == "/bad":
+            gevent.spawn(disturb, gevent.getcurrent())
+            current_session() if where == "session" else fail()
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b"fine"]
+
+    balancer = balance(
+        application, max_concurrent_per_router=1, max_workers=1, db_init_func=lambda worker_id: None, db_reset_func=fail
+    )
+    (bad,) = asking(balancer, "/bad")
+    assert bad.get().status == ("200 OK" if where == "session" else "500 Internal Server Error")
+    (good,) = asking(balancer, "/good")
+    assert good.get().body == b"fine"
+    assert balancer.snapshot().running == 0
 
 
 def test_each_job_has_a_fresh_context(balance, asking) -> None:
