@@ -203,8 +203,8 @@ class LoadBalancer(JobKeeper):
         return True
 
     def abandon(self, job: Job) -> None:
-        """The client has left: a job that waits in a queue is dropped; one that has a slot goes on, if it may."""
-        if job.state == "queued" and job.worker is not None and job in job.worker.queue:
+        """The client has left: a job that waits is dropped; one that has a slot goes on, if it may."""
+        if job.state == "queued" and job.worker is not None and job.worker.keeps_waiting(job):
             self._leave_queue(job)
             self.end(job, "disconnected")
         elif job.state == "running" and job.slot is not None and self.options.cancel_on_disconnect:

@@ -73,6 +73,8 @@ class HubTurns:
 
     def __init__(self, turn_end: TurnEnd) -> None:
         self.turn_end = turn_end
+        self.number = 0
+        """How many turns there have been."""
         self._waiting: deque[Dispatcher] = deque()
         self._scheduled = False
         self._timer: Any = None
@@ -90,6 +92,7 @@ class HubTurns:
     def _go_on(self) -> None:
         waiting, began, turn_end = self._waiting, monotonic(), self.turn_end
         turn_end.in_turn = turn_end.watched
+        self.number += 1
         try:
             # Those that come meanwhile have theirs after the sockets.
             for _ in range(len(waiting)):

@@ -137,6 +137,7 @@ class Job:
         "environ",
         "exchange",
         "priority",
+        "ready_at",
         "route",
         "slot",
         "started",
@@ -160,6 +161,8 @@ class Job:
         self.state: State = "new"
         self.streams = False
         """Whether its response is one of those that `max_streams` limits."""
+        self.ready_at = 0
+        """The number of the hub's turn after which it should have its slot."""
         self.started: float | None = None
         self.ended: float | None = None
         self.worker: Worker | None = None

@@ -62,6 +62,7 @@ class Worker:
         """
         job.worker = self
         self.load += 1
+        job.ready_at = self.pool.turns.number
         self.ready.append(job)
         self.pool.turns.want(self)
 
@@ -71,8 +72,6 @@ class Worker:
             return
         job = self.ready[0]
         if not self.pool.keeper.claim(job):
-            # It was answered without a slot, and the one it would have had is free for the next.
-            self._go_on()
             return
         self.ready.popleft()
         if self._idle:
@@ -113,7 +112,16 @@ class Worker:
         else:
             self.load -= 1
             self.ready.remove(job)
+            # The slot that it would have had is free for the next.
+            self._go_on()
         self.leave_if_empty()
+
+    def keeps_waiting(self, job: Job) -> bool:
+        """Say whether a job waits in the queue, or for its slot for longer than one turn of the hub.
+
+        The end of what a client sends is seen a turn after its request if both came together; then it has not left.
+        """
+        return job in self.queue or (job in self.ready and self.pool.turns.number - job.ready_at > 1)
 
     def _left_queue(self, job: Job) -> None:
         self.load -= 1

@@ -142,6 +142,47 @@ def test_a_client_that_leaves_while_it_waits_is_never_run(serve, connect, waitin
     assert calls == ["/first"]
 
 
+@pytest.fixture
+def computing(calls):
+    """An application that takes the processor for longer than others' turns may."""
+
+    def application(environ, start_response):
+        calls.append(environ["PATH_INFO"])
+        end = time.monotonic() + 0.005
+        while time.monotonic() < end:
+            pass
+        start_response("200 OK", TEXT)
+        return [environ["PATH_INFO"].encode()]
+
+    return application
+
+
+def test_one_that_leaves_while_slots_are_free_and_others_compute_is_never_run(
+    serve, connect, computing, calls, eventually
+) -> None:
+    server = serve(computing)
+    clients = {f"/{number}": connect(server) for number in range(9)}
+    for path, client in clients.items():
+        client.send(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n")
+    eventually(lambda: len(calls) == 3)
+    leaving = [path for path in clients if path not in calls][:3]
+    for path in leaving:
+        clients[path].close()
+    assert {clients[path].reply().status for path in clients.keys() - leaving} == {200}
+    eventually(lambda: server.balancer.snapshot().running == 0)
+    assert server.balancer.snapshot().outcomes["disconnected"] == 3
+    assert set(calls) == clients.keys() - leaving
+
+
+def test_those_that_finish_sending_at_once_are_answered_though_others_compute(serve, connect, computing) -> None:
+    server = serve(computing)
+    clients = [connect(server) for _ in range(5)]
+    for client in clients:
+        client.send(REQUEST)
+        client.socket.shutdown(1)
+    assert [client.reply().status for client in clients] == [200] * 5
+
+
 def test_a_client_that_leaves_while_it_is_served_is_noticed_at_the_next_write(serve, connect, eventually) -> None:
     closed = []
 
