@@ -157,7 +157,8 @@ class Worker:
     def close_stale_sessions(self, now: float) -> None:
         """Let idle slots close sessions that have been open or unused for too long; meanwhile they count as busy."""
         stale = [slot for slot in self._idle if slot.session.stale(now)]
-        for slot in stale:
+        # The others are for jobs that are ready, which would have to have new ones: more sessions than there may be.
+        for slot in stale[: max(0, self.options.max_concurrent_per_router - self.load)]:
             self._idle.remove(slot)
             self.load += 1
             slot.close_session()

@@ -12,6 +12,7 @@ from gevent.event import Event
 
 from intralb_gevent import OptionError, Options, Route, SessionSource, SessionUnavailable, current_session
 from intralb_gevent.errors import NoCurrentJob
+from intralb_gevent.pool.bridge import Channel
 
 
 class Database:
@@ -435,6 +436,16 @@ def test_while_it_is_closed_its_slot_is_not_free_and_nobody_waits_for_another(
     assert balancer.snapshot().queued == 1
     go_on.set()
     assert request.get().body == b"2"
+    assert balancer.snapshot().workers[0].slots == 1
+
+
+def test_a_slot_that_is_about_to_get_a_job_does_not_close_its_session_first(balance, ask, source, eventually) -> None:
+    balancer = one_slot(balance, source, session_max_idle_seconds=1e-6)
+    ask(balancer)
+    # Before the hub has its next turn: the request comes, and the time to look at the sessions.
+    balancer.submit({"REQUEST_METHOD": "GET", "PATH_INFO": "/"}, Channel())
+    balancer._review()
+    eventually(lambda: balancer.snapshot().outcomes["completed"] == 2)
     assert balancer.snapshot().workers[0].slots == 1
 
 
