@@ -99,8 +99,11 @@ class WorkerPool:
 
     @property
     def places(self) -> int:
-        """How many jobs may be running and waiting."""
-        running = self.slots_in_all if self.limit is None else self.limit
+        """How many jobs of the workers in routing may be running and waiting."""
+        running = self.slots_in_all
+        if self.limit is not None:
+            # Those that the others still run count, too.
+            running = max(0, self.limit - sum(worker.running for worker in self.retiring))
         return running + len(self.active) * self.options.queue_size
 
     @property

@@ -9,6 +9,18 @@ from intralb_gevent.pool.sizing import Sizing
 from intralb_gevent.pool.watchdog import Watchdog
 
 
+class Three:
+    """A limiter that lets three requests run, however many slots there are."""
+
+    limit = 3
+
+    def observe(self, window):
+        """Change nothing."""
+
+    def resize(self, most):
+        """Change nothing."""
+
+
 @pytest.fixture(autouse=True)
 def hub(monkeypatch):
     """Take the hub for idle, whatever else the machine of the tests has to do; return how to say otherwise."""
@@ -118,6 +130,19 @@ def test_it_shrinks_after_a_quiet_time_and_closes_the_sessions(balance, asking, 
     gevent.joinall(asking(balancer, *"12345678"))
     eventually(lambda: len(balancer.snapshot().workers) == 1)
     assert len(open_sessions) == balancer.snapshot().sessions <= 1
+
+
+def test_a_queue_keeps_to_its_bound_while_a_retiring_worker_runs_some_of_those_that_may(balance, gate, asking) -> None:
+    balancer = balance(
+        gate, min_workers=1, max_workers=2, max_concurrent_per_router=10, queue_size=2, limiter=lambda slots: Three()
+    )
+    balancer.resize(2)
+    requests = asking(balancer, *"123")
+    balancer.resize(1)
+    requests += asking(balancer, *"45678")
+    assert [worker.queued for worker in balancer.snapshot().workers if not worker.retiring] == [2]
+    gate.gate.set()
+    assert sorted(request.get().status[:3] for request in requests) == ["200"] * 5 + ["503"] * 3
 
 
 def test_a_retiring_worker_finishes_what_it_has_and_takes_no_new_job(balance, gate, asking, eventually) -> None:
