@@ -137,7 +137,7 @@ class Worker:
             slot.retired = True
         else:
             self._idle.append(slot)
-            self._go_on()
+        self._go_on()
         self.pool.keeper.changed()
 
     def give_up(self, slot: Slot) -> None:
@@ -150,9 +150,14 @@ class Worker:
         self.leave_if_empty()
 
     def _go_on(self) -> None:
-        job = self.pool.next_for(self) if self.pool.queued else None
+        if not self.pool.queued:
+            return
+        job = None if self.retiring and not self.queue else self.pool.next_for(self)
         if job is not None:
             self.run(job)
+        elif self.retiring:
+            # What runs here counts where only so many may run: now one more may elsewhere.
+            self.pool.fill()
 
     def close_stale_sessions(self, now: float) -> None:
         """Let idle slots close sessions that have been open or unused for too long; meanwhile they count as busy."""

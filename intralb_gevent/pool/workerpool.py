@@ -218,7 +218,7 @@ class WorkerPool:
 
     def fill(self) -> None:
         """Let waiting jobs have the slots that are free for them, as there are more now."""
-        while self.queued and not self.at_limit:
+        while self.queued and self.active and not self.at_limit:
             worker = min(self.active, key=lambda worker: worker.running)
             if worker.running >= self.options.max_concurrent_per_router:
                 break

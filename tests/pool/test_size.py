@@ -6,6 +6,7 @@ from gevent.event import Event
 
 from intralb_gevent import OptionError
 from intralb_gevent.pool.sizing import Sizing
+from intralb_gevent.pool.supervisor import Supervisor
 from intralb_gevent.pool.watchdog import Watchdog
 
 
@@ -143,6 +144,29 @@ def test_a_queue_keeps_to_its_bound_while_a_retiring_worker_runs_some_of_those_t
     assert [worker.queued for worker in balancer.snapshot().workers if not worker.retiring] == [2]
     gate.gate.set()
     assert sorted(request.get().status[:3] for request in requests) == ["200"] * 5 + ["503"] * 3
+
+
+def test_the_end_of_what_a_retiring_worker_runs_lets_another_run_at_once(
+    balance, asking, eventually, monkeypatch
+) -> None:
+    doors = {}
+
+    def application(environ, start_response):
+        door = doors[environ["intralb.worker"], environ["PATH_INFO"]] = Event()
+        door.wait()
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b""]
+
+    monkeypatch.setattr(Supervisor, "TICK_SECONDS", 60)
+    balancer = balance(application, min_workers=1, max_workers=2, limiter=lambda slots: Three())
+    balancer.resize(2)
+    asking(balancer, *"123")
+    balancer.resize(1)
+    asking(balancer, "4")
+    assert balancer.snapshot().queued == 1
+    (retiring,) = (worker.id for worker in balancer.snapshot().workers if worker.retiring)
+    next(door for (worker, _), door in doors.items() if worker == retiring).set()
+    eventually(lambda: any(path == "/4" for _, path in doors))
 
 
 def test_a_retiring_worker_finishes_what_it_has_and_takes_no_new_job(balance, gate, asking, eventually) -> None:
