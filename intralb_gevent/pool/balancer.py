@@ -367,20 +367,27 @@ class LoadBalancer(JobKeeper):
         """Wait until no job is left, `timeout` seconds at most, cut the rest, and close all sessions.
 
         Until the time is over new jobs are admitted; afterwards they are refused. Returns how many
-        jobs were cut. It waits, so it must not be called in the hub.
+        jobs were cut. It waits, so it must not be called in the hub. A server that begins to bring requests meanwhile
+        ends the draining.
         """
         self.condition = "draining"
-        self._wait_until(lambda: not any(worker.load for worker in self._workers), timeout)
+        self._wait_until(lambda: self._serves() or not any(worker.load for worker in self._workers), timeout)
+        if self._serves():
+            return 0
         self.condition = "stopped"
         cut = self._kill_all()
         for lane in self._lanes:
             lane.pool.retire(len(lane.pool.active))
-        self._wait_until(lambda: not self._workers, CLEANUP_SECONDS)
-        self._rest()
+        self._wait_until(lambda: not any(lane.pool.retiring for lane in self._lanes), CLEANUP_SECONDS)
+        if not self._serves():
+            self._rest()
         self._log.flush(CLEANUP_SECONDS)
         if self._job_log is not None:
             self._job_log.records.flush(CLEANUP_SECONDS)
         return cut
+
+    def _serves(self) -> bool:
+        return self.condition == "serving"
 
     @property
     def _workers(self) -> list[Worker]:
@@ -408,8 +415,14 @@ class LoadBalancer(JobKeeper):
         """A server begins to bring requests: admit them, also after an earlier `drain`."""
         self._users.add(user)
         self.condition = "serving"
-        if self._deadlines is None:
+        if self._watchdog is None:
             self._begin()
+            return
+        for lane in self._lanes:
+            if not lane.pool.active:
+                # The drain has not let the last of the earlier workers go yet.
+                lane.begin(self._watchdog.busy)
+        self.changed()
 
     def close_for(self, user: object) -> bool:
         """A server brings no more requests; say whether it was the last one."""

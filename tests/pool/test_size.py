@@ -4,7 +4,7 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from intralb_gevent import OptionError
+from intralb_gevent import OptionError, current_session
 from intralb_gevent.pool.sizing import Sizing
 from intralb_gevent.pool.supervisor import Supervisor
 from intralb_gevent.pool.watchdog import Watchdog
@@ -242,6 +242,47 @@ def test_what_outlives_the_grace_is_cut_and_counted(balance, gate, asking) -> No
     assert gate.calls == ["/1"]
     (late,) = asking(balancer, "/3")
     assert late.get().headers["X-Intralb-Reason"] == "draining"
+
+
+def test_a_server_that_begins_while_the_last_one_drains_is_served(balance, gate, asking) -> None:
+    balancer = balance(gate, request_timeout_seconds=20)
+    requests = asking(balancer, "/1")
+    draining = gevent.spawn(balancer.drain, 10)
+    gevent.sleep(0)
+    balancer.open_for("another server")
+    assert draining.get() == 0
+    requests += asking(balancer, "/2")
+    gate.gate.set()
+    assert [request.get().status for request in requests] == ["200 OK"] * 2
+
+
+def test_a_server_that_begins_while_the_last_one_closes_its_sessions_is_served(balance, asking) -> None:
+    closing, go_on = Event(), Event()
+
+    def close(session):
+        closing.set()
+        go_on.wait()
+
+    def application(environ, start_response):
+        current_session()
+        if environ["PATH_INFO"] == "/late":
+            Event().wait()
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b""]
+
+    balancer = balance(
+        application, request_timeout_seconds=0.05, db_init_func=lambda worker_id: object(), db_close_func=close
+    )
+    gevent.joinall(asking(balancer, "/"))
+    draining = gevent.spawn(balancer.drain, 10)
+    closing.wait()
+    balancer.open_for("another server")
+    (meanwhile,) = asking(balancer, "/")
+    assert meanwhile.get().status == "200 OK"
+    go_on.set()
+    draining.get()
+    requests = asking(balancer, "/", "/late")
+    assert [request.get().status[:3] for request in requests] == ["200", "504"]
 
 
 def test_a_handler_may_wait_in_its_clean_up_while_the_pool_drains(balance, asking) -> None:
