@@ -54,11 +54,14 @@ class Front:
         except ResponseCut:
             exchange.fail(FAILED)
         except BaseException as error:
-            logger.error(
-                "%s %s failed in front of the balancer: %r",
-                environ["REQUEST_METHOD"],
-                environ["PATH_INFO"],
-                error,
-                exc_info=error,
-            )
-            exchange.fail(FAILED)
+            try:
+                logger.error(
+                    "%s %s failed in front of the balancer: %r",
+                    environ.get("REQUEST_METHOD"),
+                    environ.get("PATH_INFO"),
+                    error,
+                    exc_info=error,
+                )
+            finally:
+                # Logging may fail too.
+                exchange.fail(FAILED)

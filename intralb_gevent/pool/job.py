@@ -6,6 +6,7 @@ not know how a worker is chosen or how a response is written.
 
 from __future__ import annotations
 
+import codecs
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Hashable
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from .worker import Worker
 
 __all__ = ["Deadline", "Job", "JobKeeper", "RouteState", "ToldDeadline", "shown"]
+
+# Python loads it from a file when it is first used, and then there may be no descriptor left for that.
+codecs.lookup("unicode_escape")
 
 
 _SECONDS = seconds(positive=True)

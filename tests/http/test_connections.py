@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import logging
 import struct
 import time
 from collections import Counter
@@ -12,7 +13,7 @@ import pytest
 from gevent import socket
 from gevent.event import Event
 
-from intralb_gevent import WSGIServer
+from intralb_gevent import LoadBalancer, Options, WSGIServer
 from intralb_gevent.http import server as server_module
 from intralb_gevent.http.limits import UNSENT_MOST_BYTES
 
@@ -329,6 +330,28 @@ def test_nor_does_one_that_cannot_be_answered_harm_others(serve, connect, eventu
     eventually(lambda: not server.balancer.snapshot().running)
     outcomes = server.balancer.snapshot().outcomes
     assert {name: count for name, count in outcomes.items() if count} == {"timed_out" if end == "late" else end: 2}
+
+
+@pytest.mark.parametrize("in_front", [False, True], ids=["in a slot", "in front"])
+def test_a_log_that_fails_costs_neither_the_answer_nor_the_slot(connect, request, capfd, in_front) -> None:
+    def application(environ, start_response):
+        if environ["PATH_INFO"] == "/fails":
+            raise ValueError
+        start_response("200 OK", TEXT)
+        return [b"hello"]
+
+    def no_room(record):
+        raise OSError("no room")
+
+    logger = logging.getLogger("intralb_gevent")
+    logger.addFilter(no_room)
+    request.addfinalizer(lambda: logger.removeFilter(no_room))
+    balancer = LoadBalancer(application, Options(max_concurrent_per_router=1, queue_size=0, max_workers=1))
+    with WSGIServer(("127.0.0.1", 0), application if in_front else balancer, balancer=balancer) as server:
+        server.start()
+        client = connect(server)
+        assert [client.get(path).status for path in ("/fails", "/fails", "/")] == [500, 500, 200]
+    assert capfd.readouterr().err.count("OSError: no room") == 2
 
 
 def test_one_connection_too_many_is_told_so_and_the_others_go_on(serve, connect, echo, eventually) -> None:
