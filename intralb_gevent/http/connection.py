@@ -520,7 +520,12 @@ class Connection:
         if self.closed:
             os.close(descriptor)
             return
-        self._outbox.add(memoryview(head))
+        try:
+            self._outbox.add(memoryview(head))
+        except OSError as error:
+            os.close(descriptor)
+            self._cannot_keep(error)
+            return
         self._outbox.add_file(descriptor, offset, count)
         if count > LOOPBACK_FILE_UNSENT_BYTES and self._loopback and self._shared.tls is None:
             self._leave_to_the_system(LOOPBACK_FILE_UNSENT_BYTES)
@@ -548,11 +553,14 @@ class Connection:
         try:
             self._outbox.add(data)
         except OSError as error:
-            # The disk is full: this client's answer cannot be kept.
-            self._shared.report(f"cut a response: its temporary file cannot be written: {error}")
-            self.close()
+            self._cannot_keep(error)
         else:
             self._watch_writing()
+
+    def _cannot_keep(self, error: OSError) -> None:
+        """The disk is full: this client's answer cannot be kept."""
+        self._shared.report(f"cut a response: its temporary file cannot be written: {error}")
+        self.close()
 
     def _watch_writing(self) -> None:
         if self._writer is None:

@@ -3,7 +3,9 @@
 import contextlib
 import gc
 import logging
+import os
 import struct
+import tempfile
 import time
 from collections import Counter
 from wsgiref.validate import validator
@@ -352,6 +354,28 @@ def test_a_log_that_fails_costs_neither_the_answer_nor_the_slot(connect, request
         client = connect(server)
         assert [client.get(path).status for path in ("/fails", "/fails", "/")] == [500, 500, 200]
     assert capfd.readouterr().err.count("OSError: no room") == 2
+
+
+def test_a_file_whose_head_cannot_be_kept_is_cut_and_closed(serve, connect, eventually, monkeypatch, tmp_path) -> None:
+    (tmp_path / "file").write_bytes(b"file")
+    (tmp_path / "none").write_bytes(b"")
+
+    def application(environ, start_response):
+        start_response("200 OK", TEXT)
+        return environ["wsgi.file_wrapper"](open(tmp_path / "file", "rb"))
+
+    server = serve(application)
+    # No room in memory, and no directory where a temporary file could be.
+    server.shared.budget.memory_limit = -1
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    before = os.listdir("/proc/self/fd")
+    client = connect(server)
+    client.send(REQUEST)
+    assert client.rest() == b""
+    client.close()
+    eventually(lambda: not server.connections)
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) <= len(before)
 
 
 def test_one_connection_too_many_is_told_so_and_the_others_go_on(serve, connect, echo, eventually) -> None:
