@@ -123,7 +123,7 @@ class LoadBalancer(JobKeeper):
         # A hub that was late asks when the request came.
         late = self._hub_watch is not None and now >= self._hub_watch.late_after
         unseen = exchange.unseen_seconds() if late else 0.0
-        route = self._mounts.enter(environ)
+        route = self._mounts.find(environ)
         lane = route.lane
         deadline = environ["intralb.deadline"] = _deadline(environ, now, unseen, route.limits)
         environ["intralb.client_disconnected"] = exchange.client_disconnected
@@ -165,15 +165,13 @@ class LoadBalancer(JobKeeper):
         Its head is enough. Returns what to answer, or None where `submit` has to decide: there is a place, or the pool
         may grow, or another may have to make room.
         """
-        route, entered = self._mounts.look_into(environ)
+        route = self._mounts.find(environ)
         lane = route.lane
         if self.condition == "stopped":
             answer: Answer | None = DRAINING
         else:
-            answer = lane.refusal_at_once(entered, self._priority_of(entered, route))
+            answer = lane.refusal_at_once(environ, self._priority_of(environ, route))
         if answer is None:
-            if "intralb.priority" in entered:
-                environ["intralb.priority"] = entered["intralb.priority"]
             return None
         lane.stats.submitted += 1
         lane.stats.add_shed(answer.reason)
@@ -195,6 +193,7 @@ class LoadBalancer(JobKeeper):
             return False
         job.move("running")
         job.started = now
+        self._mounts.enter(job.environ)
         if job.worker is not None:
             job.environ["intralb.worker"] = job.worker.id
         if job.counted_by is not None:

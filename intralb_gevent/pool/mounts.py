@@ -76,25 +76,26 @@ class Mounts:
             self._apart[route.path] = self._lane(route.path, _options_of(route, self._options))
         return self._apart[route.path]
 
-    def look_into(self, environ: dict[str, Any]) -> tuple[RouteState, dict[str, Any]]:
-        """Return what `enter` would, and the environ as that would leave it: a copy, where there are several.
-
-        So whoever asks the application's functions of a request shows them the same, before it is entered and after.
-        """
-        entered = environ if self._single is not None else environ.copy()
-        return self.enter(entered), entered
-
-    def enter(self, environ: dict[str, Any]) -> RouteState:
-        """Return what holds for a request; what leads to its application goes to SCRIPT_NAME, as PEP 3333 says."""
+    def find(self, environ: dict[str, Any]) -> RouteState:
+        """Return what holds for a request, of which the whole path is in PATH_INFO still."""
         table = self._single
         if table is not None and not table:
             return table.otherwise
         path = environ.get("PATH_INFO", "")
         if table is None:
-            mount, table = self._below(path)
+            _, table = self._below(path)
+        return table.find(path)
+
+    def enter(self, environ: dict[str, Any]) -> None:
+        """Move what leads to the application into SCRIPT_NAME, as PEP 3333 says, before that is called.
+
+        Not before: whoever is asked of a request without a place, such as `priority_func`, sees its whole path.
+        """
+        if self._single is None:
+            path = environ.get("PATH_INFO", "")
+            mount, _ = self._below(path)
             environ["SCRIPT_NAME"] = environ.get("SCRIPT_NAME", "") + mount
             environ["PATH_INFO"] = path[len(mount) :]
-        return table.find(path)
 
     def _below(self, path: str) -> tuple[str, _Table]:
         """Find the application that the path is below."""

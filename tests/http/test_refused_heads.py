@@ -493,7 +493,7 @@ def test_what_is_asked_of_a_request_to_one_of_several_applications_is_asked_in_t
 
     def class_of(environ):
         asked.append((environ["SCRIPT_NAME"], environ["PATH_INFO"]))
-        return Priority.CRITICAL_PLUS if environ["PATH_INFO"] == "/checkout" else None
+        return Priority.CRITICAL_PLUS if environ["PATH_INFO"] == "/shop/checkout" else None
 
     shop = Full()
     server = serve({"/shop": shop}, **{**ONE, "queue_size": 1}, client_key="off", priority_func=class_of)
@@ -508,7 +508,7 @@ def test_what_is_asked_of_a_request_to_one_of_several_applications_is_asked_in_t
     assert waiting.reply(method).headers["x-intralb-reason"] == "evicted"
     shop.door.set()
     assert important.reply(method).body == b"/checkout 0"
-    assert asked == [("/shop", path) for path in ("/busy", "/waiting", "/refused", "/checkout")]
+    assert asked == [("", f"/shop/{name}") for name in ("busy", "waiting", "refused", "checkout")]
 
 
 def test_a_client_without_a_claim_is_refused_beside_one_that_has_one(full, connect, eventually) -> None:
