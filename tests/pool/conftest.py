@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
 from typing import Any
 from wsgiref.util import setup_testing_defaults
 from wsgiref.validate import validator
@@ -64,6 +65,14 @@ def request(balancer: LoadBalancer, path: str = "/", **environ: Any) -> Answered
     finally:
         result.close()
     return Answered(*heads[-1], body)
+
+
+@pytest.fixture
+def no_collection() -> Iterator[None]:
+    """Collect no garbage meanwhile: of all tests before it takes its time, and calls what they have left behind."""
+    gc.disable()
+    yield
+    gc.enable()
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ every following line, as it does while a handler goes on computing.
 
 from __future__ import annotations
 
-import gc
 import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -94,14 +93,6 @@ class SignalAtEachLine:
         watchdog.end_if_late(greenlet.intralb_slot, frame)
 
 
-@pytest.fixture(autouse=True)
-def no_collection() -> Iterator[None]:
-    """Collect no garbage meanwhile: Python calls other tests' callbacks for that, and drops what is raised in them."""
-    gc.disable()
-    yield
-    gc.enable()
-
-
 @pytest.fixture
 def source() -> Source:
     return Source()
@@ -153,6 +144,7 @@ def ask(request: pytest.FixtureRequest) -> Callable[[LoadBalancer], bytes]:
     return over
 
 
+@pytest.mark.usefixtures("no_collection")
 @pytest.mark.parametrize("again", [False, True], ids=["once", "again and again"])
 def test_promises_hold_wherever_an_abort_arrives(balancer, source, ask, again: bool) -> None:
     whole = b"200 " + ANSWER

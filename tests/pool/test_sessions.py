@@ -198,6 +198,7 @@ def test_without_db_init_func_the_error_names_it(balance, asking) -> None:
     assert request.get().status == "200 OK"
 
 
+@pytest.mark.usefixtures("no_collection")
 def test_1000_aborted_jobs_leave_as_many_sessions_as_slots_in_use_and_none_is_shared(balance, ask, eventually) -> None:
     database, generator = Database(), random.Random(20)
     balancer = balance(
