@@ -267,7 +267,7 @@ def _check_balancer(balancer: Any, application: Any) -> None:
         return
     if not isinstance(balancer, LoadBalancer):
         raise OptionError(f"balancer: {balancer!r} is not allowed; it must be the LoadBalancer behind the middleware")
-    if isinstance(application, LoadBalancer):
+    if isinstance(application, LoadBalancer) and application is not balancer:
         raise OptionError(
             f"balancer: {balancer!r} is not allowed beside an application that is another one; leave it out"
         )

@@ -124,11 +124,11 @@ class LoadBalancer(JobKeeper):
         late = self._hub_watch is not None and now >= self._hub_watch.late_after
         unseen = exchange.unseen_seconds() if late else 0.0
         route = self._mounts.find(environ)
-        lane = route.lane
+        lane, priority = route.lane, self._priority_of(environ, route)
         deadline = environ["intralb.deadline"] = _deadline(environ, now, unseen, route.limits)
         environ["intralb.client_disconnected"] = exchange.client_disconnected
         job = Job(environ, exchange, now - unseen, deadline, route)
-        job.priority = self._priority_of(environ, route)
+        job.priority = priority
         lane.stats.submitted += 1
         if self.condition == "stopped":
             self.refuse(job, "shed", DRAINING)
