@@ -136,13 +136,10 @@ class Connection:
         """When, in `time.monotonic()` seconds, the client has taken too long for what it is at."""
         self._writer: Any = None
         self._reader: Any = shared.loop.io(sock.fileno(), 1)
-        self._proxy_header: ProxyHeader | None = None
+        told = shared.options.proxy_protocol and self._host in shared.trusted_proxies
+        self._proxy_header = ProxyHeader() if told else None
         """What still has to come before anything else."""
-        if shared.options.proxy_protocol and self._host in shared.trusted_proxies:
-            self._proxy_header = ProxyHeader()
-            self._reader.start(self._on_proxy_header, self._proxy_header)
-        else:
-            self._begin()
+        self._begin()
 
     def __repr__(self) -> str:
         doing = "closed" if self.closed else repr(self._current or self._parser)
@@ -174,6 +171,9 @@ class Connection:
     # Reading.
 
     def _begin(self) -> None:
+        if self._proxy_header is not None:
+            self._reader.start(self._on_proxy_header, self._proxy_header)
+            return
         if self._shared.tls is not None:
             self._socket = TlsSocket(self._socket, self._shared.tls)
         self._reader.start(self._on_readable)
