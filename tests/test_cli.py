@@ -322,8 +322,10 @@ def app(environ, start_response):
     assert start("serve", "forking:app", *ANYWHERE).get().body == b"7"
 
 
-@pytest.mark.parametrize(("leaving", "code"), [("sys.exit(7)", 7), ("sys.exit()", 0), ("sys.exit('why')", 1)])
-def test_a_process_that_a_handler_forks_ends_with_its_sys_exit(
+@pytest.mark.parametrize(
+    ("leaving", "code"), [("sys.exit(7)", 7), ("sys.exit()", 0), ("sys.exit('why')", 1), ("raise ValueError", 1)]
+)
+def test_a_process_that_a_handler_forks_ends_with_what_it_raises(
     start: Callable[..., Running], tmp_path: pathlib.Path, leaving: str, code: int
 ) -> None:
     (tmp_path / "forking.py").write_text(f"""

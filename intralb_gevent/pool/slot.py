@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import sys
+import traceback
 from contextlib import suppress
 from contextvars import Context
 from time import monotonic
@@ -47,14 +48,30 @@ MOST_INTERRUPTS = 10
 _CURRENT_SESSION = CurrentSession()
 
 
-def _end_child(error: SystemExit) -> NoReturn:
-    """End a process that an application has forked, as its `sys.exit` says.
+class _Forks:
+    """Counts how often a process has come out of another one since this was imported."""
+
+    count = 0
+
+    @classmethod
+    def in_child(cls) -> None:
+        """Count one; called in the child."""
+        cls.count += 1
+
+
+os.register_at_fork(after_in_child=_Forks.in_child)
+
+
+def _end_child(error: BaseException) -> NoReturn:
+    """End a process that an application has forked with the code that `sys.exit` was given, or 1 for another exception.
 
     At once: the usual way down is the server's, and would remove its socket file and close its sessions.
     """
-    code = error.code
+    code = error.code if isinstance(error, SystemExit) else 1
     with suppress(Exception):
-        if not isinstance(code, (int, type(None))):
+        if not isinstance(error, SystemExit):
+            traceback.print_exception(error)
+        elif not isinstance(code, (int, type(None))):
             print(code, file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
@@ -65,8 +82,8 @@ class Slot:
     """A pool greenlet: parked until its worker gives it a job, and back in the hub between any two jobs.
 
     A job runs in a `contextvars` context of its own. Thread-locals live as long as the slot, as they would in a
-    thread of a thread pool. Nothing that an application raises ends the slot, `SystemExit` included; only in a process
-    that it has forked, that ends it, which would otherwise go on as a second server on the same sockets.
+    thread of a thread pool. Nothing that an application raises ends the slot, `SystemExit` included. Only a process
+    that it has forked meanwhile is ended by it, which would otherwise go on as a second server on the same sockets.
     """
 
     # Not a Greenlet itself: the attributes of one are found by hash, those of a class with slots by their place.
@@ -78,7 +95,6 @@ class Slot:
         "_has_session",
         "_interrupt_at",
         "_interrupts",
-        "_process",
         "_repeat_at",
         "given_up",
         "interruptible",
@@ -106,7 +122,6 @@ class Slot:
         """What the present job was last aborted with."""
         self._aborts = self._interrupts = 0
         self._repeat_at = self._interrupt_at = math.inf
-        self._process = os.getpid()
         self._greenlet = SlotGreenlet(self)
 
     def __repr__(self) -> str:
@@ -216,11 +231,14 @@ class Slot:
         if self._has_session:
             job.environ["intralb.session"] = _CURRENT_SESSION
         outcome: Outcome = "completed"
+        forks = _Forks.count
         self.interruptible = True
         try:
             Context().run(job.exchange.run, job.route.application, job.environ, self)
         except BaseException as error:
             # SystemExit and GreenletExit too: they end this request, not the server.
+            if _Forks.count != forks:
+                _end_child(error)
             outcome = self._outcome(job, error)
         self.interruptible = False
         if job.state == "running":
@@ -249,8 +267,6 @@ class Slot:
     def _outcome(self, job: Job, error: BaseException) -> Outcome:
         """Say what an exception out of the application means, and answer for it."""
         self.interruptible = False
-        if isinstance(error, SystemExit) and os.getpid() != self._process:
-            _end_child(error)
         if isinstance(error, ClientDisconnected):
             return "disconnected"
         if isinstance(error, SessionUnavailable):

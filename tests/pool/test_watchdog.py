@@ -479,6 +479,8 @@ from intralb_gevent import LoadBalancer, Options
 def application(environ, start_response):
     while environ["PATH_INFO"] == "/compute":
         pass
+    if environ["PATH_INFO"] == "/exit":
+        raise SystemExit
     start_response("200 OK", [])
     return [b"answered"]
 
@@ -486,21 +488,22 @@ def ask(path):
     environ = {"REQUEST_METHOD": "GET", "PATH_INFO": path}
     list(balancer(environ, lambda status, headers: print(status, flush=True)))
 
-balancer = LoadBalancer(application, Options(request_timeout_seconds=0.2))
+balancer = LoadBalancer(application, Options(request_timeout_seconds=0.2, max_workers=1))
 ask("/")
 if os.fork():
     raise SystemExit(os.waitstatus_to_exitcode(os.wait()[1]))
 signal.alarm(15)  # ends it where nothing else does
 time.sleep(0.01)  # as a server waits for its first connection
-ask("/compute")
-ask("/")
+for path in ("/compute", "/", "/exit", "/"):
+    ask(path)
 """
 
 
-def test_a_process_that_was_forked_after_the_first_request_interrupts_too() -> None:
+def test_a_process_that_was_forked_after_the_first_request_interrupts_too_and_survives_an_exit() -> None:
     command = [sys.executable, "-c", WARMED_UP_AND_FORKED]
     done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-    assert done.stdout.splitlines() == ["200 OK", "504 Gateway Timeout", "200 OK"]
+    statuses = ["200 OK", "504 Gateway Timeout", "200 OK", "500 Internal Server Error", "200 OK"]
+    assert done.stdout.splitlines() == statuses
 
 
 # Ends that are not errors.
