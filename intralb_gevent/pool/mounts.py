@@ -41,6 +41,8 @@ class Mounts:
         applications = {_path(path): _callable(path, mapping[path]) for path in mapping}
         if not applications:
             raise OptionError(f"application: {application!r} is not allowed; it must name one application or more")
+        if len(applications) < len(mapping):
+            raise OptionError('application: "" and "/" are not allowed together, as both are every path; leave one out')
         main = self._lane("", options)
         self._otherwise = self._table(_nothing_here, main)
         # The longest path first, so that "/shop/admin" is found before "/shop".

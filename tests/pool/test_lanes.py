@@ -267,7 +267,8 @@ def test_each_application_has_workers_of_its_own(balance, gate, start, ask) -> N
 
 
 @pytest.mark.parametrize(
-    "applications", [{}, {"users": where("a")}, {"/users/": where("a")}, {3: where("a")}, {"/a": 1}]
+    "applications",
+    [{}, {"users": where("a")}, {"/users/": where("a")}, {3: where("a")}, {"/a": 1}, {"/": where("a"), "": where("b")}],
 )
 def test_a_bad_mount_is_named(applications) -> None:
     with pytest.raises(OptionError, match="application"):
