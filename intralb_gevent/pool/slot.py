@@ -14,7 +14,7 @@ import traceback
 from contextlib import suppress
 from contextvars import Context
 from time import monotonic
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import gevent
 
@@ -49,17 +49,22 @@ _CURRENT_SESSION = CurrentSession()
 
 
 class _Forks:
-    """Counts how often a process has come out of another one since this was imported."""
+    """How often this process, or one that it comes from, has been forked since this was imported."""
 
-    count = 0
+    __slots__ = ("count",)
 
-    @classmethod
-    def in_child(cls) -> None:
-        """Count one; called in the child."""
-        cls.count += 1
+    def __init__(self) -> None:
+        self.count = 0
+        os.register_at_fork(after_in_child=self._in_child)
+
+    def __repr__(self) -> str:
+        return f"<_Forks {self.count}>"
+
+    def _in_child(self) -> None:
+        self.count += 1
 
 
-os.register_at_fork(after_in_child=_Forks.in_child)
+_FORKS: Final = _Forks()
 
 
 def _end_child(error: BaseException) -> NoReturn:
@@ -231,13 +236,13 @@ class Slot:
         if self._has_session:
             job.environ["intralb.session"] = _CURRENT_SESSION
         outcome: Outcome = "completed"
-        forks = _Forks.count
+        forks = _FORKS.count
         self.interruptible = True
         try:
             Context().run(job.exchange.run, job.route.application, job.environ, self)
         except BaseException as error:
             # SystemExit and GreenletExit too: they end this request, not the server.
-            if _Forks.count != forks:
+            if _FORKS.count != forks:
                 _end_child(error)
             outcome = self._outcome(job, error)
         self.interruptible = False

@@ -1,5 +1,7 @@
 """The pool grows and shrinks, is resized and drained, and loses no request by it."""
 
+from time import monotonic
+
 import gevent
 import pytest
 from gevent.event import Event
@@ -63,11 +65,13 @@ def test_a_full_pool_grows_before_it_refuses(balance, gate, asking) -> None:
     assert {request.get().status for request in requests} == {"200 OK"}
 
 
-def test_a_full_pool_whose_jobs_compute_refuses_instead(balance, gate, asking, hub, monkeypatch) -> None:
+def test_a_full_pool_whose_jobs_compute_refuses_instead(balance, gate, asking, hub, eventually) -> None:
     hub(1)
-    monkeypatch.setattr(Sizing, "BURST_SECONDS", 1e-6)
     balancer = balance(gate, max_concurrent_per_router=1, queue_size=1, min_workers=1, max_workers=4)
-    requests = asking(balancer, *"1234")
+    requests = asking(balancer, *"12")
+    full = monotonic()
+    eventually(lambda: monotonic() - full > Sizing.BURST_SECONDS)
+    requests += asking(balancer, *"34")
     assert len(balancer.snapshot().workers) == 1
     gate.gate.set()
     assert sorted(request.get().status[:3] for request in requests) == ["200", "200", "503", "503"]
