@@ -23,7 +23,7 @@ COMPILED = [
     *("http/connection", "http/shared", "http/parser", "http/outbox"),
     *("pool/balancer", "pool/mounts", "pool/origin", "pool/job", "pool/lane", "pool/line", "pool/workerpool"),
     *("pool/sizing", "pool/worker", "pool/slot", "pool/hubturns", "pool/deadlines", "pool/window"),
-    *("pool/exchange", "pool/bridge"),
+    *("pool/forks", "pool/exchange", "pool/bridge"),
     *("policy/routetable", "policy/routing", "policy/codel", "policy/servicetime", "policy/usual", "policy/fairness"),
     *("policy/lifecycle", "policy/priority", "policy/answers", "observe/stats"),
     *("http/response", "http/framing"),

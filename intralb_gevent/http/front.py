@@ -54,14 +54,12 @@ class Front:
         except ResponseCut:
             exchange.fail(FAILED)
         except BaseException as error:
-            try:
-                logger.error(
-                    "%s %s failed in front of the balancer: %r",
-                    environ.get("REQUEST_METHOD"),
-                    environ.get("PATH_INFO"),
-                    error,
-                    exc_info=error,
-                )
-            finally:
-                # Logging may fail too.
-                exchange.fail(FAILED)
+            # First of all: logging may wait, or fail too.
+            exchange.fail(FAILED)
+            logger.error(
+                "%s %s failed in front of the balancer: %r",
+                environ.get("REQUEST_METHOD"),
+                environ.get("PATH_INFO"),
+                error,
+                exc_info=error,
+            )

@@ -165,7 +165,7 @@ class SlotSession:
             raise
         except BaseException as error:
             text = "could not %s a session of worker %d; it is not used again"
-            tell(logger.error, text, name, self._worker_id, exc_info=error)
+            tell(text, name, self._worker_id, exc_info=error)
             return False
         return True
 

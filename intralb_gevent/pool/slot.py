@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import logging
 import math
-import os
-import sys
-import traceback
-from contextlib import suppress
 from contextvars import Context
 from time import monotonic
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING
 
 import gevent
 
 from ..errors import Abort, ClientDisconnected, SessionUnavailable, StreamsFull
 from ..policy.answers import FAILED, NO_SESSION, TOO_MANY_STREAMS
 from ..policy.lifecycle import Outcome
+from .forks import FORKS, end_child
 from .session import CurrentSession, SlotSession
 from .slotgreenlet import SlotGreenlet
 from .slotlog import tell
@@ -46,41 +43,6 @@ MOST_INTERRUPTS = 10
 """How often a job is aborted where it computes before its slot is given up."""
 
 _CURRENT_SESSION = CurrentSession()
-
-
-class _Forks:
-    """How often this process, or one that it comes from, has been forked since this was imported."""
-
-    __slots__ = ("count",)
-
-    def __init__(self) -> None:
-        self.count = 0
-        os.register_at_fork(after_in_child=self._in_child)
-
-    def __repr__(self) -> str:
-        return f"<_Forks {self.count}>"
-
-    def _in_child(self) -> None:
-        self.count += 1
-
-
-_FORKS: Final = _Forks()
-
-
-def _end_child(error: BaseException) -> NoReturn:
-    """End a process that an application has forked with the code that `sys.exit` was given, or 1 for another exception.
-
-    At once: the usual way down is the server's, and would remove its socket file and close its sessions.
-    """
-    code = error.code if isinstance(error, SystemExit) else 1
-    with suppress(Exception):
-        if not isinstance(error, SystemExit):
-            traceback.print_exception(error)
-        elif not isinstance(code, (int, type(None))):
-            print(code, file=sys.stderr)
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(code if isinstance(code, int) else int(code is not None))
 
 
 class Slot:
@@ -236,14 +198,14 @@ class Slot:
         if self._has_session:
             job.environ["intralb.session"] = _CURRENT_SESSION
         outcome: Outcome = "completed"
-        forks = _FORKS.count
+        forks = FORKS.count
         self.interruptible = True
         try:
             Context().run(job.exchange.run, job.route.application, job.environ, self)
         except BaseException as error:
             # SystemExit and GreenletExit too: they end this request, not the server.
-            if _FORKS.count != forks:
-                _end_child(error)
+            if FORKS.count != forks:
+                end_child(error)
             outcome = self._outcome(job, error)
         self.interruptible = False
         if job.state == "running":
@@ -287,4 +249,4 @@ class Slot:
             return
         # First of all: the client need not wait for the logging, and no deadline ends that.
         job.exchange.fail(FAILED)
-        tell(logger.error, "%s failed: %r", job.name, error, exc_info=error)
+        tell("%s failed: %r", job.name, error, exc_info=error)

@@ -7,7 +7,6 @@ Decides that nothing which comes meanwhile gets further: a logging handler may w
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 
 import gevent
 
@@ -19,11 +18,11 @@ TELL_SECONDS = 5.0
 """How long the logging handlers may take before the record is given up."""
 
 
-def tell(write: Callable[..., object], *args: object, exc_info: BaseException | None = None) -> None:
-    """Have `write`, such as a logger's `error`, write a record. Raises nothing."""
+def tell(text: str, *args: object, exc_info: BaseException) -> None:
+    """Log an error of the application's. Raises nothing."""
     try:
         with gevent.Timeout(TELL_SECONDS):
-            write(*args, exc_info=exc_info)
+            logger.error(text, *args, exc_info=exc_info)
     except BaseException as error:
         # Of another greenlet, as this one may be disturbed again.
         gevent.spawn(logger.warning, "%r came while a record was written, which may be incomplete", error)

@@ -152,7 +152,7 @@ class Worker:
     def _go_on(self) -> None:
         if not self.pool.queued:
             return
-        job = None if self.retiring and not self.queue else self.pool.next_for(self)
+        job = self.pool.next_for(self)
         if job is not None:
             self.run(job)
         elif self.retiring:
