@@ -24,9 +24,17 @@ COMPILED = [
     *("pool/balancer", "pool/mounts", "pool/origin", "pool/job", "pool/lane", "pool/line", "pool/workerpool"),
     *("pool/sizing", "pool/worker", "pool/slot", "pool/hubturns", "pool/deadlines", "pool/window"),
     *("pool/forks", "pool/exchange", "pool/bridge"),
-    *("policy/routetable", "policy/routing", "policy/codel", "policy/servicetime", "policy/usual", "policy/fairness"),
+    *(
+        "policy/routetable",
+        "policy/routing",
+        "policy/admission",
+        "policy/throughput",
+        "policy/servicetime",
+        "policy/usual",
+        "policy/fairness",
+    ),
     *("policy/lifecycle", "policy/priority", "policy/answers", "observe/stats"),
-    *("http/response", "http/framing"),
+    *("http/response", "http/filewrapper", "http/framing", "stdlib"),
 ]
 
 WITHOUT = "intralb_gevent is installed without compiled modules, which is slower: {}"

@@ -26,8 +26,7 @@ from django.db import connection, transaction
 from django.http import HttpResponse, JsonResponse
 from django.urls import path
 
-from intralb_gevent import LoadBalancer, Options, WSGIServer, graceful_shutdown
-from intralb_gevent.integrations.django import DjangoSessions
+from intralb_gevent import LoadBalancer, Options, WSGIServer, graceful_shutdown, protect
 
 NAME = f"slow_page_django-{os.getpid()}"
 SECONDS = 2
@@ -82,11 +81,11 @@ if __name__ == "__main__":
     parser.add_argument("--database", default="postgresql://postgres@127.0.0.1:5432/test", metavar="URL")
     arguments = parser.parse_args()
     configure(arguments.database)
+    application = get_wsgi_application()
     # This is all: a request that is cut has its connections closed, and what they were doing ended.
-    options = Options(
-        max_workers=1, max_concurrent_per_router=10, request_timeout_seconds=SECONDS, db_init_func=DjangoSessions()
-    )
-    server = WSGIServer(arguments.bind, LoadBalancer(get_wsgi_application(), options))
+    protect()
+    options = Options(max_workers=1, max_concurrent_per_router=10, request_timeout_seconds=SECONDS)
+    server = WSGIServer(arguments.bind, LoadBalancer(application, options))
     graceful_shutdown(server)
     server.start()
     print(f"listening on http://{server.server_host}:{server.server_port}", flush=True)

@@ -23,8 +23,7 @@ from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import make_url, text
 
-from intralb_gevent import LoadBalancer, Options, WSGIServer, graceful_shutdown
-from intralb_gevent.integrations.sqlalchemy import protect
+from intralb_gevent import LoadBalancer, Options, WSGIServer, graceful_shutdown, protect
 
 NAME = f"slow_page_flask-{os.getpid()}"
 SECONDS, SLOTS = 2, 10

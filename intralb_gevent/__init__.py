@@ -16,10 +16,12 @@ if TYPE_CHECKING:
         DeadlineExceeded,
         IntraLBError,
         OptionError,
+        RequestBodyError,
         RequestKilled,
         SessionUnavailable,
     )
     from .http.server import WSGIServer, graceful_shutdown
+    from .integrations.protection import protect
     from .options import Options
     from .pool.balancer import LoadBalancer
     from .pool.current import deadline_headers, extend_deadline
@@ -39,6 +41,7 @@ _HOMES = {
     "OptionError": ".errors",
     "Options": ".options",
     "Priority": ".priority",
+    "RequestBodyError": ".errors",
     "RequestKilled": ".errors",
     "Route": ".route",
     "SessionSource": ".sessionsource",
@@ -48,6 +51,7 @@ _HOMES = {
     "deadline_headers": ".pool.current",
     "extend_deadline": ".pool.current",
     "graceful_shutdown": ".http.server",
+    "protect": ".integrations.protection",
 }
 
 __all__ = [
@@ -59,6 +63,7 @@ __all__ = [
     "OptionError",
     "Options",
     "Priority",
+    "RequestBodyError",
     "RequestKilled",
     "Route",
     "SessionSource",
@@ -68,6 +73,7 @@ __all__ = [
     "deadline_headers",
     "extend_deadline",
     "graceful_shutdown",
+    "protect",
 ]
 
 

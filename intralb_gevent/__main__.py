@@ -18,24 +18,30 @@ def main() -> int:
         # `check` and `serve` name the modules that were imported too early, in words of their own.
         warnings.simplefilter("ignore", monkey.MonkeyPatchWarning)
         monkey.patch_all()
+    if sys.version_info < (3, 11):
+        _forget_log_handlers_at_exit()
     from .cli import run
+    from .process.leaving import run_and_leave
 
-    try:
-        return run(sys.argv[1:], early)
-    finally:
-        _shut_down_logging()
+    return run_and_leave(lambda: run(sys.argv[1:], early))
 
 
-def _shut_down_logging() -> None:
-    """Flush the log, and let nobody take its patched lock once greenlet is being finalized.
+def _forget_log_handlers_at_exit() -> None:
+    """Shut logging down after the application's `atexit` functions, and drop its handlers then.
 
-    Python 3.10 drops handlers that late, each with a traceback on the standard error (seen with greenlet 3.5).
+    Python 3.10 drops them only while greenlet is being finalized, and writes a traceback for each, as it takes their
+    patched lock (seen with greenlet 3.5).
     """
+    import atexit
     import logging
 
-    logging.shutdown()
-    handlers: list[object] = vars(logging)["_handlerList"]
-    handlers.clear()
+    def forget() -> None:
+        logging.shutdown()
+        handlers: list[object] = vars(logging)["_handlerList"]
+        handlers.clear()
+
+    # Functions that are registered later, as the application's are, run earlier.
+    atexit.register(forget)
 
 
 if __name__ == "__main__":

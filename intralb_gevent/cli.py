@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import faulthandler
 import os
 import platform
 import sys
@@ -22,6 +23,10 @@ from .compiling import is_compiled
 from .errors import LoadError, OptionError
 from .loading import load_application
 from .options import Declaration, Options, declarations
+from .pool.itimers import stop_timers_of_requests
+from .process.interrupts import keep_interrupts_in_requests
+from .process.signals import end_as_first_process
+from .repatching import replace_ssl_context
 
 __all__ = ["run"]
 
@@ -43,9 +48,11 @@ counts before a variable, and a variable before the file.
 
 exit codes:
   0  all went well
-  1  it cannot listen, or a shutdown cut requests, or check gives warnings
+  1  it cannot listen, or a shutdown cut requests or what the application
+     still did after them, or check gives warnings
   2  wrong usage, a value that is not allowed, or an application that cannot
      be loaded
+  70 the event loop was blocked for block_timeout_seconds
 """
 
 
@@ -83,9 +90,10 @@ def _check(parsed: argparse.Namespace, early: Collection[str]) -> int:
     from . import check
 
     options = _settings(parsed, {}).options
+    replace_ssl_context(early)
     load_application(parsed.application)
     findings = check.findings(options, early)
-    print(check.report(parsed.application, findings))
+    print(check.report(parsed.application, findings), flush=True)
     return int(any(finding.severity == "warning" for finding in findings))
 
 
@@ -109,28 +117,45 @@ def _run_server(parsed: argparse.Namespace, effective: settings.Settings, early:
     admin = binding.parse(parsed.admin_bind, "--admin-bind") if parsed.admin_bind else None
     # gevent does so only after the first fork, and would wait for ever for a child that has ended by then.
     gevent.get_hub().loop.install_sigchld()
+    end_as_first_process()
+    # Before the application is imported, which may take copies of the functions that these replace.
+    stop_timers_of_requests()
+    keep_interrupts_in_requests()
+    replaced = replace_ssl_context(early)
     application = load_application(parsed.application)
 
     from . import check, serving
+    from .integrations.protection import protect
     from .pool.balancer import LoadBalancer
 
+    # A crash in C, and the watchdog's last resort, show the stacks.
+    if not faulthandler.is_enabled():
+        faulthandler.enable(2)
     serving.configure_logging()
     serving.keep_freed_memory()
+    if replaced:
+        _say(
+            f"the ssl.SSLContext of {check.some(replaced)} was from before monkey-patching; it has the patched one now"
+        )
+    protected = protect() if effective.options.integrations else ()
     for finding in check.at_start(early):
         _say(f"warning: {finding.title}; {finding.remedy}")
     balancer = LoadBalancer(application, effective.options)
     places = serving.Places(addresses, admin, parsed.ready_file)
-    serving.serve(balancer, places, lambda bound: _announce(parsed, effective.options, bound))
+    serving.serve(balancer, places, lambda bound: _announce(parsed, effective.options, bound, protected))
     return 0
 
 
-def _announce(parsed: argparse.Namespace, options: Options, bound: Sequence[binding.Address]) -> None:
+def _announce(
+    parsed: argparse.Namespace, options: Options, bound: Sequence[binding.Address], protected: Sequence[str]
+) -> None:
     sizes = sorted({options.first_workers, options.max_workers})
     where = ", ".join(map(str, bound))
     print(
         f"{_PROGRAM} {__version__} serving {parsed.application} on {where} - "
         f"{'-'.join(map(str, sizes))} workers x {options.max_concurrent_per_router} slots, "
-        f"queue {options.queue_size} each, deadline {options.deadline_seconds:g} s",
+        f"queue {options.queue_size} each, deadline {options.deadline_seconds:g} s"
+        f"{', protecting ' if protected else ''}{', '.join(protected)}",
         file=sys.stderr,
         flush=True,
     )

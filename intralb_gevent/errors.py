@@ -7,6 +7,11 @@ through the `except Exception` of frameworks and libraries. This module knows no
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .policy.answers import Answer
+
 __all__ = [
     "Abort",
     "ClientDisconnected",
@@ -16,9 +21,11 @@ __all__ = [
     "LoadError",
     "NoCurrentJob",
     "OptionError",
+    "RequestBodyError",
     "RequestKilled",
     "SessionUnavailable",
     "StreamsFull",
+    "UpgradesFull",
     "WrongThread",
 ]
 
@@ -37,6 +44,18 @@ class LoadError(IntraLBError):
 
 class NoCurrentJob(IntraLBError, RuntimeError):
     """Something that belongs to a running request was asked for outside of one."""
+
+
+class RequestBodyError(IntraLBError, OSError):
+    """The rest of a streamed request body cannot be read.
+
+    The client has left, has sent nothing for too long, or has sent what cannot be taken. If the application lets it
+    pass, `answer` is the response; None if nobody can read one.
+    """
+
+    def __init__(self, message: str, answer: Answer | None = None) -> None:
+        super().__init__(message)
+        self.answer = answer
 
 
 class WrongThread(IntraLBError, RuntimeError):
@@ -69,3 +88,7 @@ class SessionUnavailable(Abort):
 
 class StreamsFull(Abort):
     """`max_streams` responses are streamed already, so this one cannot begin; it is answered 503."""
+
+
+class UpgradesFull(Abort):
+    """`max_upgraded` connections are taken over already, so this one cannot be; its request is answered 503."""

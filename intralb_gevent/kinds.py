@@ -22,6 +22,7 @@ __all__ = [
     "function",
     "integer",
     "limiter",
+    "path_prefix",
     "peers",
     "require",
     "seconds",
@@ -30,6 +31,8 @@ __all__ = [
 
 _TOKEN = re.compile(r"[!#$%&'*+.^`|~0-9A-Za-z-]+").fullmatch
 """The name of a header field that reaches a WSGI application, so without underscores (RFC 9110, 5.6.2)."""
+
+_PREFIX = re.compile(r"(?:/(?!\.{1,2}(?:/|\Z))[0-9A-Za-z._~-]+)+").fullmatch
 
 
 class _BadEntry(ValueError):
@@ -111,6 +114,23 @@ def seconds(*, positive: bool) -> Kind:
     return Kind(f"a number of seconds, {'above 0' if positive else '0 or more'}", "SECONDS", convert, float)
 
 
+def wait(*, positive: bool = False) -> Kind:
+    """Return the kind of the longest wait: seconds, above 0 or from 0 on, or off, which is kept as infinity."""
+    finite = seconds(positive=positive)
+
+    def convert(value: Any) -> float:
+        return math.inf if value in ("off", math.inf) else float(finite.convert(value))
+
+    def parse(text: str) -> Any:
+        return text if text == "off" else float(text)
+
+    def write(value: float) -> float | str:
+        return "off" if value == math.inf else value
+
+    allowed = f"{finite.allowed}, or off"
+    return Kind(allowed, "SECONDS|off", convert, parse, textual=True, write=write)
+
+
 def switch() -> Kind:
     """Return the kind that is true or false."""
     words = dict.fromkeys(("true", "yes", "on", "1"), True) | dict.fromkeys(("false", "no", "off", "0"), False)
@@ -186,6 +206,17 @@ def peers() -> Kind:
         return [entry.strip() for entry in text.split(",")] if text.strip() else []
 
     return Kind(allowed, "ADDRESS,...", convert, parse, textual=True)
+
+
+def path_prefix() -> Kind:
+    """Return the kind of paths that others are below, as a proxy may write them in X-Forwarded-Prefix."""
+
+    def convert(value: Any) -> str:
+        require(isinstance(value, str) and _PREFIX(value) is not None)
+        return str(value)
+
+    allowed = "a path such as /app, of letters, digits and -._~, without a slash at its end"
+    return Kind(allowed, "PATH", convert, str, textual=True)
 
 
 def _peer(entry: Any) -> str:

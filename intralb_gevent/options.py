@@ -16,7 +16,7 @@ from typing import Any
 
 from .declaring import Declaration, check_fields, declarations_in, option
 from .errors import OptionError
-from .kinds import choice, client_key, function, integer, limiter, peers, seconds, switch
+from .kinds import choice, client_key, function, integer, limiter, path_prefix, peers, seconds, switch, wait
 from .route import Route, route_list
 from .sessionsource import SessionSource
 from .signals import INTERRUPT_SIGNAL, signal_number
@@ -24,7 +24,11 @@ from .signals import INTERRUPT_SIGNAL, signal_number
 __all__ = ["Declaration", "Options", "declarations"]
 
 _POOL, _TIME, _SESSIONS, _LOG = "Workers and queues", "Time limits", "Database sessions", "Job log"
-_CLIENTS, _PROXIES, _ROUTES = "Clients", "Proxies", "Routes"
+_DEADLINE_SECONDS = 30.0
+"""As long as gunicorn lets a worker of its default kind be silent, so what is served there is served here."""
+_STREAM_IDLE_SECONDS = 60.0
+"""As long as nginx waits for the next bytes of a server behind it (proxy_read_timeout)."""
+_CLIENTS, _PROXIES, _ROUTES, _MONITORING = "Clients", "Proxies", "Routes", "Monitoring"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,16 +67,9 @@ class Options:
     limiter: str | Callable[[int], Any] = option(
         _POOL,
         "hub_lag",
-        limiter("hub_lag", "fixed", "gradient2", "vegas"),
+        limiter("hub_lag", "fixed"),
         "What decides how many requests may run, up to the slots: hub_lag lets fewer while the event loop is late; "
-        "fixed lets all; gradient2 and vegas look at run times. Or a function from a number of slots to a Limiter.",
-    )
-    adaptive_lifo: bool = option(
-        _POOL,
-        False,
-        switch(),
-        "Give the next turn to whoever came last once the queues are more than 80 % full, until they are 60 % full: "
-        "the clients of those that came first may have left by then.",
+        "fixed lets all. Or a function from a number of slots to a Limiter.",
     )
     client_key: str | Callable[[dict[str, Any]], Any] = option(
         _POOL,
@@ -89,13 +86,24 @@ class Options:
         "It is called in the event loop, so it must not wait.",
     )
     max_streams: int | None = option(
-        _POOL, None, integer(1), "Streamed responses at the same time, at most. Default: no cap of their own."
+        _POOL,
+        None,
+        integer(1),
+        "Streamed responses at the same time, at most. Default: three quarters of the slots that a pool may have.",
+    )
+    max_upgraded: int | None = option(
+        _POOL,
+        1000,
+        integer(1),
+        "Connections that applications have taken over, such as WebSockets, at the same time, at most; one more is "
+        "answered 503. By default as many as a worker of gunicorn -k gevent has connections.",
     )
     request_timeout_seconds: float | None = option(
         _TIME,
         None,
         seconds(positive=True),
-        "Deadline of a request: waiting, application and body together. Default: graceful_timeout_seconds.",
+        "Deadline of a request: its wait and the application together; of a stream, until its first part. "
+        "Default: 30, or graceful_timeout_seconds if that is more.",
     )
     max_request_timeout_seconds: float = option(
         _TIME,
@@ -107,7 +115,21 @@ class Options:
         _TIME,
         None,
         seconds(positive=True),
-        "Deadline of a streamed response, from when it begins. Default: the request's deadline.",
+        "End of a streamed response, counted from its first part. Default: none.",
+    )
+    stream_idle_timeout_seconds: float | None = option(
+        _TIME,
+        None,
+        wait(positive=True),
+        "How long the handler of a streamed response may be silent; the time in which its client is slow does not "
+        "count. Default: 60, or request_timeout_seconds if that is more.",
+    )
+    max_wait_seconds: float = option(
+        _TIME,
+        2.0,
+        wait(),
+        "How long a request may have to wait for its turn. One that would wait longer is refused, and the queue is "
+        "kept short until what arrives can be served again. With 0 it always is; with off none is refused for a wait.",
     )
     graceful_timeout_seconds: float = option(
         _TIME,
@@ -126,6 +148,20 @@ class Options:
         75.0,
         seconds(positive=True),
         "How long an idle client connection stays open. Keep it above the proxy's own idle time.",
+    )
+    cleanup_seconds: float = option(
+        _TIME,
+        1.0,
+        seconds(positive=True),
+        "How long the clean-up of an interrupted handler (finally blocks, __exit__) may take before it is interrupted "
+        "again.",
+    )
+    block_timeout_seconds: float = option(
+        _TIME,
+        60.0,
+        seconds(positive=False),
+        "How long the event loop may be blocked before the process exits with code 70, so that a supervisor restarts "
+        "it; with 0, it never does.",
     )
     interrupt_signal: int | str | None = option(
         _TIME,
@@ -163,7 +199,13 @@ class Options:
         seconds(positive=True),
         "Without a byte of an answer taken by the client; then the connection is cut.",
     )
-    cancel_on_disconnect: bool = option(_CLIENTS, False, switch(), "End a running request whose client has left.")
+    cancel_on_disconnect: bool = option(
+        _CLIENTS,
+        False,
+        switch(),
+        "End a request whose client has left. Over TCP a client that has only finished sending looks the same, and "
+        "counts as one that has left.",
+    )
     trusted_proxies: Sequence[str] = option(
         _PROXIES,
         (),
@@ -172,6 +214,13 @@ class Options:
     )
     proxy_protocol: bool = option(
         _PROXIES, False, switch(), "Every connection from a trusted proxy must begin with a PROXY header."
+    )
+    root_path: str | None = option(
+        _PROXIES,
+        None,
+        path_prefix(),
+        "Path below which the proxy has the application, and which it does not take off: it becomes SCRIPT_NAME, and "
+        "the rest PATH_INFO. Default: none.",
     )
     db_init_func: Callable[[int], Any] | None = option(
         _SESSIONS,
@@ -203,8 +252,21 @@ class Options:
     session_max_idle_seconds: float | None = option(
         _SESSIONS, None, seconds(positive=True), "How long a session is kept without being used. Default: for ever."
     )
+    integrations: bool = option(
+        _SESSIONS,
+        True,
+        switch(),
+        "With serve: find Django, SQLAlchemy, psycopg, psycopg2 and PyMySQL in the application, and end what an "
+        "interrupted request was doing with them on the server. A program calls protect() instead.",
+    )
     enable_logging: bool = option(_LOG, False, switch(), "Log one line for every request.")
     log_format: str = option(_LOG, "text", choice("text", "json"), "How those lines are written.")
+    on_ended: Callable[[dict[str, Any], str, str, Any], object] | None = option(
+        _MONITORING,
+        None,
+        function(),
+        "Called for each request that was ended before its time, with its environ, outcome, reason and stack.",
+    )
 
     def __post_init__(self) -> None:
         """Check every field, then the fields that limit each other."""
@@ -243,7 +305,18 @@ class Options:
         """The deadline of a request that is given no other, in seconds from its arrival."""
         if self.request_timeout_seconds is not None:
             return self.request_timeout_seconds
-        return self.graceful_timeout_seconds
+        return max(_DEADLINE_SECONDS, self.graceful_timeout_seconds)
+
+    @property
+    def stream_idle_seconds(self) -> float:
+        """How long a streamed response that is given no other limit may be silent, in seconds; infinity if for ever."""
+        return self.stream_idle_for(self.deadline_seconds)
+
+    def stream_idle_for(self, timeout: float) -> float:
+        """Return the same where the deadline of a request is `timeout` seconds."""
+        if self.stream_idle_timeout_seconds is not None:
+            return self.stream_idle_timeout_seconds
+        return max(_STREAM_IDLE_SECONDS, timeout)
 
 
 def declarations() -> tuple[Declaration, ...]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from .declaring import Declaration, check_fields, declarations_in, option
 from .errors import OptionError
-from .kinds import Kind, choice, integer, require, seconds
+from .kinds import Kind, choice, integer, require, seconds, switch, wait
 from .priority import PRIORITIES
 
 __all__ = ["Route", "route_declarations", "route_list"]
@@ -50,20 +50,41 @@ class Route:
         _ROUTES,
         None,
         seconds(positive=True),
-        "Deadline of a request: waiting, application and body together. Default: as elsewhere.",
+        "Deadline of a request: its wait and the application together; of a stream, until its first part. "
+        "Default: as elsewhere.",
     )
     stream_timeout_seconds: float | None = option(
         _ROUTES,
         None,
         seconds(positive=True),
-        "Deadline of a streamed response, from when it begins. Default: as elsewhere.",
+        "End of a streamed response, counted from its first part. Default: as elsewhere.",
+    )
+    stream_idle_timeout_seconds: float | None = option(
+        _ROUTES,
+        None,
+        wait(positive=True),
+        "How long the handler of a streamed response may be silent. Default: as elsewhere; where nothing is set, 60, "
+        "or request_timeout_seconds if that is more.",
     )
 
+    max_wait_seconds: float | None = option(
+        _ROUTES,
+        None,
+        wait(),
+        "How long a request may have to wait for its turn; one that would wait longer is refused. "
+        "Default: as elsewhere.",
+    )
     priority: str | None = option(
         _ROUTES,
         None,
         choice(*PRIORITIES),
         "How much its requests matter while more arrives than can be answered. Default: critical.",
+    )
+    stream_request_bodies: bool | None = option(
+        _ROUTES,
+        None,
+        switch(),
+        "Call the application before a request's body has arrived, which it then reads as it comes. Default: false.",
     )
     max_workers: int | None = option(
         _ROUTES,

@@ -52,7 +52,7 @@ def serve(balancer: LoadBalancer, places: Places, announce: Callable[[Sequence[A
     _forget(places.ready_file)
     with contextlib.ExitStack() as stack:
         servers = [_listening(WSGIServer, "--bind", address, balancer, stack) for address in places.addresses]
-        graceful_shutdown(*servers)
+        graceful_shutdown(*servers).ends_process = True
         bound = [address.bound(server.server_port) for address, server in zip(places.addresses, servers, strict=True)]
         facts = {"pid": os.getpid(), "addresses": [address.facts() for address in bound]}
         if places.admin is not None:

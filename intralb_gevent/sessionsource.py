@@ -16,8 +16,9 @@ __all__ = ["FunctionSource", "SessionSource"]
 class SessionSource(ABC):
     """Opens the sessions of a balancer's slots: give an instance as `db_init_func`.
 
-    Each session belongs to one slot, and is used by one request at a time. All methods but `sized_for` are called in
-    the slot's greenlet and may wait; `reset`, `discard` and `close` have five seconds each. Only `open` must be given.
+    Each session belongs to one slot, and is used by one request at a time. All methods but `sized_for` and `isolate`
+    are called in the slot's greenlet and may wait; `reset`, `discard` and `close` have five seconds each. Only `open`
+    must be given.
     """
 
     def __call__(self, worker_id: int) -> Any:
@@ -37,6 +38,12 @@ class SessionSource(ABC):
 
     def begin(self, session: Any, seconds: float) -> None:  # noqa: B027  # most sessions need nothing
         """Prepare a session for a request that has so many seconds left; if this raises, it is answered 503."""
+
+    def isolate(self) -> None:  # noqa: B027  # most sources keep nothing
+        """Forget all connections of this source, in a process that a handler has forked.
+
+        They belong to the parent, so nothing may be sent on them. Must not wait: it is called inside `os.fork()`.
+        """
 
     def reset(self, session: Any) -> None:
         """Make a session ready for the next request, after one that used it; if this raises, it is discarded."""

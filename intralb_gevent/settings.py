@@ -23,7 +23,11 @@ __all__ = ["Settings", "document", "flag", "load", "meaning", "unknown_variables
 
 _PREFIX = "INTRALB_"
 _NOT_SETTINGS = ("INTRALB_DEMO_",)
-_STAND_INS = {"min_workers": "first_workers", "request_timeout_seconds": "deadline_seconds"}
+_STAND_INS = {
+    "min_workers": "first_workers",
+    "request_timeout_seconds": "deadline_seconds",
+    "stream_idle_timeout_seconds": "stream_idle_seconds",
+}
 """Fields whose default is derived, and the property of `Options` that tells the value in effect."""
 
 _WIDEST = 60

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from .installed import ROOT
+from .interruption import uninterrupted
 from .target import LoadTestError, last_lines
 from .watch import Watch
 
@@ -62,14 +63,16 @@ def _command(
 @contextlib.contextmanager
 def _locust(command: Sequence[str], log: pathlib.Path) -> Iterator[subprocess.Popen[bytes]]:
     """Run locust, and make sure that it has ended."""
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+    process = None
     try:
+        with uninterrupted(), log.open("wb") as output:
+            process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
         yield process
     finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
+        if process is not None:
+            with uninterrupted():
+                process.kill()
+                process.wait()
 
 
 def _watch_while(locust: subprocess.Popen[bytes], watch: Watch, most_seconds: float) -> None:

@@ -10,6 +10,8 @@ import subprocess
 import sys
 from typing import Final
 
+from .interruption import uninterrupted
+
 __all__ = ["COMMAND", "ROOT", "is_compiled"]
 
 ROOT: Final = pathlib.Path(__file__).resolve().parent.parent
@@ -24,5 +26,6 @@ COMMAND: Final = (sys.executable, "-I", "-c", _START)
 
 def is_compiled() -> bool:
     """Ask the server whether it is."""
-    told = subprocess.run([*COMMAND, "--version"], capture_output=True, text=True, timeout=60)
+    with uninterrupted():
+        told = subprocess.run([*COMMAND, "--version"], capture_output=True, text=True, timeout=10)
     return "(compiled" in told.stdout

@@ -54,7 +54,7 @@ def _run(parsed: argparse.Namespace) -> int:
         directory = pathlib.Path(name)
         with contextlib.ExitStack() as stack:
             server = None if parsed.host else stack.enter_context(DemoServer(directory, parsed.server_flags))
-            target = server.target() if server else _running_already(parsed)
+            target = _started(server) if server else _running_already(parsed)
             watch = Watch(target.admin_url)
             clients, locust_code = _load(parsed, target, watch, directory)
             watch.exit_code = server.stop() if server else None
@@ -62,6 +62,11 @@ def _run(parsed: argparse.Namespace) -> int:
     run = Run(parsed.scenario, parsed.shape, parsed.users, parsed.seconds, began, target.about, target.flags)
     write(parsed.report, render(run, clients, watch, checks))
     return _say(checks, parsed.report)
+
+
+def _started(server: DemoServer) -> Target:
+    server.start()
+    return server.target()
 
 
 def _running_already(parsed: argparse.Namespace) -> Target:

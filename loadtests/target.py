@@ -17,6 +17,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from .installed import COMMAND, ROOT
+from .interruption import uninterrupted
 
 __all__ = [
     "POOL_FLAGS",
@@ -74,8 +75,8 @@ def local_url(flag: str, text: str) -> str:
 class OwnServer:
     """Our server in a process of its own, on ports that the system picks.
 
-    `command` is what follows the program's name, `about` what the report calls it. As a context manager it is started,
-    and stopped in any case.
+    `command` is what follows the program's name, `about` what the report calls it. To be started within its context,
+    which stops it in any case.
     """
 
     def __init__(
@@ -95,20 +96,25 @@ class OwnServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> OwnServer:
-        """Start it."""
+        """Start nothing yet: a signal between a start and the context's body would leave the server behind."""
+        return self
+
+    def start(self) -> None:
+        """Start the process; `target` waits until it listens."""
         environ = {**os.environ, **self._environ}
         command = [*COMMAND, *self._command, *self._own_flags(), *self._flags]
-        with self._log_path.open("wb") as log:
+        with uninterrupted(), self._log_path.open("wb") as log:
             self._process = subprocess.Popen(
                 command, cwd=ROOT, env=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stop it, whatever has happened; if the run could not go on, tell what it said last."""
-        self.stop()
+        if self._process is not None:
+            with uninterrupted():
+                self.stop()
         if isinstance(error, LoadTestError):
             error.args = (f"{error}\nThe server's last words:\n{last_lines(self._log_path)}",)
 

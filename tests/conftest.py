@@ -1,10 +1,19 @@
-"""What tests of the pool and of HTTP share: balancers and servers that are always stopped, and a bounded patience."""
+"""What tests share: balancers and servers that are always stopped, servers in processes, and a bounded patience."""
 
 from __future__ import annotations
 
+import contextlib
+import http.client
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import textwrap
+import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import gevent
 import pytest
@@ -18,6 +27,29 @@ settings.load_profile("any machine")
 
 PATIENCE = 10.0
 """Seconds after which something awaited is taken to be lost."""
+
+SERVED = """
+# /wait/0.5 takes half a second, and `at` adds a path that calls a function.
+import atexit, logging, os, signal, sys, threading, time
+import gevent
+from gevent.monkey import get_original
+
+paths = {}
+
+def app(environ, start_response):
+    path = environ["PATH_INFO"]
+    open("begun" + path.replace("/", "-"), "w").close()
+    if path.startswith("/wait/"):
+        time.sleep(float(path[6:]))
+    elif path in paths:
+        paths[path]()
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"hello"]
+
+def at(function):
+    paths["/" + function.__name__] = function
+    return function
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +87,70 @@ def balance() -> Iterator[Callable[..., LoadBalancer]]:
         balancer.drain(0)
 
 
+class Answer(NamedTuple):
+    status: int
+    body: str
+
+
+class ServedProgram:
+    """A server in a process of its own, started by the command line."""
+
+    def __init__(self, directory: pathlib.Path, flags: tuple[str, ...], variables: dict[str, str]) -> None:
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("INTRALB_")}
+        command = [sys.executable, "-m", "intralb_gevent", "serve", "myapp:app", "--bind", "127.0.0.1:0"]
+        self.directory = directory
+        self._log = directory / "log.txt"
+        with self._log.open("w") as log:
+            self.process = subprocess.Popen(
+                [*command, "--ready-file", "ready.json", *flags],
+                cwd=directory,
+                env={**clean, "PYTHONPATH": str(pathlib.Path(__file__).parents[1]), **variables},
+                stderr=log,
+            )
+        ready = directory / "ready.json"
+        self.wait_until(ready.exists)
+        self._port = json.loads(ready.read_text())["addresses"][0]["port"]
+
+    @property
+    def said(self) -> str:
+        """All that it has written to its standard error."""
+        return self._log.read_text()
+
+    def wait_until(self, condition: Callable[[], Any]) -> Any:
+        end = time.monotonic() + 2 * PATIENCE
+        while not (result := condition()):
+            assert time.monotonic() < end, self.said[-3000:]
+            assert self.process.poll() is None, self.said[-3000:]
+            time.sleep(0.01)
+        return result
+
+    def get(self, path: str) -> Answer:
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=2 * PATIENCE)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return Answer(response.status, response.read().decode())
+        finally:
+            connection.close()
+
+
+@pytest.fixture(scope="module")
+def serve_program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., ServedProgram]]:
+    """Serve an application given as text in a process that is killed when the tests of the module are over."""
+    made: list[ServedProgram] = []
+
+    def start(application: str, *flags: str, **variables: str) -> ServedProgram:
+        directory = tmp_path_factory.mktemp("program")
+        (directory / "myapp.py").write_text(application)
+        made.append(ServedProgram(directory, flags, variables))
+        return made[-1]
+
+    yield start
+    for program in made:
+        program.process.kill()
+        program.process.wait()
+
+
 @pytest.fixture
 def serve() -> Iterator[Callable[..., WSGIServer]]:
     """Start servers on a free port that are stopped when the test is over."""
@@ -69,3 +165,125 @@ def serve() -> Iterator[Callable[..., WSGIServer]]:
     yield start
     for server in made:
         server.stop(0)
+
+
+class Process:
+    """A process of the command line or of a program, in a directory of its own, with what it writes in files there."""
+
+    def __init__(self, directory: pathlib.Path, arguments: Sequence[str], **more: Any):
+        self.directory = directory
+        self.ready_file = directory / "ready.json"
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("INTRALB_")}
+        with (directory / "stdout").open("w") as out, (directory / "stderr").open("w") as error:
+            self.process = subprocess.Popen(
+                [sys.executable, *arguments],
+                cwd=directory,
+                env={**clean, "PYTHONPATH": str(pathlib.Path(__file__).parents[1])},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=error,
+                **more,
+            )
+
+    @property
+    def printed(self) -> str:
+        return (self.directory / "stdout").read_text()
+
+    @property
+    def said(self) -> str:
+        return (self.directory / "stderr").read_text()
+
+    def until(self, condition: Callable[[], Any]) -> Any:
+        """Wait until a condition holds, and return what it returned."""
+        end = time.monotonic() + PATIENCE
+        while not (result := condition()):
+            assert time.monotonic() < end, self.said
+            time.sleep(0.005)
+        return result
+
+    def is_ready(self) -> None:
+        self.until(lambda: self.ready_file.exists() or self.process.poll() is not None)
+        assert self.process.poll() is None, self.said
+        self.port = json.loads(self.ready_file.read_text())["addresses"][0]["port"]
+
+    def get(self, path: str = "/") -> int:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        with contextlib.closing(connection):
+            connection.request("GET", path)
+            response = connection.getresponse()
+            response.read()
+            return response.status
+
+    def asked(self, path: str) -> Callable[[], int | None]:
+        """Ask in a thread, wait until the application has begun, and return a function that waits for the status.
+
+        It is None for a request that was cut.
+        """
+        statuses: list[int | None] = []
+
+        def ask() -> None:
+            try:
+                statuses.append(self.get(path))
+            except (OSError, http.client.HTTPException):
+                statuses.append(None)
+
+        thread = threading.Thread(target=ask, daemon=True)
+        begun = self.directory / f"begun{path.replace('/', '-')}"
+        thread.start()
+        self.until(begun.exists)
+
+        def status() -> int | None:
+            thread.join(PATIENCE)
+            return statuses[0]
+
+        return status
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def ended(self) -> int:
+        """Wait for the end, and return the exit code."""
+        return self.process.wait(PATIENCE)
+
+
+@pytest.fixture
+def run_python(tmp_path: pathlib.Path) -> Iterator[Callable[..., Process]]:
+    """Run Python with these arguments, in a new directory with these files, until the test is over at most."""
+    made: list[Process] = []
+
+    def begin(*arguments: str, files: Mapping[str, str] | None = None, **more: Any) -> Process:
+        directory = tmp_path / str(len(made))
+        directory.mkdir()
+        for name, content in (files or {}).items():
+            (directory / name).write_text(content)
+        made.append(Process(directory, arguments, **more))
+        return made[-1]
+
+    yield begin
+    for each in made:
+        each.process.kill()
+        each.process.wait()
+
+
+@pytest.fixture
+def begin_serving(run_python: Callable[..., Process]) -> Callable[..., Process]:
+    """Begin to serve an application with the command line; `parts` are added to its module."""
+
+    def begin(*parts: str, flags: Sequence[str] = (), **more: Any) -> Process:
+        module = "\n".join([SERVED, *map(textwrap.dedent, parts)])
+        command = ("-m", "intralb_gevent", "serve", "served:app", "--bind", "127.0.0.1:0", "--ready-file", "ready.json")
+        return run_python(*command, *flags, files={"served.py": module}, **more)
+
+    return begin
+
+
+@pytest.fixture
+def serve_app(begin_serving: Callable[..., Process]) -> Callable[..., Process]:
+    """Serve an application with the command line; `parts` are added to its module."""
+
+    def begin(*parts: str, flags: Sequence[str] = (), **more: Any) -> Process:
+        process = begin_serving(*parts, flags=flags, **more)
+        process.is_ready()
+        return process
+
+    return begin

@@ -184,7 +184,7 @@ PACKAGES = {
 
 BLOCKING = {
     "mysqlclient (MySQLdb)": "use PyMySQL",
-    "psycopg2 without a wait callback": "install_wait_callback() of intralb_gevent.integrations.psycopg2",
+    "psycopg2 without a wait callback": "leave integrations on",
     "psycopg before 3.1.14": "update it",
     "cx_Oracle": "oracledb in thin mode",
     "oracledb in thick mode": "do not call init_oracle_client()",
@@ -203,11 +203,18 @@ def test_each_driver_that_blocks_is_told_with_its_remedy(
 ) -> None:
     write(PACKAGES)
     imports = sorted({path.partition("/")[0] for path in PACKAGES})
-    checked = check(f"import {', '.join(imports)}\n{WSGI}")
+    checked = check(f"import {', '.join(imports)}\n{WSGI}", "--no-integrations")
     assert checked.code == 1
     assert checked.titles("warning") == [f"{title} blocks every request while it waits" for title in BLOCKING]
     remedies = " ".join(checked.text.split()).split("Remedy: ")[1:]
     assert [told for told, remedy in zip(BLOCKING.values(), remedies, strict=True) if told not in remedy] == []
+
+
+def test_psycopg2_is_left_alone_where_the_server_protects_it(
+    check: Callable[..., Checked], write: Callable[..., None]
+) -> None:
+    write({path: text for path, text in PACKAGES.items() if path.startswith("psycopg2")})
+    assert check(f"import psycopg2\n{WSGI}").code == 0
 
 
 def test_a_driver_is_told_when_only_the_sessions_use_it(
@@ -334,3 +341,287 @@ def test_an_application_that_cannot_be_imported_is_code_2(check: Callable[..., C
     checked = check("import nowhere\n")
     assert (checked.code, checked.text) == (2, "")
     assert "No module named 'nowhere'" in checked.error
+
+
+# Coroutines.
+
+
+FLASK_ASYNC = """
+import asyncio, threading
+import flask
+from flask.views import MethodView
+loop = asyncio.new_event_loop()
+
+class Own(flask.Flask):
+    def async_to_sync(self, func):
+        return lambda *args, **kwargs: asyncio.run_coroutine_threadsafe(func(*args, **kwargs), loop).result()
+
+app = {kind}("shop")
+
+@app.get("/")
+async def index():
+    return "ok"
+
+class Orders(MethodView):
+    async def post(self):
+        return "ok"
+
+app.add_url_rule("/orders", view_func=Orders.as_view("orders"))
+
+@app.get("/ordinary")
+def ordinary():
+    return "ok"
+"""
+
+
+def test_async_views_of_flask_are_a_warning(check: Callable[..., Checked]) -> None:
+    pytest.importorskip("flask")
+    checked = check(FLASK_ASYNC.format(kind="flask.Flask"))
+    assert checked.titles("warning") == ["Flask has 2 async views: shop:index, shop:orders"]
+    assert checked.code == 1
+    assert "override async_to_sync(self, func) of Flask" in " ".join(checked.text.split())
+
+
+def test_flask_that_runs_them_on_a_loop_of_its_own_is_left_alone(check: Callable[..., Checked]) -> None:
+    pytest.importorskip("flask")
+    assert check(FLASK_ASYNC.format(kind="Own")).text == "myapp:app: found nothing that hurts under gevent\n"
+
+
+DJANGO_URLS = """
+from django.http import HttpResponse
+from django.urls import include, path
+from django.views import View
+
+async def report(request):
+    return HttpResponse("ok")
+
+class Orders(View):
+    async def get(self, request):
+        return HttpResponse("ok")
+
+def ordinary(request):
+    return HttpResponse("ok")
+
+urlpatterns = [
+    path("report", report),
+    path("shop/", include([path("orders", Orders.as_view()), path("report", report)])),
+    path("ordinary", ordinary),
+]
+"""
+
+DJANGO_PROJECT = """
+from django.conf import settings
+settings.configure(SECRET_KEY="x", ROOT_URLCONF="{}")
+from django.core.wsgi import get_wsgi_application
+app = get_wsgi_application()
+"""
+
+
+def test_async_views_of_django_are_a_warning(check: Callable[..., Checked], write: Callable[..., None]) -> None:
+    pytest.importorskip("django")
+    write({"shopurls": DJANGO_URLS})
+    checked = check(DJANGO_PROJECT.format("shopurls"))
+    assert checked.titles("warning") == ["Django has 2 async views: shopurls.report, shopurls.Orders"]
+    assert checked.code == 1
+
+
+def test_urls_of_django_that_cannot_be_imported_are_djangos_to_tell(
+    check: Callable[..., Checked], write: Callable[..., None]
+) -> None:
+    pytest.importorskip("django")
+    write({"shopurls": "import nowhere\n"})
+    assert check(DJANGO_PROJECT.format("shopurls")).code == 0
+
+
+RUNS_COROUTINES = {
+    "asyncio.run": "import asyncio\ndef work(): return asyncio.run(step())\n",
+    "run from asyncio": "from asyncio import run\ndef work(): return run(step())\n",
+    "import within": "def work():\n    import asyncio\n    return asyncio.run(step())\n",
+    "a loop": "import asyncio\ndef work(): return asyncio.new_event_loop().run_until_complete(step())\n",
+    "a method": "import asyncio\nclass Work:\n    def work(self): return asyncio.run(step())\n",
+    "a closure": "import asyncio\ndef made():\n    return lambda: asyncio.run(step())\nwork = made()\n",
+}
+
+
+@pytest.mark.parametrize("text", RUNS_COROUTINES.values(), ids=RUNS_COROUTINES)
+def test_functions_that_run_a_coroutine_are_a_hint(check: Callable[..., Checked], text: str) -> None:
+    checked = check(f"async def step(): ...\n{text}{WSGI}")
+    (title,) = checked.titles("hint")
+    assert title.startswith("myapp.")
+    assert title.endswith(" runs a coroutine to its end")
+    assert checked.code == 0
+    assert "run_coroutine_threadsafe" in checked.text
+
+
+DOES_NOT = {
+    "another run": "import asyncio, subprocess\ndef work(): subprocess.run([]); asyncio.sleep(1)\n",
+    "a native thread": "import asyncio, gevent\ndef work(): gevent.get_hub().threadpool.spawn(asyncio.run, step())\n",
+    "one loop": "import asyncio\ndef work(loop): return asyncio.run_coroutine_threadsafe(step(), loop).result()\n",
+    "a constant": "def work(): return ()\n",
+    "a library": "import json, http.client, concurrent.futures, unittest.async_case, asyncio.runners\n",
+}
+
+
+@pytest.mark.parametrize("text", DOES_NOT.values(), ids=DOES_NOT)
+def test_functions_that_run_none_are_left_alone(check: Callable[..., Checked], text: str) -> None:
+    assert check(f"async def step(): ...\n{text}{WSGI}").text == "myapp:app: found nothing that hurts under gevent\n"
+
+
+# File locks.
+
+
+TAKES_LOCKS = {
+    "flock": "import fcntl\ndef locked(file): fcntl.flock(file, fcntl.LOCK_EX)\n",
+    "lockf": "from fcntl import lockf, LOCK_SH\ndef locked(file): lockf(file, LOCK_SH)\n",
+    "os.lockf": "import os\ndef locked(file): os.lockf(file, os.F_LOCK, 0)\n",
+}
+
+
+@pytest.mark.parametrize("text", TAKES_LOCKS.values(), ids=TAKES_LOCKS)
+def test_a_file_lock_that_the_kernel_waits_for_is_a_hint(check: Callable[..., Checked], text: str) -> None:
+    checked = check(text + WSGI)
+    assert checked.titles("hint") == ["myapp.locked waits for a file lock in the kernel"]
+    assert checked.code == 0
+    assert "LOCK_NB in a loop that sleeps" in " ".join(checked.text.split())
+
+
+HARMLESS_LOCKS = {
+    "not waiting": "import fcntl\ndef locked(file): fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)\n",
+    "giving back": "import fcntl\ndef free(file): fcntl.flock(file, fcntl.LOCK_UN)\n",
+    "filelock": "from filelock import FileLock\ndef locked():\n    with FileLock('x'): ...\n",
+}
+
+
+@pytest.mark.parametrize("name", HARMLESS_LOCKS)
+def test_a_file_lock_that_is_not_waited_for_is_left_alone(check: Callable[..., Checked], name: str) -> None:
+    if name == "filelock":
+        pytest.importorskip("filelock")
+    assert check(HARMLESS_LOCKS[name] + WSGI).text == "myapp:app: found nothing that hurts under gevent\n"
+
+
+# multiprocessing.
+
+
+WAITS_FOR_PROCESSES = {
+    "a lock": "import multiprocessing\nlock = multiprocessing.Lock()\ndef work():\n    with lock: ...\n",
+    "acquire": "from multiprocessing import RLock\nlock = RLock()\ndef work(): lock.acquire(timeout=5)\n",
+    "a condition": "import multiprocessing as mp\nchanged = mp.Condition()\ndef work():\n    with changed: ...\n",
+    "a queue": "import multiprocessing\nqueue = multiprocessing.Queue()\ndef work(): return queue.get()\n",
+    "a queue within": "import multiprocessing\ndef work():\n    q = multiprocessing.Queue()\n    return q.get()\n",
+    "an event": "from multiprocessing import Event\nevent = Event()\ndef work(): event.wait(timeout=5)\n",
+    "another context": (
+        "from multiprocessing import get_context\nq = get_context('spawn').SimpleQueue()\ndef work(): q.get()\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("text", WAITS_FOR_PROCESSES.values(), ids=WAITS_FOR_PROCESSES)
+def test_a_wait_for_multiprocessing_is_a_hint(check: Callable[..., Checked], text: str) -> None:
+    checked = check(text + WSGI)
+    assert checked.titles("hint") == ["myapp.work waits for a lock, a queue or an event of multiprocessing"]
+    assert checked.code == 0
+    assert "get(timeout=...)" in checked.text
+
+
+USES_POOL = {
+    "made within": "import multiprocessing\ndef work():\n    with multiprocessing.Pool() as pool: pool.map(abs, [1])\n",
+    "made before": (
+        "import multiprocessing.pool\npool = multiprocessing.pool.Pool.__new__(multiprocessing.pool.Pool)\n"
+        "pool._state = 'CLOSE'\ndef work(): return pool.apply(abs, [1])\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("text", USES_POOL.values(), ids=USES_POOL)
+def test_a_pool_of_multiprocessing_is_a_hint(check: Callable[..., Checked], text: str) -> None:
+    checked = check(text + WSGI)
+    assert checked.titles("hint") == ["myapp.work uses multiprocessing.Pool"]
+    assert "ProcessPoolExecutor" in checked.text
+
+
+DOES_NOT_WAIT = {
+    "asking": "import multiprocessing\nlock = multiprocessing.Lock()\ndef work(): return lock.acquire(False)\n",
+    "putting": "import multiprocessing\nqueue = multiprocessing.Queue()\ndef work(): queue.put(1)\n",
+    "a timeout": "import multiprocessing\nqueue = multiprocessing.Queue()\ndef work(): queue.get(timeout=1)\n",
+    "setting": "import multiprocessing\nevent = multiprocessing.Event()\ndef work(): event.set()\n",
+    "threads": "import threading, queue\nq, lock = queue.Queue(), threading.Lock()\ndef work(): q.get(lock)\n",
+    "a pool of threads": "from multiprocessing.pool import ThreadPool\ndef work(): ThreadPool(2).map(abs, [1])\n",
+    "an executor": "from concurrent.futures import ProcessPoolExecutor as Pool\ndef work(): Pool().submit(abs, 1)\n",
+}
+
+
+@pytest.mark.parametrize("text", DOES_NOT_WAIT.values(), ids=DOES_NOT_WAIT)
+def test_what_does_not_wait_for_multiprocessing_is_left_alone(check: Callable[..., Checked], text: str) -> None:
+    assert check(text + WSGI).text == "myapp:app: found nothing that hurts under gevent\n"
+
+
+# Protection of connections.
+
+
+UNPROTECTED = """
+from gevent import monkey
+monkey.patch_all()
+{}
+from intralb_gevent.check.protection import unprotected
+print([finding.title for finding in unprotected({})])
+"""
+
+
+@pytest.mark.parametrize("protects", [True, False])
+@pytest.mark.parametrize(("name", "title"), [("django", "Django's"), ("sqlalchemy", "SQLAlchemy's"), ("flask", None)])
+def test_libraries_without_protection(tmp_path: pathlib.Path, name: str, title: str | None, protects: bool) -> None:
+    pytest.importorskip(name)
+    script = UNPROTECTED.format(FRAMEWORKS[name], protects)
+    found = [] if protects or title is None else [f"{title} connections are not protected"]
+    assert process([sys.executable, "-c", script], tmp_path).stdout == f"{found}\n"
+
+
+# TLS.
+
+
+EARLY_TLS = """
+from ssl import SSLContext, PROTOCOL_TLS_CLIENT
+
+def context():
+    made = SSLContext(PROTOCOL_TLS_CLIENT)
+    made.minimum_version = made.minimum_version
+    return made
+"""
+
+
+def test_the_server_gives_a_module_that_came_too_early_the_patched_context(
+    tmp_path: pathlib.Path, write: Callable[..., None]
+) -> None:
+    uses = "import early\nmade = early.context()\nprint('it is', type(made).__module__)\n"
+    write({"sitecustomize": "import early\n", "early": EARLY_TLS, "myapp": uses + WSGI})
+    command = [sys.executable, "-m", "intralb_gevent", "serve", "myapp:app", "--bind", "unix:nowhere/app.sock"]
+    ended = process(command, tmp_path)
+    assert ended.stdout == "it is gevent.ssl\n"
+    assert "the ssl.SSLContext of early was from before monkey-patching; it has the patched one now" in ended.stderr
+    assert "RecursionError" not in ended.stderr
+
+
+def test_a_program_with_an_original_context_is_told_of_the_recursion(
+    tmp_path: pathlib.Path, write: Callable[..., None]
+) -> None:
+    script = (
+        "import early\nfrom gevent import monkey\nmonkey.patch_all()\nfrom intralb_gevent import Options, check\n"
+        "(finding,) = check.findings(Options(), ['early'])\nprint(finding.detail)\n"
+        "try:\n    early.context()\nexcept RecursionError:\n    print('it is so')\n"
+    )
+    write({"early": EARLY_TLS})
+    said = process([sys.executable, "-W", "ignore", "-c", script], tmp_path).stdout
+    assert "early.SSLContext is the original ssl.SSLContext" in said
+    assert said.endswith("The first https request there fails with RecursionError.\nit is so\n")
+
+
+def test_the_remedy_for_opentelemetrys_command_is_its_own_variable(
+    tmp_path: pathlib.Path, write: Callable[..., None]
+) -> None:
+    pytest.importorskip("opentelemetry.instrumentation.auto_instrumentation")
+    write({"early": EARLY, "myapp": WSGI})
+    instrumented = "import opentelemetry.instrumentation.auto_instrumentation, early\n"
+    write({"sitecustomize": instrumented})
+    command = [sys.executable, "-m", "intralb_gevent", "check", "myapp:app"]
+    text = " ".join(process(command, tmp_path).stdout.split())
+    assert "set OTEL_PYTHON_AUTO_INSTRUMENTATION_EXPERIMENTAL_GEVENT_PATCH=patch_all in the environment of" in text

@@ -271,7 +271,7 @@ def test_serve_patches_first_tells_where_and_ends_well(start: Callable[..., Runn
     assert address["url"] == f"http://127.0.0.1:{address['port']}"
     assert server.said == (
         f"intralb-gevent {__version__} serving myapp:app on {address['url']} - "
-        "3-4 workers x 100 slots, queue 7 each, deadline 5 s\n"
+        "3-4 workers x 100 slots, queue 7 each, deadline 30 s\n"
     )
     assert server.end() == 0
     assert not server.ready_file.exists()

@@ -186,8 +186,9 @@ def test_a_balancer_starts_with_one_group_or_fewer(most: int, group: int) -> Non
     assert Options(max_workers=most, worker_group_size=group).first_workers == min(most, group)
 
 
-def test_the_deadline_is_the_graceful_timeout_unless_given() -> None:
-    assert Options(graceful_timeout_seconds=7).deadline_seconds == 7.0
+def test_the_deadline_is_30_seconds_or_the_graceful_timeout_if_more_unless_given() -> None:
+    assert Options(graceful_timeout_seconds=7).deadline_seconds == 30.0
+    assert Options(graceful_timeout_seconds=70).deadline_seconds == 70.0
     assert Options(graceful_timeout_seconds=7, request_timeout_seconds=2).deadline_seconds == 2.0
 
 

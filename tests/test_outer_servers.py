@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -32,15 +33,30 @@ def application(environ, start_response):
         write(b"written ")
     if path == "/stream":
         return (b"x" * 100_000 for _ in range(50))
+    if path in ("/cut", "/silent"):
+        return cut(path)
+    if path == "/slow-client":
+        return (b"x" * 100_000 for _ in range(300))
     if path == "/session":
         return [str(current_session().execute("select 42").fetchone()[0]).encode()]
     return [body or b"hello"]
 
+def cut(path):
+    yield b"begun"
+    if path == "/cut":
+        raise ValueError("on purpose")
+    time.sleep(60)
+
 balancer = LoadBalancer(validator(application), Options(
     max_concurrent_per_router=2, queue_size=1, max_workers=1, request_timeout_seconds=1,
+    stream_idle_timeout_seconds=0.2, write_timeout_seconds=5,
     db_init_func=lambda worker_id: sqlite3.connect(":memory:"),
 ))
-app = validator(balancer.balance_load())
+checked = validator(balancer.balance_load())
+
+def app(environ, start_response):
+    # The validator hides the socket of pywsgi, which has to be reset.
+    return (balancer if environ["SERVER_PROTOCOL"] == "HTTP/1.0" else checked)(environ, start_response)
 """
 
 PYWSGI = """
@@ -121,3 +137,39 @@ def test_more_than_slots_and_queue_is_503(port: int) -> None:
         answers = list(clients.map(lambda _: ask(port, "/slow"), range(6)))
     assert sorted(status for status, _, _ in answers) == [200, 200, 200, 503, 503, 503]
     assert {reason for status, _, reason in answers if status == 503} == {"queue_full"}
+
+
+def read_all(client: socket.socket) -> tuple[bytes, str]:
+    """Read until the end, and return how that was."""
+    data = bytearray()
+    try:
+        while part := client.recv(65536):
+            data += part
+    except ConnectionResetError:
+        return bytes(data), "reset"
+    return bytes(data), "regular"
+
+
+@pytest.mark.parametrize("path", ["/cut", "/silent"])
+def test_a_cut_response_does_not_look_whole(port: int, path: str) -> None:
+    ends = {}
+    for version in ("1.0", "1.1"):
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+            client.sendall(f"GET {path} HTTP/{version}\r\nHost: x\r\n\r\n".encode())
+            data, ends[version] = read_all(client)
+        assert b"begun" in data
+        assert b"\r\n0\r\n" not in data
+    assert ends["1.0"] == "reset"
+
+
+def test_the_time_of_a_slow_client_does_not_count(port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+        client.sendall(b"GET /slow-client HTTP/1.0\r\n\r\n")
+        began = time.monotonic()
+        data = client.recv(1)
+        # Longer than a stream may be silent, and shorter than its client may take nothing.
+        time.sleep(0.5)
+        rest, end = read_all(client)
+    assert end == "regular"
+    assert len((data + rest).partition(b"\r\n\r\n")[2]) == 30_000_000
+    assert time.monotonic() - began > 0.5

@@ -18,6 +18,7 @@ PAGE = pathlib.Path(__file__).parents[1] / "docs" / "settings.md"
 SAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "NUMBER": (("4", "4"), ("5", "5"), ("6", "6")),
     "SECONDS": (("1.5", "1.5"), ("2", "2"), ("3.25", "3.25")),
+    "SECONDS|off": (("0.5", "0.5"), ("off", '"off"'), ("3", "3.0")),
     "true|false": (("true", "true"), ("no", "false"), ("1", "true")),
     "text|json": (("json", '"json"'), ("text", '"text"'), ("json", '"json"')),
     "ADDRESS,...": (("10.0.0.0/8, unix", '["10.0.0.0/8", "unix"]'), ("::1", '["::1"]'), ("::1, unix", '"::1,unix"')),
@@ -30,7 +31,8 @@ SAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("/a", '[{path = "/a"}]'),
         ("/a request_timeout_seconds=1.5", '"/a request_timeout_seconds=1.5"'),
     ),
-    "NAME|MODULE:NAME": (("fixed", '"fixed"'), ("vegas", '"vegas"'), ("math:sin", '"math:sin"')),
+    "PATH": (("/app", '"/app"'), ("/a/b", '"/a/b"'), ("/x.y", '"/x.y"')),
+    "NAME|MODULE:NAME": (("fixed", '"fixed"'), ("hub_lag", '"hub_lag"'), ("math:sin", '"math:sin"')),
     "address|HEADER|off|MODULE:NAME": (("X-Key", '"X-Key"'), ("off", '"off"'), ("math:sin", '"math:sin"')),
     "MODULE:NAME": (("builtins:len", '"builtins:len"'), ("math:sin", '"math:sin"'), ("math:cos", '"math:cos"')),
 }
@@ -162,8 +164,8 @@ def test_a_wrong_route_is_told_with_its_source(file: Callable[[str], str]) -> No
     assert refusal({}, {}, path) == f"{said} (from {path})"
     said = said.replace(" 0 ", " 'x' ", 1)
     assert refusal({"routes": "/a request_timeout_seconds=x"}, {}) == f"{said} (from --routes)"
-    path = file("[[routes]]\npath = '/a'\nseconds = 5\n")
-    assert refusal({}, {}, path) == f"routes: '/a': 'seconds' is not a setting of a route (from {path})"
+    path = file("[[routes]]\npath = '/a'\nquickly = 5\n")
+    assert refusal({}, {}, path) == f"routes: '/a': 'quickly' is not a setting of a route (from {path})"
     assert refusal({}, {}, file("[routes]\npath = '/a'\n")).startswith("routes: {'path': '/a'} is not allowed")
 
 
@@ -237,8 +239,8 @@ def test_what_is_shown_names_every_setting_and_its_source() -> None:
 
 
 def test_derived_defaults_are_shown_as_they_work_out() -> None:
-    shown = settings.load({"graceful_timeout_seconds": "9", "max_workers": "2"}, {}).show()
-    assert "request_timeout_seconds = 9.0" in shown
+    shown = settings.load({"graceful_timeout_seconds": "90", "max_workers": "2"}, {}).show()
+    assert "request_timeout_seconds = 90.0" in shown
     assert "min_workers = 2" in shown
 
 

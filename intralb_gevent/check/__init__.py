@@ -1,7 +1,8 @@
 """What will hurt an application under gevent, found by looking at the process that has imported it.
 
 Decides what is looked for and how it is told; each kind has a module of its own. Only what is certain is a
-warning: a false alarm costs more than a silence. It must not import what the application has not imported.
+warning: a false alarm costs more than a silence. It must not import what the application has not imported, except
+the URLs of a Django project, which Django imports at the first request.
 """
 
 from __future__ import annotations
@@ -10,12 +11,16 @@ import textwrap
 from collections.abc import Collection, Sequence
 
 from ..options import Options
+from .asynchronous import async_calls, async_views
 from .drivers import blocking_drivers
-from .findings import Finding
+from .filelocks import blocking_file_locks
+from .findings import Finding, some
 from .patching import imported_too_early
 from .pools import connections_for_each_request, short_pools
+from .processlocks import process_locks, process_pools
+from .protection import unprotected
 
-__all__ = ["Finding", "at_start", "findings", "report"]
+__all__ = ["Finding", "at_start", "findings", "report", "some"]
 
 _WIDTH = 100
 
@@ -26,8 +31,12 @@ def findings(options: Options, early: Collection[str] | None = None) -> list[Fin
     `early` names the modules imported before patching; None when that is not known.
     """
     slots = options.max_workers * options.max_concurrent_per_router
+    # First, as the URLs of Django import more of the application.
+    views = async_views()
     pools = [*short_pools(slots), *connections_for_each_request()]
-    return [*imported_too_early(early), *blocking_drivers(), *pools]
+    own_code = [*async_calls(), *blocking_file_locks(), *process_locks(), *process_pools()]
+    protection = unprotected(options.integrations)
+    return [*imported_too_early(early), *blocking_drivers(options.integrations), *views, *own_code, *pools, *protection]
 
 
 def at_start(early: Collection[str]) -> list[Finding]:

@@ -27,11 +27,17 @@ class _Driver:
     remedy: str
     blocks: Callable[[ModuleType], bool] = lambda module: True
     severity: Literal["warning", "hint"] = "warning"
+    is_protected: bool = False
+    """Whether `protect()` makes it harmless, which `serve` calls."""
 
 
-def blocking_drivers() -> list[Finding]:
-    """Return a finding for each imported library that blocks the whole process while it waits."""
-    imported = [(driver, sys.modules.get(driver.module)) for driver in _DRIVERS]
+def blocking_drivers(protects: bool = False) -> list[Finding]:
+    """Return a finding for each imported library that blocks the whole process while it waits.
+
+    `protects` says whether the server protects the libraries that it can.
+    """
+    drivers = [driver for driver in _DRIVERS if not (protects and driver.is_protected)]
+    imported = [(driver, sys.modules.get(driver.module)) for driver in drivers]
     return [_finding(driver) for driver, module in imported if module is not None and driver.blocks(module)]
 
 
@@ -78,8 +84,9 @@ _DRIVERS = (
     _Driver(
         "psycopg2.extensions",
         "psycopg2 without a wait callback",
-        "call install_wait_callback() of intralb_gevent.integrations.psycopg2 before connecting, or use psycopg 3",
+        "leave integrations on, call intralb_gevent.protect() before connecting, or use psycopg 3",
         _has_no_wait_callback,
+        is_protected=True,
     ),
     _Driver(
         "psycopg",

@@ -7,20 +7,27 @@ module. The standard library is left out, for gevent sees to it. It must not kno
 from __future__ import annotations
 
 import _thread
+import os
 import sys
 from collections.abc import Collection, Iterator
 from types import ModuleType
 
 from gevent import monkey
 
-from .findings import Finding
+from .findings import Finding, some
 
 __all__ = ["imported_too_early"]
 
 _LEFT_OUT = sys.stdlib_module_names | {"gevent", "greenlet", "intralb_gevent"}
+_OPENTELEMETRY = "opentelemetry.instrumentation.auto_instrumentation"
+_PATCHES_FIRST = "OTEL_PYTHON_AUTO_INSTRUMENTATION_EXPERIMENTAL_GEVENT_PATCH"
+_IN_GENERAL = (
+    "import it after patching: keep it out of sitecustomize, .pth files and start-up hooks, "
+    "and in a program of your own patch in the first lines"
+)
+_BROKEN = " The first https request there fails with RecursionError."
 _HARMLESS = {"subprocess.CompletedProcess", "threading.get_ident", "_thread.get_ident", "_thread.exit"}
 """Originals that neither wait nor keep anything apart for each thread."""
-_EXAMPLES = 3
 
 
 def imported_too_early(early: Collection[str] | None) -> list[Finding]:
@@ -34,7 +41,21 @@ def imported_too_early(early: Collection[str] | None) -> list[Finding]:
     for name, module in _modules(early):
         for described in _unpatched(module, originals):
             held.setdefault(name.partition(".")[0], []).append(f"{name}.{described}")
-    return [_finding(package, places) for package, places in held.items()]
+    return [_finding(package, places, early or ()) for package, places in held.items()]
+
+
+def _remedy(early: Collection[str]) -> str:
+    if _OPENTELEMETRY not in early:
+        return _IN_GENERAL
+    variables = sys.modules.get("opentelemetry.instrumentation.environment_variables")
+    if hasattr(variables, _PATCHES_FIRST) and _PATCHES_FIRST not in os.environ:
+        return (
+            f"set {_PATCHES_FIRST}=patch_all in the environment of opentelemetry-instrument, which then patches first"
+        )
+    return (
+        "start without opentelemetry-instrument, and call initialize() of opentelemetry.instrumentation."
+        "auto_instrumentation in the first lines of the application's module"
+    )
 
 
 def _modules(early: Collection[str] | None) -> Iterator[tuple[str, ModuleType]]:
@@ -69,13 +90,12 @@ def _originals() -> dict[int, str]:
     return {id(original): name for name, original in named if callable(original) and name not in _HARMLESS}
 
 
-def _finding(package: str, places: list[str]) -> Finding:
-    more = f", and {len(places) - _EXAMPLES} more" if len(places) > _EXAMPLES else ""
+def _finding(package: str, places: list[str], early: Collection[str]) -> Finding:
+    breaks_https = any(place.endswith("the original ssl.SSLContext") for place in places)
     return Finding(
         "warning",
         f"{package} was imported before monkey-patching",
-        f"It still holds what patching has replaced: {', '.join(places[:_EXAMPLES])}{more}. A request that waits "
-        "there stops all the others.",
-        "import it after patching: keep it out of sitecustomize, .pth files and start-up hooks, "
-        "and in a program of your own patch in the first lines",
+        f"It still holds what patching has replaced: {some(places)}. A request that waits there stops all the others."
+        f"{_BROKEN if breaks_https else ''}",
+        _remedy(early),
     )

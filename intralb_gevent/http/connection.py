@@ -12,17 +12,23 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable
-from functools import lru_cache
-from time import monotonic, strftime, time
+from time import strftime
 from typing import Any
 
 from gevent.event import Event
 
 from ..policy.answers import Answer
 from ..policy.deadline import time_told
-from ..pool.job import Job
+from ..pool.cutlog import cut_line
+from ..pool.forks import FORKS, close_copy
+from ..pool.job import ENDED, Job, shown
+from ..pool.mounts import enter_root
+from ..pool.socketends import has_hung_up, is_tcp, reset_when_closed, unacknowledged
+from ..pool.upgrades import SWITCHING, Upgrade
 from ..priority import PRIORITIES
+from ..stdlib import monotonic, time_of_day
 from .arrival import seconds_since_data
+from .authority import set_server_name
 from .forwarded import forwarded
 from .framing import whole_answer
 from .limits import (
@@ -40,29 +46,15 @@ from .limits import (
 from .outbox import Outbox
 from .parser import Request, RequestParser
 from .proxy_protocol import ProxyHeader
+from .refusals import BODY_TOO_SHORT, PLAIN_HTTP, TOO_SLOW
 from .response import Response
 from .shared import Shared
-from .tls import TlsSocket, tls_environ
+from .tls import NotTls, TlsSocket
+from .upgrade import taken
 
 __all__ = ["Connection"]
 
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "::ffff:127.0.0.1"})
-
-_EXPLANATIONS = {
-    "408": "The request did not arrive in time.",
-    "413": "The request's body is larger than this server takes.",
-    "414": "The request's target is longer than this server takes.",
-    "417": "This server does not know what the request expects.",
-    "431": "The request's header fields are more or larger than this server takes.",
-    "501": "This server makes no tunnels and knows no transfer coding but chunked.",
-    "507": "This server has no room for the request's body.",
-    "505": "This server speaks HTTP/1.0 and HTTP/1.1.",
-}
-
-
-@lru_cache(maxsize=64)
-def _rejection(status: str) -> Answer:
-    return Answer(status, _EXPLANATIONS.get(status[:3], "The request is not well-formed HTTP."))
 
 
 def _log_line(host: str, line: str, status: str, length: int | None) -> Callable[[], str]:
@@ -71,11 +63,18 @@ def _log_line(host: str, line: str, status: str, length: int | None) -> Callable
     return lambda: f'{host or "-"} - - [{when}] "{line}" {status[:3]} {size}\n'
 
 
+_ACKNOWLEDGED_LOOK_SECONDS = 0.01
+"""Between two looks whether a client has all of a response that is about to be reset."""
+
+
 class Connection:
     """One accepted socket: `_on_readable` and `_on_writable` are called by the hub and never wait or raise."""
 
     __slots__ = (
+        "_acknowledging",
+        "_behind",
         "_current",
+        "_cut",
         "_host",
         "_input_ended",
         "_job",
@@ -95,14 +94,17 @@ class Connection:
         "_taken",
         "_unparsed",
         "_unsent_bounded",
+        "_upgrade",
         "_whole",
         "_writer",
+        "close_ends_body",
         "closed",
         "closing",
         "expires",
     )
 
     def __init__(self, shared: Shared, sock: Any, address: Any) -> None:
+        # Long, as every attribute is declared here.
         self._shared = shared
         self._socket = sock
         self._host: str = address[0] if isinstance(address, tuple) else ""
@@ -111,7 +113,8 @@ class Connection:
         self._pending: deque[Request | Answer] = deque()
         plain = shared.request_log is None and not shared.trusts_proxies
         on_request = self._pending.append if plain else self._on_request
-        self._parser = RequestParser(shared.environ, shared.options, self._on_head, on_request, shared.bodies)
+        on_head = self._on_placed_head if shared.nameless or shared.root_path else self._on_head
+        self._parser = RequestParser(shared.environ, shared.options, on_head, on_request, shared.bodies)
         self._current: Response | None = None
         self._job: Job | None = None
         self._last = False
@@ -128,7 +131,17 @@ class Connection:
         self._whole = b""
         """A response that is sent at the end of the hub's turn."""
         self._taken: Event | None = None
+        self._behind = ("a refused request", monotonic(), 0)
+        """The name, arrival and size of the last request that is answered and whose response was not all sent then."""
+        self.close_ends_body = False
+        """Whether only the close of the connection tells where the body of its last response ends."""
+        self._cut = False
+        """Whether the last response cannot be finished, so that the end of the connection must not look regular."""
+        self._acknowledging: Any = None
+        """The timer that waits until the client has what was sent before a reset."""
         self._unsent_bounded = False
+        self._upgrade: Upgrade | None = None
+        """What the application has made of this connection by taking it over."""
         self.closed = False
         self.closing = shared.closing
         """Whether the server wants it closed after its present response."""
@@ -158,7 +171,9 @@ class Connection:
         return self._outbox.size + len(self._whole)
 
     def has_left(self) -> bool:
-        """Say whether the client has left, or at least will send no more."""
+        """Say whether the client has left, or at least will send no more, which over TCP looks the same."""
+        if self._upgrade is not None:
+            return self._upgrade.has_ended()
         return self.closed or self._input_ended
 
     def unseen_seconds(self) -> float:
@@ -202,6 +217,7 @@ class Connection:
     def _on_readable(self) -> None:
         shared = self._shared
         data: bytes | memoryview
+        broken = False
         try:
             if shared.tls is not None:
                 data = self._socket.recv(TLS_RECEIVE_BYTES)
@@ -210,13 +226,31 @@ class Connection:
                 data = shared.buffer[: self._socket.recv_into(shared.buffer)]
         except (BlockingIOError, InterruptedError):
             return
+        except NotTls:
+            self._refuse_plain_http()
+            return
         except OSError:
-            data = b""
+            data, broken = b"", True
         try:
             if data and not self._lingering:
                 self._take(data)
+            elif broken:
+                self.close()
             elif not data:
                 self._on_end_of_input()
+        except Exception:
+            self._give_up()
+
+    def _refuse_plain_http(self) -> None:
+        """Answer a client that does not encrypt in the only way that it understands."""
+        self._socket, self._lingering = self._socket.plain, True
+        # A warning, for somebody has configured the wrong port; it is in the log before the client knows.
+        self._report_refused(PLAIN_HTTP, logging.WARNING)
+        self._shared.loop.run_callback(self._answer_plain_http)
+
+    def _answer_plain_http(self) -> None:
+        try:
+            self.refuse(PLAIN_HTTP)
         except Exception:
             self._give_up()
 
@@ -227,6 +261,10 @@ class Connection:
 
     def _take(self, data: bytes | memoryview) -> None:
         parser = self._parser
+        if parser.holds_back:
+            self._unparsed += bytes(data)
+            self._reader.stop()
+            return
         was_in_head = parser.in_head
         refused = parser.feed(data) if len(data) <= PARSED_BYTES else self._parse_some(data)
         if refused is not None:
@@ -234,6 +272,10 @@ class Connection:
         elif parser.in_body or (parser.in_head and not was_in_head) or self._skipping:
             self._await_request()
             self._skipping = parser.skips_body
+            if parser.far_ahead:
+                self._reader.stop()
+        if parser.held:
+            self._hold_back()
         if self._pending:
             if self._unparsed or len(self._pending) >= PIPELINED_REQUESTS:
                 self._reader.stop()
@@ -243,10 +285,13 @@ class Connection:
         elif parser.head_waits:
             self._judge_head()
 
-    def _parse_some(self, data: bytes | memoryview) -> str | None:
+    def _parse_some(self, data: bytes | memoryview) -> Answer | None:
         """Parse until so many requests wait that the rest has to wait, too."""
         parser, refused, view = self._parser, None, memoryview(data)
         while view and refused is None and len(self._pending) < PIPELINED_REQUESTS and not self._last:
+            if parser.holds_back:
+                self._reader.stop()
+                break
             end = parser.body_left or self._next_part(view)
             refused = parser.feed(view[:end])
             view = view[end:]
@@ -254,6 +299,12 @@ class Connection:
                 self._judge_head()
         self._unparsed = bytes(view) if refused is None and not self._last else b""
         return refused
+
+    def _hold_back(self) -> None:
+        """Keep what came behind an offer to upgrade, and read no more, until the application has decided."""
+        self._unparsed = self._parser.held + self._unparsed
+        self._parser.held = b""
+        self._reader.stop()
 
     def _next_part(self, view: memoryview) -> int:
         """Return where a head ends, so that a body comes in one piece behind it; where none does, a bounded length."""
@@ -284,12 +335,23 @@ class Connection:
         environ["REMOTE_PORT"] = self._port
         shared = self._shared
         if shared.tls is not None:
-            environ.update(tls_environ(self._socket))
+            environ.update(self._socket.environ)
         if shared.trusts_proxies:
             priority = environ.get("HTTP_X_INTRALB_PRIORITY")
             if priority in PRIORITIES and self._host in shared.trusted_proxies:
                 environ["intralb.priority"] = priority
             forwarded(environ, self._host, shared.trusted_proxies)
+        elif shared.strangers.watching and "HTTP_X_FORWARDED_FOR" in environ:
+            shared.strangers.see(self._host)
+
+    def _on_placed_head(self, environ: dict[str, Any]) -> None:
+        """Do the same for a server whose name the client knows, or that is below a path."""
+        shared = self._shared
+        if shared.nameless:
+            set_server_name(environ)
+        self._on_head(environ)
+        if shared.root_path:
+            enter_root(environ, shared.root_path)
 
     def _on_request(self, request: Request) -> None:
         self._describe(request)
@@ -302,7 +364,7 @@ class Connection:
             target = environ["RAW_URI"].encode("unicode_escape").decode("ascii").replace('"', "%22")
             request.line = f"{environ['REQUEST_METHOD']} {target} {environ['SERVER_PROTOCOL']}"
         if shared.trusts_proxies and self._host in shared.trusted_proxies:
-            told = time_told(environ, time())
+            told = time_told(environ, time_of_day())
             if told is not None:
                 environ["intralb.time_told"] = told
 
@@ -311,16 +373,18 @@ class Connection:
 
         Only where it is next to be answered, so that nothing is answered out of order; otherwise it waits.
         """
-        if self._current is not None or self._pending or self._last or self.closed or self._far_behind:
+        if self._current is not None or self._pending or self._last or self.closed or self.far_behind:
             return
         parser = self._parser
         parser.head_waits = False
         shared = self._shared
-        answer = None if shared.in_front else shared.balancer.turn_away(parser.environ)
+        answer = None if shared.in_front else shared.balancer.turn_away(parser.environ, self._reader.fd)
         if answer is not None:
             self._refuse_head(answer)
+        elif shared.streams_bodies and shared.balancer.streams_body(parser.environ):
+            self._stream_body()
         elif parser.awaits_continue:
-            self.send(b"HTTP/1.1 100 Continue\r\n\r\n", b"")
+            self.ask_for_body()
 
     def _refuse_head(self, answer: Answer) -> None:
         """Answer a request without its body, which is skipped as it comes; or read nothing more, and close."""
@@ -329,34 +393,91 @@ class Connection:
         self._describe(request)
         self.answer(request, answer)
 
+    def ask_for_body(self) -> None:
+        """Send `100 Continue`, unless the response has begun."""
+        if self._current is None or not self._current.begun:
+            self.send(b"HTTP/1.1 100 Continue\r\n\r\n", b"")
+
+    # Streamed request bodies.
+
+    def _stream_body(self) -> None:
+        """Submit a request before its body has arrived."""
+        request = self._parser.stream_body(self)
+        self._describe(request)
+        self._pending.append(request)
+        self._advance()
+
+    @property
+    def body_timeout_seconds(self) -> float:
+        """How long the application waits for a byte of it."""
+        return self._shared.body_timeout_seconds
+
+    def resume_body(self) -> None:
+        """Read on, as the application has caught up."""
+        if not (self._reader.active or self._input_ended or self._unparsed or self.closed):
+            self._reader.start(self._on_readable)
+
+    def body_late(self) -> None:
+        """Fail a body: no byte arrived for `body_timeout_seconds`."""
+        self._reject(TOO_SLOW)
+
+    def _end_body(self, answer: Answer) -> None:
+        """Fail the body in the application, and close the connection after the response."""
+        if self._current is not None:
+            self._current.request.keep_alive = False
+        self._lingering = not self._input_ended
+        self._parser.fail_body(
+            f"the rest of the request's body cannot be read: {answer.status}: {answer.explanation}", answer
+        )
+
+    def _skip_rest(self) -> None:
+        """Skip the unread rest of the body of a request that has been answered."""
+        self._parser.skip_rest()
+        self._skipping = True
+        self.resume_body()
+
     def _on_end_of_input(self) -> None:
-        """The client has left, or will send no more, which looks the same: answer what is running, drop what waits."""
+        """Answer what was asked, as a client that sends no more may still read; drop all if it is known to have left.
+
+        With `cancel_on_disconnect` one that may have left is taken to have done so.
+        """
         self._reader.stop()
         self._input_ended = True
-        if self._abandoned():
+        if has_hung_up(self._socket):
+            self.close()
+        elif self._shared.options.cancel_on_disconnect and is_tcp(self._socket) and self._abandoned():
             self.cut()
+        elif self._parser.streams_body:
+            self._end_body(BODY_TOO_SHORT)
         elif not (self._current or self._pending or self._outbox.size):
             self.close()
 
-    def _abandoned(self) -> bool:
+    def _abandoned(self, gone: bool = False) -> bool:
         """Drop the present job if it waits, or end it if that is wanted; say whether it has ended so."""
         if self._job is None or self._current is None:
             return False
-        self._shared.balancer.abandon(self._job)
+        self._shared.balancer.abandon(self._job, gone)
         if self._job.state != "disconnected":
             return False
         self._current.request.release()
         return True
 
-    def _reject(self, status: str) -> None:
+    def _reject(self, answer: Answer) -> None:
         """Refuse what was sent, after the answers to all that came before it; then close."""
-        client = self._host or "a local client"
+        self._report_refused(answer, logging.INFO)
         if self._parser.skips_body:
-            self._shared.report(f"closed a connection from {client} in the body of a refused request: {status}")
             self._end_skipping()
-            return
-        self._shared.report(f"refused a request from {client}: {status}")
-        self.refuse(_rejection(status))
+        elif self._parser.streams_body:
+            self._end_body(answer)
+        else:
+            self.refuse(answer)
+
+    def _report_refused(self, answer: Answer, level: int) -> None:
+        client = self._host or "a local client"
+        what = f"refused a request from {client}"
+        if self._parser.skips_body:
+            what = f"closed a connection from {client} in the body of a request that was answered"
+        self._shared.report(f"{what}: {answer.status}: {answer.explanation}", level)
 
     def refuse(self, answer: Answer) -> None:
         """Give an answer to whatever comes next, and nothing more."""
@@ -378,7 +499,7 @@ class Connection:
         Nothing is taken up for a client that only asks, and does not read what it is answered.
         """
         pending, shared = self._pending, self._shared
-        while pending and self._current is None and not (self.closed or self._last or self._far_behind):
+        while pending and self._current is None and not (self.closed or self._last or self.far_behind):
             item = pending.popleft()
             if isinstance(item, Answer):
                 self._last = True
@@ -386,15 +507,20 @@ class Connection:
                 self._end_output()
                 return
             if not (shared.in_front or shared.balancer.calm):
-                answer = shared.balancer.turn_away(item.environ)
+                answer = shared.balancer.turn_away(item.environ, self._reader.fd)
                 if answer is not None:
                     item.release()
                     self.answer(item, answer)
                     continue
             if not self._outbox.size:
                 self.expires = math.inf
+            if shared.in_front:
+                item.arrived = monotonic()
+                item.line = item.line or f"{item.environ['REQUEST_METHOD']} {shown(item.environ['PATH_INFO'])}"
             response = self._current = Response(self, item)
-            job = shared.submit(item.environ, response)
+            # The slot has the last reference, for finalizers of what the application adds could not wait here.
+            environ, item.environ = item.environ, ENDED
+            job = shared.submit(environ, response)
             if not response.ended:
                 self._job = job
 
@@ -402,6 +528,8 @@ class Connection:
         """Send an answer that is not the application's, and go on; what is to become of its job is known already."""
         # If it cannot be sent, the connection is closed, and the job must not be given a second end by that.
         self._job = None
+        if request.has_body:
+            request.settle()
         keep_alive = request.keep_alive and request.http_1_1 and not self.closing
         self.send(whole_answer(answer, keep_alive=keep_alive, head_only=request.head_only), b"")
         self.response_ended(request, keep_alive, answer.status, len(answer.body))
@@ -410,8 +538,14 @@ class Connection:
         """A response is complete, though parts of it may be unsent; go on with the next, or close."""
         if self._shared.request_log is not None:
             self._shared.request_log.record(logging.INFO, _log_line(self._host, request.line, status, length))
+        if self._outbox.size and self._current is not None and (self._job is not None or self._shared.in_front):
+            self._behind = self._described(self._current)
         self._current = self._job = None
-        if not keep_alive or self._last or (self._input_ended and not self._pending):
+        if request.has_body and self._parser.streams_body:
+            self._skip_rest()
+        if request.offers_upgrade:
+            self._parser.go_on()
+        if not keep_alive or self._last or (self._input_ended and not (self._pending or self._unparsed)):
             self._last = True
             # What is still being sent is not answered, and must not reset the connection before the answer is read.
             self._lingering = self._lingering or (self._parser.in_body and not self._input_ended)
@@ -436,19 +570,30 @@ class Connection:
 
     def _go_on(self) -> None:
         self._advance()
-        if self._unparsed and len(self._pending) < PIPELINED_REQUESTS and not self._lingering:
+        held_back = self._lingering or self._parser.holds_back
+        if self._unparsed and len(self._pending) < PIPELINED_REQUESTS and not held_back:
             data, self._unparsed = self._unparsed, b""
             self._take(data)
         if self._parser.head_waits:
             self._judge_head()
         if not (self._unparsed or self._input_ended or self._last or self.closed or self._reader.active):
             self._reader.start(self._on_readable)
+        elif self._input_ended and self._current is None and not (self._pending or self._unparsed or self._last):
+            # What was left was no whole request.
+            self._last = True
+            self._end_output()
 
     def _end_output(self) -> None:
         """Close once all is sent; a refused client may still be sending, so it is given time to read the refusal."""
         if self._outbox.size or self._whole or self.closed:
             return
-        if not self._lingering:
+        if self._cut and self._resets and unacknowledged(self._socket):
+            # A reset would take away what the client has not got of this response and of earlier ones.
+            self._await_acknowledgement()
+            return
+        if self._cut and self._shared.tls is not None:
+            self._socket.leave_unfinished()
+        if not self._lingering or self._resets:
             self.close()
             return
         try:
@@ -457,6 +602,22 @@ class Connection:
             self.close()
         else:
             self.expires = monotonic() + LINGER_SECONDS
+
+    def report_dropped(self, names: tuple[str, ...]) -> None:
+        """Log that headers of the application are not sent."""
+        self._shared.report_dropped(names)
+
+    @property
+    def _resets(self) -> bool:
+        """Whether the end of a response that is cut is a reset: nothing else tells a client of plain TCP then."""
+        return self.close_ends_body and self._shared.tls is None
+
+    def _await_acknowledgement(self) -> None:
+        if self._acknowledging is None:
+            self._lingering = True
+            self.expires = monotonic() + self._shared.write_timeout_seconds
+            self._acknowledging = self._shared.loop.timer(_ACKNOWLEDGED_LOOK_SECONDS, _ACKNOWLEDGED_LOOK_SECONDS)
+            self._acknowledging.start(self._end_output)
 
     # Writing.
 
@@ -576,7 +737,7 @@ class Connection:
             self.expires = monotonic() + self._shared.write_timeout_seconds
         except OSError:
             self.close()
-        if not self._far_behind:
+        if not self.far_behind:
             self._no_longer_far_behind()
         if self.closed:
             return
@@ -599,7 +760,7 @@ class Connection:
             self._leave_to_the_system(0)
         if self._current is not None:
             self.expires = math.inf
-        elif self._last or (self._input_ended and not self._pending):
+        elif self._last or (self._input_ended and not (self._pending or self._unparsed)):
             self._end_output()
         else:
             self._await_request()
@@ -607,18 +768,45 @@ class Connection:
                 self.close_if_idle()
 
     @property
-    def _far_behind(self) -> bool:
+    def far_behind(self) -> bool:
         """Whether the client has left so much unread that who writes has to wait, and so has its next request."""
         unsent = self._outbox.size
         if unsent <= UNSENT_LEAST_BYTES:
             return False
         return unsent > UNSENT_MOST_BYTES or self._shared.budget.in_files > UNSENT_IN_FILES_BYTES
 
-    def wait_until_taken(self) -> None:
-        """Let a slot wait while the client is far behind."""
-        while self._far_behind and not self.closed:
+    def wait_until_taken(self, seconds: float) -> bool:
+        """Let a slot wait while the client is far behind; one that takes nothing for too long is cut by `expire`."""
+        while self.far_behind and not self.closed:
+            self._wait_for_taking()
+        return True
+
+    def _wait_for_taking(self) -> None:
+        """Wait until the client has taken something; several greenlets of a handler may do so."""
+        if self._taken is None or self._taken.is_set():
             self._taken = Event()
-            self._taken.wait()
+        self._taken.wait()
+
+    # Taken over by the application.
+
+    def wait_until_all_taken(self, seconds: float) -> bool:
+        """Let a slot wait until the client has taken all earlier responses; see `wait_until_taken`."""
+        self._send_whole()
+        while self._outbox.size and not self.closed:
+            self._wait_for_taking()
+        return True
+
+    def hand_over(self, request: Request) -> Upgrade:
+        """Release the socket to the application, with what came behind its request: from here on it is not ours."""
+        if self._shared.request_log is not None:
+            self._shared.request_log.record(logging.INFO, _log_line(self._host, request.line, SWITCHING, None))
+        self._stop_watching()
+        self._parser.close()
+        self._upgrade = Upgrade(taken(self._socket, self._unparsed))
+        self._unparsed = b""
+        self._current = self._job = None
+        self._shared.closed(self)
+        return self._upgrade
 
     # Ending.
 
@@ -626,9 +814,24 @@ class Connection:
         """The client has taken too long: for its request 408, for reading the answer or for being idle the end."""
         waits_for_request = self._current is None and not self._outbox.size and not self._lingering
         if waits_for_request and not self.idle:
-            self._reject("408 Request Timeout")
-        else:
-            self.close()
+            self._reject(TOO_SLOW)
+            return
+        self.report_cut(f"its client took nothing for write_timeout_seconds={self._shared.write_timeout_seconds:g}")
+        self.close()
+
+    def report_cut(self, why: str) -> None:
+        """Log that the response that is being sent is cut, if one is."""
+        if not self._outbox.size:
+            return
+        name, arrived, passed = self._behind if self._current is None else self._described(self._current)
+        self._shared.warn(cut_line(name, monotonic() - arrived, max(0, passed - self._outbox.size), why))
+
+    def _described(self, response: Response) -> tuple[str, float, int]:
+        """Return the name and the arrival of a request, and how many bytes of its response there were to send."""
+        job, request = self._job, response.request
+        if job is None:
+            return request.line, request.arrived, response.passed
+        return job.name, job.arrived, response.passed
 
     def close_if_idle(self) -> None:
         """Close a connection on which nothing has been asked; a request that has just come is still answered."""
@@ -653,10 +856,9 @@ class Connection:
         """
         self._current = self._job = None
         self._send_whole()
-        if self._outbox.size:
-            self._last, self._lingering = True, not self._input_ended
-        else:
-            self.close()
+        self._last = self._cut = True
+        self._lingering = self._outbox.size > 0 and not self._input_ended
+        self._end_output()
 
     def close(self) -> None:
         """Close the socket now; a job that waits is dropped, one that runs finds nobody to answer."""
@@ -665,21 +867,48 @@ class Connection:
             self._send_whole()
         if self.closed:
             return
-        self.closed = True
-        self._reader.stop()
-        self._reader.close()
-        if self._writer is not None:
-            self._writer.stop()
-            self._writer.close()
-        self._socket.close()
+        cut = self._cut or self._outbox.size > 0 or (self._current is not None and self._current.begun)
+        self._stop_watching()
+        self._close_socket(cut)
         self._parser.close()
         self._outbox.clear()
         if self._taken is not None:
             self._taken.set()
-        self._abandoned()
+        self._abandoned(gone=True)
         for item in self._pending:
             if isinstance(item, Request):
                 item.release()
         self._pending.clear()
         self._current = self._job = None
         self._shared.closed(self)
+
+    def _stop_watching(self) -> None:
+        """Have the hub look after the socket no more."""
+        self.closed = True
+        for watcher in (self._reader, self._writer, self._acknowledging):
+            if watcher is not None:
+                watcher.stop()
+                watcher.close()
+
+    def _close_socket(self, cut: bool) -> None:
+        if cut and isinstance(self._socket, TlsSocket):
+            self._socket.leave_unfinished()
+        elif cut and self._resets:
+            reset_when_closed(self._socket)
+        elif FORKS.made and not isinstance(self._socket, TlsSocket):
+            # Another process may have a copy of the socket, and close() alone would not end the connection.
+            _shut_down(self._socket)
+        self._socket.close()
+
+    def isolate(self) -> None:
+        """Close this process's copy of the socket, after a handler has forked it: the client belongs to the parent."""
+        self.closed = True
+        close_copy(self._socket)
+
+
+def _shut_down(plain: Any) -> None:
+    # Not by contextlib.suppress(), which is Python code: an abort could land there and leave the socket open.
+    try:
+        plain.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        return

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
+from .authority import DEFAULT_PORTS, Authority, read_authority, read_port
 from .proxies import TrustedNetworks, read_address
 
 __all__ = ["forwarded"]
@@ -29,15 +30,9 @@ _FORWARDED: Final = "HTTP_FORWARDED"
 _CLAIMS: Final = (_FORWARDED, "HTTP_X_FORWARDED", "HTTP_X_REAL_IP")
 """How the names of fields begin that an untrusted peer may not send. X-Real-IP is nginx's; applications read it."""
 
-_DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
-
-_IS_PORT: Final = re.compile(r"[0-9]{1,5}").fullmatch
 _NODE: Final = re.compile(
     r"(?:\[(?P<bracketed>[0-9A-Fa-f]*:[0-9A-Fa-f:.]*)\]|(?P<four>[0-9.]+))(?::(?P<port>[0-9]{1,5}|_[0-9A-Za-z._-]+))?"
     r"|(?P<bare>[0-9A-Fa-f:.]+)"
-).fullmatch
-_AUTHORITY: Final = re.compile(
-    r"(?P<name>[0-9A-Za-z._~-]+|\[(?P<six>[0-9A-Fa-f:.]+)\])(?::(?P<port>[0-9]{1,5}))?"
 ).fullmatch
 _SANE_PREFIX: Final = re.compile(r"(?:/(?!\.{1,2}(?:/|\Z))[0-9A-Za-z._~-]+)+/?").fullmatch
 _QUOTED_OR_COMMA: Final = re.compile(r'"[^"]*"|,')
@@ -53,20 +48,12 @@ class _Node(NamedTuple):
     port: str
 
 
-class _Authority(NamedTuple):
-    """A host field: its whole text, the name in it, and the port in it or ''."""
-
-    text: str
-    name: str
-    port: str
-
-
 class _Told(NamedTuple):
     """What trusted proxies say of a request; None or '' is what they do not say, or not in a way that is understood."""
 
     client: _Node | None = None
     scheme: str = ""
-    host: _Authority | None = None
+    host: Authority | None = None
     port: str = ""
     prefix: str = ""
 
@@ -111,8 +98,8 @@ def _apply(told: _Told, environ: dict[str, Any]) -> None:
 
 def _port_asked_for(environ: dict[str, Any]) -> str:
     """Return the port that the client connected to: it is in the Host field, unless it is the usual one."""
-    authority = _authority(environ.get("HTTP_HOST", ""))
-    return (authority and authority.port) or _DEFAULT_PORTS[environ["wsgi.url_scheme"]]
+    authority = read_authority(environ.get("HTTP_HOST", ""))
+    return (authority and authority.port) or DEFAULT_PORTS[environ["wsgi.url_scheme"]]
 
 
 # X-Forwarded-*
@@ -123,8 +110,8 @@ def _told_by_x_forwarded(environ: dict[str, Any], trusted: TrustedNetworks) -> _
     return _Told(
         client=_first_untrusted(environ.get(_FOR, ""), trusted),
         scheme=_scheme(_nearest(environ, _PROTO)),
-        host=_authority(_nearest(environ, _HOST)),
-        port=_port(_nearest(environ, _PORT)),
+        host=read_authority(_nearest(environ, _HOST)),
+        port=read_port(_nearest(environ, _PORT)),
         prefix=prefix.rstrip("/") if _SANE_PREFIX(prefix) else "",
     )
 
@@ -156,7 +143,7 @@ def _told_by_forwarded(value: str, trusted: TrustedNetworks) -> _Told:
         if pairs is None:
             return _Told()
         client = _node(pairs.get("for", ""))
-        told = _Told(client, _scheme(pairs.get("proto", "")), _authority(pairs.get("host", "")))
+        told = _Told(client, _scheme(pairs.get("proto", "")), read_authority(pairs.get("host", "")))
         if client is None or client.address not in trusted:
             break
     return told
@@ -190,10 +177,10 @@ def _pairs(element: str) -> dict[str, str] | None:
     return pairs
 
 
-# What a value may be. Nodes and hosts come again with each request of a client, so what they say is remembered.
+# What a value may be. Nodes come again with each request of a client, so what they say is remembered.
 
 _LONGEST: Final = 300
-"""Of a node or a host, in characters: a name has at most 255, and long ones must not fill the memory."""
+"""Of a node, in characters: long ones must not fill the memory."""
 
 
 def _node(text: str) -> _Node | None:
@@ -213,31 +200,9 @@ def _read_node(text: str) -> _Node | None:
         address = read_address(match["bracketed"] or match["four"] or match["bare"])
     except ValueError:
         return None
-    return _Node(str(address), _port(match["port"] or ""))
-
-
-def _authority(text: str) -> _Authority | None:
-    """Return what a host with or without a port says; None for anything else."""
-    return _read_authority(text) if len(text) <= _LONGEST else None
-
-
-@lru_cache(maxsize=1024)
-def _read_authority(text: str) -> _Authority | None:
-    match = _AUTHORITY(text)
-    if match is None or (match["port"] and not _port(match["port"])):
-        return None
-    if match["six"]:
-        try:
-            read_address(match["six"])
-        except ValueError:
-            return None
-    return _Authority(text, match["name"], _port(match["port"] or ""))
-
-
-def _port(text: str) -> str:
-    return str(int(text)) if _IS_PORT(text) and 0 < int(text) <= 65535 else ""
+    return _Node(str(address), read_port(match["port"] or ""))
 
 
 def _scheme(text: str) -> str:
     scheme = text.lower()
-    return scheme if scheme in _DEFAULT_PORTS else ""
+    return scheme if scheme in DEFAULT_PORTS else ""

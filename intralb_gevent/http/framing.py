@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 from email.utils import formatdate
 from functools import lru_cache
-from time import time
 from typing import Any, Final
 
+from ..naming import shown_value
 from ..policy.answers import Answer
+from ..stdlib import time_of_day
 
 __all__ = [
     "SERVER",
@@ -20,6 +21,7 @@ __all__ = [
     "ResponseHead",
     "date_and_server_lines",
     "date_line",
+    "hints",
     "response_head",
     "whole_answer",
 ]
@@ -33,19 +35,16 @@ _ILLEGAL: Final = re.compile(r"[\r\n\0]").search
 REMEMBERED_HEADERS: Final = 3
 """Heads with more headers of the application's are not remembered."""
 
-_NOTED: Final = frozenset({"content-length", "date", "server"})
 _HOP_BY_HOP: Final = frozenset(
     {
-        "connection",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
+        *("connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization"),
+        *("te", "transfer-encoding", "upgrade"),
     }
 )
+"""Headers that concern one connection, and so are the server's to send (PEP 3333). Trailer names fields that a proxy in
+front may drop, and is harmless."""
+
+_NOTED: Final = _HOP_BY_HOP | {"content-length", "date", "server"}
 
 
 class ResponseHead:
@@ -54,7 +53,7 @@ class ResponseHead:
     Raises ValueError or TypeError, naming the header, for what may not be sent. Hot, and therefore flat.
     """
 
-    __slots__ = ("bodiless", "data", "has_date", "has_server", "length", "status")
+    __slots__ = ("bodiless", "closes", "data", "dropped", "has_date", "has_server", "length", "status")
 
     def __init__(self, status: Any, headers: Any) -> None:
         self.status = status
@@ -62,12 +61,14 @@ class ResponseHead:
         if type(headers) is not list and type(headers) is not tuple:
             headers = list(headers)
         self.length: int | None = None
-        self.has_date = self.has_server = False
+        self.has_date = self.has_server = self.closes = False
+        self.dropped: tuple[str, ...] = ()
+        """Names of the application's headers that are not sent, in lower case."""
         lines = [line]
         for name, value in headers:
             lower = _checked_name(name)
             if not isinstance(value, str):
-                raise TypeError(f"header {name!r} has the value {value!r}; it must be a str")
+                raise TypeError(f"header {name!r} has {shown_value(value)}; its value must be a str")
             if lower in _NOTED and not self._noted(lower, value):
                 continue
             lines.append(f"{name}: {value}\r\n")
@@ -87,9 +88,21 @@ class ResponseHead:
             return not repeated and self.status[:3] != "204"
         if name == "date":
             self.has_date = True
-        else:
+        elif name == "server":
             self.has_server = True
+        else:
+            self._drop(name, value)
+            return False
         return True
+
+    def _drop(self, name: str, value: str) -> None:
+        """Do not send a hop-by-hop header; of what it may ask for, only the close of the connection is honoured."""
+        options = {option.strip().lower() for option in value.split(",")}
+        if name == "connection" and "close" in options:
+            self.closes = True
+            options.discard("close")
+        if options:
+            self.dropped += (name,)
 
 
 def response_head(status: Any, headers: Any) -> ResponseHead:
@@ -106,16 +119,23 @@ def response_head(status: Any, headers: Any) -> ResponseHead:
         return ResponseHead(status, headers)
 
 
-@lru_cache(maxsize=1024)
-def _remembered_head(status: Any, headers: Any) -> ResponseHead:
-    return ResponseHead(status, headers)
+def hints(headers: Any) -> bytes:
+    """Return a 103 response with these headers, checked as those of any other; it is told no length, having no body."""
+    head = ResponseHead("200 OK", headers)
+    if head.length is not None:
+        raise ValueError("header 'Content-Length' cannot be sent with early hints (RFC 9110, 8.6); leave it out")
+    return b"HTTP/1.1 103 Early Hints\r\n%b\r\n" % head.data.partition(b"\r\n")[2]
+
+
+_remembered_head: Final = lru_cache(maxsize=1024)(ResponseHead)
 
 
 @lru_cache(maxsize=256)
 def _status_line(status: Any) -> tuple[str, bool]:
     """Return the checked first line, and whether no body may follow; an application uses few, so it is remembered."""
     if not isinstance(status, str) or not _STATUS(status):
-        raise ValueError(f"status {status!r} cannot be sent; write three digits from 200 on, a space, a phrase")
+        shown = shown_value(status)
+        raise ValueError(f"status {shown} cannot be sent; write three digits from 200 on, a space, a phrase")
     # Where there is no phrase its space is still there (RFC 9112, 4).
     return f"HTTP/1.1 {status}{'' if status[3:] else ' '}\r\n", status[:3] in ("204", "304")
 
@@ -124,11 +144,8 @@ def _status_line(status: Any) -> tuple[str, bool]:
 def _checked_name(name: Any) -> str:
     """Return a header's name in lower case; an application uses few, so the check is remembered."""
     if not isinstance(name, str) or not _NAME(name):
-        raise ValueError(f"header name {name!r} cannot be sent; use letters, digits and hyphens")
-    lower = name.lower()
-    if lower in _HOP_BY_HOP:
-        raise ValueError(f"header {name!r} is the server's to send, not the application's (PEP 3333); leave it out")
-    return lower
+        raise ValueError(f"header name {shown_value(name)} cannot be sent; use letters, digits and hyphens")
+    return name.lower()
 
 
 def _refuse_values(headers: Any) -> None:
@@ -138,8 +155,9 @@ def _refuse_values(headers: Any) -> None:
 
 
 def _length(value: str, before: int | None) -> int:
+    value = value.strip(" \t")
     if not (value.isascii() and value.isdigit()):
-        raise ValueError(f"Content-Length {value!r} cannot be sent; it must be a whole number")
+        raise ValueError(f"Content-Length {shown_value(value)} cannot be sent; it must be a whole number")
     if before not in (None, int(value)):
         raise ValueError("two different Content-Length headers cannot be sent; leave one out")
     return int(value)
@@ -158,7 +176,7 @@ class _ThisSecond:
 
     def now(self) -> _ThisSecond:
         """Return itself, with what holds for the present second."""
-        second = int(time())
+        second = int(time_of_day())
         if second != self.second:
             self.date = f"Date: {formatdate(second, usegmt=True)}\r\n".encode()
             self.date_and_server = self.date + SERVER_LINE

@@ -21,6 +21,7 @@ __all__ = [
     "REFUSED_CONNECTIONS",
     "SKIPPED_BODY_BYTES",
     "SPILL_FILE_BYTES",
+    "STREAMED_BODY_BYTES",
     "TLS_RECEIVE_BYTES",
     "UNSENT_IN_FILES_BYTES",
     "UNSENT_IN_MEMORY_BYTES",
@@ -50,7 +51,7 @@ PIPELINED_REQUESTS: Final = 16
 """Requests that may wait behind the one being answered before a connection is read no further."""
 
 PARSED_BYTES: Final = 2048
-"""Parsed before these are counted again: the shortest requests take 26 bytes, and kilobytes when they are parsed."""
+"""Parsed before these are counted again: the shortest requests take 27 bytes, and kilobytes when they are parsed."""
 
 PROXY_HEADER_BYTES: Final = 64 * 1024
 """Looked at for a PROXY header: its length is two bytes in version 2."""
@@ -67,6 +68,9 @@ REFUSED_CONNECTIONS: Final = 256
 SKIPPED_BODY_BYTES: Final = 1024 * 1024
 """Read of the body of a request that was refused by its head, so that its connection stays usable; reading more costs
 both sides more than a new connection."""
+
+STREAMED_BODY_BYTES: Final = 256 * 1024
+"""The high-water mark of a streamed request body: with more unread, the connection stops reading its socket."""
 
 UNSENT_IN_MEMORY_BYTES: Final = 64 * 1024 * 1024
 """Of the responses that clients have not taken, in all connections of a server; more goes to temporary files."""

@@ -6,12 +6,12 @@ where (`proxy_protocol.py`, `forwarded.py`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
-__all__ = ["TrustedNetworks", "read_address", "unmapped"]
+__all__ = ["Strangers", "TrustedNetworks", "read_address", "unmapped"]
 
 REMEMBERED_HOSTS: Final = 1024
 """Peers whose trust is looked up once only; a balancer has few, and strangers must not fill the memory."""
@@ -69,3 +69,39 @@ class TrustedNetworks:
         except ValueError:
             return False
         return any(address in network for network in self._networks)
+
+
+_STRANGER: Final = (
+    "{} requests from {} had X-Forwarded-For, so it seems to be a proxy. It is not trusted: all its clients have one "
+    "address here, in REMOTE_ADDR too. If it is yours, name it: --trusted-proxies {}"
+)
+
+
+class Strangers:
+    """Peers that seem to be proxies where none is trusted; `report` is told of one, once."""
+
+    MANY: Final = 100
+    """Requests with X-Forwarded-For from one address."""
+    MOST_HOSTS: Final = 64
+    """Of so many they are counted, so that nobody can fill the memory."""
+
+    __slots__ = ("_counts", "_report", "watching")
+
+    def __init__(self, report: Callable[[str], object]) -> None:
+        self._report = report
+        self._counts: dict[str, int] = {}
+        self.watching = True
+        """Whether there is anything to see yet."""
+
+    def __repr__(self) -> str:
+        return f"<Strangers {self._counts}>"
+
+    def see(self, host: str) -> None:
+        """A request with X-Forwarded-For came from this peer: an address, or '' for a unix socket."""
+        if host not in self._counts and len(self._counts) >= self.MOST_HOSTS:
+            return
+        count = self._counts[host] = self._counts.get(host, 0) + 1
+        if count >= self.MANY:
+            self.watching = False
+            self._counts.clear()
+            self._report(_STRANGER.format(count, host or "a unix socket", host or "unix"))

@@ -7,66 +7,43 @@ be used for afterwards. It must not know sockets: it hands bytes to its connecti
 from __future__ import annotations
 
 import os
-import stat
-from collections.abc import Callable, Iterator
-from io import FileIO
-from typing import IO, TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ClientDisconnected
+from ..integrations.geventwebsocket import WEBSOCKET_KEY, open_websocket, wants_websocket
 from ..policy.answers import Answer
-from ..pool.exchange import Application, Exchange, Runner
+from ..pool.exchange import Application, Exchange, Runner, as_bytes, require_room
 from ..pool.safepoints import calls_application
-from .framing import SERVER_LINE, ResponseHead, date_and_server_lines, date_line, response_head
+from ..pool.upgrades import SOCKET_KEY, SWITCHING, FirstUse, Upgrade
+from .filewrapper import FileWrapper
+from .framing import SERVER_LINE, ResponseHead, date_and_server_lines, date_line, hints, response_head
 from .parser import Request
+from .upgrade import switching_head
 
 if TYPE_CHECKING:
     from .connection import Connection
 
-__all__ = ["FileWrapper", "Response"]
-
-
-class FileWrapper:
-    """`wsgi.file_wrapper`: a regular file is sent by the system, anything else is read in blocks; then it is closed."""
-
-    def __init__(self, file: IO[Any], block_size: int = 64 * 1024) -> None:
-        self.file = file
-        self.block_size = block_size
-        if hasattr(file, "close"):
-            self.close = file.close
-
-    def __iter__(self) -> Iterator[bytes]:
-        # The end of what only looks like a file may be '' or None.
-        return iter(lambda: self.file.read(self.block_size) or b"", b"")
-
-    def stretch(self) -> tuple[int, int, int] | None:
-        """Return descriptor, offset and count of what is left of a regular file, or None if it is none."""
-        if not isinstance(getattr(self.file, "raw", self.file), FileIO):
-            # Others have a descriptor too, but reading them gives something else than what is in it (gzip).
-            return None
-        try:
-            descriptor = self.file.fileno()
-            offset = self.file.tell()
-            status = os.fstat(descriptor)
-        except OSError:
-            # Of a pipe, nobody can tell where it stands.
-            return None
-        count = status.st_size - offset
-        return (descriptor, offset, count) if stat.S_ISREG(status.st_mode) and count > 0 else None
-
-
-def _as_bytes(data: Any) -> bytes:
-    """Return a part of a body as bytes, which nobody changes while they wait to be sent."""
-    if type(data) is bytes:
-        return data
-    if isinstance(data, (bytes, bytearray, memoryview)):
-        return bytes(data)
-    raise TypeError(f"a part of the body is {type(data).__name__}; it must be bytes")
+__all__ = ["Response"]
 
 
 class Response(Exchange):
     """One response on a connection, from `start_response` to its last byte."""
 
-    __slots__ = ("_chunked", "_connection", "_head", "_left", "_started", "ended", "request", "status")
+    __slots__ = (
+        "_chunked",
+        "_connection",
+        "_diverted",
+        "_head",
+        "_held",
+        "_left",
+        "_passed",
+        "_started",
+        "_switching",
+        "ended",
+        "request",
+        "status",
+    )
 
     def __init__(self, connection: Connection, request: Request) -> None:
         self.status = ""
@@ -76,9 +53,18 @@ class Response(Exchange):
         self._started = False
         self.ended = False
         """Whether nothing more is sent: all of it is, or has been given up."""
+        self._diverted = False
+        """Whether the application has switched protocols, so that what it returns is no response."""
+        self._switching = b""
+        """The head of an answer with status 101, after which what the application returns is sent as it is."""
+        self.upgrade = None
         self._chunked = False
         self._left: int | None = None
         """Bytes of body that may still be sent, where that is known; all others are dropped."""
+        self._passed = 0
+        """Bytes given to the connection."""
+        self._held: list[bytes] | None = None
+        """The parts of a stream that is kept back."""
 
     def __repr__(self) -> str:
         progress = "ended" if self.ended else "started" if self._started else "not started"
@@ -92,13 +78,16 @@ class Response(Exchange):
         """
         self._runner = runner
         self._in_parts = False
+        self._pace = None
+        if self.request.offers_upgrade:
+            self._offer(application, environ)
         try:
             # Of any type, and so are its parts.
             result: Any = application(environ, self.start_response)
             try:
                 if type(result) is list and len(result) == 1 and not self._started:
                     self._send_whole(result[0])
-                elif type(result) is FileWrapper and not self._started and (stretch := result.stretch()):
+                elif self._may_send_file(result) and (stretch := result.stretch()):
                     self._send_file(*stretch)
                 else:
                     self._in_parts = isinstance(result, (list, tuple))
@@ -114,6 +103,60 @@ class Response(Exchange):
         finally:
             if self.request.has_body:
                 self.request.release()
+            elif self.upgrade is not None:
+                self.upgrade.close()
+
+    def _may_send_file(self, result: Any) -> bool:
+        return type(result) is FileWrapper and not (self._started or self._diverted)
+
+    # An offer to upgrade.
+
+    def _offer(self, application: Application, environ: dict[str, Any]) -> None:
+        """Let the application take the connection over by using what it finds in the environ."""
+        environ[SOCKET_KEY] = FirstUse(self._taken_socket)
+        if wants_websocket(environ):
+            environ[WEBSOCKET_KEY] = FirstUse(lambda: self._taken_websocket(application, environ))
+
+    def _taken_socket(self) -> Any:
+        return self._take_over().sock
+
+    def _taken_websocket(self, application: Application, environ: dict[str, Any]) -> Any:
+        upgrade = self._take_over()
+        websocket, upgrade.at_end = open_websocket(upgrade.sock, environ, application)
+        return websocket
+
+    def _take_over(self) -> Upgrade:
+        """Return the connection, which is the application's from now on; waits until earlier responses are sent."""
+        if self.upgrade is None:
+            self._runner.wait_for_client(self._connection.wait_until_all_taken)
+        # It may have been taken over meanwhile, in another greenlet of the application's.
+        return self._take_over_now() if self.upgrade is None else self.upgrade
+
+    def _take_over_now(self) -> Upgrade:
+        self._check_open()
+        if self._started or self._held is not None:
+            raise RuntimeError("the response has begun, so its connection cannot be taken over any more")
+        self.status = self.status if self._switching else SWITCHING
+        self._runner.begin_upgrade()
+        self._diverted = self.ended = True
+        self.upgrade = upgrade = self._connection.hand_over(self.request)
+        if self._switching:
+            upgrade.sock.sendall(self._switching)
+        return upgrade
+
+    def _divert(self, data: Any) -> None:
+        """Send bytes as they are if the application has answered 101; otherwise what it returns is no response."""
+        if self._switching:
+            self._take_over().sock.sendall(data)
+
+    def _switch(self, status: str, headers: Any) -> Callable[[Any], object]:
+        """Take the status 101 and its headers; the connection is taken over with the first bytes behind them."""
+        self._switching = switching_head(status, headers)
+        self.status = status
+        self._diverted = True
+        return self.write
+
+    # The response.
 
     def start_response(self, status: Any, headers: Any, exc_info: Any = None) -> Callable[[Any], object]:
         """Take status and headers as PEP 3333 says; return `write`."""
@@ -126,35 +169,97 @@ class Response(Exchange):
         elif self._head is not None:
             raise RuntimeError("start_response was called twice; the second time needs exc_info")
         if self.ended:
+            if self._diverted:
+                return self.write
             self._check_open()
-        self._head = response_head(status, headers)
+        if self.request.offers_upgrade and str(status)[:3] == "101":
+            return self._switch(status, headers)
+        if self._diverted:
+            # By `exc_info` the application takes the status 101 back.
+            self._diverted, self._switching = False, b""
+        self._head = head = response_head(status, headers)
         self.status = status
+        if head.closes:
+            self.request.keep_alive = False
+        if head.dropped:
+            self._connection.report_dropped(head.dropped)
         return self.write
+
+    def early_hints(self, headers: Any) -> None:
+        """Send header fields ahead of the response, as `wsgi.early_hints`; waits while the client is too far behind."""
+        data = hints(headers)
+        self._check_open()
+        if self._started:
+            raise RuntimeError("early hints cannot be sent behind the headers of the response; send them before")
+        if self.request.http_1_1:
+            if self._connection.far_behind:
+                self._runner.wait_for_client(self._connection.wait_until_taken)
+                self._check_open()
+            self._connection.send(data, b"")
 
     def write(self, data: Any) -> None:
         """Send a part of the body, headers first; waits while the client is too far behind."""
         if self._runner.turn_wanted:
             self._runner.take_turn()
-        data = _as_bytes(data)
+        data = as_bytes(data)
+        if self._diverted:
+            self._divert(data)
+            return
         self._check_open()
+        if not self._started and self._keeps_back(data):
+            return
         connection = self._connection
-        connection.wait_until_taken()
-        self._check_open()
-        head = b"" if self._started else self._start_parts()
+        if connection.far_behind:
+            self._runner.wait_for_client(connection.wait_until_taken)
+            self._check_open()
+        head = b"" if self._started else self._start(None)
         data = self._framed(data)
+        self._passed += len(head) + len(data)
         if self._left == 0 and not self._chunked:
             connection.send_last(head, data)
         else:
             connection.send(head, data)
+        if data and self._pace is not None:
+            self._pace.part_sent()
 
-    def _start_parts(self) -> bytes:
-        if not (self._in_parts or self._head is None or self._head.length is not None):
-            self._runner.begin_stream()
-        return self._start(None)
+    def _keeps_back(self, data: bytes) -> bool:
+        """Begin a stream with its first part; say whether that, or one after it, is kept back."""
+        if self._pace is None and self._is_stream(len(data)):
+            self._pace = self._runner.begin_stream()
+        held = self._held
+        if held is None:
+            return False
+        held.append(data)
+        require_room(sum(map(len, held)))
+        return True
+
+    def _is_stream(self, size: int) -> bool:
+        """Say whether more may come behind the first part, which has so many bytes, and is not there yet."""
+        head = self._head
+        if self._in_parts or head is None or head.bodiless or self.request.head_only:
+            return False
+        return head.length is None or size < head.length
+
+    def hold(self) -> None:
+        """Keep the parts back that come from now on."""
+        self._held = []
+
+    def release(self) -> None:
+        """Send what has been kept back."""
+        held, self._held = self._held, None
+        if not held or self.ended or self._connection.closed:
+            return
+        head = self._start(None)
+        data = b"".join([self._framed(part) for part in held])
+        self._passed += len(head) + len(data)
+        self._connection.send(head, data)
 
     def _send_whole(self, data: Any) -> None:
         """Send a body that is there as a whole together with its head."""
-        data = _as_bytes(data)
+        data = as_bytes(data)
+        if self._diverted:
+            self._divert(data)
+            return
         connection = self._connection
         if self.ended or connection.closed:
             self._check_open()
@@ -163,6 +268,7 @@ class Response(Exchange):
             self._left = 0
         else:
             data = self._framed(data)
+        self._passed = len(head) + len(data)
         connection.send_last(head, data)
 
     def _send_file(self, descriptor: int, offset: int, count: int) -> None:
@@ -172,6 +278,7 @@ class Response(Exchange):
         count = min(count, self._left or 0)
         if self._left is not None:
             self._left -= count
+        self._passed = len(head) + count
         if count:
             self._connection.send_file(head, os.dup(descriptor), offset, count)
         else:
@@ -185,6 +292,21 @@ class Response(Exchange):
     def unseen_seconds(self) -> float:
         """Return how long the request was here before it was read, as far as the system knows."""
         return self._connection.unseen_seconds()
+
+    @property
+    def passed(self) -> int:
+        """Bytes of the response that the connection has been given."""
+        return self._passed
+
+    @property
+    def sent(self) -> int | None:
+        """Bytes of the response that the system has taken; None if not even its head was given to the connection."""
+        return max(0, self._passed - self._connection.unsent) if self._started else None
+
+    @property
+    def begun(self) -> bool:
+        """Whether a part of it was sent, and more is to come."""
+        return self._started and not self.ended
 
     def _check_open(self) -> None:
         if self.ended or self._connection.closed:
@@ -202,6 +324,8 @@ class Response(Exchange):
         # Only now: where this is compiled, an abort may still arrive in Python's code that writes the date.
         self._started = True
         framing, request = self._framing_line(head, length), self.request
+        if request.has_body:
+            request.settle()
         if request.keep_alive and request.http_1_1 and not self._connection.closing:
             return b"%b%b%b\r\n" % (head.data, lines, framing)
         return b"%b%b%b%b\r\n" % (head.data, lines, framing, self._connection_line())
@@ -222,6 +346,7 @@ class Response(Exchange):
             self._chunked = True
             return b"Transfer-Encoding: chunked\r\n"
         request.keep_alive = False
+        self._connection.close_ends_body = True
         return b""
 
     def _connection_line(self) -> bytes:
@@ -244,9 +369,15 @@ class Response(Exchange):
 
     def finish(self) -> None:
         """Send what is left after the last part of the body, and let the connection go on."""
+        if self._diverted:
+            self._divert(b"")
+            return
         connection = self._connection
         if self.ended or connection.closed:
             self._check_open()
+        if self._held is not None:
+            self._runner.stream_is_whole()
+            self.release()
         if not self._started:
             connection.send_last(self._start(None if self.request.head_only else 0), b"")
         if self._chunked:

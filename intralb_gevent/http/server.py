@@ -10,24 +10,33 @@ import _socket
 import errno
 import math
 import socket
+from collections.abc import Callable
 from time import monotonic
 from typing import Any
+from weakref import WeakSet
 
 import gevent
 from gevent import pywsgi
+from gevent.exceptions import LoopExit
 
 from ..errors import OptionError
 from ..policy.answers import TOO_MANY_CONNECTIONS
 from ..pool.balancer import LoadBalancer
+from ..pool.cutlog import SHUTTING_DOWN
 from ..pool.exchange import Application
+from ..pool.forks import FORKS, close_copy
 from ..pool.hublog import HubLog
+from ..process.signals import SIGNALS
+from ..process.strays import Strays
+from .authority import DEFAULT_PORTS
 from .connection import Connection
+from .filewrapper import FileWrapper
 from .framing import SERVER
 from .front import Front
+from .hints import early_hints
 from .limits import BODIES_IN_MEMORY_BYTES, REFUSED_CONNECTIONS, UNSENT_IN_MEMORY_BYTES
 from .outbox import OutputBudget
 from .parser import BodyBudget
-from .response import FileWrapper
 from .shared import Shared
 from .shutdown import Shutdown, graceful_shutdown
 from .tls import tls_context
@@ -70,6 +79,7 @@ class WSGIServer(pywsgi.WSGIServer):
     _do_read: Any
     _start_accepting_if_started: Any
     _timer: Any
+    _stop_event: Any
     _last_pause = -math.inf
     _listener_failed = False
     shutdown: Shutdown | None = None
@@ -95,6 +105,11 @@ class WSGIServer(pywsgi.WSGIServer):
         application = self._take_application(application, balancer)
         self.options = self.balancer.options
         self.own_connections = handler_class is None
+        if not self.own_connections:
+            # Libraries tell by it where gevent's handler keeps the socket.
+            self.base_env = {**self.base_env, "SERVER_SOFTWARE": pywsgi.WSGIServer.base_env["SERVER_SOFTWARE"]}
+        self._accepted: WeakSet[Any] = WeakSet()
+        """The sockets of connections that are not ours."""
         if ssl_args and self.own_connections:
             self.shared.tls = tls_context(ssl_args)
             ssl_args = {"ssl_context": self.shared.tls}
@@ -111,7 +126,7 @@ class WSGIServer(pywsgi.WSGIServer):
         elif balancer is None:
             entry = balancer = LoadBalancer(application)
         else:
-            entry = Front(application)
+            entry = Front(application, balancer)
         self.balancer = balancer
         budget, bodies = OutputBudget(UNSENT_IN_MEMORY_BYTES), BodyBudget(BODIES_IN_MEMORY_BYTES)
         self.shared = Shared(balancer, entry, budget, bodies)
@@ -147,7 +162,16 @@ class WSGIServer(pywsgi.WSGIServer):
             **dict.fromkeys(_SET_BY_EVERY_REQUEST),
             "wsgi.input_terminated": True,
             "wsgi.file_wrapper": FileWrapper,
+            "wsgi.early_hints": early_hints,
         }
+
+    def update_environ(self) -> None:
+        """Fill in the server's name and port: where its address has none, those of the Host field come instead."""
+        super().update_environ()
+        if not self.environ["SERVER_NAME"]:
+            self.shared.nameless = True
+            self.environ["SERVER_NAME"] = "localhost"
+            self.environ["SERVER_PORT"] = DEFAULT_PORTS[self.environ["wsgi.url_scheme"]]
 
     def start(self) -> None:
         """Bind if need be, and accept connections."""
@@ -155,14 +179,46 @@ class WSGIServer(pywsgi.WSGIServer):
         super().start()
         self.shared.closing = False
         self.balancer.open_for(self)
+        FORKS.serving.add(self)
         self._sweeper = self.loop.timer(self.SWEEP_SECONDS, self.SWEEP_SECONDS, ref=False)
         self._sweeper.start(self._sweep)
 
     def serve_forever(self, stop_timeout: float | None = None) -> None:
-        """Serve until stopped; after a graceful shutdown that cut something, exit with code 1."""
-        super().serve_forever(stop_timeout)
-        if self.shutdown is not None and self.shutdown.cut:
+        """Serve until stopped; after a graceful shutdown that cut something, exit with code 1.
+
+        Meanwhile SystemExit, KeyboardInterrupt and SystemError of greenlets and timers are logged, and end nothing.
+        """
+        if self.shutdown is not None and self.shutdown.over and not self.shutdown.ends_process:
+            # It has ended an earlier life of this server, not the process.
+            self.shutdown = None
+        if not self.started and (self.shutdown is None or not self.shutdown.begun):
+            self.start()
+        SIGNALS.watch()
+        SIGNALS.serving += 1
+        try:
+            with Strays(gevent.get_hub(), None if self.shutdown is None else self.shutdown.fail):
+                self._serve_until_stopped(stop_timeout)
+        finally:
+            SIGNALS.serving -= 1
+        if self.shutdown is not None and (self.shutdown.cut or self.shutdown.failed):
             raise SystemExit(1)
+
+    def _serve_until_stopped(self, stop_timeout: float | None) -> None:
+        if self.shutdown is None or gevent.getcurrent().parent is not None:
+            super().serve_forever(stop_timeout)
+            return
+        waiting_for: Callable[[], object] = self._stop_event.wait
+        while not self.shutdown.over:
+            try:
+                waiting_for()
+                waiting_for = gevent.spawn(self.stop, stop_timeout).join
+                waiting_for()
+                return
+            except BaseException as error:
+                # Another one must not cut the shutdown short; but a loop that cannot run at all never ends it.
+                if isinstance(error, LoopExit) and self.shutdown.failed:
+                    raise
+                self.shutdown.fail(error)
 
     def close(self) -> None:
         """Stop accepting and close the listener, having taken in what clients had already connected.
@@ -199,11 +255,21 @@ class WSGIServer(pywsgi.WSGIServer):
         gevent.sleep(0)
         cut += sum(connection.unsent > 0 for connection in self.connections)
         for connection in list(self.connections):
+            connection.report_cut(SHUTTING_DOWN)
             connection.close()
         if self._sweeper is not None:
             self._sweeper.stop()
+        FORKS.serving.discard(self)
         self.shared.flush_logs(max(0.0, deadline - monotonic()))
         return cut
+
+    def isolate(self) -> None:
+        """Close the copies of all sockets in a process that a handler has forked."""
+        close_copy(self.socket)
+        for connection in self.connections:
+            connection.isolate()
+        for accepted in self._accepted:
+            close_copy(accepted)
 
     # Connections.
 
@@ -242,6 +308,7 @@ class WSGIServer(pywsgi.WSGIServer):
         if self.own_connections:
             self._look_after(Connection(self.shared, *args))
         else:
+            self._accepted.add(args[0])
             super().do_handle(*args)
 
     def _look_after(self, connection: Connection) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import logging
 import ssl
 import traceback
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
 from gevent.event import Event
 
@@ -22,12 +23,17 @@ from .front import Front
 from .limits import RECEIVE_BYTES
 from .outbox import OutputBudget
 from .parser import BodyBudget
-from .proxies import TrustedNetworks
+from .proxies import Strangers, TrustedNetworks
 
 if TYPE_CHECKING:
     from .connection import Connection
 
 __all__ = ["Shared"]
+
+_DROPPED: Final = (
+    "header {!r} of the application is not sent, as it concerns the connection, which is the server's (PEP 3333); "
+    "this is logged once"
+)
 
 
 class Shared:
@@ -35,6 +41,7 @@ class Shared:
 
     __slots__ = (
         "_all_closed",
+        "_dropped_headers",
         "_log",
         "balancer",
         "bodies",
@@ -48,8 +55,12 @@ class Shared:
         "in_front",
         "keep_alive_seconds",
         "loop",
+        "nameless",
         "options",
         "request_log",
+        "root_path",
+        "strangers",
+        "streams_bodies",
         "submit",
         "tls",
         "trusted_proxies",
@@ -74,6 +85,12 @@ class Shared:
         self.write_timeout_seconds: float = self.options.write_timeout_seconds
         self.trusted_proxies = TrustedNetworks(self.options.trusted_proxies)
         self.trusts_proxies = bool(self.trusted_proxies)
+        self.strangers = Strangers(self.report)
+        self.nameless = False
+        """Whether the server's address has no name, as that of a unix socket."""
+        self.root_path = self.options.root_path or ""
+        self.streams_bodies = any(route.stream_request_bodies for route in self.options.routes)
+        """Whether any route has its application called before the body of a request has arrived."""
         self.budget = budget
         self.bodies = bodies
         self.buffer = memoryview(bytearray(RECEIVE_BYTES))
@@ -88,6 +105,8 @@ class Shared:
         """Whether every connection is to be closed after its present response."""
         self.connections: set[Connection] = set()
         self._all_closed = Event()
+        self._dropped_headers: set[str] = set()
+        """Names of hop-by-hop headers of the application that have been reported."""
         self._log = HubLog(logging.getLogger("intralb_gevent").log)
 
     def __repr__(self) -> str:
@@ -105,9 +124,20 @@ class Shared:
         if self.connections:
             self._all_closed.wait(timeout)
 
-    def report(self, text: str) -> None:
+    def report(self, text: str, level: int = logging.INFO) -> None:
         """Log a line from the hub; it must not show what a client sent."""
-        self._log.record(logging.INFO, lambda: text)
+        self._log.record(level, lambda: text)
+
+    def report_dropped(self, names: Iterable[str]) -> None:
+        """Log, once for each name, that a header of the application is not sent."""
+        for name in names:
+            if name not in self._dropped_headers:
+                self._dropped_headers.add(name)
+                self._log.record(logging.WARNING, partial(_DROPPED.format, name))
+
+    def warn(self, text: str) -> None:
+        """Log a warning from the hub; it must show the client's own words only as `shown` writes them."""
+        self._log.record(logging.WARNING, lambda: text)
 
     def report_bug(self, connection: Connection) -> None:
         """Log, from the hub, an exception that should not have been."""

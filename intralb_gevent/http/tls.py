@@ -11,12 +11,14 @@ import os
 import ssl
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from socket import SHUT_RD
+from socket import SHUT_RD, SHUT_RDWR
 from typing import Any, Final
 
 from ..errors import OptionError
+from ..pool.forks import FORKS
+from .certificates import client_certificate
 
-__all__ = ["TlsSocket", "tls_context", "tls_environ"]
+__all__ = ["NotTls", "TlsSocket", "tls_context"]
 
 RECORD_BYTES: Final = 16 * 1024
 """What one TLS record holds at most. A memory BIO keeps the room it once needed, so it is given no more at a time."""
@@ -33,6 +35,10 @@ KEPT_BYTES: Final = 2 * CHUNK_BYTES
 Data = bytes | bytearray | memoryview
 
 
+class NotTls(ConnectionAbortedError):
+    """A client has begun with a letter, and so with text: no TLS record begins with one. HTTP most likely."""
+
+
 class TlsSocket:
     """The server's side of a TLS connection over a raw non-blocking socket, to be used like that socket.
 
@@ -43,8 +49,11 @@ class TlsSocket:
     """
 
     __slots__ = (
+        "_asks_for_certificate",
+        "_environ",
         "_established",
         "_failure",
+        "_first",
         "_incoming",
         "_input_ended",
         "_outgoing",
@@ -60,6 +69,10 @@ class TlsSocket:
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._asks_for_certificate = context.verify_mode != ssl.CERT_NONE
+        self._environ: dict[str, str] = {}
+        self._first = b""
+        """What a client has begun with."""
         self._established = False
         self._input_ended = False
         self._output_ended = False
@@ -86,6 +99,11 @@ class TlsSocket:
         """Return the descriptor to watch, or -1 when the socket is closed."""
         return int(self._socket.fileno())
 
+    @property
+    def _sock(self) -> Any:
+        """The plain socket, under the name that it has in gevent's sockets."""
+        return self._socket
+
     def getsockopt(self, *option: int) -> int | bytes:
         """Return an option of the socket beneath."""
         return self._socket.getsockopt(*option)  # type: ignore[no-any-return]  # the socket may be of any kind
@@ -93,6 +111,25 @@ class TlsSocket:
     def version(self) -> str | None:
         """Return the protocol, such as `TLSv1.3`, or None before the handshake is over."""
         return self._tls.version()
+
+    @property
+    def plain(self) -> Any:
+        """The socket beneath, for a client that does not speak TLS."""
+        return self._socket
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """What the environ of each request over this socket has besides; the names are those of Apache's mod_ssl."""
+        if not self._environ:
+            self._environ = {
+                "wsgi.url_scheme": "https",
+                "HTTPS": "on",
+                "SSL_PROTOCOL": self.version() or "",
+                "SSL_CIPHER": self.cipher() or "",
+            }
+            if self._asks_for_certificate:
+                self._environ.update(client_certificate(self._tls))
+        return self._environ
 
     def cipher(self) -> str | None:
         """Return OpenSSL's name of the cipher, or None before the handshake is over."""
@@ -108,7 +145,11 @@ class TlsSocket:
             return b""
         if self._unsent:
             self._reply()
-        plaintext = self._decrypt(self._socket.recv(size))
+        received = self._socket.recv(size)
+        self._first = self._first or received[:1]
+        plaintext = self._decrypt(received)
+        if self._failure is not None and not self._established and self._first.isalpha():
+            raise NotTls(errno.ECONNABORTED, "TLS failed: the client does not speak it")
         self._reply()
         if plaintext:
             if self._input_ended:
@@ -246,7 +287,14 @@ class TlsSocket:
                 if not self._uncounted:
                     self._end_output()
                 self._flush()
+                if FORKS.made:
+                    # Another process may have a copy of the socket.
+                    self._socket.shutdown(SHUT_RDWR)
         self._socket.close()
+
+    def leave_unfinished(self) -> None:
+        """Send nothing more, and no close_notify: so the client sees that what it was sent is not complete."""
+        self._output_ended = True
 
     def _end_output(self) -> None:
         if self._established and not self._output_ended and self._failure is None:
@@ -262,16 +310,6 @@ class TlsSocket:
     def _raise_failure(self) -> None:
         if self._failure is not None:
             raise ConnectionAbortedError(errno.ECONNABORTED, f"TLS failed: {self._failure}")
-
-
-def tls_environ(sock: TlsSocket) -> dict[str, str]:
-    """Return what the environ of a request over this socket has besides; the names are those of Apache's mod_ssl."""
-    return {
-        "wsgi.url_scheme": "https",
-        "HTTPS": "on",
-        "SSL_PROTOCOL": sock.version() or "",
-        "SSL_CIPHER": sock.cipher() or "",
-    }
 
 
 _FILES = ("certfile", "keyfile", "ca_certs")

@@ -1,4 +1,4 @@
-"""Django: the database connections that it keeps for each slot's greenlet, as that slot's session.
+"""Django: the database connections that it keeps for each slot's greenlet, protected or as that slot's session.
 
 Decides what becomes of them when a request was interrupted, and that they end with their slot. When they are opened,
 how old they may get and whether they are checked stays Django's (`CONN_MAX_AGE`, `CONN_HEALTH_CHECKS`). It must not
@@ -9,18 +9,61 @@ from __future__ import annotations
 
 from contextlib import suppress
 from typing import Any
+from weakref import WeakSet
 
 from django.core.signals import request_started
 from django.db import connections
 from django.db.backends.signals import connection_created
 from django.db.utils import DatabaseErrorWrapper
+from gevent import getcurrent
 
 from ..errors import NoCurrentJob
+from ..pool.forks import FORKS, detach, when_isolated
+from ..pool.guards import Guard, register, watch_slot
 from ..pool.session import current_session
 from ..sessionsource import SessionSource
 from .drivers import end_statement, interrupts, make_cooperative
 
-__all__ = ["DjangoSessions", "SlotConnections"]
+__all__ = ["DjangoSessions", "SlotConnections", "protect"]
+
+_KEPT = "intralb_django_connections"
+"""The attribute of a slot's greenlet that lists Django's connections which were opened in it."""
+
+
+def protect() -> None:
+    """Look after Django's connections in all slots, with or without other sessions; a second call changes nothing.
+
+    When a request is interrupted, the statement that it waits for is ended on the server, and the connections of its
+    slot are closed. So are they when a request ends within a transaction, and with the slot. All else is Django's.
+    """
+    connection_created.connect(_guard, dispatch_uid=__name__)
+    register(_GUARD)
+    _make_drivers_cooperative()
+
+
+class _DjangoGuard(Guard):
+    """Looks after Django's connections of a slot's greenlet."""
+
+    def __repr__(self) -> str:
+        return "Django's guard"
+
+    def dirty(self) -> bool:
+        """Say whether a request has left a connection within a transaction."""
+        for database in vars(getcurrent()).get(_KEPT, ()):
+            if database.in_atomic_block or database.closed_in_transaction:
+                return True
+        return False
+
+    def abandon(self) -> None:
+        """End what the connections do on their servers, and close them."""
+        _give_up_all()
+
+    def leave(self) -> None:
+        """Close the connections."""
+        _close_all()
+
+
+_GUARD = _DjangoGuard()
 
 
 class SlotConnections:
@@ -63,8 +106,7 @@ class DjangoSessions(SessionSource):
 
     def sized_for(self, sessions: int) -> None:
         """See to it that none of the drivers stops the whole process while it waits."""
-        for database in connections.all():
-            make_cooperative(database.Database.__name__)
+        _make_drivers_cooperative()
 
     def open(self, worker_id: int) -> SlotConnections:
         """Return what stands for the connections; Django opens each when it is used."""
@@ -78,18 +120,19 @@ class DjangoSessions(SessionSource):
 
     def discard(self, session: SlotConnections) -> None:
         """End what the connections do on their servers, and close them."""
-        for database in _known():
-            _give_up(database)
+        _give_up_all()
 
     def close(self, session: SlotConnections) -> None:
         """Close the connections."""
-        connections.close_all()
+        _close_all()
 
 
-class _Guard(DatabaseErrorWrapper):  # type: ignore[misc]  # Django has no types
+class _Watch(DatabaseErrorWrapper):  # type: ignore[misc]  # Django has no types
     """What Django lets every call of a driver go through; this one knows when a call has been interrupted, too."""
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any) -> None:
+        if kind is None:
+            return
         if interrupts(error):
             # Now, for an atomic block on the way out closes the connection, and nobody knows then what it was doing.
             _abandon(self.wrapper)
@@ -98,20 +141,49 @@ class _Guard(DatabaseErrorWrapper):  # type: ignore[misc]  # Django has no types
         super().__exit__(kind, error, traceback)
 
 
+_GUARDED: WeakSet[Any] = WeakSet()
+"""Django's connections of all greenlets."""
+
+
 def _guard(connection: Any, **event: object) -> None:
-    connection.wrap_database_errors = _Guard(connection)
+    connection.wrap_database_errors = _Watch(connection)
+    _GUARDED.add(connection)
+    current = getcurrent()
+    if hasattr(current, "intralb_slot"):
+        kept = vars(current).setdefault(_KEPT, [])
+        if connection not in kept:
+            kept.append(connection)
+        watch_slot()
+
+
+def _make_drivers_cooperative() -> None:
+    for database in connections.all():
+        make_cooperative(database.Database.__name__)
 
 
 def _known() -> list[Any]:
     """Return Django's connections of the present greenlet, open or not."""
-    found: list[Any] = connections.all(initialized_only=True)
-    return found
+    # Django's own way to ask for them differs between its versions.
+    return [connections[alias] for alias in connections if hasattr(connections._connections, alias)]
+
+
+def _close_all() -> None:
+    for database in _known():
+        database.close()
+
+
+def _give_up_all() -> None:
+    for database in _known():
+        _give_up(database)
 
 
 def _give_up(database: Any) -> None:
     """Close a connection and forget it, with all that it knows of transactions."""
     _abandon(database)
     del connections[database.alias]
+    kept = vars(getcurrent()).get(_KEPT, [])
+    if database in kept:
+        kept.remove(database)
 
 
 def _abandon(database: Any) -> None:
@@ -124,3 +196,16 @@ def _abandon(database: Any) -> None:
             connection.close()
         with suppress(Exception):
             database.close()
+
+
+def _isolate() -> None:
+    """Forget the connections of the greenlet that has forked; Django opens others when they are used."""
+    for database in _GUARDED:
+        detach(database.connection)
+    for database in _known():
+        FORKS.keep(database)
+        del connections[database.alias]
+    vars(getcurrent()).pop(_KEPT, None)
+
+
+when_isolated(_isolate)

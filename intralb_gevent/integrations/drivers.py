@@ -7,22 +7,26 @@ not interrupted. It must not know how a driver does that: the driver's own modul
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from time import monotonic
 from typing import Any
 
 import gevent
-from gevent import Greenlet
+from gevent import Greenlet, getcurrent
 
-from ..pool.session import CLEANUP_SECONDS
+from ..pool.guards import CLEANUP_SECONDS
 
-__all__ = ["cancel_statement", "end_statement", "interrupts", "make_cooperative"]
+__all__ = ["cancel_statement", "cancelling", "end_statement", "interrupts", "make_cooperative"]
 
 logger = logging.getLogger("intralb_gevent")
 
 PATIENCE_SECONDS = 0.5
 """How long an interrupted request waits for that; a slot that will not end after about a second is given up."""
+
+_cancelling: set[object] = set()
+"""The greenlets that are cancelling a statement."""
 
 
 def make_cooperative(driver: str) -> None:
@@ -46,8 +50,11 @@ def end_statement(connection: Any) -> None:
     """Call `cancel_statement` where the caller may be interrupted again; raises nothing.
 
     It runs in a greenlet of its own for five seconds at most, and is waited for during the first half of one. What
-    interrupts the caller meanwhile is dropped: the caller is cleaning up after an interruption already.
+    interrupts the caller meanwhile is dropped: the caller is cleaning up after an interruption already. Does nothing
+    within `cancelling`.
     """
+    if getcurrent() in _cancelling:
+        return
     until = monotonic() + PATIENCE_SECONDS
     ending: Greenlet[..., None] | None = None
     while (ending is None or not ending.ready()) and (left := until - monotonic()) > 0:
@@ -56,6 +63,20 @@ def end_statement(connection: Any) -> None:
             ending.join(left)
         except BaseException as error:
             logger.debug("%r came while a statement was being cancelled", error)
+
+
+@contextmanager
+def cancelling() -> Iterator[None]:
+    """Run a block that cancels a statement over another connection; if that one is interrupted, it is only closed."""
+    current = getcurrent()
+    if current in _cancelling:
+        yield
+        return
+    _cancelling.add(current)
+    try:
+        yield
+    finally:
+        _cancelling.discard(current)
 
 
 def interrupts(error: BaseException | None) -> bool:

@@ -1,4 +1,4 @@
-"""psycopg 3 connections as sessions: `Options(db_init_func=PsycopgSessions("host=... dbname=..."))`.
+"""psycopg 3: its connections as sessions, `Options(db_init_func=PsycopgSessions("host=... dbname=..."))`, and others'.
 
 Decides how such a connection is opened, checked, made ready, interrupted on the server and closed. It must not know
 when, nor whose request uses it: `pool/session.py` does.
@@ -6,8 +6,10 @@ when, nor whose request uses it: `pool/session.py` does.
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
+import os
 import select
 import selectors
 from typing import Any
@@ -19,9 +21,12 @@ from psycopg import conninfo, waiting
 from psycopg.pq import TransactionStatus
 
 from ..errors import OptionError
+from ..pool.guards import register
 from ..sessionsource import SessionSource
+from .drivers import cancelling, end_statement, interrupts
+from .transactions import TransactionGuard
 
-__all__ = ["PsycopgSessions", "cancel_statement"]
+__all__ = ["PsycopgSessions", "cancel_statement", "protect"]
 
 Connection = psycopg.Connection[Any]
 
@@ -102,6 +107,46 @@ class PsycopgSessions(SessionSource):
         session.close()
 
 
+# Connections of the application's own.
+
+_wait_for_psycopg = psycopg.Connection.wait
+
+
+@functools.wraps(_wait_for_psycopg)
+def _wait(self: Connection, *args: Any, **kwargs: Any) -> Any:
+    _GUARD.note_use(self)
+    try:
+        return _wait_for_psycopg(self, *args, **kwargs)
+    except BaseException as error:
+        # One that was waiting for notifications is in order, and may go on to be used.
+        if interrupts(error) and _is_active(self):
+            end_statement(self)
+            self.close()
+        raise
+
+
+def protect() -> None:
+    """End on the server what any connection of psycopg's is doing when its wait is interrupted, and close it.
+
+    psycopg itself does so for KeyboardInterrupt only; after other exceptions the statement goes on, and the connection
+    cannot be used. A transaction that an aborted request has left open is rolled back if no other slot has used the
+    connection.
+    """
+    psycopg.Connection.wait = _wait  # type: ignore[method-assign]
+    register(_GUARD)
+
+
+def _in_transaction(connection: Connection) -> bool:
+    return not connection.closed and connection.info.transaction_status in _OPEN_TRANSACTION
+
+
+_OPEN_TRANSACTION = (TransactionStatus.INTRANS, TransactionStatus.INERROR)
+_GUARD = TransactionGuard("psycopg", _in_transaction)
+
+
+# Ending what runs on the server.
+
+
 def cancel_statement(connection: Connection) -> None:
     """End what an interrupted connection still runs on the server, if it does; close it afterwards.
 
@@ -109,15 +154,20 @@ def cancel_statement(connection: Connection) -> None:
     error.
     """
     try:
-        for _ in range(MOST_CANCELS):
-            if not _is_active(connection):
-                break
-            _cancel(connection)
-            # One that the statement has overtaken on its way finds nothing to cancel.
-            if _is_answered(connection):
-                break
+        with cancelling():
+            _cancel_until_answered(connection)
     except psycopg.Error as error:
         logger.warning("a statement could not be cancelled on the server: %s", error)
+
+
+def _cancel_until_answered(connection: Connection) -> None:
+    for _ in range(MOST_CANCELS):
+        if not _is_active(connection):
+            break
+        _cancel(connection)
+        # One that the statement has overtaken on its way finds nothing to cancel.
+        if _is_answered(connection):
+            break
 
 
 def _is_active(connection: Connection) -> bool:
@@ -151,9 +201,15 @@ def _has_something_to_read(connection: Connection) -> bool:
 
 
 def _is_answered(connection: Connection) -> bool:
-    look = poll()
-    look.register(connection.fileno(), select.POLLIN)
-    return bool(look.poll(_ANSWER_MILLISECONDS))
+    # The connection may be closed meanwhile by a caller of `end_statement`, which waits for a limited time. libev
+    # aborts the process when it is to watch a descriptor that has been closed, so it watches a copy.
+    descriptor = os.dup(connection.fileno())
+    try:
+        look = poll()
+        look.register(descriptor, select.POLLIN)
+        return bool(look.poll(_ANSWER_MILLISECONDS))
+    finally:
+        os.close(descriptor)
 
 
 def _outside_of_transactions(connection: Connection, statement: str) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import math
 import select
+from collections.abc import Callable
 from time import monotonic
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -24,9 +25,12 @@ from gevent.lock import BoundedSemaphore
 from gevent.socket import wait_read, wait_write
 from psycopg2 import extensions
 
+from ..pool.guards import register
 from ..sessionsource import SessionSource
+from .drivers import cancelling, end_statement, interrupts
+from .transactions import TransactionGuard
 
-__all__ = ["Psycopg2Sessions", "cancel_statement", "install_wait_callback"]
+__all__ = ["Psycopg2Sessions", "cancel_statement", "install_wait_callback", "protect"]
 
 Connection = extensions.connection
 
@@ -133,8 +137,20 @@ def install_wait_callback() -> None:
     present = extensions.get_wait_callback()
     if present is None:
         extensions.set_wait_callback(_wait)
-    elif present is not _wait:
+    elif present is not _wait and not isinstance(present, _Protected):
         _tell_of(present)
+
+
+def protect() -> None:
+    """Have all connections of psycopg2 wait in gevent's hub, and end on the server what an interrupted one is doing.
+
+    A transaction that an aborted request has left open is rolled back if no other slot has used the connection.
+    Where the application has installed a wait callback itself, as that of psycogreen, it goes on to be called.
+    """
+    present = extensions.get_wait_callback()
+    if not isinstance(present, _Protected):
+        extensions.set_wait_callback(_Protected(present or _wait))
+        register(_GUARD)
 
 
 def _wait(connection: Connection) -> None:
@@ -147,6 +163,35 @@ def _wait(connection: Connection) -> None:
             # Once this function is left the connection is closed, and cannot be asked any more.
             _remember(connection)
             raise
+
+
+class _Protected:
+    """A wait callback that also ends, on the server, the statement whose wait is interrupted."""
+
+    def __init__(self, callback: Callable[[Connection], object]) -> None:
+        self._callback = callback
+
+    def __repr__(self) -> str:
+        return f"<protected {self._callback!r}>"
+
+    def __call__(self, connection: Connection) -> None:
+        """Wait for what a connection waits for."""
+        _GUARD.note_use(connection)
+        try:
+            self._callback(connection)
+        except BaseException as error:
+            if interrupts(error):
+                _remember(connection)
+                end_statement(connection)
+            raise
+
+
+def _in_transaction(connection: Connection) -> bool:
+    return not connection.closed and connection.info.transaction_status in _OPEN_TRANSACTION
+
+
+_OPEN_TRANSACTION = (extensions.TRANSACTION_STATUS_INTRANS, extensions.TRANSACTION_STATUS_INERROR)
+_GUARD = TransactionGuard("psycopg2", _in_transaction)
 
 
 # Ending what runs on the server.
@@ -185,8 +230,9 @@ def cancel_statement(connection: Connection) -> None:
     backend = _backends.pop(connection, None)
     if backend is None or not _may_be_running(connection):
         return
+    late = psycopg2.OperationalError("the server does not answer")
     try:
-        with gevent.Timeout(CANCEL_SECONDS, psycopg2.OperationalError("the server does not answer")), _cancelling:
+        with cancelling(), gevent.Timeout(CANCEL_SECONDS, late), _cancelling:
             _terminate(backend)
     except psycopg2.Error as error:
         logger.warning("a statement could not be cancelled on the server: %s", error)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import select
 import socket
+import sys
 from contextlib import suppress
 from copy import copy
 from functools import cache
@@ -21,11 +22,14 @@ import pymysql
 from gevent.lock import BoundedSemaphore
 from gevent.monkey import get_original
 from pymysql.connections import Connection
-from pymysql.constants import ER
+from pymysql.constants import ER, SERVER_STATUS
 
+from ..pool.guards import register
 from ..sessionsource import SessionSource
+from .drivers import cancelling, end_statement, interrupts
+from .transactions import TransactionGuard
 
-__all__ = ["PyMySQLSessions", "cancel_statement"]
+__all__ = ["PyMySQLSessions", "cancel_statement", "protect"]
 
 CANCEL_SECONDS = 2.0
 """How long connecting to the server, and each of its answers, may take when a statement is cancelled."""
@@ -128,6 +132,54 @@ class PyMySQLSessions(SessionSource):
         session.close()
 
 
+# Connections of the application's own.
+
+_force_close_of_pymysql = Connection._force_close
+_write_bytes_of_pymysql = Connection._write_bytes
+
+
+def _force_close(self: Connection) -> None:
+    # PyMySQL calls this in the `except` block of an interrupted read, and at the end of an orderly close().
+    interrupted = self._sock is not None and not self._closed and interrupts(sys.exc_info()[1])
+    _force_close_of_pymysql(self)
+    if interrupted:
+        end_statement(self)
+
+
+def _write_bytes(self: Connection, data: bytes) -> None:
+    _GUARD.note_use(self)
+    try:
+        _write_bytes_of_pymysql(self, data)
+    except BaseException as error:
+        # Half a packet may have been sent; the server would take the next one for the rest of it.
+        if interrupts(error):
+            self._force_close()
+        raise
+
+
+def protect() -> None:
+    """End on the server what any connection of PyMySQL's is doing when its wait is interrupted.
+
+    PyMySQL itself closes the connection, but the statement goes on, and keeps its locks. Only what is called when a
+    connection is closed or written to is replaced, so reading rows costs nothing more. A transaction that an aborted
+    request has left open is rolled back if no other slot has used the connection.
+    """
+    Connection._force_close = _force_close
+    Connection._write_bytes = _write_bytes
+    register(_GUARD)
+
+
+def _in_transaction(connection: Connection) -> bool:
+    # After commit() this is still what the statement before it has reported; a rollback too many does no harm.
+    return connection.open and bool(connection.server_status & SERVER_STATUS.SERVER_STATUS_IN_TRANS)
+
+
+_GUARD = TransactionGuard("PyMySQL", _in_transaction)
+
+
+# Ending what runs on the server.
+
+
 def cancel_statement(connection: Connection) -> bool:
     """End on the server what `connection` ran there; say whether nothing of it is left.
 
@@ -140,7 +192,7 @@ def cancel_statement(connection: Connection) -> bool:
     a proxy that gives thread ids of its own, the proxy must understand KILL.
     """
     try:
-        with _cancelling:
+        with cancelling(), _cancelling:
             return _kill(connection)
     except (OSError, pymysql.Error) as error:
         logger.warning(
@@ -164,6 +216,8 @@ def _kill(connection: Connection) -> bool:
             raise
     finally:
         _hang_up(killer)
+    # It may be given up once more, by the pool or the ORM that it belongs to.
+    connection.server_thread_id = None
     return True
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from time import monotonic
 from traceback import clear_frames
 from typing import Any
+from weakref import WeakSet
 
 from gevent import getcurrent
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
@@ -19,8 +21,10 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import Pool, QueuePool
 
 from ..errors import OptionError
+from ..pool.forks import FORKS, detach
 from ..sessionsource import SessionSource
-from .drivers import end_statement, interrupts, make_cooperative
+from .drivers import interrupts, make_cooperative
+from .engines import protect
 
 __all__ = ["SQLAlchemySessions", "protect"]
 
@@ -67,6 +71,8 @@ class SQLAlchemySessions(SessionSource):
         self._session_options = session_options
         self._statement_timeout = statement_timeout
         self._sessions = 0
+        self._connections: WeakSet[Any] = WeakSet()
+        """The driver's connections of the engine."""
         if self._engine is not None:
             self._prepare(self._engine)
 
@@ -103,8 +109,14 @@ class SQLAlchemySessions(SessionSource):
         if self._statement_timeout:
             _timeout_statement(engine.dialect, 1.0)
         make_cooperative(engine.dialect.driver)
+        event.listen(engine, "connect", self._on_connect)
         engine.dialect.connect = _leaving_nothing(engine.dialect.connect)  # type: ignore[method-assign]
         protect(engine)
+
+    def _on_connect(self, connection: Any, record: object) -> None:
+        # Python's own for SQLite, which has no socket, cannot be referred to weakly.
+        with suppress(TypeError):
+            self._connections.add(connection)
 
     def open(self, worker_id: int) -> Session:
         """Return a new session, whose `info["worker"]` is the worker's number; it connects when it is used."""
@@ -117,6 +129,15 @@ class SQLAlchemySessions(SessionSource):
     def begin(self, session: Session, seconds: float) -> None:
         """Remember when the request has to be done."""
         session.info[_DEADLINE] = monotonic() + seconds
+
+    def isolate(self) -> None:
+        """Give the engine an empty pool, as the connections in the present one belong to the parent."""
+        for connection in self._connections:
+            detach(connection)
+        if self._engine is not None:
+            FORKS.keep(self._engine.pool)
+            self._engine.dispose(close=False)
+        self._sessions = 0
 
     def reset(self, session: Session) -> None:
         """Roll back, forget all objects, and give the connection back to the pool."""
@@ -139,17 +160,6 @@ class SQLAlchemySessions(SessionSource):
                 self.engine.dispose()
 
 
-def protect(engine: Engine | type[Engine] = Engine) -> None:
-    """End on the server what a connection was doing when its request was interrupted; without a SessionSource.
-
-    SQLAlchemy closes a connection that was interrupted, but its statement may go on in the server. This is for sessions
-    that are not opened by `SQLAlchemySessions`, such as those of Flask-SQLAlchemy: one call of `protect()` before
-    serving covers all engines, present and future.
-    """
-    if not event.contains(engine, "invalidate", _on_invalidate):
-        event.listen(engine, "invalidate", _on_invalidate)
-
-
 def _leaving_nothing(connect: Callable[..., Any]) -> Callable[..., Any]:
     """Have an interrupted `connect` of a driver let go of what it had opened by then, which the server sees."""
 
@@ -163,12 +173,6 @@ def _leaving_nothing(connect: Callable[..., Any]) -> Callable[..., Any]:
             raise
 
     return call
-
-
-def _on_invalidate(connection: Any, record: object, error: BaseException | None) -> None:
-    # Without an error it was asked for, perhaps by discard(). An Exception is a server that is not there any more.
-    if error is None or interrupts(error):
-        end_statement(connection)
 
 
 def _most_connections(pool: Pool) -> float:

@@ -20,6 +20,7 @@ from gevent import getcurrent
 from gevent.lock import Semaphore
 
 from ..errors import OptionError
+from ..pool.safepoints import called_by_library
 from ..sessionsource import SessionSource
 
 __all__ = ["SQLiteSessions"]
@@ -65,6 +66,7 @@ class _Limits:
         self.ends_at = math.inf
         """In seconds of `time.monotonic()`."""
 
+    @called_by_library
     def passed(self) -> bool:
         """Say whether the request's time is over, also if it has been given more since it began."""
         return monotonic() >= self.ends_at and monotonic() >= self._extended()

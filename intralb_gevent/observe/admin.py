@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
+from weakref import WeakSet
 
 from gevent import pywsgi
 
+from ..pool.forks import FORKS, close_copy
 from .snapshot import Snapshot
 
 __all__ = ["AdminServer"]
@@ -34,6 +36,27 @@ class AdminServer(pywsgi.WSGIServer):
     def __init__(self, listener: Any, balancer: Observed) -> None:
         super().__init__(listener, self._answer, log=None)
         self._balancer = balancer
+        self._accepted: WeakSet[Any] = WeakSet()
+
+    def start(self) -> None:
+        """Bind if need be, and accept connections."""
+        super().start()
+        FORKS.serving.add(self)
+
+    def close(self) -> None:
+        """Stop accepting, and close the listener."""
+        super().close()
+        FORKS.serving.discard(self)
+
+    def do_handle(self, *args: Any) -> None:
+        """Answer the requests of an accepted connection."""
+        self._accepted.add(args[0])
+        super().do_handle(*args)
+
+    def isolate(self) -> None:
+        """Close the copies of all sockets in a process that a handler has forked."""
+        for sock in (self.socket, *self._accepted):
+            close_copy(sock)
 
     def __repr__(self) -> str:
         return f"<AdminServer at {self.address} of {self._balancer!r}>"

@@ -55,7 +55,7 @@ class LaneSnapshot:
     """The path of its requests; "" for all that have no lane of their own."""
     limit: int
     """How many may run at the same time now: the slots, or fewer while the event loop is late."""
-    standing_queue: str
+    overloaded: str
     """The highest class that has waited too long for a while; "" if none has."""
     clients: int
     """Among how many clients places are shared, while there are too few; else 0."""
@@ -81,6 +81,8 @@ class Snapshot:
     run_time: Durations
     streams: int
     """Responses that are streamed now."""
+    upgraded: int
+    """Connections that applications have taken over, such as WebSockets."""
     given_up: int
     """Slots that were replaced, as their handlers swallowed every abort."""
     hub_lag: Durations
@@ -90,6 +92,8 @@ class Snapshot:
     interrupts: str
     """Whether handlers that never wait are interrupted: "on", or why not."""
     log_records_dropped: int
+    endings_dropped: int
+    """Requests that were ended and not reported, as `on_ended` could not keep up."""
 
     @property
     def ended(self) -> int:

@@ -5,11 +5,11 @@ Decides how they are summed up. It must not know what a job is or who reads the 
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from itertools import accumulate
 from typing import Final
 
 from ..policy.lifecycle import OUTCOMES, Outcome
+from ..stdlib import bisect_left
 
 __all__ = ["Histogram", "Stats"]
 

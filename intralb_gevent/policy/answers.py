@@ -22,6 +22,7 @@ __all__ = [
     "TOO_MANY_CONNECTIONS",
     "TOO_MANY_OF_CLIENT",
     "TOO_MANY_STREAMS",
+    "TOO_MANY_UPGRADED",
     "Answer",
 ]
 
@@ -97,6 +98,9 @@ NO_SESSION: Final = _unavailable("no_session", "The database cannot be reached n
 KILLED: Final = _unavailable("killed", "This server shut down before the request had finished.")
 TOO_MANY_CONNECTIONS: Final = _unavailable("connections", "Too many clients are connected. Please try again.")
 TOO_MANY_STREAMS: Final = _unavailable("streams", "Too many responses are being streamed. Please try again.")
+TOO_MANY_UPGRADED: Final = _unavailable(
+    "upgraded", "Too many connections such as WebSockets are open. Please try again."
+)
 TOO_MANY_OF_CLIENT: Final = Answer(
     "429 Too Many Requests", "So many requests of this client are under way already. Please try again.", "client", 1
 )

@@ -53,7 +53,9 @@ class TimeLimits(NamedTuple):
     longest: float
     """From its arrival to the latest deadline that its handler can ask for; at least `timeout`."""
     stream: float | None
-    """From the beginning of a streamed response to its deadline; None if the request's deadline stays."""
+    """From the first part of a streamed response to its end at the latest; None if it has no such end."""
+    idle: float
+    """From one part of a streamed response to the next; infinity if its handler may be silent for ever."""
 
 
 def time_limits(options: Options, route: Route | None = None) -> TimeLimits:
@@ -63,8 +65,13 @@ def time_limits(options: Options, route: Route | None = None) -> TimeLimits:
     """
     timeout = options.deadline_seconds if route is None else route.request_timeout_seconds or options.deadline_seconds
     stream = None if route is None else route.stream_timeout_seconds
-    longest = max(timeout, options.max_request_timeout_seconds)
-    return TimeLimits(timeout, longest, options.stream_timeout_seconds if stream is None else stream)
+    idle = None if route is None else route.stream_idle_timeout_seconds
+    return TimeLimits(
+        timeout=timeout,
+        longest=max(timeout, options.max_request_timeout_seconds),
+        stream=options.stream_timeout_seconds if stream is None else stream,
+        idle=options.stream_idle_for(timeout) if idle is None else idle,
+    )
 
 
 # What a trusted proxy says.

@@ -13,14 +13,14 @@ forgotten is taken from one end.
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
-from collections.abc import Hashable, Iterable
+from collections import Counter, OrderedDict
+from collections.abc import Hashable, Iterable, Sequence
 from itertools import islice
 from typing import Final
 
 from ..priority import Priority
 
-__all__ = ["Clients"]
+__all__ = ["Clients", "in_rotation"]
 
 
 class _Client:
@@ -195,3 +195,16 @@ class Clients:
         client = self._clients.get(key)
         use = (client.use if client is not None else 0.0) + self._weight(now)
         return other if (number, use) < (waiting.most, self._clients[other].use) else None
+
+
+def in_rotation(clients: Sequence[Hashable]) -> list[int]:
+    """Return the indices of requests, given by their clients from the oldest on, in the order of equal shares.
+
+    First is the oldest request of each client, then the second of each, and so on.
+    """
+    earlier = Counter[Hashable]()
+    ranks = []
+    for client in clients:
+        ranks.append(earlier[client])
+        earlier[client] += 1
+    return sorted(range(len(clients)), key=ranks.__getitem__)

@@ -5,6 +5,7 @@ Decides nothing but these figures. It must not know jobs.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Final
 
 __all__ = ["ServiceTime"]
@@ -17,9 +18,12 @@ class ServiceTime:
     """Of the latest run time: the last hundred make up two thirds of a mean. With fewer, one job in twenty that takes
     long would be forgotten each time before the next."""
 
-    __slots__ = ("_count", "_mean_square", "mean")
+    RECENT: Final = 32
+
+    __slots__ = ("_count", "_mean_square", "_recent", "mean")
 
     def __init__(self) -> None:
+        self._recent = deque[float](maxlen=self.RECENT)
         self.mean = 0.0
         """0 before any job has ended."""
         self._mean_square = 0.0
@@ -27,6 +31,16 @@ class ServiceTime:
 
     def __repr__(self) -> str:
         return f"<ServiceTime {self.mean:.6f}s, {self.residual:.6f}s left of those that run>"
+
+    @property
+    def count(self) -> int:
+        """How many run times have been added."""
+        return self._count
+
+    @property
+    def quartile(self) -> float:
+        """The lower quartile of the latest `RECENT` run times, in seconds: slow first requests do not raise it."""
+        return sorted(self._recent)[len(self._recent) // 4] if self._recent else 0.0
 
     @property
     def residual(self) -> float:
@@ -45,6 +59,7 @@ class ServiceTime:
     def add(self, seconds: float) -> None:
         """Take note of a job that has run to its end."""
         self._count += 1
+        self._recent.append(seconds)
         weight = max(self.WEIGHT, 1 / self._count)
         self.mean += weight * (seconds - self.mean)
         self._mean_square += weight * (seconds * seconds - self._mean_square)

@@ -7,11 +7,11 @@ sockets.
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from functools import partial
-from time import monotonic
 from typing import Any
 
 import gevent
@@ -22,25 +22,32 @@ from ..errors import Abort, ClientDisconnected, DeadlineExceeded, OptionError, R
 from ..observe.snapshot import Condition, Durations, Snapshot
 from ..observe.stats import Histogram, Stats
 from ..options import Options
-from ..policy.answers import DRAINING, EXPIRED, KILLED, TIMED_OUT, Answer
+from ..policy.answers import DRAINING, EXPIRED, KILLED, TIMED_OUT, TOO_MANY_STREAMS, Answer
 from ..policy.deadline import TimeLimits, TimeTold
 from ..policy.lifecycle import Outcome
 from ..priority import Priority
+from ..stdlib import monotonic
 from .bridge import serve_through
+from .cutlog import cut_text, killed_text, late_text
 from .deadlines import DeadlineTimer
+from .endings import ENDED_EARLY, Endings
 from .exchange import Application, Exchange, StartResponse
+from .forks import FORKS
 from .hublog import HubLog
 from .hubturns import TurnEnd
 from .hubwatch import HubWatch
+from .itimers import stop_timers_of_requests
 from .job import Deadline, Job, JobKeeper, RouteState, ToldDeadline
 from .joblog import JobLog
 from .lagprobe import LagProbe
 from .lane import Lane
-from .mounts import Mounts
+from .mounts import Mounts, enter_root
+from .nativepool import NativePoolWatch
 from .origin import priority_of
 from .session import CLEANUP_SECONDS
 from .slot import Slot
 from .supervisor import Supervisor
+from .upgrades import Holder, Upgrades
 from .watchdog import Watchdog
 from .worker import Worker
 
@@ -55,6 +62,13 @@ _GIVEN_UP = (
     "{} cannot be ended, as its handler swallows every abort; another slot has taken its place. "
     "Let BaseException pass: catch Exception instead, or raise again"
 )
+_LEFT_BEHIND = "{} has not ended within cleanup_seconds of the shutdown's abort, and is left behind"
+
+UNDECIDED_SECONDS = 0.25
+"""How long a response may go on that would be one stream too many, before it is refused: a page ends sooner."""
+
+_LAST_ABORT_SECONDS = 0.25
+"""How long a handler has to end at a shutdown once it has been aborted again after its time for clean-up."""
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -79,12 +93,16 @@ class LoadBalancer(JobKeeper):
         self._mounts = Mounts(application, options, self)
         self._lanes = self._mounts.lanes
         self._priority_func = options.priority_func
-        self._streams = 0
+        self.upgrades = Upgrades(options.max_upgraded)
         self._refusals = 0
+        self._ends_at = math.inf
+        self._killed_before = 0
         self._changed: Event | None = None
         self._probe: LagProbe | None = None
+        self._native_pool: NativePoolWatch | None = None
         self._log = HubLog(logging.getLogger("intralb_gevent").log)
         self._job_log = JobLog(options.log_format) if options.enable_logging else None
+        self._endings = Endings(options.on_ended, self._log)
         self._deadlines: DeadlineTimer | None = None
         self._supervisor: Supervisor | None = None
         self._watchdog: Watchdog | None = None
@@ -99,15 +117,32 @@ class LoadBalancer(JobKeeper):
         """What is put off until the end of the hub's present turn."""
         return self._turn_end
 
+    @property
+    def ends_at(self) -> float:
+        """When all running jobs are ended because the server stops, in `time.monotonic()` seconds; else infinity."""
+        return self._ends_at
+
+    def end_by(self, at: float) -> None:
+        """End all jobs at `at`, in `time.monotonic()` seconds, even where a handler computes; never later than before.
+
+        A shutdown calls it as soon as its signal arrives, while such a handler may block the event loop. It neither
+        waits nor raises.
+        """
+        self._ends_at = min(self._ends_at, at)
+
     # As a WSGI callable.
 
-    def balance_load(self) -> Callable[[dict[str, Any], StartResponse], Iterator[bytes]]:
+    def balance_load(self) -> Callable[[dict[str, Any], StartResponse], Iterable[bytes]]:
         """Return the WSGI callable that balances: this object itself."""
         return self
 
-    def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterator[bytes]:
+    def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         """Answer a request of any gevent WSGI server; waits in that server's greenlet, runs in a slot."""
         self.require_own_thread()
+        root_path = self.options.root_path
+        # Our own server, with middleware in front, or gunicorn may have done so.
+        if root_path and not environ.get("SCRIPT_NAME", "").endswith(root_path):
+            enter_root(environ, root_path)
         return serve_through(self, environ, start_response)
 
     def require_own_thread(self) -> None:
@@ -159,18 +194,19 @@ class LoadBalancer(JobKeeper):
             return False
         return all(lane.calm for lane in self._lanes)
 
-    def turn_away(self, environ: dict[str, Any]) -> Answer | None:
+    def turn_away(self, environ: dict[str, Any], asker: Hashable = None) -> Answer | None:
         """Refuse a request that has no place now, before anything is made for it: refusing many must be cheap.
 
         Its head is enough. Returns what to answer, or None where `submit` has to decide: there is a place, or the pool
-        may grow, or another may have to make room.
+        may grow, or another may have to make room. `asker` is the same for each request of a connection.
         """
         route = self._mounts.find(environ)
         lane = route.lane
         if self.condition == "stopped":
             answer: Answer | None = DRAINING
         else:
-            answer = lane.refusal_at_once(environ, self._priority_of(environ, route))
+            priority = self._priority_of(environ, route)
+            answer = lane.refusal_at_once(environ, route.admissions[priority], priority, asker)
         if answer is None:
             return None
         lane.stats.submitted += 1
@@ -180,6 +216,10 @@ class LoadBalancer(JobKeeper):
         if self._job_log is not None:
             self._job_log.turned_away(environ, answer)
         return answer
+
+    def streams_body(self, environ: dict[str, Any]) -> bool:
+        """Return whether a request is to be submitted before its body has arrived."""
+        return self._mounts.find(environ).streams_body
 
     def claim(self, job: Job) -> bool:
         """Move a job whose turn it is to running; False if it was refused instead, and must not be run."""
@@ -201,52 +241,106 @@ class LoadBalancer(JobKeeper):
         lane.stats.queue_wait.add(now - job.arrived)
         return True
 
-    def abandon(self, job: Job) -> None:
-        """The client has left: a job that waits is dropped; one that has a slot goes on, if it may."""
-        if job.state == "queued" and job.worker is not None and job.worker.keeps_waiting(job):
+    def abandon(self, job: Job, gone: bool = False) -> None:
+        """Drop a job that waits, as its client has left, or end one that runs if `cancel_on_disconnect` is set.
+
+        A client that only sends no more looks as if it had left, and may still read the answer; so a job that is about
+        to get its slot is kept, unless the client is known to be `gone`.
+        """
+        if job.state == "queued" and job.worker is not None and (gone or job.worker.keeps_waiting(job)):
             self._leave_queue(job)
             self.end(job, "disconnected")
         elif job.state == "running" and job.slot is not None and self.options.cancel_on_disconnect:
             self.end(job, "disconnected")
-            job.slot.abort(ClientDisconnected("the client has left"), monotonic())
+            self._abort(job.slot, ClientDisconnected("the client has left"), monotonic())
 
     def end(self, job: Job, outcome: Outcome, reason: str | None = None) -> None:
         """Give a job its one outcome."""
         job.move(outcome)
+        # Looking into a set takes longer than this comparison.
+        if outcome != "completed" and outcome in ENDED_EARLY:
+            self._endings.report(job, outcome)
         job.ended = monotonic()
-        if job.streams:
-            self._streams -= 1
         route = job.route
         lane = route.lane
+        if job.streams_since is not None:
+            lane.pool.streams.discard(job)
         if outcome == "shed":
             lane.stats.add_shed(reason or "")
         else:
             lane.stats.add(outcome)
         if job.started is not None:
             run_time = job.ended - job.started
-            lane.ended(run_time)
+            service_time = run_time if job.streams_since is None else job.service_time
+            lane.ended(run_time, service_time)
             if outcome == "completed":
-                route.usual.add(run_time)
+                route.usual.add(service_time)
         if job.counted_by is not None:
             job.counted_by.end(job.client, job.priority, began=job.started is not None)
         if self._job_log is not None:
             self._job_log.ended(job, outcome, reason)
 
+    # Streamed responses.
+
     def begin_stream(self, job: Job) -> None:
-        """The response of a running job is streamed from now on; raises `StreamsFull` if it must not be."""
+        """Take note of the first part of a streamed response.
+
+        Where there are as many streams as there may be it is kept back for a moment. So a page that comes in parts is
+        answered whatever runs, and only what goes on is refused, of which nothing has been sent.
+        """
+        if self._streams_are_full(job):
+            job.undecided_until = monotonic() + UNDECIDED_SECONDS
+            job.exchange.hold()
+            self.look_at(job.undecided_until)
+        else:
+            self._stream(job)
+
+    def _streams_are_full(self, job: Job) -> bool:
         most = self.options.max_streams
-        if most is not None and self._streams >= most:
-            raise StreamsFull(f"{most} responses are streamed already, which is max_streams")
-        job.streams = True
-        self._streams += 1
+        if most is not None:
+            return self._streams >= most
+        pool = job.route.lane.pool
+        return len(pool.streams) >= pool.most_streams
+
+    @property
+    def _streams(self) -> int:
+        return sum(len(lane.pool.streams) for lane in self._lanes)
+
+    def _stream(self, job: Job) -> None:
+        job.undecided_until = math.inf
+        job.streams_since = monotonic()
+        job.route.lane.pool.streams.add(job)
         job.deadline.begin_stream()
-        if self._deadlines is not None:
-            self._deadlines.watch(job.deadline.at)
+        self.look_at(job.deadline.at)
+
+    def begin_upgrade(self, slot: Slot, job: Job) -> None:
+        """The application of a running job takes its connection over; raises `UpgradesFull` if it must not.
+
+        The job is completed, and the slot replaced by another: its greenlet goes on by itself, without a deadline.
+        """
+        self.upgrades.enter(slot)
+        job.undecided_until = math.inf
+        self.end(job, "completed")
+        job.deadline.lift()
+        slot.worker.give_up(slot)
+
+    def upgrade_ended(self, holder: Holder) -> None:
+        """An application that has taken its connection over has ended."""
+        self.upgrades.holders.discard(holder)
+        self.changed()
+
+    def client_is_too_slow(self, job: Job) -> None:
+        """Log that the response of a job is cut because its client takes nothing."""
+        self._warn(
+            cut_text(job, f"its client took nothing for write_timeout_seconds={self.options.write_timeout_seconds:g}")
+        )
 
     def refuse(self, job: Job, outcome: Outcome, answer: Answer) -> None:
         """Answer a job that has not run and will not."""
         self._leave_queue(job)
         self._refusals += 1
+        if outcome == "expired":
+            self._warn(late_text(job))
         job.exchange.refuse(answer.not_executed(self._refusals))
         self.end(job, outcome, answer.reason)
 
@@ -261,6 +355,11 @@ class LoadBalancer(JobKeeper):
             self._changed.set()
 
     # Ending jobs before their time.
+
+    def look_at(self, at: float) -> None:
+        """Look for jobs that are late at `at` at the latest, in `time.monotonic()` seconds."""
+        if self._deadlines is not None:
+            self._deadlines.watch(at)
 
     def _sweep(self) -> float:
         """End every job that is late; return the next moment at which one may be."""
@@ -280,43 +379,72 @@ class LoadBalancer(JobKeeper):
     def _end_late(self, slot: Slot, job: Job, now: float) -> None:
         if slot.stubborn:
             self.give_up(slot)
+        elif (
+            job.undecided_until <= now < job.deadline.at and job.state == "running" and not self._streams_are_full(job)
+        ):
+            self._stream(job)
+            job.exchange.release()
         else:
-            slot.abort(self.time_out(job), now)
+            slot.abort(self.cut(job), now)
 
-    def time_out(self, job: Job) -> Abort:
-        """Answer for a running job whose deadline has passed, and return what its application is to be ended with."""
-        self._cut(job, "timed_out", TIMED_OUT)
+    def _abort(self, slot: Slot, signal: Abort, now: float) -> None:
+        """Abort outside of a sweep, and let one abort the slot again when its time for clean-up is over."""
+        slot.abort(signal, now)
+        if self._deadlines is not None:
+            self._deadlines.watch(now + self.options.cleanup_seconds)
+
+    def cut(self, job: Job) -> Abort:
+        """Answer for a running job whose time is over, and return what its application is to be ended with."""
+        now = monotonic()
+        if job.deadline.at > now >= self._ends_at:
+            self._answer_cut(job, "killed", KILLED)
+            return RequestKilled("the server is shutting down")
+        if job.deadline.at > now >= job.undecided_until:
+            self._answer_cut(job, "failed", TOO_MANY_STREAMS)
+            return StreamsFull("there are as many streamed responses as max_streams allows")
+        self._answer_cut(job, "timed_out", TIMED_OUT)
         return DeadlineExceeded("the request's deadline has passed")
 
     def give_up(self, slot: Slot) -> None:
         """Put another slot in the place of one whose application cannot be ended."""
+        self._do_without(slot, _GIVEN_UP)
+
+    def _do_without(self, slot: Slot, why: str) -> None:
         pool = slot.worker.pool
         lane = next(lane for lane in self._lanes if lane.pool is pool)
+        if slot.job is not None:
+            self._endings.report(slot.job, "given_up")
         pool.give_up(slot)
         lane.stats.given_up += 1
-        self._log.record(logging.CRITICAL, partial(_GIVEN_UP.format, slot.job and slot.job.name))
+        self._log.record(logging.CRITICAL, partial(why.format, slot.job and slot.job.name))
 
-    def _kill_all(self) -> int:
-        """End every job because the server stops; return how many."""
-        now, before = monotonic(), self._totals().ended
+    def _kill_all(self) -> None:
+        """End every job because the server stops."""
+        now = monotonic()
         for lane in self._lanes:
             for job in lane.pool.waiting:
                 self.refuse(job, "killed", KILLED)
             for slot in lane.pool.slots:
                 if slot.job is not None:
-                    self._cut(slot.job, "killed", KILLED)
-                    slot.abort(RequestKilled("the server is shutting down"), now)
-        return self._totals().ended - before
+                    self._answer_cut(slot.job, "killed", KILLED)
+                    # One that has been aborted already keeps its time for clean-up.
+                    if not slot.cleaning_up:
+                        self._abort(slot, RequestKilled("the server is shutting down"), now)
 
-    def _cut(self, job: Job, outcome: Outcome, answer: Answer) -> None:
+    def _answer_cut(self, job: Job, outcome: Outcome, answer: Answer) -> None:
         """Answer for a job that has a slot and may be running; the application is interrupted afterwards."""
         if job.state == "running":
+            if outcome in ("timed_out", "killed"):
+                self._warn(late_text(job) if outcome == "timed_out" else killed_text(job))
             job.exchange.fail(answer)
             self.end(job, outcome)
         elif job.state == "queued" and outcome == "killed":
             self.refuse(job, "killed", answer)
         elif job.state == "queued":
             self.refuse(job, "expired", EXPIRED)
+
+    def _warn(self, text: str) -> None:
+        self._log.record(logging.WARNING, lambda: text)
 
     # The size of the pool.
 
@@ -334,17 +462,30 @@ class LoadBalancer(JobKeeper):
 
     def _begin(self) -> DeadlineTimer:
         """Make what belongs to the serving process: timers and the first workers."""
+        collects = gc.isenabled()
+        # A finalizer may wait, and a request that came meanwhile would find no workers.
+        gc.disable()
+        try:
+            return self._make_runtime()
+        finally:
+            if collects:
+                gc.enable()
+
+    def _make_runtime(self) -> DeadlineTimer:
         self._hub = gevent.get_hub()
+        FORKS.serving.add(self)
+        stop_timers_of_requests()
         loop = self._hub.loop
         self._deadlines = DeadlineTimer(loop, self._sweep, monotonic)
         self._supervisor = Supervisor(loop, self._review)
         self._supervisor.start()
-        self._watchdog = Watchdog.of(self.options.interrupt_number)
+        self._watchdog = Watchdog.of(self.options.interrupt_number, self.options.block_timeout_seconds)
         self._hub_watch = self._watchdog.watch
         self._turn_end.watched = not self._watchdog.off_because
         if self._watchdog.off_because:
             self._log.record(logging.WARNING, partial(_OFF.format, self._watchdog.off_because))
         self._probe = LagProbe(loop, self._sample)
+        self._native_pool = NativePoolWatch(self._hub, self._log)
         for lane in self._lanes:
             lane.begin(self._watchdog.busy)
         return self._deadlines
@@ -359,31 +500,58 @@ class LoadBalancer(JobKeeper):
             lane.review(now, least_lag)
         if self._probe is not None:
             self._probe.run(any(lane.pool.load for lane in self._lanes))
+        if self._native_pool is not None:
+            self._native_pool.look(now)
 
     # Stopping.
 
     def drain(self, timeout: float) -> int:
         """Wait until no job is left, `timeout` seconds at most, cut the rest, and close all sessions.
 
-        Until the time is over new jobs are admitted; afterwards they are refused. Returns how many
-        jobs were cut. It waits, so it must not be called in the hub. A server that begins to bring requests meanwhile
-        ends the draining.
+        Until the time is over new jobs are admitted; afterwards they are refused. Handlers that are cut have
+        `cleanup_seconds`, then they are left behind, and sessions have 5 seconds to close. Returns how many jobs were
+        cut. It waits, so it must not be called in the hub. A server that begins to bring requests meanwhile ends the
+        draining.
         """
         self.condition = "draining"
-        self._wait_until(lambda: self._serves() or not any(worker.load for worker in self._workers), timeout)
+        self._wait_until(lambda: self._serves() or self._idle(), timeout)
         if self._serves():
             return 0
         self.condition = "stopped"
-        cut = self._kill_all()
+        self._kill_all()
+        self.upgrades.shut_down()
         for lane in self._lanes:
             lane.pool.retire(len(lane.pool.active))
+        # An application that waits for its client sees the end; another one is aborted while there is time to clean up.
+        cleaned_up = monotonic() + self.options.cleanup_seconds + _LAST_ABORT_SECONDS
+        self._wait_until(lambda: not self.upgrades.holders, self.options.cleanup_seconds / 2)
+        self.upgrades.kill()
+        self._wait_until(lambda: not (self._unended() or self.upgrades.holders), cleaned_up - monotonic())
+        for slot in self._unended():
+            self._do_without(slot, _LEFT_BEHIND)
+        self.upgrades.holders.clear()
         self._wait_until(lambda: not any(lane.pool.retiring for lane in self._lanes), CLEANUP_SECONDS)
         if not self._serves():
             self._rest()
         self._log.flush(CLEANUP_SECONDS)
         if self._job_log is not None:
             self._job_log.records.flush(CLEANUP_SECONDS)
-        return cut
+        self._endings.flush(CLEANUP_SECONDS)
+        return self._killed_since()
+
+    def _idle(self) -> bool:
+        """Return whether there are no jobs, and no connections that applications have taken over."""
+        return not (self.upgrades.holders or any(worker.load for worker in self._workers))
+
+    def _unended(self) -> list[Slot]:
+        """Return the slots of retiring workers whose application has control."""
+        workers = (worker for lane in self._lanes for worker in lane.pool.retiring)
+        return [slot for worker in workers for slot in worker.slots if slot.job is not None and slot.interruptible]
+
+    def _killed_since(self) -> int:
+        """Return how many jobs were killed since this was last called, which includes those killed before `drain`."""
+        before, self._killed_before = self._killed_before, self._totals().outcomes["killed"]
+        return self._killed_before - before
 
     def _serves(self) -> bool:
         return self.condition == "serving"
@@ -407,13 +575,28 @@ class LoadBalancer(JobKeeper):
                 part.stop()
         if self._watchdog is not None:
             self._watchdog.release()
+        FORKS.serving.discard(self)
         self._supervisor = self._deadlines = self._watchdog = self._hub_watch = self._probe = None
-        self._hub = None
+        self._hub = self._native_pool = None
+
+    def isolate(self) -> None:
+        """Start anew in a process that a handler has forked: all jobs and workers belong to the parent."""
+        self.upgrades.isolate()
+        FORKS.keep(self.upgrades, self._mounts)
+        FORKS.keep(self._supervisor, self._deadlines, self._probe, self._log, self._job_log, self._users)
+        for lane in self._lanes:
+            for slot in lane.pool.slots:
+                slot.session.isolate()
+            source = lane.pool.session_rules.source
+            if source is not None:
+                source.isolate()
+        LoadBalancer.__init__(self, self.application, self.options)
 
     def open_for(self, user: object) -> None:
         """A server begins to bring requests: admit them, also after an earlier `drain`."""
         self._users.add(user)
         self.condition = "serving"
+        self._ends_at = math.inf
         if self._watchdog is None:
             self._begin()
             return
@@ -450,11 +633,13 @@ class LoadBalancer(JobKeeper):
             queue_wait=Durations.of(stats.queue_wait),
             run_time=Durations.of(stats.run_time),
             streams=self._streams,
+            upgraded=len(self.upgrades.holders),
             given_up=stats.given_up,
             hub_lag=Durations.of(Histogram() if watchdog is None else watchdog.lag),
             hub_blocked=0 if watchdog is None else watchdog.blocked,
             interrupts="not started" if watchdog is None else watchdog.off_because or "on",
             log_records_dropped=0 if self._job_log is None else self._job_log.records.dropped,
+            endings_dropped=self._endings.dropped,
         )
 
 

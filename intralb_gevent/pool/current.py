@@ -5,12 +5,15 @@ Decides which job the present greenlet runs. It must not know how jobs are run o
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from gevent import getcurrent
 
 from ..errors import NoCurrentJob
+from ..stdlib import monotonic
 from .job import Job
 
-__all__ = ["deadline_headers", "extend_deadline"]
+__all__ = ["deadline_headers", "extend_deadline", "wait_for_client"]
 
 
 def extend_deadline(seconds: float) -> float:
@@ -37,8 +40,34 @@ def deadline_headers() -> dict[str, str]:
     return _current_job("deadline_headers", "headers").deadline.headers()
 
 
-def _current_job(function: str, method: str) -> Job:
+def wait_for_client(wait: Callable[[float], object], seconds: float) -> object:
+    """Return what `wait(seconds)` returns; the time that takes does not count towards the running request's deadline.
+
+    It counts all the same where the deadline would be later than `extend_deadline` may make it.
+    """
+    job = _job()
+    if job is None:
+        return wait(seconds)
+    deadline, began, before = job.deadline, monotonic(), job.deadline.at
+    deadline.discount(seconds)
+    put_off = deadline.at
+    try:
+        return wait(seconds)
+    finally:
+        if deadline.at == put_off:
+            deadline.at = before
+            deadline.discount(monotonic() - began)
+        if job.slot is not None:
+            job.slot.worker.pool.keeper.look_at(deadline.at)
+
+
+def _job() -> Job | None:
     job: Job | None = getattr(getattr(getcurrent(), "intralb_slot", None), "job", None)
+    return job
+
+
+def _current_job(function: str, method: str) -> Job:
+    job = _job()
     if job is None:
         raise NoCurrentJob(
             f"there is no running request in this greenlet; call {function}() in the handler, "

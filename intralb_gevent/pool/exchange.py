@@ -8,16 +8,33 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from ..errors import StreamsFull
 from ..policy.answers import Answer
 from .safepoints import calls_application
 
-__all__ = ["Application", "Exchange", "Headers", "Runner", "StartResponse"]
+if TYPE_CHECKING:
+    from .job import Deadline
+    from .upgrades import Upgrade
+
+__all__ = ["Application", "Exchange", "Headers", "Runner", "StartResponse", "as_bytes", "require_room"]
+
+_KEPT_BACK_BYTES: Final = 256 * 1024
+"""The most of a response that is kept back until it is decided whether it is one stream too many."""
 
 Headers = list[tuple[str, str]]
 StartResponse = Callable[..., Callable[[bytes], object]]
 Application = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
+
+
+def as_bytes(data: Any) -> bytes:
+    """Return a part of a body as bytes, which nobody changes while they wait to be sent."""
+    if type(data) is bytes:
+        return data
+    if isinstance(data, (bytes, bytearray, memoryview)):
+        return bytes(data)
+    raise TypeError(f"a part of the body is {type(data).__name__}; it must be bytes")
 
 
 class Runner(Protocol):
@@ -29,8 +46,23 @@ class Runner(Protocol):
     def take_turn(self) -> None:
         """Give the hub a turn, or raise what ends the application if its time is over."""
 
-    def begin_stream(self) -> None:
-        """The response is streamed from now on; may raise what ends the application."""
+    def begin_stream(self) -> Deadline | None:
+        """Take note of the first part of a streamed response; return the deadline that each part moves on.
+
+        It may call the exchange's `hold()`.
+        """
+
+    def stream_is_whole(self) -> None:
+        """Take note that a response that is kept back has come to its end, and so is no stream."""
+
+    def wait_for_client(self, wait: Callable[[float], bool]) -> None:
+        """Call `wait` with the seconds that a client may take nothing, which then do not count for the handler.
+
+        `wait` returns False if the client has taken nothing for as long; then the response is cut.
+        """
+
+    def begin_upgrade(self) -> None:
+        """The application takes the connection over; may raise what ends the application instead."""
 
 
 class Exchange(ABC):
@@ -41,11 +73,15 @@ class Exchange(ABC):
     matters it is looked at, so that the error names it.
     """
 
-    __slots__ = ("_in_parts", "_runner")
+    __slots__ = ("_in_parts", "_pace", "_runner", "upgrade")
 
     _runner: Runner
+    upgrade: Upgrade | None
+    """The connection, once the application has taken it over."""
     _in_parts: bool
     """Whether all parts of the body are there already, as a list."""
+    _pace: Deadline | None
+    """The deadline that each part of a streamed response moves on."""
     status: str
     """The status line that was or will be answered, such as "200 OK"; empty before there is one."""
 
@@ -53,22 +89,37 @@ class Exchange(ABC):
     def run(self, application: Application, environ: dict[str, Any], runner: Runner) -> None:
         """Call the application and send all that it yields; raises what the application raises.
 
-        The runner is told before the first part of a streamed response: one whose length is not told, and whose parts
-        are not there as a list. It is asked before every part, for an application that only sends may never wait.
+        A response is streamed if its parts are not there as a list, and the first is not all of it. The runner is asked
+        before every part, for an application that only sends may never wait.
         """
         self._runner = runner
         self._in_parts = False
-        result: Any = application(environ, self.start_response)
+        self._pace = None
         try:
-            self._in_parts = isinstance(result, (list, tuple))
-            for chunk in result:
-                if chunk:
-                    self.write(chunk)
-            self.finish()
+            result: Any = application(environ, self.start_response)
+            try:
+                self._in_parts = isinstance(result, (list, tuple))
+                self.send(result)
+                self.finish()
+            finally:
+                close = getattr(result, "close", None)
+                if close is not None:
+                    close()
         finally:
-            close = getattr(result, "close", None)
-            if close is not None:
-                close()
+            if self.upgrade is not None:
+                self.end_upgrade()
+
+    def end_upgrade(self) -> None:
+        """The application has ended, and so does the connection that it has taken over."""
+        if self.upgrade is not None:
+            self.upgrade.close()
+
+    @calls_application
+    def send(self, result: Any) -> None:
+        """Send all parts of a body."""
+        for chunk in result:
+            if chunk:
+                self.write(chunk)
 
     @abstractmethod
     def start_response(self, status: Any, headers: Any, exc_info: Any = None) -> Callable[[Any], object]:
@@ -98,6 +149,22 @@ class Exchange(ABC):
         """Return how long the request was here before anybody saw it, as far as that is known: never more."""
         return 0.0
 
+    def isolate(self) -> None:  # noqa: B027  # a connection's exchange finds its connection closed
+        """Send nothing from now on, in a process that the application has forked: the parent sends the response."""
+
+    @property
+    @abstractmethod
+    def sent(self) -> int | None:
+        """Bytes of the response that have been sent, as far as that is known; None if not even its head has been."""
+
+    @abstractmethod
+    def hold(self) -> None:
+        """Keep the parts back that come from now on, until `release`, the end of the response, or an answer."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """Send what has been kept back; called in the hub, too."""
+
     @abstractmethod
     def refuse(self, answer: Answer) -> None:
         """Answer in the place of an application that is not run."""
@@ -105,3 +172,9 @@ class Exchange(ABC):
     @abstractmethod
     def fail(self, answer: Answer) -> None:
         """End a response that cannot be finished: with `answer` before headers, by a cut after them."""
+
+
+def require_room(kept_back: int) -> None:
+    """Raise `StreamsFull` if a response of so many bytes cannot be kept back any longer."""
+    if kept_back > _KEPT_BACK_BYTES:
+        raise StreamsFull("there are as many streamed responses as max_streams allows")

@@ -42,16 +42,12 @@ class FairQueue:
         """A job waits no more."""
         self._by_class[job.priority].remove(job)
 
-    def next(self, priority: int, newest: bool = False) -> Job:
+    def next(self, priority: int) -> Job:
         """Return the job of a class whose turn it is, and let its client's next turn come after those of the others.
 
-        Of a client's jobs it is the one that has waited longest, or that came last.
+        Of a client's jobs it is the one that has waited longest.
         """
-        return self._by_class[priority].next(newest)
-
-    def nearest(self, priority: int, count: int, newest: bool = False) -> list[Job]:
-        """Return the next jobs of those clients of a class, at most so many, whose turns are next."""
-        return self._by_class[priority].nearest(count, newest)
+        return self._by_class[priority].next()
 
 
 class _Class:
@@ -79,15 +75,12 @@ class _Class:
             del self._jobs[job.client]
             self._leave(job.client)
 
-    def next(self, newest: bool) -> Job:
+    def next(self) -> Job:
         client = self.order[0][-1]
         self._leave(client)
         self._clients.take_turn(client)
         self._join(client)
-        return self._jobs[client][-1 if newest else 0]
-
-    def nearest(self, count: int, newest: bool) -> list[Job]:
-        return [self._jobs[client][-1 if newest else 0] for _, _, client in self.order[:count]]
+        return self._jobs[client][0]
 
     def _join(self, client: Hashable) -> None:
         self._number += 1

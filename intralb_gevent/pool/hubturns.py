@@ -9,10 +9,11 @@ for all of them before being so much as refused.
 from __future__ import annotations
 
 from collections import deque
-from time import monotonic
 from typing import Any, Final, Protocol
 
 from gevent import get_hub
+
+from ..stdlib import monotonic
 
 __all__ = ["HubTurns"]
 
@@ -81,6 +82,11 @@ class HubTurns:
 
     def __repr__(self) -> str:
         return f"<HubTurns {len(self._waiting)} waiting>"
+
+    @property
+    def count(self) -> int:
+        """How many jobs are to be begun."""
+        return len(self._waiting)
 
     def want(self, dispatcher: Dispatcher) -> None:
         """Have a job begun at the hub's next round, or as soon as it is its turn after that."""

@@ -35,6 +35,8 @@ class HubWatch:
         self.lag = Histogram()
         self._long_seconds = long_seconds
         self._after_long = after_long
+        self.each_iteration: Callable[[], object] | None = None
+        """Called in each iteration of the loop, once its events are known and before they are handled."""
         # The last thing before the hub waits, and the first thing afterwards.
         self._before = loop.prepare(ref=False, priority=loop.MINPRI)
         self._after = loop.check(ref=False, priority=loop.MAXPRI)
@@ -64,6 +66,8 @@ class HubWatch:
             self._after_long()
         self.busy_since = now = monotonic()
         self.late_after = now + LATE_SECONDS if now >= self._late_until else now
+        if self.each_iteration is not None:
+            self.each_iteration()
 
     def _about_to_wait(self) -> None:
         if self.busy_since is None:

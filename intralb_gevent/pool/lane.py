@@ -7,23 +7,28 @@ how a job is answered: the keeper of the jobs does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from time import monotonic
+import logging
+import math
+from collections.abc import Callable, Hashable, Iterator
+from functools import partial
 from typing import Any, Final
 
 from ..observe.snapshot import LaneSnapshot
 from ..observe.stats import Stats
 from ..options import Options
+from ..policy.admission import Admission, short_wait
 from ..policy.answers import EVICTED, NO_TIME, OVERLOADED, QUEUE_FULL, TOO_MANY_OF_CLIENT, Answer
-from ..policy.codel import QueueDelay
 from ..policy.excess import Excess
-from ..policy.fairness import Clients
+from ..policy.fairness import Clients, in_rotation
 from ..policy.limiters import Limiter, limiter_named
 from ..policy.priority import places
 from ..policy.servicetime import ServiceTime
+from ..policy.throughput import Throughput
 from ..priority import Priority
+from ..stdlib import monotonic
+from .hublog import HubLog
 from .job import Job, JobKeeper
-from .origin import client_key
+from .origin import client_key, is_of_crowd
 from .sizing import Sizing
 from .window import WindowCount
 from .workerpool import WorkerPool
@@ -32,6 +37,15 @@ __all__ = ["Lane"]
 
 _CRITICAL: Final = Priority.CRITICAL
 """Looked up once, for an enumeration's member takes its time."""
+
+
+_OVERLOADED: Final = (
+    "overloaded{}: a request of class {} {}; until the arrivals can be served again, the queue is kept short and "
+    "requests beyond it are rejected"
+)
+_LONG_WAIT: Final = "would wait {wait:.1f} s, and max_wait_seconds is {max_wait:g}"
+_FULL: Final = "found all {places} places taken too often (slots and queue_size)"
+_NO_LONGER: Final = "no longer overloaded{}: the arrivals can be served again"
 
 
 class Lane:
@@ -48,13 +62,16 @@ class Lane:
         """How long its jobs usually run."""
         self._excess = Excess()
         self._keeper = keeper
-        self._delays = tuple(QueueDelay() for _ in Priority)
-        """By class: a queue of what may wait can stand while what matters more has its turn at once."""
-        self.sizing = Sizing(self.pool, self.stats, self.service, self._delays)
+        self._throughput = Throughput()
+        self._admissions: dict[float, tuple[Admission, ...]] = {}
+        """By how long a request may wait, then by class: one can be overloaded while those above it are not."""
+        self.sizing = Sizing(self.pool, self.stats, self.service, self._throughput, self._grown)
         self._limiter: Limiter = limiter_named(options.limiter, options.first_workers * self._slots)
         self._clients: Clients | None = None
         """Who holds what, from the first refusal on, and for some time after the last."""
         self._client_key = client_key(options.client_key)
+        self._crowds = options.client_key == "address" and not options.trusted_proxies
+        """Whether an address may stand for many clients, as that of a proxy which is not trusted."""
         self._refused = False
         """Whether any had no place since the last review."""
         self._refused_at = 0.0
@@ -62,7 +79,12 @@ class Lane:
         """Of the classes that have come so far."""
         self.calm = True
         """Whether a job may have the place that it finds, without a further look."""
+        self._calm_limit = Admission.NO_LIMIT
+        """As long as fewer wait, none of them waits too long."""
         self._window = WindowCount(self.stats)
+        self._busy_before = 0.0
+        """For how long the hub had been busy at the last review."""
+        self._log = HubLog(logging.getLogger("intralb_gevent").log)
 
     def __repr__(self) -> str:
         return f"<Lane {self.name or 'of all others'}: {self.pool!r} {self.stats!r}>"
@@ -77,7 +99,8 @@ class Lane:
     def admit(self, job: Job, now: float) -> Answer | None:
         """Bring a job to a worker; return what to answer instead if there is no place for it. Never waits."""
         pool = self.pool
-        if self.calm and job.priority is _CRITICAL:
+        ahead = pool.waiting_count
+        if self.calm and job.priority is _CRITICAL and ahead < self._calm_limit and self._in_time(job, ahead, now):
             worker = pool.least_busy()
             if worker.load < self._slots:
                 job.move("queued")
@@ -93,12 +116,19 @@ class Lane:
         priority = job.priority
         if not self._highest <= priority <= self._lowest:
             self._highest, self._lowest = min(self._highest, priority), max(self._lowest, priority)
-        refusal = self._refusal(priority)
+        admission = job.route.admissions[priority]
+        admission.asked += 1
+        if admission.max_wait < math.inf and not self._in_time(job, self.pool.waiting_before(priority), now):
+            return NO_TIME
+        refusal = self._refusal(admission, priority)
         if refusal is not None and self.sizing.may_grow and self._make_room():
-            refusal = self._refusal(priority)
+            refusal = self._refusal(admission, priority)
+        if refusal is OVERLOADED and not admission.overloaded:
+            self._enter(admission, priority, now, _LONG_WAIT)
         if refusal is not None and (refusal := self._press(job, refusal, now)) is not None:
             # Until the next review those that come are refused before they are made jobs, unless there is a place.
             self.calm = False
+            self._count_refusal(admission, (job.environ.get("REMOTE_ADDR"), job.environ.get("REMOTE_PORT")))
             return refusal
         job.move("queued")
         if self._clients is not None:
@@ -106,24 +136,47 @@ class Lane:
         self.pool.bring(job)
         return None
 
-    def _refusal(self, priority: Priority) -> Answer | None:
+    def _in_time(self, job: Job, ahead: int, now: float) -> bool:
+        """Say whether a job with `ahead` jobs queued before it will start before its deadline."""
+        left = job.deadline.at - now
+        if ahead < Admission.LEAST_LIMIT or self._throughput.wait(ahead) < left:
+            return True
+        if left <= job.route.admissions[job.priority].max_wait:
+            return False
+        # A long wait needs evidence here too: the first requests after a start may be slow.
+        return not Admission.plausible(ahead, self.pool.longest_wait(now), left)
+
+    def _refusal(self, admission: Admission, priority: Priority) -> Answer | None:
         """Return why one more job of a class has no place, or None if it has one."""
-        pool, delay = self.pool, self._delays[priority]
+        pool = self.pool
         if pool.load >= places(pool.places, priority, self._highest):
             return QUEUE_FULL
-        if delay.standing and delay.full(pool.waiting_before(priority)):
+        ahead = pool.waiting_before(priority)
+        if ahead >= admission.limit and admission.full(ahead, pool.longest_wait(monotonic())):
             return OVERLOADED
         return None
 
-    def refusal_at_once(self, environ: dict[str, Any], priority: Priority) -> Answer | None:
+    def refusal_at_once(
+        self, environ: dict[str, Any], admission: Admission, priority: Priority, asker: Hashable
+    ) -> Answer | None:
         """Return why a request has no place now, before anything is made for it; None if `admit` has to decide.
 
-        It has to where there is a place, or the pool may grow, or another may have to make room.
+        It has to where there is a place, or the pool may grow, or another may have to make room. `asker` is the same
+        for each request of a connection.
         """
-        refusal = self._refusal(priority)
-        if refusal is None or self.sizing.may_grow:
+        refusal = self._refusal(admission, priority)
+        if refusal is None or self.sizing.may_grow or (refusal is OVERLOADED and not admission.overloaded):
             return None
-        return self._without_claim(environ, priority, refusal)
+        answer = self._without_claim(environ, priority, refusal)
+        if answer is not None:
+            admission.asked += 1
+            self._count_refusal(admission, asker)
+        return answer
+
+    def _count_refusal(self, admission: Admission, asker: Hashable) -> None:
+        admission.refused += 1
+        if admission.counts_connections:
+            admission.count(asker)
 
     def _make_room(self) -> bool:
         if not self.sizing.make_room():
@@ -143,7 +196,8 @@ class Lane:
             clients = self._clients or self._begin_counting(monotonic())
             # Without any job held there are no others, whoever this is.
             if clients.active and clients.others(key := self._client_key(environ)):
-                if not clients.may_hold(key, min(self._limiter.limit, self.pool.slots_in_all)):
+                may_hold = clients.may_hold(key, self._may_run) or (self._crowds and is_of_crowd(environ))
+                if not may_hold:
                     return TOO_MANY_OF_CLIENT
                 if clients.makes_room(key, priority, monotonic()) is not None:
                     return None
@@ -191,32 +245,21 @@ class Lane:
 
     def too_late(self, job: Job, now: float) -> Answer | None:
         """Return what to answer a job that has waited so long that others should have its turn."""
-        delay = self._delays[job.priority]
-        if now >= delay.ends:
-            self._judge(delay, now)
-        # Whether others wait, and for how long, is asked only where it matters.
-        in_order = not (self._shared or self.pool.newest_first)
-        oldest = 0.0 if in_order else self.pool.queue_age(now, job.priority)
-        if delay.sheds(now, now - job.arrived, delay.standing and self.pool.several_wait, oldest):
+        admission = job.route.admissions[job.priority]
+        if admission.overdue(now - job.arrived) and self.pool.several_wait:
             return OVERLOADED
-        if job.route.usual.suffices(job.deadline.at - now, job.deadline.whole):
-            return None
-        return NO_TIME
+        if admission.max_wait < math.inf and not job.route.usual.suffices(job.deadline.at - now, job.deadline.whole):
+            return NO_TIME
+        admission.begun += 1
+        return None
 
-    def _judge(self, delay: QueueDelay, now: float, oldest: float = 0.0) -> None:
-        was = delay.standing
-        pool = self.pool
-        delay.judge(now, self.service, pool.executing, oldest, slots_free=not pool.queued, excess=self._excess.ratio)
-        if delay.standing != was:
-            self._reconsider()
-
-    def ended(self, run_time: float) -> None:
-        """A job has run to its end."""
+    def ended(self, run_time: float, service_time: float) -> None:
+        """A job has run to its end; `service_time` is without the time for which it was streamed."""
         self.stats.run_time.add(run_time)
-        self.service.add(run_time)
+        self.service.add(service_time)
         window = self._window
-        if run_time < window.least_run_time:
-            window.least_run_time = run_time
+        if service_time < window.least_run_time:
+            window.least_run_time = service_time
 
     # Now and then.
 
@@ -227,43 +270,83 @@ class Lane:
         self._resized()
 
     def sample(self) -> None:
-        """Take note of how many jobs run, some times in each window."""
-        self._window.sample(self.pool.running)
+        """Take note of how many jobs run and wait, some times in each window."""
+        self._window.sample(self.pool.running - self.pool.lasting, self.pool.waiting_count)
 
     def review(self, now: float, least_lag: float | None) -> None:
         """Look at everything, as at every tick; `least_lag` is how late the hub was at best since the last one."""
         pool = self.pool
+        pool.count_lasting(now)
         pool.close_stale_sessions()
         self.sizing.review()
         window = self._window.over(now, least_lag)
         self._limiter.observe(window)
         self._excess.add(window.ended, window.shed)
-        for priority, delay in zip(Priority, self._delays, strict=True):
-            if now >= delay.ends:
-                self._judge(delay, now, pool.queue_age(now, priority))
-            else:
-                delay.adapt(self.service, pool.executing, slots_free=not pool.queued, excess=self._excess.ratio)
-            if delay.standing:
-                self._shorten(priority, delay, now)
+        busy = self.sizing.busy(now)
+        self._throughput.add(window.seconds, window.begun, busy - self._busy_before, backlogged=window.backlogged)
+        self._busy_before = busy
+        self._review_admissions(now)
         self._resized()
         self._forget_clients(now)
 
-    def _shorten(self, priority: Priority, delay: QueueDelay, now: float) -> None:
-        """Shed what waited when the queue was found to stand, but for as many as soon have their turn."""
-        newest = self.pool.newest_first
-        waiting = [job for job in self.pool.waiting if job.priority == priority]
-        waiting.sort(key=lambda job: job.arrived, reverse=newest)
-        if self.pool.fair_queue is not None and self._shared:
-            nearest = self.pool.fair_queue.nearest(priority, delay.room, newest)
-            waiting = nearest + [job for job in waiting if job not in nearest]
-        kept = 0
-        for job in waiting:
-            waited = now - job.arrived
-            late = delay.overdue(now, waited) and self.pool.several_wait
-            if late or (kept >= delay.room and delay.found(now, waited)):
-                self._keeper.refuse(job, "shed", OVERLOADED)
-            else:
-                kept += 1
+    def _review_admissions(self, now: float) -> None:
+        held = self.pool.load
+        for admission, priority in self._all_admissions():
+            was, cut_at = admission.overloaded, admission.cut_at
+            admission.review(now, self._throughput, held)
+            if was and not admission.overloaded:
+                self._log.record(logging.WARNING, partial(_NO_LONGER.format, self._of_lane))
+            self._update(admission)
+            if not was and admission.max_wait < math.inf and admission.rejects_many:
+                self._enter(admission, priority, now, _FULL)
+            elif admission.cut_at != cut_at:
+                self._cut(admission)
+
+    def _enter(self, admission: Admission, priority: Priority, now: float, cause: str) -> None:
+        """Keep the queue short from now on."""
+        wait = self._throughput.wait(self.pool.waiting_before(priority))
+        cause = cause.format(wait=wait, max_wait=admission.max_wait, places=self.pool.places)
+        text = partial(_OVERLOADED.format, self._of_lane, priority.name.lower(), cause)
+        self._log.record(logging.WARNING, text)
+        admission.enter(now)
+        self._update(admission)
+        self._cut(admission)
+        self._reconsider()
+
+    def _update(self, admission: Admission) -> None:
+        self._throughput.update(self.service, self._may_run)
+        free = not self.pool.queued
+        short = short_wait(self._throughput, self.service, self._excess.ratio, slots_free=free)
+        admission.update(self._throughput, short)
+
+    def _cut(self, admission: Admission) -> None:
+        """Reject queued jobs but the oldest; if clients share the pool, the newest of those with the most go first."""
+        waiting = [job for job in self.pool.waiting if job.route.admissions[job.priority] is admission]
+        waiting.sort(key=lambda job: job.arrived)
+        if self._shared:
+            waiting = [waiting[index] for index in in_rotation([job.client for job in waiting])]
+        for job in waiting[admission.kept :]:
+            self._keeper.refuse(job, "shed", OVERLOADED)
+
+    @property
+    def _may_run(self) -> int:
+        """How many jobs may run at the same time."""
+        return min(self._limiter.limit, max(1, self.pool.slots_in_all - self.pool.lasting))
+
+    @property
+    def _of_lane(self) -> str:
+        return f" of {self.name}" if self.name else ""
+
+    def _all_admissions(self) -> Iterator[tuple[Admission, Priority]]:
+        for admissions in self._admissions.values():
+            yield from zip(admissions, Priority, strict=True)
+
+    def admissions(self, max_wait: float) -> tuple[Admission, ...]:
+        """Return what decides, for each class, whether one more may wait that should not for longer than `max_wait`."""
+        if max_wait not in self._admissions:
+            self._admissions[max_wait] = tuple(Admission(max_wait) for _ in Priority)
+            self._reconsider()
+        return self._admissions[max_wait]
 
     def _forget_clients(self, now: float) -> None:
         if self._refused:
@@ -289,17 +372,25 @@ class Lane:
 
     def _reconsider(self) -> None:
         """Find out whether the short way in is open: nobody is told apart or held back."""
-        standing = any(delay.standing for delay in self._delays)
+        overloaded = any(admission.overloaded for admission, _ in self._all_admissions())
         reserved = self._highest < Priority.CRITICAL
-        self.calm = self.pool.limit is None and self._clients is None and not standing and not reserved
+        self.calm = self.pool.limit is None and self._clients is None and not overloaded and not reserved
+        self._calm_limit = min((admission.limit for admission, _ in self._all_admissions()), default=Admission.NO_LIMIT)
+
+    def _grown(self) -> None:
+        """There are more slots now, which work off what waits: wait and see."""
+        self._throughput.restart()
+        for admission, _ in self._all_admissions():
+            admission.leave()
+            self._update(admission)
 
     def snapshot(self) -> LaneSnapshot:
         """Return a picture of the lane."""
-        standing = next((p.name.lower() for p, delay in zip(Priority, self._delays, strict=True) if delay.standing), "")
+        overloaded = next((p.name.lower() for admission, p in self._all_admissions() if admission.overloaded), "")
         return LaneSnapshot(
             name=self.name,
             limit=min(self._limiter.limit, self.pool.slots_in_all),
-            standing_queue=standing,
+            overloaded=overloaded,
             clients=0 if self._clients is None else self._clients.active,
             workers=len(self.pool.active),
             most_workers=self.options.max_workers,

@@ -55,10 +55,9 @@ class Line:
         jobs = self._by_class[priority]
         return jobs[-1] if jobs else None
 
-    def pop(self, priority: int, newest: bool = False) -> Job:
-        """Take the job of a class that has waited longest, or that came last; IndexError if none of it waits."""
-        jobs = self._by_class[priority]
-        job = jobs.pop() if newest else jobs.popleft()
+    def pop(self, priority: int) -> Job:
+        """Take the job of a class that has waited longest; IndexError if none of it waits."""
+        job = self._by_class[priority].popleft()
         self._length -= 1
         return job
 

@@ -22,9 +22,21 @@ from .exchange import Application, StartResponse
 from .job import JobKeeper, RouteState
 from .lane import Lane
 
-__all__ = ["Mounts"]
+__all__ = ["Mounts", "enter_root"]
 
 _Table = RouteTable[RouteState]
+
+
+def enter_root(environ: dict[str, Any], root_path: str) -> None:
+    """Move the path below which a proxy has all requests into SCRIPT_NAME; requests elsewhere stay as they are.
+
+    It is not added to a SCRIPT_NAME that is the same already, which a proxy has sent as X-Forwarded-Prefix.
+    """
+    path: str = environ.get("PATH_INFO", "")
+    if path.startswith(root_path) and path[len(root_path) : len(root_path) + 1] in ("", "/"):
+        environ["PATH_INFO"] = path[len(root_path) :]
+        before: str = environ.get("SCRIPT_NAME", "")
+        environ["SCRIPT_NAME"] = root_path if before == root_path else before + root_path
 
 
 class Mounts:
@@ -66,7 +78,12 @@ class Mounts:
         def state(route: Route | None) -> RouteState:
             limits = time_limits(self._options, route)
             priority = PRIORITIES[route.priority] if route and route.priority else Priority.CRITICAL
-            return RouteState(application, limits, priority, (route and self._lane_of(route)) or lane)
+            max_wait = self._options.max_wait_seconds
+            if route and route.max_wait_seconds is not None:
+                max_wait = route.max_wait_seconds
+            streams_body = route is not None and bool(route.stream_request_bodies)
+            lane_of_route = (route and self._lane_of(route)) or lane
+            return RouteState(application, limits, priority, lane_of_route, max_wait, streams_body)
 
         return RouteTable([(route.path, state(route)) for route in self._options.routes], otherwise=state(None))
 

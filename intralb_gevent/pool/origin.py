@@ -11,17 +11,19 @@ from collections.abc import Callable, Hashable
 from functools import partial
 from typing import Any
 
+from ..naming import function_name, shown_value
 from ..priority import PRIORITIES, Priority
+from .errortext import error_line
 from .hublog import HubLog
 
-__all__ = ["client_key", "priority_of"]
+__all__ = ["client_key", "is_of_crowd", "priority_of"]
 
 _Environ = dict[str, Any]
 
 _LOG = HubLog(logging.getLogger("intralb_gevent").log)
 _NOBODY = ""
 """Stands for all that cannot be told apart, as those of a Unix socket."""
-_FAILED = "{}: {} failed with {!r}; its request is treated as any other"
+_FAILED = "{}: {} failed with {}; its request is treated as any other"
 
 
 def client_key(option: str | Callable[[_Environ], Hashable]) -> Callable[[_Environ], Hashable] | None:
@@ -33,6 +35,14 @@ def client_key(option: str | Callable[[_Environ], Hashable]) -> Callable[[_Envir
     if isinstance(option, str):
         return partial(_header, "HTTP_" + option.upper().replace("-", "_"))
     return partial(_of_function, option)
+
+
+def is_of_crowd(environ: _Environ) -> bool:
+    """Say whether a request whose peer is not trusted may be one of many clients, as it came through a proxy.
+
+    Anybody can say so. It only spares them the bound on what one client may hold, which would shut out a whole site.
+    """
+    return "HTTP_X_FORWARDED_FOR" in environ
 
 
 def _address(environ: _Environ) -> Hashable:
@@ -53,8 +63,12 @@ def _guarded(name: str, function: Callable[[_Environ], Any], environ: _Environ, 
     try:
         return read(function(environ))
     except Exception as error:
-        _LOG.record(logging.ERROR, partial(_FAILED.format, name, function, error))
+        _LOG.record(logging.ERROR, partial(_failed, name, function, error))
         return None
+
+
+def _failed(name: str, function: Callable[[_Environ], Any], error: Exception) -> str:
+    return _FAILED.format(name, function_name(function), error_line(error))
 
 
 def _hashable(value: Any) -> Any:
@@ -68,7 +82,8 @@ def _class(value: Any) -> Priority | None:
         return value
     if isinstance(value, str) and value in PRIORITIES:
         return PRIORITIES[value]
-    raise ValueError(f"{value!r} is not allowed; it must be one of {', '.join(PRIORITIES)}, a Priority, or None")
+    allowed = f"one of {', '.join(PRIORITIES)}, a Priority, or None"
+    raise ValueError(f"{shown_value(value)} is not allowed; it must be {allowed}")
 
 
 def priority_of(environ: _Environ, function: Callable[[_Environ], Any] | None, usual: Priority) -> Priority:

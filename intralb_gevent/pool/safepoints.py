@@ -1,20 +1,39 @@
-"""Where the application has control, so that an abort may land there.
+"""Where an abort may land in a handler that computes.
 
-Decides by the frames of a greenlet. An abort that comes by a signal must not land in code of ours that the application
-has called, such as `start_response` or the opening of a session: it would leave a half-done step behind. Nor in modules
-of Python and gevent that keep the state of the whole process and do not expect an exception between any two steps:
-locks, logging, starting a process, importing. Nor where Python drops whatever is raised: an abort would end a finalizer
-halfway, and not the application. It must not know what an abort is.
+An abort that comes by a signal can land between any two steps of the application. It must not land in code of ours that
+the application has called, such as `start_response` or the opening of a session: it would leave a half-done step
+behind. Nor in modules of Python and gevent that keep the state of the whole process and do not expect an exception
+anywhere: locks, logging, starting a process, importing. Nor in functions that take or give back a lock. Nor where
+Python or a library in C drops what is raised: in finalizers, in callbacks of weak references and of ctypes, in SQLite's
+collations. There an abort would end the callback halfway, and not the application: an SQLite index would be corrupted.
 """
 
 from __future__ import annotations
 
 import gc
+import inspect
+import sys
+from collections import deque
 from collections.abc import Callable, Iterator
-from types import CodeType, FrameType, FunctionType
+from functools import lru_cache
+from inspect import getattr_static
+from types import BuiltinMethodType, CodeType, FrameType, FunctionType, MethodDescriptorType
 from typing import Any, Final, TypeVar
 
-__all__ = ["application_frames", "calls_application", "in_application"]
+from .callsites import arguments, call_site, callee, first_argument
+
+__all__ = [
+    "DELICATE",
+    "application_frames",
+    "called_by_library",
+    "calls_application",
+    "has_just_acquired",
+    "in_application",
+    "landing_frame",
+    "lands_outside",
+    "outside",
+    "package_of",
+]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -25,7 +44,7 @@ _APPLICATIONS: Final = (_OURS + "demo.", _OURS + "integrations.", _OURS + "sessi
 _CLEANS_UP: Final = _OURS + "integrations.drivers"
 """But this ends what an aborted statement does on its server."""
 
-_DELICATE: Final = frozenset(
+DELICATE: Final = frozenset(
     {
         *("gevent", "greenlet", "threading", "queue", "selectors", "socket", "ssl", "weakref", "_weakrefset"),
         *("logging", "subprocess", "multiprocessing", "concurrent"),
@@ -34,7 +53,42 @@ _DELICATE: Final = frozenset(
 )
 """Packages in which an exception out of nowhere leaves a lock held, a program running, or a module half imported."""
 
+_CLIENTS: Final = frozenset(
+    {"http", "urllib3", "redis", "valkey", "memcache", "pymemcache", "bmemcached", "pymongo", "amqp", "kafka"}
+)
+"""Packages that keep connections for many requests: after an exception between a command and its answer, the next
+request would receive that answer."""
+
+_TAKES: Final = frozenset({"acquire", "_acquire"})
+"""Names of functions that take a lock, before the `try` block that gives it back."""
+
+_ENTERS_OR_GIVES_BACK: Final = frozenset(
+    {
+        *("__enter__", "__exit__", "__aenter__", "__aexit__", "release", "_release"),
+        # Those of contextlib.ExitStack.
+        *("enter_context", "enter_async_context", "_push_cm_exit", "_push_async_cm_exit", "_push_exit_callback"),
+    }
+)
+"""Names of functions that take a lock, after which a `with` block gives it back at once, or that give it back."""
+
+_DROPS_REFERENCES: Final = frozenset({"clear", "discard", "pop", "popitem", "popleft", "remove"})
+"""Methods of built-in containers that call Python functions for comparisons only, or because an object is freed."""
+
+_COMPARES: Final = frozenset({"__eq__", "__hash__", "__lt__", "__index__"})
+
+_ITERATES: Final = frozenset({"__iter__", "__next__", "__getitem__", "__len__", "__length_hint__", "keys"})
+"""Methods that `function(*values)` calls before it calls the function."""
+
+_DROPPING_LIBRARIES: Final = (
+    ("_ctypes", ("CFuncPtr",)),
+    ("sqlite3", ("Connection", "Cursor")),
+    ("apsw", ("Connection", "Cursor")),
+    ("_cffi_backend", ("_CDataBase",)),
+)
+"""Modules and their types whose callbacks cannot report an exception to their caller."""
+
 _CALLERS: set[CodeType] = set()
+_CALLED_BY_LIBRARIES: set[CodeType] = set()
 
 
 def calls_application(function: _Function) -> _Function:
@@ -47,6 +101,13 @@ def calls_application(function: _Function) -> _Function:
     return function
 
 
+def called_by_library(function: _Function) -> _Function:
+    """Mark a function of ours that a library in C calls, which drops what it raises."""
+    if isinstance(function, FunctionType):
+        _CALLED_BY_LIBRARIES.add(function.__code__)
+    return function
+
+
 def application_frames(frame: FrameType | None) -> Iterator[tuple[FrameType, int]]:
     """Yield the frames of a greenlet from its innermost one outwards, each with its line, without ours."""
     while frame is not None:
@@ -56,7 +117,7 @@ def application_frames(frame: FrameType | None) -> Iterator[tuple[FrameType, int
 
 
 def in_application(frame: FrameType | None) -> bool:
-    """Say whether an abort may land at the innermost frame of a greenlet.
+    """Say whether the application has control at the innermost frame, and not a delicate module or a finalizer.
 
     The first frame of ours on the way outwards tells: it is one that calls the application, or one that it has called.
     """
@@ -64,19 +125,147 @@ def in_application(frame: FrameType | None) -> bool:
     while frame is not None:
         if _is_ours(frame):
             return frame is not innermost and frame.f_code in _CALLERS
-        if _package(frame) in _DELICATE or _drops_errors(frame):
+        if package_of(frame) in DELICATE or _is_finalizer(frame):
             return False
         frame = frame.f_back
     return False
 
 
-def _drops_errors(frame: FrameType) -> bool:
-    """Say whether Python itself has called this between two steps of another function, and drops what it raises."""
+def landing_frame(frame: FrameType | None, patient: bool) -> FrameType | None:
+    """Return the frame of the application that an abort may be raised in; None if there is none now.
+
+    That is the innermost one, unless something on the way outwards must return first: then it is what has called that.
+    `patient` also waits for functions that take or give back a lock, which may block for long.
+    """
+    place, inner, of_others = frame, None, False
+    while frame is not None:
+        if _is_ours(frame):
+            in_order = frame.f_code in _CALLERS and place is not frame and place is not None
+            return place if in_order else None
+        if inner is not None and _drops_errors(inner, frame):
+            place = frame
+        if patient and frame.f_code.co_name in _TAKES:
+            # As soon as it has returned, something is held that no `finally` gives back yet.
+            return None
+        is_client = package_of(frame) in _CLIENTS
+        # What a client calls back may compute for long, and its exceptions are nothing new to the client.
+        if _must_return(frame, patient) or (is_client and (patient or not of_others)):
+            place = frame.f_back
+        of_others = of_others or not is_client
+        inner, frame = frame, frame.f_back
+    return None
+
+
+def _must_return(frame: FrameType, patient: bool) -> bool:
+    if package_of(frame) in DELICATE or _is_finalizer(frame):
+        return True
+    return patient and frame.f_code.co_name in _ENTERS_OR_GIVES_BACK
+
+
+def lands_outside(frame: FrameType | None, package: str, patient: bool) -> bool:
+    """Say whether an abort that leaves the innermost frames, those of a package, arrives where it may be raised."""
+    inner = None
+    while frame is not None:
+        if inner is not None and _drops_errors(inner, frame):
+            return False
+        if package_of(frame) != package:
+            return landing_frame(frame, patient) is frame
+        if _is_finalizer(frame):
+            return False
+        inner, frame = frame, frame.f_back
+    return False
+
+
+def has_just_acquired(frame: FrameType) -> bool:
+    """Say whether a frame has just called what takes a lock or starts a program, and has not gone on since."""
+    path = call_site(frame.f_code, frame.f_lasti).path
+    return bool(path) and (path[-1] in _TAKES or path[-1] in ("__enter__", "Popen"))
+
+
+def _is_finalizer(frame: FrameType) -> bool:
     code = frame.f_code
     return code.co_name == "__del__" or any(getattr(called, "__code__", None) is code for called in gc.callbacks)
 
 
-def _package(frame: FrameType) -> str:
+def _drops_errors(frame: FrameType, caller: FrameType) -> bool:
+    """Say whether what `frame` raises is known not to reach `caller`, as Python or a library in C called it."""
+    site = call_site(caller.f_code, caller.f_lasti)
+    if site.silent or frame.f_code in _CALLED_BY_LIBRARIES:
+        return True
+    called, owner = callee(caller)
+    if isinstance(called, FunctionType):
+        # If not that, it has returned, and an object of its own was freed.
+        return called.__code__ is not frame.f_code and not (site.spreads and _iterates(frame))
+    if isinstance(called, (MethodDescriptorType, BuiltinMethodType)) and called.__name__ in _DROPS_REFERENCES:
+        return isinstance(owner, (list, dict, set, deque)) and frame.f_code.co_name not in _COMPARES
+    if called is None:
+        return _is_probably_of_dropping_library(frame, caller, site.name)
+    types = _dropping_types()
+    of_class = getattr(called, "__objclass__", None)
+    return isinstance(called, types) or isinstance(owner, types) or of_class in types
+
+
+def _iterates(frame: FrameType) -> bool:
+    return bool(frame.f_code.co_flags & inspect.CO_GENERATOR) or frame.f_code.co_name in _ITERATES
+
+
+def _is_probably_of_dropping_library(frame: FrameType, caller: FrameType, name: str) -> bool:
+    """Judge a call of something unknown in `caller` by its name and its arguments.
+
+    Most such calls are of plain Python functions, and an abort must not wait for their end.
+    """
+    types = _dropping_types()
+    if _is_method(frame, name):
+        return False
+    if name in _method_names(types):
+        return True
+    # What is passed to it may be a callback. A function of Python would have received it itself.
+    passes = any(isinstance(each, types) or _is_subclass(each, types) for each in arguments(caller))
+    return passes and not any(isinstance(each, types) for each in _received(frame))
+
+
+def _is_subclass(value: Any, types: tuple[type, ...]) -> bool:
+    return isinstance(value, type) and issubclass(value, types)
+
+
+def _received(frame: FrameType) -> Iterator[Any]:
+    """Yield the arguments that the function at a frame was called with."""
+    names, positional, named, values = inspect.getargvalues(frame)
+    yield from (values.get(name) for name in names)
+    yield from values.get(positional or "", ())
+    yield from values.get(named or "", {}).values()
+
+
+def _is_method(frame: FrameType, name: str) -> bool:
+    """Say whether a frame belongs to a method of that name, also to one with a decorator, or to a generator."""
+    code = frame.f_code
+    if name == code.co_name or _iterates(frame):
+        return True
+    method = getattr_static(type(first_argument(frame)), name, None)
+    return getattr(method, "__code__", None) is code
+
+
+@lru_cache(maxsize=4)
+def _method_names(types: tuple[type, ...]) -> frozenset[str]:
+    return frozenset(name for each in types for name in dir(each) if not name.startswith("_"))
+
+
+def _dropping_types() -> tuple[type, ...]:
+    found = ((sys.modules.get(module), names) for module, names in _DROPPING_LIBRARIES)
+    return tuple(getattr(module, name) for module, names in found for name in names if hasattr(module, name))
+
+
+def outside(frame: FrameType | None) -> bool:
+    """Say whether none of our functions is being called at the innermost frame of a greenlet."""
+    while frame is not None:
+        if _is_ours(frame):
+            return False
+        frame = frame.f_back
+    return True
+
+
+def package_of(frame: FrameType) -> str:
+    """Return the name of the top-level package or module that a frame belongs to."""
     module: str = frame.f_globals.get("__name__") or ""
     return module.partition(".")[0]
 

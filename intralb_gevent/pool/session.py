@@ -6,8 +6,8 @@ Decides when a session is opened, checked, reset and closed. It must not know wh
 
 from __future__ import annotations
 
-import logging
 import math
+import sys
 from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,14 @@ import gevent
 from gevent import getcurrent
 
 from ..errors import Abort, NoCurrentJob, SessionUnavailable
+from ..integrations.opentelemetry import mark_spans
+from ..policy.answers import NO_SESSION
 from ..policy.sessions import SessionLimits
 from ..sessionsource import FunctionSource, SessionSource
+from . import guards
+from .errortext import error_line
+from .forks import detach
+from .guards import CLEANUP_SECONDS
 from .safepoints import calls_application
 from .slotlog import tell
 
@@ -26,11 +32,6 @@ if TYPE_CHECKING:
     from .job import Deadline
 
 __all__ = ["CLEANUP_SECONDS", "CurrentSession", "SessionRules", "SlotSession", "current_session"]
-
-CLEANUP_SECONDS = 5.0
-"""How long resetting or closing a session may take before it is given up."""
-
-logger = logging.getLogger("intralb_gevent")
 
 
 class SessionRules:
@@ -61,7 +62,17 @@ def _source(options: Options) -> SessionSource | None:
 class SlotSession:
     """The session of one slot; all its methods are called in that slot's greenlet."""
 
-    __slots__ = ("_opened_at", "_rules", "_session", "_used_at", "_worker_id", "opened", "touched")
+    __slots__ = (
+        "_opened_at",
+        "_rules",
+        "_session",
+        "_used_at",
+        "_worker_id",
+        "opened",
+        "touched",
+        "unsettled",
+        "watched",
+    )
 
     def __init__(self, rules: SessionRules, worker_id: int) -> None:
         self._rules = rules
@@ -71,6 +82,10 @@ class SlotSession:
         self.opened = False
         self.touched = False
         """Whether the present job has asked for the session."""
+        self.unsettled = False
+        """Whether there may be anything to clean up after a job that ends by itself."""
+        self.watched = False
+        """Whether guards are asked for that after each job; see `guards.watch_slot`."""
 
     def __repr__(self) -> str:
         return f"<SlotSession worker={self._worker_id} {'open' if self.opened else 'closed'}>"
@@ -99,17 +114,17 @@ class SlotSession:
             self.touched = True
             source.begin(self._session, deadline.remaining())
         except Exception as error:
-            logger.exception("no session for worker %d; its request is answered 503", self._worker_id)
+            tell("no session for worker %d; its request is answered 503", self._worker_id, exc_info=error)
             self._rules.failed_at = monotonic()
             self.discard()
-            raise SessionUnavailable(f"db_init_func failed: {error}") from error
+            raise SessionUnavailable(f"db_init_func failed: {error_line(error)}") from error
 
     @calls_application
     def _open(self, source: SessionSource) -> None:
         session = source.open(self._worker_id)
         # No abort comes between these lines: it is held until the application has control again.
         self._session = session
-        self.opened = True
+        self.opened = self.unsettled = True
         self._opened_at = monotonic()
 
     @calls_application
@@ -122,12 +137,24 @@ class SlotSession:
         except Exception:
             return False
 
-    def settle(self, *, aborted: bool) -> None:
-        """Make the session ready for the next job; after an abort, or when that fails, discard it."""
-        if not self.opened:
-            return
+    def isolate(self) -> None:
+        """Detach the session from its database server in a process that a handler has forked."""
+        if self.opened:
+            detach(self._session)
+
+    def settle(self, *, aborted: bool, anywhere: bool) -> None:
+        """Clean up after a job, which may have been aborted, and that anywhere, such as within a statement.
+
+        The session is discarded then, or when it cannot be reset.
+        """
+        guards.settle(aborted=aborted)
+        if self.opened:
+            self._settle(anywhere)
+        self.unsettled = self.opened or self.watched
+
+    def _settle(self, anywhere: bool) -> None:
         source = self._rules.source
-        if aborted or (self.touched and source is not None and not self._cleaned_up("reset", source.reset)):
+        if anywhere or (self.touched and source is not None and not self._cleaned_up("reset", source.reset)):
             self.discard()
         elif self._rules.limits.too_old(self._opened_at, now := monotonic()):
             self.close()
@@ -140,7 +167,8 @@ class SlotSession:
         return self.opened and self._rules.limits.stale(self._opened_at, self._used_at, now)
 
     def close(self) -> None:
-        """Close the session, if it is open, for good; the next use opens another."""
+        """Close the session and what guards watch here, if anything is open; the next use opens others."""
+        guards.leave()
         if self._rules.source is not None:
             self._end("close", self._rules.source.close)
 
@@ -183,7 +211,11 @@ def current_session() -> Any:
             "there is no running request in this greenlet; call current_session() in the handler "
             "and pass the session on to greenlets and threads that you start"
         )
-    return slot.session.get(slot.job.deadline)
+    try:
+        return slot.session.get(slot.job.deadline)
+    except SessionUnavailable:
+        mark_spans(slot.job.environ, sys._getframe(), "failed", NO_SESSION.status)
+        raise
 
 
 class CurrentSession:

@@ -5,16 +5,15 @@ Decides when to look. It must not know why the pool should have more workers or 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
 from ..observe.stats import Stats
 from ..policy.autoscale import Autoscaler, Load, PoolSize
-from ..policy.codel import QueueDelay
 from ..policy.growth import Progress
 from ..policy.servicetime import ServiceTime
-from ..priority import Priority
+from ..policy.throughput import Throughput
 from .workerpool import WorkerPool
 
 __all__ = ["Sizing"]
@@ -56,7 +55,14 @@ class Sizing:
     BURST_SECONDS: Final = 0.02
     """The least times over which a busy hub tells something: at a tick, and while jobs come all at once."""
 
-    def __init__(self, pool: WorkerPool, stats: Stats, service: ServiceTime, delays: Sequence[QueueDelay]) -> None:
+    def __init__(
+        self,
+        pool: WorkerPool,
+        stats: Stats,
+        service: ServiceTime,
+        throughput: Throughput,
+        grown: Callable[[], object],
+    ) -> None:
         options = pool.options
         size = PoolSize(
             minimum=options.first_workers,
@@ -68,7 +74,8 @@ class Sizing:
         self._pool = pool
         self._stats = stats
         self._service = service
-        self._delays = delays
+        self._throughput = throughput
+        self._grown = grown
         self._busy_share = _BusyShare()
         self._autoscaler = Autoscaler(size, options.worker_quiet_seconds)
         self._may_grow = True
@@ -79,6 +86,10 @@ class Sizing:
     def begin(self, busy: Callable[[float], float]) -> None:
         """The pool begins to serve; `busy` tells for how many seconds the hub has been busy until a moment."""
         self._busy_share.begin(busy)
+
+    def busy(self, now: float) -> float:
+        """Return for how many seconds the hub has been busy until now."""
+        return self._busy_share.busy(now)
 
     def review(self) -> None:
         """Look at the pool, as at every tick."""
@@ -104,8 +115,7 @@ class Sizing:
         """Add workers, or retire as many as a negative number says."""
         if workers > 0:
             self._pool.add(workers)
-            for delay in self._delays:
-                delay.restart()
+            self._grown()
         elif workers < 0:
             self._pool.retire(-workers)
 
@@ -123,7 +133,7 @@ class Sizing:
             progress=Progress(now, self._stats.run_time.count, wait.count, wait.total, self._service.mean),
             full=full,
             queue_age=pool.queue_age(now),
-            queue_target=self._delays[Priority.CRITICAL].target,
+            queue_target=self._throughput.target,
             busy_share=self._busy_share.read(now, self.BURST_SECONDS if full else self.CHANCE_SECONDS),
             sessions_exhausted=now - pool.session_rules.failed_at < self.SESSIONS_SECONDS,
         )

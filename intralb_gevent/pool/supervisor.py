@@ -1,4 +1,4 @@
-"""What is looked at beside the road, at every tick: today the number of workers.
+"""What is looked at beside the road, at every tick: the number of workers, and the native thread pool.
 
 Decides how often; the policies decide what follows. It must not know jobs.
 """

@@ -17,7 +17,17 @@ __all__ = ["WindowCount"]
 class WindowCount:
     """Counts from what the statistics of a lane were at the beginning of the window."""
 
-    __slots__ = ("_began", "_ended", "_most_running", "_shed", "_stats", "_time", "least_run_time")
+    __slots__ = (
+        "_began",
+        "_begun",
+        "_ended",
+        "_least_waiting",
+        "_most_running",
+        "_shed",
+        "_stats",
+        "_time",
+        "least_run_time",
+    )
 
     def __init__(self, stats: Stats) -> None:
         self._stats = stats
@@ -31,15 +41,19 @@ class WindowCount:
         stats = self._stats
         self._began = now
         self._ended, self._time = stats.run_time.count, stats.run_time.total
+        self._begun = stats.queue_wait.count
         self._shed = stats.shed
         self._most_running = 0
+        self._least_waiting = -1
         self.least_run_time = math.inf
         """Of the jobs that have ended in the window, in seconds."""
 
-    def sample(self, running: int) -> None:
-        """Take note of how many jobs run now."""
+    def sample(self, running: int, waiting: int) -> None:
+        """Take note of how many jobs run and wait now."""
         if running > self._most_running:
             self._most_running = running
+        if waiting < self._least_waiting or self._least_waiting < 0:
+            self._least_waiting = waiting
 
     def over(self, now: float, least_lag: float | None) -> Window:
         """Return the window that ends now, and begin the next."""
@@ -53,6 +67,8 @@ class WindowCount:
             mean_run_time=(stats.run_time.total - self._time) / ended if ended else 0.0,
             least_run_time=self.least_run_time if ended else 0.0,
             shed=stats.shed - self._shed,
+            begun=stats.queue_wait.count - self._begun,
+            backlogged=self._least_waiting > 0,
         )
         self._begin(now)
         return window

@@ -94,9 +94,9 @@ class Worker:
         if self.pool.fair_queue is not None:
             self.pool.fair_queue.append(job)
 
-    def dequeue(self, priority: int, newest: bool = False) -> Job:
-        """Take the job of a class that has waited longest, or that came last, out of the queue."""
-        job = self.queue.pop(priority, newest)
+    def dequeue(self, priority: int) -> Job:
+        """Take the job of a class that has waited longest out of the queue."""
+        job = self.queue.pop(priority)
         self._left_queue(job)
         return job
 
@@ -131,7 +131,7 @@ class Worker:
             self.pool.fair_queue.remove(job)
 
     def released(self, slot: Slot) -> None:
-        """A slot is free: the job that waited longest here is next, else a sibling's."""
+        """A slot is free: the job that has waited longest in the pool is next."""
         self.load -= 1
         if self.retiring and (not self.queue or self.pool.at_limit):
             slot.retired = True

@@ -1,30 +1,37 @@
 """The workers of a lane: which one gets a job, whose waiting job a free slot takes, how some come and go.
 
 Decides by `policy/routing.py` among the workers there are, by `policy/priority.py` among the classes that wait, by
-`fairqueue.py` among their clients, and by `policy/lifo.py` in which order. It must not know deadlines or outcomes: the
+`fairqueue.py` among their clients. It must not know deadlines or outcomes: the
 keeper of the jobs does.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from time import monotonic
 
 from ..observe.snapshot import WorkerSnapshot
 from ..options import Options
 from ..policy.fairness import Clients
-from ..policy.lifo import AdaptiveLifo
 from ..policy.priority import Turns
 from ..policy.routing import least_busy, oldest
 from ..priority import Priority
 from .fairqueue import FairQueue
+from .hublog import HubLog
 from .hubturns import HubTurns
-from .job import Job, JobKeeper
+from .job import STREAM_LASTS_SECONDS, Job, JobKeeper
 from .session import SessionRules
 from .slot import Slot
 from .worker import Worker
 
 __all__ = ["WorkerPool"]
+
+_LEFTOVERS = (
+    "a request left something behind that can still interrupt its greenlet, such as a gevent.Timeout that was not "
+    "cancelled; its slot takes a fresh greenlet, which costs it the connections in its thread-locals. "
+    "Cancel timeouts and timers in a finally block. This is logged once"
+)
 
 
 class WorkerPool:
@@ -41,16 +48,24 @@ class WorkerPool:
         self.queued_by_class = [0] * len(Priority)
         """The same for each class."""
         self.limit: int | None = None
-        """How many jobs may run at the same time, where that is less than there are slots."""
+        """How many jobs may run at the same time beside lasting streams, where that is less than there are slots."""
+        self.streams: set[Job] = set()
+        """The jobs whose responses are streamed now."""
+        self.most_streams = max(1, options.max_workers * options.max_concurrent_per_router * 3 // 4)
+        """How many there may be where `max_streams` is not set: a quarter of the slots is left for other requests."""
+        self.lasting = 0
+        """How many streams have gone on for so long that they mostly wait, which costs the event loop nothing."""
         self.fair_queue: FairQueue | None = None
         """The queued jobs by client, while more come than there is room for; the workers keep it."""
         self.given_up: list[Slot] = []
         """Slots without a worker, whose applications cannot be ended; kept, as they would be ended with a reference."""
         self.turns = HubTurns(keeper.turn_end)
+        self.leftovers = 0
+        """How many requests left something behind that could have acted on the next one in their slot."""
+        self._log = HubLog(logging.getLogger("intralb_gevent").log)
         self._ids = ids
         self._turn = 0
         self._order = Turns()
-        self._lifo = AdaptiveLifo() if options.adaptive_lifo else None
 
     def __repr__(self) -> str:
         return f"<WorkerPool {len(self.active)} active, {len(self.retiring)} retiring, {self.queued} queued>"
@@ -103,13 +118,19 @@ class WorkerPool:
         running = self.slots_in_all
         if self.limit is not None:
             # Those that the others still run count, too.
-            running = max(0, self.limit - sum(worker.running for worker in self.retiring))
+            limit = min(running, self.limit + self.lasting)
+            running = max(0, limit - sum(worker.running for worker in self.retiring))
         return running + len(self.active) * self.options.queue_size
 
     @property
     def at_limit(self) -> bool:
         """Whether no further job may run, though there may be free slots."""
-        return self.limit is not None and self.running >= self.limit
+        return self.limit is not None and self.running - self.lasting >= self.limit
+
+    def count_lasting(self, now: float) -> None:
+        """Count the streams that last, at every tick."""
+        begun_by = now - STREAM_LASTS_SECONDS
+        self.lasting = sum(job.streams_since is not None and job.streams_since <= begun_by for job in self.streams)
 
     def waiting_before(self, priority: Priority) -> int:
         """Return how many jobs wait whose turn comes before that of one more of this class."""
@@ -125,6 +146,11 @@ class WorkerPool:
         return sum(len(worker.ready) for worker in self.active) + sum(len(worker.ready) for worker in self.retiring)
 
     @property
+    def waiting_count(self) -> int:
+        """How many jobs have no slot yet, nearly: one that has left lately may still count."""
+        return self.queued + self.turns.count
+
+    @property
     def several_wait(self) -> bool:
         """Whether more than one job waits."""
         return self.queued + self.ready > 1
@@ -134,6 +160,11 @@ class WorkerPool:
         classes = Priority if priority is None else (priority,)
         firsts = (worker.queue.first(c) for worker in self.all for c in classes)
         return max((now - job.arrived for job in firsts if job is not None), default=0.0)
+
+    def longest_wait(self, now: float) -> float:
+        """Return for how long the oldest job without a slot has waited, in seconds; 0 if there is none."""
+        ready = max((now - worker.ready[0].arrived for worker in self.all if worker.ready), default=0.0)
+        return max(ready, self.queue_age(now))
 
     def newest_below(self, priority: Priority) -> Job | None:
         """Return the newest queued job of the lowest class below this one that has any."""
@@ -165,25 +196,15 @@ class WorkerPool:
             worker.enqueue(job)
 
     def next_for(self, worker: Worker) -> Job | None:
-        """Take the waiting job that is next for a free slot of this worker: its own, or else a sibling's."""
+        """Take the waiting job that is next for a free slot of this worker, out of whichever queue."""
         if self.at_limit or not self.queued:
             return None
-        if worker.retiring:
-            own = next(iter(worker.queue), None)
-            return None if own is None else worker.dequeue(own.priority)
+        if worker.retiring and not worker.queue:
+            return None
         priority = self._class_next()
-        if self._lifo is not None:
-            self._lifo.look(self.queued, len(self.active) * self.options.queue_size)
         if self.fair_queue is not None:
             return self._next_in_turn(priority, self.fair_queue)
-        if worker.queue.first(priority) is not None:
-            return worker.dequeue(priority, self.newest_first)
-        return self._steal(priority)
-
-    @property
-    def newest_first(self) -> bool:
-        """Whether the job that came last has its turn before those that have waited longer."""
-        return self._lifo is not None and self._lifo.newest_first
+        return self._oldest(priority)
 
     def _class_next(self) -> Priority:
         if self.queued_by_class[Priority.CRITICAL] == self.queued:
@@ -196,24 +217,20 @@ class WorkerPool:
         self.fair_queue = FairQueue(clients, (job for worker in self.all for job in worker.queue))
 
     def _next_in_turn(self, priority: Priority, fair_queue: FairQueue) -> Job:
-        job = fair_queue.next(priority, self.newest_first)
+        job = fair_queue.next(priority)
         if (owner := job.worker) is not None:
             owner.take(job)
             owner.leave_if_empty()
         return job
 
-    def _steal(self, priority: Priority) -> Job | None:
-        """Take the job of a class that has waited longest in any queue, or that came last."""
+    def _oldest(self, priority: Priority) -> Job | None:
+        """Take the job of a class that has waited longest, whichever worker's queue it is in."""
         workers = self.all
-        if self.newest_first:
-            lasts = [worker.queue.last(priority) for worker in workers]
-            index = oldest([None if job is None else -job.arrived for job in lasts])
-        else:
-            firsts = [worker.queue.first(priority) for worker in workers]
-            index = oldest([None if job is None else job.arrived for job in firsts])
+        firsts = [worker.queue.first(priority) for worker in workers]
+        index = oldest([None if job is None else job.arrived for job in firsts])
         if index is None:
             return None
-        job = workers[index].dequeue(priority, self.newest_first)
+        job = workers[index].dequeue(priority)
         workers[index].leave_if_empty()
         return job
 
@@ -248,6 +265,12 @@ class WorkerPool:
         self.given_up = [slot for slot in self.given_up if slot.job is not None]
         self.given_up.append(slot)
         slot.worker.give_up(slot)
+
+    def report_leftovers(self) -> None:
+        """Count a request that left something behind, and log the first."""
+        self.leftovers += 1
+        if self.leftovers == 1:
+            self._log.record(logging.WARNING, lambda: _LEFTOVERS)
 
     def close_stale_sessions(self) -> None:
         """Let idle slots close sessions that have been open or unused for too long."""

@@ -93,7 +93,11 @@ def _require_rest(port: int) -> None:
 def _serving(kind: Kind, plan: Plan, directory: pathlib.Path, peer: tuple[str, int]) -> Iterator[tuple[Process, int]]:
     """Start our server with the application of a kind; yield it and its port once it listens."""
     ready = directory / f"{kind.name}.json"
-    routes = "; ".join(f"{_path(deadline)}* request_timeout_seconds={deadline:g}" for deadline in plan.deadlines)
+    # Bodies begin at once, so what ends them is the end of a stream.
+    routes = "; ".join(
+        f"{_path(deadline)}* request_timeout_seconds={deadline:g} stream_timeout_seconds={deadline:g}"
+        for deadline in plan.deadlines
+    )
     flags = ["--bind=127.0.0.1:0", f"--ready-file={ready}", f"--routes={routes}"]
     command = [*COMMAND, "serve", kind.reference, *flags]
     address = kind.service.address if kind.service else "{}:{}".format(*peer)

@@ -26,8 +26,6 @@ _COLOURS: Final = {
     "granian": ("#0f766e", "#2dd4bf"),
     "uwsgi": ("#6d28d9", "#c4b5fd"),
     f"{OURS}-fixed": ("#c2410c", "#fb923c"),
-    f"{OURS}-gradient2": ("#0f766e", "#2dd4bf"),
-    f"{OURS}-vegas": ("#be185d", "#f472b6"),
     CEILING: ("#7b868c", "#8b979d"),
 }
 """Of each line, on light and on dark pages."""

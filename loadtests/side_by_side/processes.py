@@ -13,10 +13,10 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-__all__ = ["ENDING", "Process", "core_busy_seconds", "pinned", "running"]
+from ..interruption import uninterrupted
 
-ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""The signals that end a program in an orderly way."""
+__all__ = ["Process", "core_busy_seconds", "pinned", "running"]
+
 _STOP_SECONDS: Final = 5.0
 """How long a process may take to end by itself, before it is killed."""
 _LAST_LINES: Final = 5
@@ -89,12 +89,12 @@ def running(
     """Start a command pinned to a core, its output in `log`; it has been stopped when the context is left."""
     process = None
     try:
-        with _undisturbed(), pinned(core), log.open("wb") as output:
+        with uninterrupted(), pinned(core), log.open("wb") as output:
             process = Process(_start(command, output.fileno(), environ), log)
         yield process
     finally:
         if process is not None:
-            with _undisturbed():
+            with uninterrupted():
                 process.stop()
 
 
@@ -124,20 +124,6 @@ def pinned(core: int) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
-
-
-@contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Put off the signals that end us: between a process and the note that it is ours, they would leave it behind."""
-    held: list[int] = []
-    handlers = {number: signal.signal(number, lambda number, frame: held.append(number)) for number in ENDING}
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-    for late in held:
-        signal.raise_signal(late)
 
 
 def _stats() -> Iterator[tuple[int, list[str]]]:

@@ -12,8 +12,8 @@ import signal
 import sys
 from typing import Final, NoReturn
 
+from ..interruption import ENDING
 from . import BenchmarkError
-from .processes import ENDING
 
 __all__ = ["end_orderly", "machine", "pinning", "require_pinning", "say", "two_cores", "write"]
 

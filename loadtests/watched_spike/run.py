@@ -60,8 +60,9 @@ def _watched(
     parsed: argparse.Namespace, directory: pathlib.Path, server_core: int | None, locust_core: int | None
 ) -> tuple[Target, Watch, Seen, int]:
     with contextlib.ExitStack() as stack:
+        started = stack.enter_context(server(WORKLOADS[parsed.workload], parsed.server_flags, directory))
         with _on(server_core):
-            started = stack.enter_context(server(WORKLOADS[parsed.workload], parsed.server_flags, directory))
+            started.start()
         target = started.target()
         watch = Watch(target.admin_url)
         say(f"{parsed.seconds} s with {parsed.quiet:,} users, for a while {parsed.most:,}, at {target.url}")

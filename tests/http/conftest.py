@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import h11
 import pytest
 from gevent import socket
+from wsproto import ConnectionType, WSConnection, events
 
 from intralb_gevent import WSGIServer
 
@@ -61,13 +63,11 @@ class Client:
 
     def rest(self) -> bytes:
         """Read all until the server closes."""
-        data = b""
-        try:
+        data = bytearray()
+        with contextlib.suppress(ConnectionResetError):
             while part := self.socket.recv(65536):
                 data += part
-        except ConnectionResetError:
-            pass
-        return data
+        return bytes(data)
 
     @property
     def closed_by_server(self) -> bool:
@@ -104,3 +104,57 @@ def echo() -> Callable[..., Any]:
         return [body]
 
     return application
+
+
+class WebSocketClient:
+    """A WebSocket that says the frames it is told to, and judges those of the server with wsproto."""
+
+    def __init__(self, port: int, path: str = "/") -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
+        self._judge = WSConnection(ConnectionType.CLIENT)
+        self._events: Any = iter(())
+        self.send(events.Request(host="test", target=path))
+        self.accepted = self.event()
+
+    def send(self, *sent: Any) -> None:
+        """Send frames, all in one piece."""
+        self.socket.sendall(b"".join(map(self._judge.send, sent)))
+
+    def event(self) -> Any:
+        """Return what the server has said next; None at the end."""
+        while True:
+            event = next(self._events, None)
+            if event is not None:
+                return event
+            data = self.socket.recv(65536)
+            if not data:
+                return None
+            self._judge.receive_data(data)
+            self._events = iter(list(self._judge.events()))
+
+    def receive(self) -> str | bytes:
+        """Return the next message, whatever its frames."""
+        parts = []
+        while True:
+            event = self.event()
+            parts.append(event.data)
+            if event.message_finished:
+                return parts[0][:0].join(parts)
+
+    def ask(self, text: str) -> str | bytes:
+        self.send(events.TextMessage(text))
+        return self.receive()
+
+
+@pytest.fixture
+def open_websocket() -> Iterator[Callable[..., WebSocketClient]]:
+    """Open WebSockets that are closed when the test is over."""
+    made: list[WebSocketClient] = []
+
+    def open_one(port: int, path: str = "/") -> WebSocketClient:
+        made.append(WebSocketClient(port, path))
+        return made[-1]
+
+    yield open_one
+    for client in made:
+        client.socket.close()

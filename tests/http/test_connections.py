@@ -23,6 +23,12 @@ REQUEST = "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 TEXT = [("Content-Type", "text/plain")]
 
 
+def reset(client) -> None:
+    """Leave as nobody can who has only finished sending."""
+    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+
+
 @pytest.fixture
 def door():
     return Event()
@@ -113,7 +119,7 @@ def test_503_when_the_deadline_passes_in_the_queue(serve, connect, door, calls, 
     assert calls == ["/"]
 
 
-def test_after_headers_a_deadline_cuts_the_connection_without_a_final_chunk(serve, connect) -> None:
+def test_after_headers_silence_cuts_the_connection_without_a_final_chunk(serve, connect) -> None:
     ended = []
 
     def application(environ, start_response):
@@ -124,7 +130,7 @@ def test_after_headers_a_deadline_cuts_the_connection_without_a_final_chunk(serv
         finally:
             ended.append(True)
 
-    client = connect(serve(validator(application), request_timeout_seconds=0.05))
+    client = connect(serve(validator(application), stream_idle_timeout_seconds=0.05))
     client.send(REQUEST)
     assert client.rest().endswith(b"\r\n5\r\nbegun\r\n")
     gevent.sleep(0)
@@ -138,7 +144,7 @@ def test_a_client_that_leaves_while_it_waits_is_never_run(serve, connect, waitin
     eventually(lambda: calls)
     second.send("GET /second HTTP/1.1\r\nHost: x\r\n\r\n")
     eventually(lambda: server.balancer.snapshot().queued == 1)
-    second.close()
+    reset(second)
     eventually(lambda: server.balancer.snapshot().outcomes["disconnected"] == 1)
     door.set()
     assert first.reply().body == b"/first"
@@ -170,7 +176,7 @@ def test_one_that_leaves_while_slots_are_free_and_others_compute_is_never_run(
     eventually(lambda: len(calls) == 3)
     leaving = [path for path in clients if path not in calls][:3]
     for path in leaving:
-        clients[path].close()
+        reset(clients[path])
     assert {clients[path].reply().status for path in clients.keys() - leaving} == {200}
     eventually(lambda: server.balancer.snapshot().running == 0)
     assert server.balancer.snapshot().outcomes["disconnected"] == 3
@@ -324,8 +330,7 @@ def test_nor_does_one_that_cannot_be_answered_harm_others(serve, connect, eventu
     eventually(lambda: server.balancer.snapshot().running)
     staying.send(REQUEST)
     eventually(lambda: server.balancer.snapshot().running == 2)
-    leaving.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    leaving.close()
+    reset(leaving)
     if end == "killed":
         server.stop(0)
     assert staying.reply().status == (504 if end == "late" else 503)
@@ -439,7 +444,9 @@ def test_an_earlier_answer_does_not_suffer_from_one_that_is_cut(serve, connect, 
             door.wait()
         raise ValueError
 
-    server = serve(application, max_concurrent_per_router=1, max_workers=1, request_timeout_seconds=0.5)
+    # Over TCP nobody can tell who has left from who has finished sending, but the option takes both for the same.
+    limits = {"late": {"stream_idle_timeout_seconds": 0.05}, "left while waiting": {"cancel_on_disconnect": True}}
+    server = serve(application, max_concurrent_per_router=1, max_workers=1, **limits.get(why, {}))
     client, busy = connect(server), connect(server)
     client.send(REQUEST)
     eventually(lambda: server.balancer.snapshot().ended == 1)
@@ -513,3 +520,101 @@ def test_nothing_is_left_to_the_garbage_collector(serve, connect, echo, eventual
         gc.enable()
     # What every exchange left would be there so many times; what another test's server has left is not.
     assert [kind for kind, count in ours.items() if count >= 20] == []
+
+
+# Clients that have finished sending.
+
+
+@pytest.fixture
+def over_unix(tmp_path):
+    """Serve an application at a unix socket; return the server, and what connects to it and sends something."""
+    with contextlib.ExitStack() as stack:
+
+        def start(application, **options):
+            listener = socket.socket(socket.AF_UNIX)
+            listener.bind(str(tmp_path / "sock"))
+            listener.listen()
+            server = WSGIServer(listener, LoadBalancer(application, Options(**options)))
+            server.start()
+            stack.callback(server.stop, 0)
+            return server, connect
+
+        def connect(sent: str):
+            client = stack.enter_context(socket.socket(socket.AF_UNIX))
+            client.settimeout(10)
+            client.connect(str(tmp_path / "sock"))
+            client.sendall(sent.encode())
+            return client
+
+        yield start
+
+
+def all_from(client) -> bytes:
+    data = bytearray()
+    while part := client.recv(65536):
+        data += part
+    return bytes(data)
+
+
+CLOSING = "GET /{} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+
+
+def test_one_that_waits_and_has_finished_sending_is_answered(serve, connect, waiting, door, calls, eventually) -> None:
+    server = serve(waiting, max_concurrent_per_router=1, queue_size=5, max_workers=1)
+    first, second = connect(server), connect(server)
+    first.send(REQUEST)
+    eventually(lambda: calls)
+    second.send("GET /second HTTP/1.1\r\nHost: x\r\n\r\n")
+    second.socket.shutdown(socket.SHUT_WR)
+    eventually(lambda: [each for each in server.connections if each.has_left()])
+    door.set()
+    assert second.reply().body == b"/second"
+    assert second.closed_by_server
+
+
+def test_several_that_wait_behind_each_other_are_answered(serve, connect, waiting, door, calls, eventually) -> None:
+    server = serve(waiting, max_concurrent_per_router=1, queue_size=5, max_workers=1)
+    client = connect(server)
+    client.send(REQUEST * 3)
+    client.socket.shutdown(socket.SHUT_WR)
+    eventually(lambda: calls)
+    door.set()
+    assert [client.reply().status for _ in range(3)] == [200] * 3
+
+
+@pytest.mark.parametrize("cancel", [False, True])
+def test_a_unix_socket_tells_who_has_left_from_who_has_finished_sending(
+    over_unix, waiting, door, calls, eventually, cancel
+) -> None:
+    limits = {"max_concurrent_per_router": 1, "queue_size": 5, "max_workers": 1}
+    server, ask = over_unix(waiting, cancel_on_disconnect=cancel, **limits)
+    first = ask(CLOSING.format("first"))
+    eventually(lambda: calls)
+    first.shutdown(socket.SHUT_WR)
+    half, gone = ask(CLOSING.format("half")), ask(CLOSING.format("gone"))
+    eventually(lambda: server.balancer.snapshot().queued == 2)
+    half.shutdown(socket.SHUT_WR)
+    gone.close()
+    eventually(lambda: server.balancer.snapshot().outcomes["disconnected"] == 1)
+    door.set()
+    assert b"/first" in all_from(first)
+    assert b"/half" in all_from(half)
+    assert calls == ["/first", "/half"]
+
+
+def test_one_that_leaves_a_unix_socket_ends_what_runs_if_that_is_wanted(over_unix, waiting, calls, eventually) -> None:
+    server, ask = over_unix(waiting, cancel_on_disconnect=True)
+    leaving = ask(CLOSING.format(""))
+    eventually(lambda: calls)
+    leaving.close()
+    eventually(lambda: server.balancer.snapshot().outcomes["disconnected"] == 1)
+
+
+def test_a_reset_ends_what_runs_if_that_is_wanted(serve, connect, waiting, calls, eventually) -> None:
+    server = serve(waiting, cancel_on_disconnect=True)
+    client = connect(server)
+    client.send(REQUEST)
+    eventually(lambda: calls)
+    client.socket.shutdown(socket.SHUT_RD)
+    reset(client)
+    eventually(lambda: server.balancer.snapshot().outcomes["disconnected"] == 1)

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from intralb_gevent import Options
 from intralb_gevent.http.parser import BodyBudget, Request, RequestParser
+from intralb_gevent.policy.answers import Answer
 
 FUZZ = settings(max_examples=200, deadline=None, derandomize=True, database=None)
 OUTSIDE = "code outside of requests kept the event loop"
@@ -55,7 +56,12 @@ class Sent(NamedTuple):
         return f"<Sent {self.written[:80]!r} ({len(self.written)} bytes)>"
 
 
-METHOD = st.sampled_from(["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PROPFIND", "M-SEARCH"])
+METHOD = st.sampled_from(
+    [
+        *("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PROPFIND", "M-SEARCH"),
+        *("BAN", "VERSION-CONTROL", "get", "GETS", "PLAY", "PRI"),
+    ]
+)
 PATH = st.lists(st.sampled_from(["a", "B", "%41", "%C3%A9", "%2F", "%00", ".", "..", ";x=1", "@:", "%zz", "+", ""]))
 QUERY = st.text("abc=&?/%20+;", max_size=8)
 NAME = st.text("abcxyzABCXYZ0123456789-!#$%&'*+.^`|~", min_size=1, max_size=8).map("X-{}".format)
@@ -130,7 +136,7 @@ class Reading:
         self.skipped: set[int] = set()
         """Which of them were given out without their bodies."""
         self._skips = skips
-        self.refused: str | None = None
+        self.refused: Answer | None = None
         self._budget = BodyBudget(room)
         self._parser = RequestParser({}, Options(**options), lambda environ: None, self._on_request, self._budget)
 
@@ -280,7 +286,7 @@ HOSTILE = st.one_of(mutated(), mutated(), mutated(), st.binary(max_size=200))
 def test_the_parser_takes_or_refuses_any_bytes_whatever_the_pieces(data: st.DataObject) -> None:
     sent = data.draw(HOSTILE)
     whole, cut = read([sent]), read(data.draw(pieces(sent)))
-    assert whole.refused is None or re.fullmatch(r"[45]\d\d [A-Z][ -~]+", whole.refused)
+    assert whole.refused is None or re.fullmatch(r"[45]\d\d [A-Z][ -~]+", whole.refused.status)
     assert (cut.refused, cut.requests) == (whole.refused, whole.requests)
 
 
@@ -618,7 +624,7 @@ SMUGGLED = {
     "target with a tab": (get(b"Host: x", target=b"/get\t/evil"), [], 400),
     "target with NUL": (get(b"Host: x", target=b"/get\0"), [], 400),
     "target with a control character": (get(b"Host: x", target=b"/get\x01"), [], 400),
-    "target with raw bytes": (get(b"Host: x", target=b"/\xc3\xa9"), [], 400),
+    "target with raw bytes": (get(b"Host: x", target=b"/\xc3\xa9"), ["/\xc3\xa9"], None),
     "target without a slash": (get(b"Host: x", target=b"get"), [], 400),
     "asterisk for GET": (get(b"Host: x", target=b"*"), [], 400),
     "name empty": (get(b"Host: x", b": y"), [], 400),
@@ -635,24 +641,36 @@ SMUGGLED = {
     "head ended by carriage returns": (b"GET / HTTP/1.1\rHost: x\r\r" + EVIL, [], 400),
     "version 0.9": (b"GET /get\r\n" + EVIL, [], 400),
     "version 0.9, said": (b"GET /get HTTP/0.9\r\nHost: x\r\n\r\n" + EVIL, [], 505),
-    "version 1.2": (b"GET /get HTTP/1.2\r\nHost: x\r\n\r\n" + EVIL, [], 400),
+    "version 1.2": (b"GET /get HTTP/1.2\r\nHost: x\r\n\r\n" + GOOD, ["/get", "/good"], None),
     "version 2": (b"GET /get HTTP/2.0\r\nHost: x\r\n\r\n" + EVIL, [], 505),
     "version 1.10": (b"GET /get HTTP/1.10\r\nHost: x\r\n\r\n" + EVIL, [], 400),
     "version in small letters": (b"GET /get http/1.1\r\nHost: x\r\n\r\n" + EVIL, [], 400),
     "version with a space behind": (b"GET /get HTTP/1.1 \r\nHost: x\r\n\r\n" + EVIL, [], 400),
-    "HTTP/2 preface": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", [], 400),
+    "HTTP/2 preface": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", [], 505),
     "RTSP": (b"OPTIONS * RTSP/1.0\r\nHost: x\r\n\r\n", [], 400),
     "ICE": (b"SOURCE /get ICE/1.0\r\nHost: x\r\n\r\n", [], 400),
     "TLS": (b"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03", [], 400),
-    "method in small letters": (b"get / HTTP/1.1\r\nHost: x\r\n\r\n", [], 400),
-    "method unknown": (b"EVIL / HTTP/1.1\r\nHost: x\r\n\r\n", [], 400),
+    "method in small letters": (b"get /get HTTP/1.1\r\nHost: x\r\n\r\n" + GOOD, ["/get", "/good"], None),
+    "method unknown": (b"BAN /get HTTP/1.1\r\nHost: x\r\n\r\n" + GOOD, ["/get", "/good"], None),
+    "method unknown, behind a body": (
+        b"BAN /get HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(EVIL) + EVIL + GOOD,
+        ["/get", "/good"],
+        None,
+    ),
+    "method that is too long": (b"A" * 65 + b" / HTTP/1.1\r\nHost: x\r\n\r\n" + EVIL, [], 501),
+    "host that is empty": (get(b"Host:"), [], 400),
+    "host that is a port": (get(b"Host: :80"), [], 400),
     "method after a space": (b" GET / HTTP/1.1\r\nHost: x\r\n\r\n", [], 400),
     "method with a tab behind": (b"GET\t/ HTTP/1.1\r\nHost: x\r\n\r\n", [], 400),
     "CONNECT": (b"CONNECT x:80 HTTP/1.1\r\nHost: x:80\r\n\r\n" + EVIL, [], 501),
     "CONNECT to a path": (b"CONNECT /get HTTP/1.1\r\nHost: x\r\n\r\n" + EVIL, [], 501),
     "CONNECT to a URL": (b"CONNECT http://x/get HTTP/1.1\r\nHost: x\r\n\r\n" + EVIL, [], 501),
     "behind a close": (get(b"Host: x", b"Connection: close") + EVIL, ["/get"], None),
-    "behind an upgrade": (get(b"Host: x", b"Connection: upgrade", b"Upgrade: h2c") + EVIL, ["/get"], None),
+    "behind an offer to upgrade": (
+        get(b"Host: x", b"Connection: upgrade", b"Upgrade: h2c") + GOOD,
+        ["/get", "/good"],
+        None,
+    ),
     "behind HTTP/1.0": (b"GET /get HTTP/1.0\r\n\r\n" + EVIL, ["/get"], None),
     "behind empty lines": (b"\r\n\r\n" + GOOD, ["/good"], None),
 }

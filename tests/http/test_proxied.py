@@ -94,3 +94,22 @@ def test_tls_begins_behind_the_proxy_header() -> None:
             while part := client.recv(1000):
                 data += part
     assert data.endswith(b"203.0.113.7 4711 https")
+
+
+def test_a_proxy_that_is_not_trusted_is_told_of_once_with_the_setting(serve, connect, eventually, caplog) -> None:
+    caplog.set_level("INFO", "intralb_gevent")
+    client = connect(serve(client_address))
+    for _ in range(250):
+        client.send(b"GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 192.0.2.7\r\n\r\n")
+        client.reply()
+    eventually(lambda: "--trusted-proxies 127.0.0.1" in caplog.text)
+    assert caplog.text.count("seems to be a proxy") == 1
+
+
+def test_a_few_such_requests_are_no_reason_to_say_anything(serve, connect, caplog) -> None:
+    caplog.set_level("INFO", "intralb_gevent")
+    client = connect(serve(client_address))
+    for _ in range(50):
+        client.send(b"GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 192.0.2.7\r\n\r\n")
+        client.reply()
+    assert "seems to be a proxy" not in caplog.text

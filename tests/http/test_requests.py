@@ -237,7 +237,7 @@ def test_an_upgrade_that_is_not_spoken_is_served_as_it_is(server, connect) -> No
     client = connect(server)
     reply = client.get(headers="Connection: Upgrade\r\nUpgrade: websocket\r\n")
     assert reply.status == 200
-    assert reply.headers["connection"] == "close"
+    assert client.get().status == 200
 
 
 HOST = "Host: x\r\n"
@@ -303,12 +303,3 @@ def test_what_came_before_bad_input_is_answered_first(serve, connect) -> None:
     assert client.reply().body == b"good"
     assert client.reply().status == 400
     assert client.closed_by_server
-
-
-def test_a_refusal_is_logged_in_one_line_without_the_client_s_bytes(server, connect, caplog, eventually) -> None:
-    caplog.set_level("INFO", "intralb_gevent")
-    client = connect(server)
-    client.send("secret nonsense\r\n\r\n")
-    assert client.reply().status == 400
-    eventually(lambda: caplog.records)
-    assert [record.getMessage() for record in caplog.records] == ["refused a request from 127.0.0.1: 400 Bad Request"]

@@ -1,6 +1,7 @@
 """TLS on non-blocking sockets: by itself against real clients, and under a whole server."""
 
 import _socket
+import ast
 import contextlib
 import itertools
 import logging
@@ -26,7 +27,8 @@ from hypothesis import strategies as st
 from intralb_gevent import LoadBalancer, Options, WSGIServer
 from intralb_gevent.errors import OptionError
 from intralb_gevent.http import tls
-from intralb_gevent.http.tls import TlsSocket, tls_context, tls_environ
+from intralb_gevent.http.certificates import distinguished_name
+from intralb_gevent.http.tls import TlsSocket, tls_context
 
 AUTHORITY = trustme.CA()
 SERVER = AUTHORITY.issue_cert("127.0.0.1", "localhost")
@@ -209,7 +211,7 @@ def test_bytes_go_both_ways(pair, version, module) -> None:
     drive(lambda: caller.received == b"answer", served, caller)
     assert served.socket.version() == caller.socket.version() == version.name.replace("_", ".")
     assert served.socket.cipher() == caller.socket.cipher()[0]
-    assert tls_environ(served.socket) == {
+    assert served.socket.environ == {
         "wsgi.url_scheme": "https",
         "HTTPS": "on",
         "SSL_PROTOCOL": caller.socket.version(),
@@ -864,7 +866,7 @@ def test_a_server_that_stops_says_so(serve_tls, connect_tls, echo) -> None:
     assert client.closed_by_server
 
 
-@pytest.mark.parametrize("first", [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\0\1\2\3\4\5", b"\x16\x03\x01\x00\x05hello"])
+@pytest.mark.parametrize("first", [b"\0\1\2\3\4\5", b"\x16\x03\x01\x00\x05hello", b"\x80\x10GET / HTTP/1.1\r\n\r\n"])
 def test_clients_without_tls_are_closed(serve_tls, connect, connect_tls, echo, eventually, first) -> None:
     server = serve_tls(validator(echo))
     other = connect_tls(server)
@@ -873,6 +875,38 @@ def test_clients_without_tls_are_closed(serve_tls, connect, connect_tls, echo, e
     assert b"HTTP" not in client.rest()
     eventually(lambda: len(server.connections) == 1)
     assert other.get().status == 200
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "HEAD", "DELETE", "OPTIONS", "PROPFIND", "CONNECT", "ban"])
+@pytest.mark.parametrize("in_one", [True, False])
+def test_plain_http_is_told_that_the_port_speaks_https(
+    serve_tls, connect, connect_tls, echo, eventually, caplog, method, in_one
+) -> None:
+    caplog.set_level("INFO", "intralb_gevent")
+    server = serve_tls(validator(echo))
+    other = connect_tls(server)
+    client = connect(server)
+    data = f"{method} /secret HTTP/1.1\r\nHost: x\r\n\r\n"
+    for piece in [data] if in_one else data[:12]:
+        client.send(piece)
+        gevent.sleep(0)
+    reply = client.reply()
+    assert (reply.status, reply.headers["connection"]) == (400, "close")
+    assert b"This port speaks HTTPS" in reply.body
+    assert client.closed_by_server
+    client.close()
+    eventually(lambda: len(server.connections) == 1)
+    assert other.get().status == 200
+    (line,) = eventually(lambda: caplog.messages)
+    assert line.startswith("refused a request from 127.0.0.1: 400 Bad Request: This port speaks HTTPS")
+    assert "secret" not in line
+
+
+def test_plain_http_with_a_large_body_can_read_its_answer(serve_tls, connect, echo) -> None:
+    client = connect(serve_tls(validator(echo)))
+    sender = gevent.spawn(client.send, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 500000\r\n\r\n" + bytes(500_000))
+    assert b"This port speaks HTTPS" in client.reply().body
+    sender.join()
 
 
 def test_clients_that_say_nothing_are_closed_in_time(serve_tls, connect, connect_tls, echo) -> None:
@@ -907,6 +941,54 @@ def test_clients_need_a_certificate(serve_tls, connect_tls, echo, pem) -> None:
     stranger = connect_tls(server)
     with pytest.raises(ssl.SSLError, match="ALERT"):
         stranger.socket.recv(1000)
+
+
+def certificates(environ, start_response):
+    start_response("200 OK", TEXT)
+    return [repr({name: text for name, text in environ.items() if name.startswith("SSL_CLIENT")}).encode()]
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("wanted", [ssl.CERT_OPTIONAL, ssl.CERT_REQUIRED])
+def test_the_application_sees_a_client_s_certificate(serve_tls, connect_tls, pem, version, wanted) -> None:
+    context = {"certfile": pem / "both.pem", "ca_certs": pem / "authority.pem", "cert_reqs": wanted}
+    server = serve_tls(validator(certificates), tls_context(context))
+    known = client_context(gevent.ssl, version)
+    issued = AUTHORITY.issue_cert("client", common_name="me, myself", organization_name="Caf\xe9")
+    issued.configure_cert(known)
+    client = connect_tls(server, known)
+    for _ in range(2):
+        told = ast.literal_eval(client.get().body.decode())
+        assert told["SSL_CLIENT_VERIFY"] == "SUCCESS"
+        assert told["SSL_CLIENT_CERT"] == issued.cert_chain_pems[0].bytes().decode()
+        assert told["SSL_CLIENT_S_DN"].startswith("CN=me\\, myself,")
+        assert "O=Caf\\C3\\A9" in told["SSL_CLIENT_S_DN"]
+        assert re.fullmatch(r"OU=Testing CA #[^,]+,O=trustme v[0-9.]+", told["SSL_CLIENT_I_DN"])
+
+
+def test_a_client_without_a_certificate_that_is_optional(serve_tls, connect_tls, pem) -> None:
+    optional = {"certfile": pem / "both.pem", "ca_certs": pem / "authority.pem", "cert_reqs": ssl.CERT_OPTIONAL}
+    server = serve_tls(validator(certificates), tls_context(optional))
+    assert connect_tls(server).get().body == b"{'SSL_CLIENT_VERIFY': 'NONE'}"
+
+
+def test_where_no_certificate_is_asked_for_nothing_is_said_of_it(serve_tls, connect_tls) -> None:
+    assert connect_tls(serve_tls(validator(certificates))).get(headers="SSL-Client-Verify: SUCCESS\r\n").body == b"{}"
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ((), ""),
+        (((("countryName", "DE"),), (("commonName", "a"),)), "CN=a,C=DE"),
+        (((("commonName", "a"), ("userId", "b")),), "CN=a+UID=b"),
+        (((("commonName", ' #"+,;<>\\ '),),), 'CN=\\ #\\"\\+\\,\\;\\<\\>\\\\\\ '),
+        (((("emailAddress", "a@b\n"),),), "emailAddress=a@b\\0A"),
+        (((("commonName", "#"),),), "CN=\\#"),
+    ],
+)
+def test_distinguished_names(name, written) -> None:
+    assert distinguished_name(name) == written
 
 
 def test_the_arguments_of_gevents_servers(connect_tls, echo, balance, pem) -> None:

@@ -483,7 +483,7 @@ def test_a_server_is_told_of_the_slots_where_it_can_be(name, flags):
 # The whole.
 
 PEERS = [name for name in ("waitress", "gunicorn", "pywsgi-nodelay") if not missing(SERVERS[name])][:1]
-MEASURED = ["intralb", *PEERS, "intralb-vegas"]
+MEASURED = ["intralb", *PEERS, "intralb-fixed"]
 LOADS = [0.5, 3.0]
 
 
@@ -549,7 +549,7 @@ def tables(text):
 def test_the_table_has_a_row_for_every_point(measured):
     _, output, _, directory = measured
     (rows,) = tables(output).values()
-    titles = [f"**{SERVERS['intralb'].title}**", *(SERVERS[name].title for name in PEERS), "intralb_gevent, vegas"]
+    titles = [f"**{SERVERS['intralb'].title}**", *(SERVERS[name].title for name in PEERS), "intralb_gevent, fixed"]
     assert [(row["server"], row["load"]) for row in rows] == [
         (name, f"{times:g}") for name in titles for times in LOADS
     ]

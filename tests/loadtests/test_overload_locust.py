@@ -146,6 +146,7 @@ def locust(*arguments):
 
 def test_locust_runs_the_file_by_itself(tmp_path):
     with server(WORKLOADS["db"], [], tmp_path) as started:
+        started.start()
         ended = locust(f"--host={started.target().url}", "--users=40", "--run-time=4s")
     assert ended.returncode == 0, ended.stderr
     assert re.search(r"GET +sheddable: useful", ended.stdout + ended.stderr)

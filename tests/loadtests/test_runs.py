@@ -85,11 +85,11 @@ def results(tmp_path_factory, broken_server):
     return {name: Result(process, paths[name]) for name, process in started.items()}
 
 
-def wait_until(condition, seconds=20.0):
+def wait_until(condition, seconds=20.0, pause=0.02):
     give_up = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < give_up, "it has not come about in time"
-        time.sleep(0.02)
+        time.sleep(pause)
 
 
 @pytest.mark.parametrize("name", ["browse", "write"])
@@ -171,6 +171,21 @@ def test_a_run_that_is_ended_leaves_no_process_behind(tmp_path):
     run.communicate(timeout=30)
     assert run.returncode == 128 + 15
     assert psutil.wait_procs(children, timeout=10)[1] == []
+
+
+def test_nor_does_one_that_is_ended_while_it_starts_them(tmp_path):
+    runs = [start(f"--report={tmp_path / 'report.html'}", "--seconds=60") for _ in range(4)]
+    pids = []
+    for run in runs:
+        children = pathlib.Path(f"/proc/{run.pid}/task/{run.pid}/children")
+        # Without a pause, which would last longer than a start.
+        wait_until(lambda children=children: len(children.read_text().split()) == 2, pause=0)
+        pids += children.read_text().split()
+        run.terminate()
+    for run in runs:
+        run.communicate(timeout=30)
+    assert [run.returncode for run in runs] == [128 + 15] * 4
+    wait_until(lambda: not any(psutil.pid_exists(int(pid)) for pid in pids))
 
 
 def test_the_shapes_stay_within_their_users_and_their_time():

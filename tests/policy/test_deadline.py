@@ -38,13 +38,26 @@ def waited(text: str, name: str = START) -> float:
 
 def test_what_a_route_does_not_say_is_as_in_the_options() -> None:
     options = Options(request_timeout_seconds=5, stream_timeout_seconds=60, max_request_timeout_seconds=30)
-    assert time_limits(options) == time_limits(options, Route("/plain")) == TimeLimits(5, 30, 60)
-    assert time_limits(options, Route("/reports/*", request_timeout_seconds=20)) == TimeLimits(20, 30, 60)
-    assert time_limits(options, Route("/feed", stream_timeout_seconds=3600)) == TimeLimits(5, 30, 3600)
+    assert time_limits(options) == time_limits(options, Route("/plain")) == TimeLimits(5, 30, 60, 60)
+    assert time_limits(options, Route("/reports/*", request_timeout_seconds=20)) == TimeLimits(20, 30, 60, 60)
+    assert time_limits(options, Route("/feed", stream_timeout_seconds=3600)) == TimeLimits(5, 30, 3600, 60)
 
 
-def test_without_its_own_time_a_stream_keeps_the_deadline_of_its_request() -> None:
-    assert time_limits(Options(graceful_timeout_seconds=7)) == TimeLimits(7, 600, None)
+def test_a_stream_has_no_end_by_default_and_may_be_silent_for_a_minute() -> None:
+    assert time_limits(Options(request_timeout_seconds=7)) == TimeLimits(7, 600, None, 60)
+
+
+def test_a_stream_may_be_silent_for_as_long_as_it_is_told() -> None:
+    options = Options(stream_idle_timeout_seconds=5, routes=[Route("/feed", stream_idle_timeout_seconds="off")])
+    assert time_limits(options).idle == 5
+    assert time_limits(options, options.routes[0]).idle == math.inf
+
+
+def test_or_for_as_long_as_its_request_may_take_if_that_is_more() -> None:
+    assert time_limits(Options(request_timeout_seconds=90)).idle == 90
+    assert time_limits(Options(), Route("/reports/*", request_timeout_seconds=600)).idle == 600
+    options = Options(stream_idle_timeout_seconds=5)
+    assert time_limits(options, Route("/reports/*", request_timeout_seconds=600)).idle == 5
 
 
 @given(SECONDS, SECONDS, SECONDS)

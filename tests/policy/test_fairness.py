@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from intralb_gevent import Priority
-from intralb_gevent.policy.fairness import Clients
+from intralb_gevent.policy.fairness import Clients, in_rotation
 
 NAMES = "abcdefgh"
 KEYS = st.sampled_from(NAMES)
@@ -148,3 +148,21 @@ def test_who_was_given_places_has_had_them_though_another_took_them() -> None:
     clients.admit("quiet", CRITICAL, 0.0)
     clients.begin("flood", CRITICAL)
     assert clients.makes_room("flood", CRITICAL, 0.0) is None
+
+
+@given(st.lists(st.sampled_from("abcde"), max_size=50))
+def test_whatever_number_is_kept_no_client_keeps_two_more_than_another_that_loses_one(clients: list[str]) -> None:
+    order = in_rotation(clients)
+    assert sorted(order) == list(range(len(clients)))
+    for kept in range(len(clients) + 1):
+        keeps = Counter(clients[index] for index in order[:kept])
+        loses = Counter(clients[index] for index in order[kept:])
+        assert max(keeps.values(), default=0) <= min((keeps[client] for client in loses), default=99) + 1
+
+
+@given(st.lists(st.sampled_from("abcde"), max_size=50))
+def test_of_one_client_the_oldest_are_kept(clients: list[str]) -> None:
+    order = in_rotation(clients)
+    for client in "abcde":
+        own = [index for index in order if clients[index] == client]
+        assert own == sorted(own)

@@ -2,7 +2,6 @@
 
 import math
 from collections import deque
-from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -12,10 +11,8 @@ from intralb_gevent import OptionError
 from intralb_gevent.policy.limiters import (
     LIMITERS,
     FixedLimiter,
-    Gradient2Limiter,
     HubLagLimiter,
     Limiter,
-    VegasLimiter,
     Window,
     limiter_named,
 )
@@ -345,122 +342,6 @@ def test_jobs_that_wait_and_compute_keep_the_slots_that_their_throughput_needs()
     server = Server(HubLagLimiter(300), computing=0.005, waiting=0.2, most=300)
     server.phase(10, 0.8 * CAPACITY).phase(10, 3 * CAPACITY).phase(30, 3 * CAPACITY)
     assert len(server.done) >= 0.95 * 30 * CAPACITY
-
-
-# By run times.
-
-
-class Backend:
-    """Serves `capacity` jobs at a time in 50 ms; more of them share it, so that each takes longer."""
-
-    def __init__(self, limiter: Limiter, capacity: int) -> None:
-        self.limiter, self.capacity = limiter, capacity
-
-    def after(self, seconds: float, offered: int) -> int:
-        """Return the limit after so long with `offered` jobs that run or want to."""
-        for _ in range(round(seconds * 10)):
-            running = min(offered, self.limiter.limit)
-            run_time = 0.05 * max(1.0, running / self.capacity)
-            self.limiter.observe(window(0.0, running, max(1, round(0.1 * running / run_time)), run_time))
-        return self.limiter.limit
-
-
-BY_RUN_TIME = pytest.mark.parametrize("make", [Gradient2Limiter, VegasLimiter])
-
-
-@BY_RUN_TIME
-@pytest.mark.parametrize("capacity", [15, 30, 60])
-def test_the_limit_settles_near_what_the_backend_can_do(make: Callable[[int], Limiter], capacity: int) -> None:
-    backend = Backend(make(400), capacity)
-    backend.after(60, offered=capacity // 2)
-    backend.after(5, offered=1000)
-    limits = [backend.after(1, offered=1000) for _ in range(10)]
-    assert min(limits) >= capacity
-    assert max(limits) <= 2.5 * capacity
-
-
-def test_vegas_stays_there_for_a_minute() -> None:
-    backend = Backend(VegasLimiter(400), capacity=30)
-    backend.after(60, offered=15)
-    backend.after(5, offered=1000)
-    limits = [backend.after(1, offered=1000) for _ in range(60)]
-    assert min(limits) >= 30
-    assert max(limits) <= 45
-
-
-@BY_RUN_TIME
-def test_run_times_that_stay_as_they_are_let_the_limit_grow_to_all_slots(make: Callable[[int], Limiter]) -> None:
-    backend = Backend(make(100), capacity=1000)
-    assert backend.limiter.limit == 20
-    assert backend.after(30, offered=1000) == 100
-
-
-@BY_RUN_TIME
-def test_longer_run_times_lower_the_limit_and_the_usual_ones_raise_it_again(make: Callable[[int], Limiter]) -> None:
-    backend = Backend(make(100), capacity=1000)
-    before = backend.after(30, offered=1000)
-    backend.capacity = 10
-    low = backend.after(5, offered=1000)
-    assert low < 0.6 * before
-    backend.capacity = 1000
-    assert backend.after(60, offered=1000) == before
-
-
-@BY_RUN_TIME
-def test_a_limit_that_is_hardly_used_does_not_change(make: Callable[[int], Limiter]) -> None:
-    backend = Backend(make(100), capacity=3)
-    before = backend.limiter.limit
-    assert backend.after(10, offered=before // 2 - 1) == before
-
-
-@given(st.integers(21, 300), st.floats(0.001, 10), st.floats(1.0, 100.0), st.floats(1.0, 100.0))
-@BY_RUN_TIME
-def test_longer_run_times_never_leave_a_greater_limit(
-    make: Callable[[int], Limiter], most: int, usual: float, one: float, other: float
-) -> None:
-    limits = []
-    for times in sorted((one, other)):
-        limiter = make(most)
-        for _ in range(20):
-            limiter.observe(window(0.0, limiter.limit, 10, usual))
-        limiter.observe(window(0.0, limiter.limit, 10, usual * times))
-        limits.append(limiter.limit)
-    assert limits[1] <= limits[0]
-
-
-def test_a_few_slow_jobs_among_quick_ones_are_no_queue_to_vegas() -> None:
-    limiter = VegasLimiter(100)
-    for mean in (0.005, *[0.1] * 100):
-        limiter.observe(Window(0.1, 0.0, limiter.limit, 20, mean, 0.005, 0))
-    assert limiter.limit == 100
-
-
-def test_vegas_learns_anew_what_unloaded_is() -> None:
-    backend = Backend(VegasLimiter(50), capacity=1000)
-    backend.after(10, offered=1000)
-    backend.capacity = 5
-    assert backend.after(10, offered=1000) < 15
-    limits = [backend.after(1, offered=1000) for _ in range(120)]
-    assert max(limits) > 15
-
-
-def after(limiter: Limiter, windows: int, run_time: float) -> int:
-    for _ in range(windows):
-        limiter.observe(window(0.0, limiter.limit, 10, run_time))
-    return limiter.limit
-
-
-def test_a_minute_of_slowness_is_not_the_usual_to_gradient2() -> None:
-    limiter = Gradient2Limiter(100)
-    after(limiter, 10, run_time=0.05)
-    assert after(limiter, 60, run_time=0.2) < 20
-
-
-def test_gradient2_forgets_an_overload_in_seconds_and_notices_the_next() -> None:
-    limiter = Gradient2Limiter(100)
-    after(limiter, 600, run_time=0.5)
-    before = after(limiter, 60, run_time=0.05)
-    assert after(limiter, 20, run_time=0.2) < 0.8 * before
 
 
 def test_shedding_lowers_no_limit() -> None:

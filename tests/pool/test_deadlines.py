@@ -7,14 +7,17 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from intralb_gevent import DeadlineExceeded
+from intralb_gevent import DeadlineExceeded, Route
 from intralb_gevent.pool.bridge import ResponseCut
 
 TIMEOUT = 0.05
 
 
 def test_a_waiting_job_whose_deadline_passes_is_answered_503_and_never_run(balance, gate, asking) -> None:
-    balancer = balance(gate, max_concurrent_per_router=1, queue_size=1, max_workers=1, request_timeout_seconds=TIMEOUT)
+    sizes = {"max_concurrent_per_router": 1, "queue_size": 1, "max_workers": 1}
+    # The first one keeps the slot until the second one is late.
+    routes = [Route("/1", request_timeout_seconds=2 * TIMEOUT)]
+    balancer = balance(gate, request_timeout_seconds=TIMEOUT, routes=routes, **sizes)
     first, second = asking(balancer, "/1", "/2")
     answer = second.get()
     assert answer.status == "503 Service Unavailable"
@@ -92,7 +95,7 @@ def test_after_headers_the_response_is_cut_and_not_ended(balance) -> None:
         finally:
             closed.append(True)
 
-    balancer = balance(application, request_timeout_seconds=TIMEOUT)
+    balancer = balance(application, stream_idle_timeout_seconds=TIMEOUT)
     result = balancer({"REQUEST_METHOD": "GET"}, lambda status, headers: None)
     assert next(result) == b"begun"
     with pytest.raises(ResponseCut):
@@ -114,7 +117,7 @@ def test_the_application_reads_what_is_left(balance, asking) -> None:
     assert 6 < left[0] <= 7
 
 
-def test_the_default_is_the_graceful_timeout(balance, asking) -> None:
+def test_the_default_is_30_seconds_or_the_graceful_timeout_if_that_is_more(balance, asking) -> None:
     left = []
 
     def application(environ, start_response):
@@ -122,8 +125,9 @@ def test_the_default_is_the_graceful_timeout(balance, asking) -> None:
         start_response("200 OK", [("Content-Type", "text/plain")])
         return [b""]
 
-    gevent.joinall(asking(balance(application, graceful_timeout_seconds=3), "/"))
-    assert 2 < left[0] <= 3
+    for grace, expected in ((3, 30), (40, 40)):
+        gevent.joinall(asking(balance(application, graceful_timeout_seconds=grace), "/"))
+        assert expected - 1 < left.pop() <= expected
 
 
 def test_many_deadlines_are_each_kept(balance, gate, asking) -> None:

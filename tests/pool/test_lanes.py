@@ -8,7 +8,6 @@ from typing import Any
 
 import gevent
 import pytest
-from gevent.event import Event
 
 from intralb_gevent import LoadBalancer, OptionError, Options, Priority, Route
 
@@ -103,13 +102,15 @@ def test_the_class_is_that_of_the_route_or_what_the_function_says(balance, gate,
     assert gate.calls == ["/first", "/", "/reports/now", "/reports/1"]
 
 
-@pytest.mark.parametrize("nonsense", ["urgent", "CRITICAL", 7, []])
+@pytest.mark.parametrize(
+    ("nonsense", "shown"), [("urgent", "'urgent'"), ("CRITICAL", "'CRITICAL'"), (7, "7"), ([], "a value of type list")]
+)
 def test_a_function_that_says_nonsense_changes_nothing_and_is_told_of(
-    balance, ask, gate, caplog, eventually, nonsense
+    balance, ask, gate, caplog, eventually, nonsense, shown
 ) -> None:
     gate.gate.set()
     assert ask(balance(gate, priority_func=lambda environ: nonsense)).status == "200 OK"
-    eventually(lambda: f"{nonsense!r} is not allowed; it must be one of critical_plus, critical" in caplog.text)
+    eventually(lambda: f"{shown} is not allowed; it must be one of critical_plus, critical" in caplog.text)
 
 
 def test_a_function_that_says_nothing_changes_nothing(balance, ask, gate, caplog) -> None:
@@ -194,6 +195,28 @@ def test_one_client_alone_may_have_all_places(balance, gate, start) -> None:
     gate.gate.set()
 
 
+def test_a_proxy_that_is_not_trusted_may_hold_more_than_one_client(balance, gate, start) -> None:
+    """A whole site has one address then, and beside it there is whoever checks its health."""
+    balancer = balance(gate, **ONE_SLOT, queue_size=4)
+    site = {"REMOTE_ADDR": "10.0.0.1", "HTTP_X_FORWARDED_FOR": "192.0.2.7"}
+    for _ in range(5):
+        start(balancer, **site)
+    assert not start(balancer, "/health", REMOTE_ADDR="10.0.0.2").ready()
+    assert reason(start(balancer, **site)) == "503 queue_full"
+    assert "client" not in balancer.snapshot().shed_reasons
+    gate.gate.set()
+
+
+def test_behind_a_proxy_that_is_trusted_each_client_has_its_bound(balance, gate, start) -> None:
+    balancer = balance(gate, **ONE_SLOT, queue_size=4, trusted_proxies=("10.0.0.0/8",))
+    greedy = {"REMOTE_ADDR": "192.0.2.7", "HTTP_X_FORWARDED_FOR": "192.0.2.7"}
+    for _ in range(5):
+        start(balancer, **greedy)
+    assert not start(balancer, REMOTE_ADDR="192.0.2.8", HTTP_X_FORWARDED_FOR="192.0.2.8").ready()
+    assert reason(start(balancer, **greedy)) == "429 client"
+    gate.gate.set()
+
+
 @pytest.mark.parametrize(("key", "expected"), [("X-Tenant", "503 evicted"), ("off", "503 queue_full")])
 def test_what_tells_clients_apart_is_an_option(balance, gate, start, key, expected) -> None:
     balancer = balance(gate, **ONE_SLOT, queue_size=4, client_key=key)
@@ -273,48 +296,6 @@ def test_each_application_has_workers_of_its_own(balance, gate, start, ask) -> N
 def test_a_bad_mount_is_named(applications) -> None:
     with pytest.raises(OptionError, match="application"):
         LoadBalancer(applications, Options())
-
-
-# The order.
-
-
-@pytest.mark.parametrize("one_more", [False, True], ids=["full", "clients take turns"])
-@pytest.mark.parametrize(
-    ("adaptive_lifo", "order"), [(True, [10, 9, 8, 7, 1, 2, 3, 4, 5, 6]), (False, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10])]
-)
-def test_the_newest_is_next_while_the_queues_are_nearly_full(
-    balance, gate, start, adaptive_lifo: bool, order: list[int], one_more: bool
-) -> None:
-    balancer = balance(gate, **ONE_SLOT, queue_size=10, adaptive_lifo=adaptive_lifo)
-    requests = [start(balancer, f"/{number}") for number in range(11)]
-    if one_more:
-        assert reason(start(balancer)) == "503 queue_full"
-    gate.gate.set()
-    assert {request.get().status for request in requests} == {"200 OK"}
-    assert gate.calls == [f"/{number}" for number in [0, *order]]
-
-
-def test_the_newest_is_taken_from_a_sibling_too(balance, start) -> None:
-    calls: list[int] = []
-    gates = {number: Event() for number in range(3)}
-
-    def application(environ, start_response):
-        number = int(environ["PATH_INFO"][1:])
-        calls.append(number)
-        if number in gates:
-            gates[number].wait()
-        start_response("200 OK", [("Content-Type", "text/plain")])
-        return [b""]
-
-    options = {**ONE_SLOT, "max_workers": 3, "min_workers": 3}
-    balancer = balance(application, **options, queue_size=5, adaptive_lifo=True)
-    requests = [start(balancer, f"/{number}") for number in range(18)]
-    gates[2].set()
-    gevent.joinall(requests[2:])
-    assert calls == [0, 1, 2, 17, 14, 11, 8, 5, 16, 3, 4, 6, 7, 9, 10, 12, 13, 15]
-    gates[0].set()
-    gates[1].set()
-    assert {request.get().status for request in requests} == {"200 OK"}
 
 
 # The limit.

@@ -19,8 +19,8 @@ def seconds(environ, start_response):
     return [b"done"]
 
 
-def test_a_standing_queue_is_shed_and_those_that_came_lately_are_answered(balance, asking) -> None:
-    balancer = balance(seconds, **POOL, queue_size=100)
+def test_past_a_bearable_wait_the_queue_is_kept_short_and_those_in_it_are_answered(balance, asking, caplog) -> None:
+    balancer = balance(seconds, **POOL, queue_size=100, max_wait_seconds=0.3)
     # One in 20 ms is run, and five times as many come, for a second.
     requests = []
     for _ in range(100):
@@ -36,8 +36,67 @@ def test_a_standing_queue_is_shed_and_those_that_came_lately_are_answered(balanc
     snapshot = balancer.snapshot()
     assert snapshot.outcomes["completed"] == len(done)
     assert snapshot.submitted == snapshot.ended == len(requests)
-    # The longest wait is that of what came before the queue was known to stand.
-    assert snapshot.queue_wait.p50 < 0.5
+    assert snapshot.queue_wait.p99 < 0.5
+    assert snapshot.lanes[0].overloaded == "critical"
+    (said,) = [record.getMessage() for record in caplog.records if "overloaded" in record.getMessage()]
+    assert "max_wait_seconds is 0.3" in said
+
+
+def test_clients_that_wait_for_each_answer_are_all_answered(balance, ask) -> None:
+    balancer = balance(seconds, **POOL, queue_size=100)
+
+    def client() -> list[str]:
+        return [ask(balancer, "/0.01").status for _ in range(10)]
+
+    answers = [client.get() for client in [gevent.spawn(client) for _ in range(30)]]
+    assert answers == [["200 OK"] * 10] * 30
+
+
+def test_a_route_may_have_another_bearable_wait(balance, asking, ask) -> None:
+    routes = [Route("/0.0501", max_wait_seconds=0.1), Route("/0.0502", max_wait_seconds="off")]
+    balancer = balance(seconds, **POOL, queue_size=100, routes=routes)
+    for _ in range(12):
+        ask(balancer, "/0.05")
+    requests = {"0.0502": asking(balancer, *["0.0502"] * 15)}
+    # A prediction alone rejects nobody: the first of these must have waited, too.
+    gevent.sleep(0.12)
+    requests |= {path: asking(balancer, *[path] * 15) for path in ("0.0501", "0.05")}
+    refused = {
+        path: [one.get().status for one in some].count("503 Service Unavailable") for path, some in requests.items()
+    }
+    assert refused == {"0.0502": 0, "0.0501": 15, "0.05": 0}
+
+
+def test_nobody_waits_whose_turn_would_come_after_its_deadline(balance, asking, ask) -> None:
+    routes = [Route("/0.01", request_timeout_seconds=0.3)]
+    balancer = balance(seconds, **POOL, queue_size=100, routes=routes)
+    for _ in range(12):
+        ask(balancer, "/0.1")
+    others = asking(balancer, *["0.1"] * 5)
+    late = ask(balancer, "/0.01")
+    assert (late.status[:3], late.headers["X-Intralb-Reason"]) == ("503", "no_time")
+    assert {request.get().status for request in others} == {"200 OK"}
+    assert ask(balancer, "/0.01").status == "200 OK"
+
+
+def test_while_nothing_ends_the_expected_wait_grows(balance, gate, ask, asking, eventually) -> None:
+    gate.gate.set()
+    balancer = balance(gate, **POOL, queue_size=1000, max_wait_seconds=0.2)
+    for _ in range(8):
+        ask(balancer)
+    gate.gate.clear()
+    stalled = asking(balancer, *"123456")
+    assert not balancer.snapshot().lanes[0].overloaded
+
+    def overloaded() -> str:
+        gevent.sleep(0.02)
+        stalled.extend(asking(balancer, "more"))
+        return balancer.snapshot().lanes[0].overloaded
+
+    assert eventually(overloaded) == "critical"
+    gate.gate.set()
+    assert "503" in {request.get().status[:3] for request in stalled}
+    assert ask(balancer).status == "200 OK"
 
 
 def test_a_burst_that_is_worked_off_is_not(balance, asking) -> None:

@@ -199,7 +199,7 @@ def test_outside_of_a_request_there_is_none(balance, ask, function, method) -> N
 
 # The deadline itself.
 
-LIMITS = TimeLimits(timeout=5.0, longest=30.0, stream=None)
+LIMITS = TimeLimits(timeout=5.0, longest=30.0, stream=None, idle=20.0)
 
 
 def deadline(arrived: float, limits: TimeLimits = LIMITS) -> Deadline:
@@ -223,23 +223,69 @@ def test_no_extension_goes_beyond_what_a_proxy_waits() -> None:
     assert 9 < waited.extend(60) <= 10
 
 
-def test_a_stream_has_its_own_time_from_its_beginning() -> None:
-    begun_long_ago = time.monotonic() - 4
-    stream = deadline(begun_long_ago, LIMITS._replace(stream=60.0))
+def streaming(arrived: float, **limits: float) -> Deadline:
+    stream = deadline(arrived, LIMITS._replace(**limits))
     stream.begin_stream()
-    assert 59 < stream.remaining() <= 60
-    short = deadline(begun_long_ago, LIMITS._replace(timeout=20.0, stream=1.0))
-    short.begin_stream()
-    assert 0 < short.remaining() <= 1
+    return stream
+
+
+def test_a_stream_may_be_silent_from_part_to_part_and_has_no_end() -> None:
+    stream = streaming(time.monotonic() - 4)
+    assert 19 < stream.remaining() <= 20
+    stream.at -= 15
+    stream.part_sent()
+    assert 19 < stream.remaining() <= 20
+
+
+def test_a_stream_can_have_an_end() -> None:
+    stream = streaming(time.monotonic() - 4, stream=1.0)
+    stream.part_sent()
+    assert 0 < stream.remaining() <= 1
+    assert stream.extend(60) <= 1
+    assert stream.setting == "stream_timeout_seconds=1"
+    assert 19 < streaming(time.monotonic() - 4, stream=60.0).remaining() <= 20
+
+
+def test_a_stream_ends_when_a_proxy_waits_no_longer() -> None:
     told = ToldDeadline(time.monotonic(), LIMITS._replace(stream=60.0), TimeTold(left=10.0))
     told.begin_stream()
+    told.part_sent()
     assert 9 < told.remaining() <= 10
+    assert told.setting == "the timeout of the proxy in front"
 
 
-def test_without_one_it_keeps_the_deadline_of_its_request() -> None:
-    ordinary = deadline(time.monotonic() - 4)
-    ordinary.begin_stream()
-    assert 0 < ordinary.remaining() <= 1
+def test_a_stream_that_may_be_silent_for_ever_has_a_finite_deadline() -> None:
+    stream = streaming(time.monotonic(), idle=math.inf)
+    assert 86400 < stream.remaining() < math.inf
+    assert stream.headers()
+
+
+def test_a_handler_that_asked_for_more_may_be_silent_for_as_long() -> None:
+    stream = streaming(time.monotonic() - 100)
+    assert 29 < stream.extend(60) <= 30
+    stream.part_sent()
+    assert 29 < stream.remaining() <= 30
+    assert stream.setting == "extend_deadline()"
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_the_time_of_a_slow_client_does_not_count(streamed: bool) -> None:
+    slow = streaming(time.monotonic() - 4) if streamed else deadline(time.monotonic() - 4)
+    left = slow.remaining()
+    slow.suspend()
+    assert slow.remaining() > 86400
+    # As if it had been suspended five seconds ago.
+    slow._suspended -= 5
+    slow.resume()
+    assert slow.remaining() == pytest.approx(left + 5, abs=0.1)
+    # From arrival a request has 30 seconds at most, and those of its client do not count.
+    assert slow.extend(60) == pytest.approx(30 if streamed else 31, abs=0.1)
+
+
+def test_the_end_of_a_stream_does_not_wait_for_a_slow_client() -> None:
+    stream = streaming(time.monotonic(), stream=1.0)
+    stream.suspend()
+    assert stream.remaining() <= 1
 
 
 def test_a_deadline_without_limits_is_fixed() -> None:

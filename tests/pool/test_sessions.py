@@ -228,9 +228,13 @@ def test_1000_aborted_jobs_leave_as_many_sessions_as_slots_in_use_and_none_is_sh
 
 def test_sessions_are_closed_on_shutdown_and_none_is_left_behind(balance, asking) -> None:
     database = Database()
+    all_six = Event()
 
     def application(environ, start_response):
+        if len(database.open) == 5:
+            all_six.set()
         current_session().query(0.001)
+        all_six.wait()
         return answer(start_response)
 
     balancer = balance(application, max_workers=2, db_init_func=database.connect)
@@ -444,7 +448,7 @@ def test_a_slot_that_is_about_to_get_a_job_does_not_close_its_session_first(bala
     balancer = one_slot(balance, source, session_max_idle_seconds=1e-6)
     ask(balancer)
     # Before the hub has its next turn: the request comes, and the time to look at the sessions.
-    balancer.submit({"REQUEST_METHOD": "GET", "PATH_INFO": "/"}, Channel())
+    balancer.submit({"REQUEST_METHOD": "GET", "PATH_INFO": "/"}, Channel(lambda *args: None))
     balancer._review()
     eventually(lambda: balancer.snapshot().outcomes["completed"] == 2)
     assert balancer.snapshot().workers[0].slots == 1

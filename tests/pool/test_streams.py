@@ -37,8 +37,8 @@ def streams() -> Streams:
     return Streams()
 
 
-def test_a_stream_has_a_time_of_its_own_which_may_be_longer(balance, asking, streams, eventually) -> None:
-    balancer = balance(streams, request_timeout_seconds=TIMEOUT, stream_timeout_seconds=20)
+def test_a_stream_goes_on_after_the_deadline_of_its_request(balance, asking, streams, eventually) -> None:
+    balancer = balance(streams, request_timeout_seconds=TIMEOUT)
     (request,) = asking(balancer, "/")
     gevent.sleep(2 * TIMEOUT)
     assert balancer.snapshot().streams == 1
@@ -47,7 +47,7 @@ def test_a_stream_has_a_time_of_its_own_which_may_be_longer(balance, asking, str
     eventually(lambda: balancer.snapshot().streams == 0)
 
 
-def test_or_shorter_and_by_route(balance, asking, streams) -> None:
+def test_a_stream_can_have_an_end_of_its_own_by_route(balance, asking, streams) -> None:
     routes = [Route("/events/*", stream_timeout_seconds=TIMEOUT)]
     balancer = balance(streams, request_timeout_seconds=20, routes=routes)
     cut, goes_on = asking(balancer, "/events/1", "/other")

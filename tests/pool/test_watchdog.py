@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import logging
@@ -120,7 +121,7 @@ def test_a_body_that_is_sent_for_ever_is_cut_and_others_have_their_turn_meanwhil
         start_response("200 OK", [("Content-Type", "text/plain")])
         return endless() if environ["PATH_INFO"] == "/endless" else [b"done"]
 
-    routes = [Route("/endless", request_timeout_seconds=4 * TIMEOUT)]
+    routes = [Route("/endless", stream_timeout_seconds=4 * TIMEOUT)]
     balancer = balance(application, request_timeout_seconds=20, routes=routes)
     result = balancer({"REQUEST_METHOD": "GET", "PATH_INFO": "/endless"}, lambda status, headers: None)
     (neighbour,) = asking(balancer, "neighbour")
@@ -162,6 +163,7 @@ def test_what_computes_and_swallows_every_abort_is_left_alone(balance, asking, e
     balancer = balance(
         handlers(stubborn=lambda: swallow(BaseException, 10**9)),
         request_timeout_seconds=TIMEOUT,
+        cleanup_seconds=0.01,
         max_workers=1,
         max_concurrent_per_router=1,
     )
@@ -177,8 +179,28 @@ def test_what_computes_and_swallows_every_abort_is_left_alone(balance, asking, e
     eventually(lambda: caplog.text.count("GET /stubborn cannot be ended") == 2)
 
 
-def test_what_waits_and_swallows_every_abort_has_its_slot_replaced(balance, asking, eventually, monkeypatch) -> None:
-    monkeypatch.setattr("intralb_gevent.pool.slot.REPEAT_SECONDS", 0.01)
+def test_what_was_given_up_does_not_compute_again_when_its_own_timeout_is_over(balance, asking, eventually) -> None:
+    swallowed: list[BaseException] = []
+
+    def stubborn() -> None:
+        with gevent.Timeout(8 * TIMEOUT, False):
+            while True:
+                try:
+                    compute()
+                except BaseException as error:
+                    swallowed.append(error)
+
+    balancer = balance(handlers(stubborn=stubborn), request_timeout_seconds=TIMEOUT, cleanup_seconds=0.01)
+    (request,) = asking(balancer, "stubborn")
+    assert request.get().status == "504 Gateway Timeout"
+    eventually(lambda: balancer.snapshot().given_up == 1)
+    before = len(swallowed)
+    gevent.sleep(10 * TIMEOUT)
+    assert len(swallowed) == before
+    assert asking(balancer, "then")[0].get().status == "200 OK"
+
+
+def test_what_waits_and_swallows_every_abort_has_its_slot_replaced(balance, asking, eventually) -> None:
     swallowed, go_on = [], Event()
 
     def stubborn() -> None:
@@ -189,7 +211,11 @@ def test_what_waits_and_swallows_every_abort_has_its_slot_replaced(balance, aski
                 swallowed.append(error)
 
     balancer = balance(
-        handlers(stubborn=stubborn), request_timeout_seconds=TIMEOUT, max_workers=1, max_concurrent_per_router=1
+        handlers(stubborn=stubborn),
+        request_timeout_seconds=TIMEOUT,
+        cleanup_seconds=0.01,
+        max_workers=1,
+        max_concurrent_per_router=1,
     )
     (request,) = asking(balancer, "stubborn")
     assert request.get().status == "504 Gateway Timeout"
@@ -203,9 +229,7 @@ def test_what_waits_and_swallows_every_abort_has_its_slot_replaced(balance, aski
     assert balancer.snapshot().workers[0].slots == 1
 
 
-def test_a_retiring_worker_does_not_wait_for_what_was_given_up(balance, asking, monkeypatch, eventually) -> None:
-    monkeypatch.setattr("intralb_gevent.pool.slot.REPEAT_SECONDS", 0.01)
-
+def test_a_retiring_worker_does_not_wait_for_what_was_given_up(balance, asking, eventually) -> None:
     def stubborn() -> None:
         while True:
             try:
@@ -213,7 +237,13 @@ def test_a_retiring_worker_does_not_wait_for_what_was_given_up(balance, asking, 
             except BaseException as error:
                 str(error)
 
-    balancer = balance(handlers(stubborn=stubborn), request_timeout_seconds=TIMEOUT, min_workers=1, max_workers=2)
+    balancer = balance(
+        handlers(stubborn=stubborn),
+        request_timeout_seconds=TIMEOUT,
+        cleanup_seconds=0.01,
+        min_workers=1,
+        max_workers=2,
+    )
     balancer.resize(2)
     gevent.joinall(asking(balancer, "stubborn", "stubborn"))
     balancer.resize(1)
@@ -235,6 +265,29 @@ def test_what_cleans_up_has_time_to_wait(balance, asking, eventually) -> None:
     (request,) = asking(balancer, "tidy")
     assert request.get().status == "504 Gateway Timeout"
     assert eventually(lambda: cleaned)
+
+
+# The end of the server.
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.1])
+def test_the_end_of_the_server_binds_a_handler_that_computes(balance, asking, eventually, seconds: float) -> None:
+    ended: list[str] = []
+
+    def handler() -> None:
+        try:
+            balancer.end_by(time.monotonic() + seconds)
+            compute()
+        except BaseException as error:
+            ended.append(type(error).__name__)
+            raise
+
+    balancer = balance(handlers(loop=handler), request_timeout_seconds=20)
+    (request,) = asking(balancer, "loop")
+    answer = request.get()
+    assert (answer.status, answer.headers["X-Intralb-Reason"]) == ("503 Service Unavailable", "killed")
+    assert eventually(lambda: ended) == ["RequestKilled"]
+    assert balancer.drain(0) == 1
 
 
 # Whoever keeps the hub is told of.
@@ -274,6 +327,18 @@ def test_code_in_c_that_keeps_the_hub_is_logged_too(balance, asking, eventually,
     assert "in busy" in caplog.text
 
 
+def test_a_wait_in_c_is_logged_with_the_line_that_waits(balance, asking, eventually, caplog) -> None:
+    library = ctypes.CDLL(None)
+
+    def blocked() -> list[int]:
+        library.usleep(200_000)
+        return sorted(range(1000))
+
+    gevent.joinall(asking(balance(handlers(blocked=blocked), request_timeout_seconds=20), "blocked"))
+    eventually(lambda: "GET /blocked kept the event loop" in caplog.text)
+    assert "library.usleep(200_000)" in caplog.text
+
+
 def test_many_short_requests_are_not_taken_for_a_long_one(balance, asking, caplog) -> None:
     def busy() -> None:
         end = time.monotonic() + 0.02
@@ -303,7 +368,8 @@ def test_one_that_only_sends_is_told_of_once(balance, eventually, caplog) -> Non
         while True:
             write(b"")
 
-    balancer = balance(sending, request_timeout_seconds=4 * TIMEOUT)
+    # Empty parts are as good as none.
+    balancer = balance(sending, stream_idle_timeout_seconds=4 * TIMEOUT)
     with pytest.raises(ResponseCut):
         b"".join(balancer({"REQUEST_METHOD": "GET", "PATH_INFO": "/"}, lambda status, headers: None))
     gevent.sleep(0)

@@ -1,19 +1,23 @@
 """Finds the servers that these tests need, runs what needs a monkey-patched process in one, and runs storms.
 
-The address of a server is a URL in INTRALB_TEST_POSTGRESQL, INTRALB_TEST_MARIADB or INTRALB_TEST_REDIS. A test whose
-server does not answer is skipped; with INTRALB_REQUIRE_SERVICES=1 it fails. The drivers are cooperative in a patched
-process only, and pytest's is not patched: a test that uses the fixture `patched` is run by another pytest, which is.
+The address of a server is a URL in INTRALB_TEST_POSTGRESQL, INTRALB_TEST_MARIADB or INTRALB_TEST_REDIS; memcached is
+started for each test that needs it. A test whose server does not answer is skipped; with INTRALB_REQUIRE_SERVICES=1 it
+fails. The drivers are cooperative in a patched process only, and pytest's is not patched: a test that uses the fixture
+`patched` is run by another pytest, which is.
 """
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import runpy
+import shutil
 import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -32,6 +36,8 @@ HERE = Path(__file__).parent
 runpy.run_path(str(HERE / "addresses.py"))
 
 STORM_SECONDS = 120
+LEGACY_STORM_SECONDS = 150
+"""How long a storm against legacy code may ask; what follows takes another minute at most."""
 PYTEST_IN_A_PATCHED_PROCESS = (
     "from gevent import monkey; monkey.patch_all(); import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))"
 )
@@ -43,9 +49,13 @@ def answering(variable: str) -> str:
     try:
         socket.create_connection((url.hostname or "127.0.0.1", url.port or 0), timeout=2).close()
     except OSError as error:
-        reason = f"no server answers at {url.hostname}:{url.port} ({error}); start one, or set {variable} to its URL"
-        (pytest.fail if os.environ.get("INTRALB_REQUIRE_SERVICES") == "1" else pytest.skip)(reason)
+        skip(f"no server answers at {url.hostname}:{url.port} ({error}); start one, or set {variable} to its URL")
     return os.environ[variable]
+
+
+def skip(reason: str) -> None:
+    """Skip the test, or fail it where all services are required."""
+    (pytest.fail if os.environ.get("INTRALB_REQUIRE_SERVICES") == "1" else pytest.skip)(reason)
 
 
 @pytest.fixture
@@ -67,6 +77,34 @@ def redis_server() -> str:
 
 
 @pytest.fixture
+def memcached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The HOST:PORT of a memcached of this test's own, also in INTRALB_TEST_MEMCACHED."""
+    program = shutil.which("memcached")
+    if program is None:
+        skip("there is no memcached; install it from your system's packages")
+    file = tmp_path / "port"
+    command = [str(program), "-l", "127.0.0.1", "-p", "-1", "-U", "0", "-u", getpass.getuser(), "-m", "64"]
+    process = subprocess.Popen(command, env=os.environ | {"MEMCACHED_PORT_FILENAME": str(file)})
+    try:
+        address = f"127.0.0.1:{written_port(file, process)}"
+        monkeypatch.setenv("INTRALB_TEST_MEMCACHED", address)
+        yield address
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def written_port(file: Path, process: subprocess.Popen[bytes]) -> int:
+    """Wait until memcached has written its port to the file."""
+    end = time.monotonic() + 10
+    while not file.exists():
+        assert process.poll() is None, "memcached has ended"
+        assert time.monotonic() < end, "memcached has not started"
+        time.sleep(0.01)
+    return int(file.read_text().split()[-1])
+
+
+@pytest.fixture
 def ask() -> Callable[..., tuple[str, bytes]]:
     """Make one request to a balancer, as an outer WSGI server does, and return its status and body."""
 
@@ -77,7 +115,8 @@ def ask() -> Callable[..., tuple[str, bytes]]:
         try:
             return heads[-1], b"".join(result)
         finally:
-            result.close()
+            # A list has none.
+            getattr(result, "close", list)()
 
     return request
 
@@ -218,22 +257,37 @@ def storm() -> Callable[..., dict[str, Any]]:
 
 
 def run_storm(scenario: str, aborted: int = 1000, normal: int = 5000) -> dict[str, Any]:
+    # gevent.monkey patches before it runs the script.
+    program = ["-W", "error::ResourceWarning", "-m", "gevent.monkey", str(HERE / "storm.py")]
+    return storm_report([*program, scenario, "--aborted", str(aborted), "--normal", str(normal)], STORM_SECONDS)
+
+
+@pytest.fixture
+def legacy_storm() -> Callable[..., dict[str, Any]]:
+    """Run a storm against an application of `legacy/`, and return its report; fail if it found faults.
+
+    See legacystorm.py for what it checks. By default it has 150 aborts and 750 other requests;
+    INTRALB_TEST_STORM_SHARE=1 makes them 1,000 and 5,000.
+    """
+    return run_legacy_storm
+
+
+def run_legacy_storm(
+    scenario: str, *flags: str, cut: int = 1000, normal: int = 5000, **options: float
+) -> dict[str, Any]:
+    share = float(os.environ.get("INTRALB_TEST_STORM_SHARE", "0.15"))
+    options |= {"cut": int(cut * share), "normal": int(normal * share), "seconds": LEGACY_STORM_SECONDS}
+    arguments = [f"--{name}={value}" for name, value in options.items()] + [f"--flag={flag}" for flag in flags]
+    return storm_report([str(HERE / "legacystorm.py"), f"legacy_{scenario}", *arguments], LEGACY_STORM_SECONDS + 80)
+
+
+def storm_report(command: list[str], seconds: float) -> dict[str, Any]:
+    """Run a storm as `python COMMAND --seed N` to its end."""
     seed = os.environ.get("INTRALB_TEST_SEED", str(int.from_bytes(os.urandom(4), "big")))
     print(f"INTRALB_TEST_SEED={seed}")
-    arguments = [scenario, "--aborted", str(aborted), "--normal", str(normal), "--seed", seed]
-    # gevent.monkey patches before it runs the script.
-    command = [
-        sys.executable,
-        "-W",
-        "error::ResourceWarning",
-        "-m",
-        "gevent.monkey",
-        str(HERE / "storm.py"),
-        *arguments,
-    ]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=STORM_SECONDS)
+    ended = subprocess.run([sys.executable, *command, "--seed", seed], capture_output=True, text=True, timeout=seconds)
     assert ended.returncode == 0, f"the storm has failed (INTRALB_TEST_SEED={seed}):\n{ended.stdout}{ended.stderr}"
     report: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
     print(json.dumps(report, indent=2), ended.stderr)
-    assert report["faults"] == [], f"INTRALB_TEST_SEED={seed}: {report['faults']}"
+    assert not report["faults"], f"INTRALB_TEST_SEED={seed}: {report['faults']}"
     return report

@@ -267,7 +267,8 @@ class Storm:
         try:
             return heads[-1], b"".join(result)
         finally:
-            result.close()
+            # A list has none.
+            getattr(result, "close", list)()
 
     def normal(self, question: Question) -> None:
         """Ask until the job is run: on a busy machine it may have waited too long among the others."""

@@ -214,7 +214,12 @@ def serving(patched, balance, ask) -> Callable[..., Callable[[str], tuple[str, s
         connections.settings = connections.configure_settings(
             {"default": project.database(**more), "other": project.database(**more)}
         )
-        slot = {"max_workers": 1, "max_concurrent_per_router": 1, "request_timeout_seconds": 1}
+        slot = {
+            "max_workers": 1,
+            "max_concurrent_per_router": 1,
+            "request_timeout_seconds": 1,
+            "stream_idle_timeout_seconds": 1,
+        }
         balancer = balance(get_wsgi_application(), **{**slot, **(options or {})}, db_init_func=DjangoSessions())
 
         def get(page: str) -> tuple[str, str]:
@@ -278,7 +283,8 @@ def test_nor_of_a_commit_after_which_django_does_not_connect_again(
     assert get("slow_commit")[0] == "504"
     ended = time.monotonic()
     eventually(lambda: not on_postgresql.is_there(PIDS[0]))
-    assert time.monotonic() - ended < 1
+    # A commit at the end of a `with` block may take cleanup_seconds, which is 1.
+    assert time.monotonic() - ended < 2
     assert get("in_a_block") == ("200", "False")
     assert len(connected) == 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -65,3 +66,23 @@ def test_one_that_has_ended_by_itself_needs_no_cancelling(patched, postgresql) -
         assert connection.execute("select 2").fetchone() == (2,)
         connection.close()
         adapter.cancel_statement(connection)
+
+
+CLOSED_MEANWHILE = """
+from gevent import monkey; monkey.patch_all()
+import os, gevent, psycopg
+from intralb_gevent.integrations import psycopg as adapter
+connection = psycopg.connect(os.environ["DATABASE"])
+# Just before it is closed the event loop is asked to watch it.
+waiting = gevent.spawn(adapter._is_answered, connection)
+gevent.spawn(connection.close)
+waiting.join()
+print("alive")
+"""
+
+
+def test_a_connection_may_be_closed_while_its_statement_is_being_cancelled(postgresql) -> None:
+    environ = {**os.environ, "DATABASE": postgresql}
+    command = [sys.executable, "-c", CLOSED_MEANWHILE]
+    ended = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=20)
+    assert (ended.returncode, ended.stdout) == (0, "alive\n"), ended.stderr

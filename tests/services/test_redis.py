@@ -11,7 +11,7 @@ import gevent
 import pytest
 import redis
 
-from intralb_gevent import current_session
+from intralb_gevent import Route, current_session
 from intralb_gevent.integrations.redis import RedisSessions
 from intralb_gevent.policy.deadline import TimeTold
 
@@ -241,3 +241,37 @@ def test_its_representation_shows_where_it_connects_but_no_password() -> None:
         repr(RedisSessions("redis://me:secret@db.example:1/2?password=secret"))
         == "<RedisSessions redis://db.example:1/2>"
     )
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # redis-py drops the socket when a connect is cut
+def test_a_client_that_requests_share_receives_its_own_answers_after_aborts(
+    patched, redis_server, balance, ask
+) -> None:
+    """redis-py drops a connection whose command is ended while it waits, but not while it parses the answers."""
+    client = redis.Redis.from_url(redis_server)
+    numbers = itertools.count()
+
+    def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        start_response(OK, [("Content-Type", "text/plain")])
+        if environ["PATH_INFO"] == "/many":
+            pipeline = client.pipeline(transaction=False)
+            for number in range(8000):
+                pipeline.echo(f"many {number}")
+            pipeline.execute()
+        number = f"one {next(numbers)}"
+        return [b"right" if client.echo(number).decode() == number else b"wrong"]
+
+    balancer = balance(application)
+    began = time.monotonic()
+    assert ask(balancer, "/many")[0] == OK
+    took = time.monotonic() - began
+    # From before the first answer to the last.
+    limits = [Route("/many", request_timeout_seconds=took * step / 8) for step in range(2, 8)]
+    statuses = set()
+    for limit in limits:
+        balancer = balance(application, routes=[limit], max_workers=1)
+        for _ in range(12):
+            statuses.add(ask(balancer, "/many")[0])
+            assert ask(balancer, "/one")[1] == b"right"
+    client.close()
+    assert LATE in statuses

@@ -10,18 +10,14 @@ from typing import Final
 
 from ...errors import OptionError
 from .fixed import FixedLimiter, all_slots
-from .gradient2 import Gradient2Limiter
 from .hub_lag import HubLagLimiter
-from .vegas import VegasLimiter
 from .window import Limiter, Window
 
 __all__ = [
     "LIMITERS",
     "FixedLimiter",
-    "Gradient2Limiter",
     "HubLagLimiter",
     "Limiter",
-    "VegasLimiter",
     "Window",
     "all_slots",
     "limiter_named",
@@ -30,8 +26,6 @@ __all__ = [
 LIMITERS: Final[dict[str, Callable[[int], Limiter]]] = {
     "hub_lag": HubLagLimiter,
     "fixed": all_slots,
-    "gradient2": Gradient2Limiter,
-    "vegas": VegasLimiter,
 }
 """What makes a limiter for a pool with so many slots (at least 1); `hub_lag` is the default."""
 

@@ -30,6 +30,10 @@ class Window(NamedTuple):
     """Of those; 0 if there were none."""
     shed: int
     """Jobs shed in it."""
+    begun: int = 0
+    """Jobs that began to run in it."""
+    backlogged: bool = False
+    """Whether at least one job was queued at every sample; samples are taken every 5 ms."""
 
 
 class Limiter(Protocol):

@@ -1,0 +1,347 @@
+"""What a frame is calling, as far as its bytecode shows.
+
+Python gives no way to ask which callable a frame is waiting for. But the instruction before it reaches back to where
+the callable was loaded, usually a variable and some attributes, and these can be looked up without running any code.
+Where that fails, the name of the method may be known all the same, though not its object: `get_connection().execute()`.
+"""
+
+from __future__ import annotations
+
+import dis
+import inspect
+from collections.abc import Iterator
+from functools import lru_cache, partial
+from inspect import getattr_static
+from types import BuiltinFunctionType, CodeType, FrameType, MethodWrapperType
+from typing import Any, Final, NamedTuple
+
+__all__ = [
+    "CallSite",
+    "are_in_one_block",
+    "arguments",
+    "call_site",
+    "callee",
+    "first_argument",
+    "is_at_edge",
+    "loop_start",
+]
+
+_SILENT: Final = frozenset(
+    {
+        *("POP_TOP", "POP_EXCEPT", "RETURN_VALUE", "END_FOR", "STORE_FAST_LOAD_FAST", "STORE_FAST_STORE_FAST"),
+        *(f"{action}_{kind}" for action in ("STORE", "DELETE") for kind in ("FAST", "NAME", "GLOBAL", "DEREF")),
+    }
+)
+"""Instructions that call nothing. They may drop a reference, and Python then calls finalizers and weakref callbacks."""
+
+_ARGUMENTS_AND_NAMES: Final = frozenset({"CALL_FUNCTION_KW", "CALL_KW"})
+_CALLS: Final = frozenset(
+    {"CALL", "PRECALL", "CALL_FUNCTION", "CALL_METHOD", "CALL_FUNCTION_EX", *_ARGUMENTS_AND_NAMES}
+)
+"""Python 3.11 makes some calls in the instruction PRECALL, once they have been made a few times."""
+_VARIABLES: Final = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF", "LOAD_CLASSDEREF"})
+_ATTRIBUTES: Final = frozenset({"LOAD_ATTR", "LOAD_METHOD"})
+_JUMPS: Final = frozenset({*dis.hasjrel, *dis.hasjabs})
+_BETWEEN: Final = frozenset({"PUSH_NULL", "CACHE"})
+_PARTS_OF_CALL: Final = frozenset({"CACHE", "PRECALL", "KW_NAMES"})
+_BEGINS_LOOP: Final = frozenset({"GET_ITER", "LOAD_FAST_AND_CLEAR", "SWAP", "BUILD_LIST", "BUILD_SET", "BUILD_MAP"})
+"""From Python 3.12 on a comprehension makes its list, set or dictionary within the function that it is in."""
+_GOES_ELSEWHERE: Final = frozenset(
+    {
+        *("JUMP_FORWARD", "JUMP_ABSOLUTE", "JUMP_BACKWARD", "JUMP_BACKWARD_NO_INTERRUPT"),
+        *("RETURN_VALUE", "RETURN_CONST", "RAISE_VARARGS", "RERAISE"),
+    }
+)
+"""Instructions after which the next one is not executed."""
+_SUPER: Final = "super()"
+"""Stands at the beginning of a path for what a method finds in the base classes of its own class."""
+
+_SUPER_WITH_ARGUMENTS: Final = 2
+"""The bit in the argument of LOAD_SUPER_ATTR that is set for `super(Class, self)` and not for `super()`."""
+
+
+class CallSite(NamedTuple):
+    """An instruction that a frame has stopped at."""
+
+    silent: bool
+    """Whether it calls nothing, so that only Python itself can have called what runs above it."""
+    path: tuple[str, ...]
+    """How the callable was found: a variable, then attributes of it; empty if it is not a call, or not known."""
+    name: str = ""
+    """The last of these attributes, which may be known where the path is not."""
+    arguments: tuple[tuple[str, ...], ...] = ()
+    """The paths of variables that are used in the arguments of the call."""
+    spreads: bool = False
+    """Whether it is a call as `function(*values)`, which begins with iterating over the values."""
+
+
+@lru_cache(maxsize=64)
+def _instructions(code: CodeType) -> tuple[dis.Instruction, ...]:
+    return tuple(dis.get_instructions(code))
+
+
+@lru_cache(maxsize=1024)
+def call_site(code: CodeType, offset: int) -> CallSite:
+    """Return what is at an offset in a function's bytecode, such as a frame's `f_lasti`."""
+    instructions = [each for each in _instructions(code) if each.offset <= offset]
+    if not instructions:
+        return CallSite(False, ())
+    last = instructions[-1]
+    if last.opname == "FOR_ITER":
+        return _site_of_loop(code, instructions[:-1])
+    if last.opname not in _CALLS:
+        return CallSite(last.opname in _SILENT, ())
+    before, between = _split(code, instructions)
+    path, attributes = _path(before)
+    name, spreads = attributes[-1] if attributes else "", last.opname == "CALL_FUNCTION_EX"
+    return CallSite(False, path, name, tuple(_paths(between)), spreads)
+
+
+def _site_of_loop(code: CodeType, before: list[dis.Instruction]) -> CallSite:
+    """Return the place that asks for the next item, which is known by its variable, or by the method it came from."""
+    while before and before[-1].opname in _BEGINS_LOOP:
+        before.pop()
+    if before and before[-1].opname in _CALLS:
+        _, attributes = _path(_split(code, before)[0])
+        return CallSite(False, (), attributes[-1] if attributes else "")
+    path, _ = _path(before)
+    return CallSite(False, (*path, "__next__") if path else ())
+
+
+def _split(code: CodeType, instructions: list[dis.Instruction]) -> tuple[list[dis.Instruction], list[dis.Instruction]]:
+    """Divide what comes before the last of these instructions, a call: up to the callable, and its arguments.
+
+    The arguments begin where the callable is on top of the stack. That is so again at the branches of a condition among
+    the arguments; but jumps lead there, or past them.
+    """
+    call = first = len(instructions) - 1
+    while first and instructions[first - 1].opname in _PARTS_OF_CALL:
+        first -= 1
+    heights = _heights(code)
+    end = instructions[first].offset
+    height = heights.get(end, 0) - _values_on_top(instructions[call])
+    index: int | None = first
+    while index and heights.get(instructions[index].offset, -1) >= height:
+        begin = instructions[index].offset
+        if heights[begin] == height and not _is_branch(instructions, index, end):
+            return instructions[:index], instructions[index:first]
+        index = _previous(instructions, index)
+    return [], []
+
+
+def _is_branch(instructions: list[dis.Instruction], index: int, end: int) -> bool:
+    """Say whether an instruction is executed on a condition that lies within the expression that ends at `end`."""
+    begin, previous = instructions[index].offset, instructions[index - 1]
+    if previous.opcode in _JUMPS or previous.opname == "POP_TOP":
+        return True
+    return any(each.opcode in _JUMPS and each.offset < begin <= each.argval <= end for each in instructions[:index])
+
+
+def _previous(instructions: list[dis.Instruction], index: int) -> int | None:
+    """Return the index of an instruction that is executed just before another; None if none is known."""
+    if instructions[index - 1].opname not in _GOES_ELSEWHERE:
+        return index - 1
+    offset = instructions[index].offset
+    leads_here = (each.opcode in _JUMPS and each.argval == offset for each in instructions[:index])
+    return next((number for number, leads in enumerate(leads_here) if leads), None)
+
+
+@lru_cache(maxsize=64)
+def _heights(code: CodeType) -> dict[int, int]:
+    """Return how many values are on the stack before the instruction at each offset, as far as that is known."""
+    heights = {entry.target: entry.depth + 1 + entry.lasti for entry in _handled(code)}
+    height: int | None = 0
+    for each in _instructions(code):
+        height = heights.setdefault(each.offset, height) if height is not None else heights.get(each.offset)
+        if height is None:
+            continue
+        if each.opcode in _JUMPS:
+            heights.setdefault(each.argval, height + dis.stack_effect(each.opcode, each.arg, jump=True))
+        goes_on = each.opname not in _GOES_ELSEWHERE
+        height = height + dis.stack_effect(each.opcode, each.arg, jump=False) if goes_on else None
+    return heights
+
+
+def _values_on_top(call: dis.Instruction) -> int:
+    """Return how many values there are on the stack above the callable."""
+    if call.opname == "CALL_FUNCTION_EX":
+        return 1 + ((call.arg or 0) & 1)
+    return (call.arg or 0) + (call.opname in _ARGUMENTS_AND_NAMES)
+
+
+def _path(before: list[dis.Instruction]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the variable and attributes that the last of these instructions load, and only the attributes.
+
+    The path is empty if the attributes are those of something else than a variable.
+    """
+    attributes: list[str] = []
+    for index in range(len(before) - 1, -1, -1):
+        instruction = before[index]
+        if instruction.opname in _BETWEEN:
+            continue
+        if instruction.opname in _ATTRIBUTES:
+            attributes.insert(0, str(instruction.argval))
+            continue
+        variable = _variable_or_super(instruction, before[:index])
+        if instruction.opname == "LOAD_SUPER_ATTR":
+            attributes.insert(0, str(instruction.argval))
+        return ((variable, *attributes) if variable else ()), tuple(attributes)
+    return (), tuple(attributes)
+
+
+def _variable_or_super(instruction: dis.Instruction, before: list[dis.Instruction]) -> str:
+    if names := _variables(instruction):
+        return names[-1]
+    if instruction.opname == "LOAD_SUPER_ATTR":
+        return "" if (instruction.arg or 0) & _SUPER_WITH_ARGUMENTS else _SUPER
+    # Up to Python 3.11 `super()` is an ordinary call.
+    is_bare_call = instruction.opname in _CALLS and instruction.arg == 0
+    called = [each for each in before if each.opname not in _PARTS_OF_CALL]
+    return _SUPER if is_bare_call and called and called[-1].argval == "super" else ""
+
+
+def _variables(instruction: dis.Instruction) -> tuple[str, ...]:
+    """Return the variables that an instruction loads, of which some load two at once."""
+    loads = instruction.opname in _VARIABLES or instruction.opname.startswith("LOAD_FAST")
+    if not loads and instruction.opname != "STORE_FAST_LOAD_FAST":
+        return ()
+    names = instruction.argval if isinstance(instruction.argval, tuple) else (instruction.argval,)
+    return tuple(str(name) for name in names)
+
+
+def _paths(instructions: list[dis.Instruction]) -> list[tuple[str, ...]]:
+    """Return the paths of all variables that are loaded, each with the attributes that are then looked up."""
+    paths: list[tuple[str, ...]] = []
+    attribute_of_last = False
+    for instruction in instructions:
+        names = _variables(instruction)
+        if attribute_of_last and instruction.opname in _ATTRIBUTES:
+            paths[-1] = (*paths[-1], str(instruction.argval))
+        else:
+            attribute_of_last = bool(names)
+            paths.extend((name,) for name in names)
+    return paths
+
+
+@lru_cache(maxsize=1024)
+def is_at_edge(code: CodeType, offset: int) -> bool:
+    """Return whether an instruction is at the edge of a `try` or `with` block.
+
+    What is raised there may miss the end of the block. In particular, what is raised at the end of a loop counts as
+    raised before its beginning, which for a loop that is the first statement of a `try` block lies outside of that.
+    The beginning of a function is no edge: what is raised there is raised by the call, and no block has begun. A
+    function that calls itself may never be found elsewhere.
+    """
+    if offset == _entry(code):
+        return False
+    return not are_in_one_block(code, *_places(code, offset))
+
+
+def _entry(code: CodeType) -> int | None:
+    """Return the offset of the instruction at which a function that has just been called looks for signals."""
+    return next((each.offset for each in dis.get_instructions(code) if each.opname == "RESUME"), None)
+
+
+def are_in_one_block(code: CodeType, *offsets: int) -> bool:
+    """Return whether what is raised at these instructions is handled at the same place."""
+    entries = _handled(code)
+    return len({_handler(entries, offset) for offset in offsets}) == 1
+
+
+@lru_cache(maxsize=1024)
+def _handled(code: CodeType) -> Any:
+    # Up to Python 3.10 blocks begin and end by instructions, so there is no edge to miss.
+    return getattr(dis.Bytecode(code), "exception_entries", ())
+
+
+def _handler(entries: Any, offset: int) -> int | None:
+    return next((entry.target for entry in entries if entry.start <= offset < entry.end), None)
+
+
+def _places(code: CodeType, offset: int) -> tuple[int, ...]:
+    """Return an offset and that of the next instruction, or if it jumps back, those before and at the target."""
+    target = loop_start(code, offset)
+    if target is not None:
+        return offset, max(0, target - 2), target
+    following = next((each.offset for each in _instructions(code) if each.offset > offset), offset)
+    return offset, following
+
+
+@lru_cache(maxsize=1024)
+def loop_start(code: CodeType, offset: int) -> int | None:
+    """Return the offset that an instruction jumps back to; None if it is not the end of a loop."""
+    last = None
+    for each in _instructions(code):
+        if each.offset > offset:
+            break
+        last = each
+    return last.argval if last is not None and last.opcode in _JUMPS and last.argval <= offset else None
+
+
+def callee(frame: FrameType) -> tuple[Any, Any]:
+    """Return what a frame is calling, and the object whose method that is; None for each that is not known.
+
+    Runs no code of the application: attributes that would have to be computed are not known.
+    """
+    value, owner = _look_up(frame, call_site(frame.f_code, frame.f_lasti).path)
+    if isinstance(value, partial):
+        value = value.func
+    if isinstance(value, (BuiltinFunctionType, MethodWrapperType)):
+        # A bound method that was kept in a variable.
+        owner = value.__self__
+    return value, owner
+
+
+def arguments(frame: FrameType) -> Iterator[Any]:
+    """Yield what is known to have been used in the arguments of the call that a frame is making."""
+    for path in call_site(frame.f_code, frame.f_lasti).arguments:
+        yield _look_up(frame, path)[0]
+
+
+def _look_up(frame: FrameType, path: tuple[str, ...]) -> tuple[Any, Any]:
+    if not path:
+        return None, None
+    if path[0] == _SUPER:
+        owner = first_argument(frame)
+        value, path = _of_base_class(owner, frame.f_locals.get("__class__"), path[1]), path[1:]
+    else:
+        owner, value = None, _variable(frame, path[0])
+    for name in path[1:]:
+        owner, value = value, _attribute(value, name)
+        if value is None:
+            return None, owner
+    return value, owner
+
+
+def first_argument(frame: FrameType) -> Any:
+    """Return the first positional argument of the function at a frame, such as `self`; None if there is none."""
+    code = frame.f_code
+    if code.co_argcount:
+        return frame.f_locals.get(code.co_varnames[0])
+    if code.co_flags & inspect.CO_VARARGS:
+        values = frame.f_locals.get(code.co_varnames[code.co_kwonlyargcount], ())
+        return values[0] if isinstance(values, tuple) and values else None
+    return None
+
+
+def _of_base_class(owner: Any, cls: Any, name: str) -> Any:
+    """Return what `super()` finds in a method of `cls`."""
+    order = type.mro(owner if isinstance(owner, type) else type(owner))
+    bases = order[order.index(cls) + 1 :] if cls in order else ()
+    value = next((vars(base)[name] for base in bases if name in vars(base)), None)
+    return _function(value)
+
+
+def _variable(frame: FrameType, name: str) -> Any:
+    for scope in (frame.f_locals, frame.f_globals, frame.f_builtins):
+        if name in scope:
+            return scope[name]
+    return None
+
+
+def _attribute(owner: Any, name: str) -> Any:
+    return None if isinstance(owner, BuiltinFunctionType) else _function(getattr_static(owner, name, None))
+
+
+def _function(value: Any) -> Any:
+    return value.__func__ if isinstance(value, (staticmethod, classmethod)) else value

@@ -1,0 +1,45 @@
+"""Lets `_thread.interrupt_main()` interrupt the request that asks for it, and not the server.
+
+Recipes for timeouts call it in a `threading.Timer` and catch KeyboardInterrupt. Python then behaves as if SIGINT had
+arrived, down to the byte in the wakeup pipe, so no handler of signals could tell it from the operator's. A timer that
+has outlived its request interrupts nothing.
+"""
+
+from __future__ import annotations
+
+import _thread
+import functools
+import logging
+import signal
+from typing import Final
+
+from gevent import getcurrent
+
+from ..pool.slotgreenlet import request_of
+from .signals import SIGNALS
+
+__all__ = ["keep_interrupts_in_requests"]
+
+_simulate_signal: Final = _thread.interrupt_main
+
+_NOBODY: Final = "_thread.interrupt_main() was called outside of a running request, and interrupts nothing"
+
+
+def keep_interrupts_in_requests() -> None:
+    """Replace the function; where no server serves, the new one does the same."""
+    _thread.interrupt_main = _interrupt_main
+
+
+@functools.wraps(_simulate_signal)
+def _interrupt_main(signum: signal.Signals = signal.SIGINT, /) -> None:
+    if signum != signal.SIGINT or not SIGNALS.serving or not SIGNALS.owns(signal.SIGINT):
+        _simulate_signal(signum)
+        return
+    current = getcurrent()
+    request = request_of(current)
+    if request is None:
+        SIGNALS.say(logging.WARNING, _NOBODY)
+    elif request.slot.greenlet is current:
+        raise KeyboardInterrupt
+    else:
+        request.slot.worker.loop.run_callback(request.slot.interrupt_request, request.started)

@@ -1,0 +1,92 @@
+"""What happens to exceptions that no request and no caller receives, while a server serves.
+
+gevent throws SystemExit, KeyboardInterrupt and SystemError of any greenlet, timer or native thread into the main
+greenlet, where they would end the server and cut its requests. Here they are logged, and the server goes on. The same
+holds for what a signal handler of the application raises while the event loop waits, unless it asks for the end of the
+process.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import traceback
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Final
+
+from gevent import GreenletExit
+from gevent.exceptions import HubDestroyed
+from gevent.hub import Hub
+
+from .signals import SIGNALS
+
+__all__ = ["Strays"]
+
+_End = Callable[[BaseException], None]
+
+
+class Strays:
+    """A context manager that handles the errors of one hub; `end` begins a graceful shutdown because of one.
+
+    Without `end`, and for what another hub or a forked process does, gevent's own ways are kept.
+    """
+
+    def __init__(self, hub: Hub, end: _End | None = None) -> None:
+        self._hub = hub
+        self._end = end
+        self._pid = os.getpid()
+        self._log: Final = SIGNALS.log
+        self._earlier: Any = hub.handle_error
+        self._destroy: Any = hub.destroy
+
+    def __repr__(self) -> str:
+        return f"<Strays of {self._hub!r}>"
+
+    def __enter__(self) -> Strays:
+        setattr(self._hub, "handle_error", self._handle)  # noqa: B010
+        setattr(self._hub, "destroy", self._refuse_to_destroy)  # noqa: B010
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        # Each was the hub's own attribute only if the application, or another server, had set it.
+        for name, earlier in (("handle_error", self._earlier), ("destroy", self._destroy)):
+            if getattr(earlier, "__func__", None) is getattr(Hub, name):
+                delattr(self._hub, name)
+            else:
+                setattr(self._hub, name, earlier)
+
+    def _handle(self, context: Any, kind: Any, value: Any, trace: TracebackType | None) -> None:
+        """Take the place of `Hub.handle_error`, and must never raise for what is logged here."""
+        if not self._is_stray(context, kind):
+            self._earlier(context, kind, value, trace)
+        elif context is None and issubclass(kind, Hub.SYSTEM_ERROR):
+            # A signal handler asks for the end, or the event loop does not work any more.
+            self._end(value) if self._end is not None else self._earlier(context, kind, value, trace)
+        else:
+            self._log.record(logging.ERROR, lambda: _told(context, kind, value, trace))
+
+    def _is_stray(self, context: Any, kind: Any) -> bool:
+        if kind is None or issubclass(kind, (HubDestroyed, GreenletExit)) or os.getpid() != self._pid:
+            return False
+        if issubclass(kind, KeyboardInterrupt) and not SIGNALS.owns(signal.SIGINT):
+            # It is the operator's.
+            return False
+        return context is None or issubclass(kind, Hub.SYSTEM_ERROR)
+
+    def _refuse_to_destroy(self, destroy_loop: bool | None = None) -> None:
+        if os.getpid() != self._pid:
+            self._destroy(destroy_loop)
+            return
+        stack = "".join(traceback.format_stack(limit=10)[:-1])
+        self._log.record(
+            logging.ERROR, lambda: f"the hub is not destroyed, as a server runs on it; that was called at:\n{stack}"
+        )
+
+
+def _told(context: Any, kind: type[BaseException], value: Any, trace: TracebackType | None) -> str:
+    """Return the text of a record; the application's `repr` has no part in it."""
+    where = "in a signal handler" if context is None else "outside of requests"
+    lines = "".join(traceback.format_exception(kind, value, trace)).rstrip()
+    return f"{kind.__name__} {where} does not end the server:\n{lines}"

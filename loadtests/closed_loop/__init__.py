@@ -1,0 +1,1 @@
+"""The closed-loop benchmark: `python -m loadtests.closed`. Nothing in the package knows of it."""

@@ -1,0 +1,532 @@
+"""An abort ends a handler that computes, and leaves nothing half done: it waits for a place where it may be raised."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import itertools
+import random
+import re
+import sqlite3
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TIMEOUT = 0.05
+PATIENCE = 5.0
+
+
+def paths(**functions: Callable[[], object]) -> Callable[..., list[bytes]]:
+    """An application that calls the function named by the path before it answers."""
+
+    def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        functions.get(environ["PATH_INFO"][1:], lambda: None)()
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b""]
+
+    return application
+
+
+def spend(seconds: float) -> None:
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
+
+
+class Steps:
+    """Counts how often something was begun, and how often it was done."""
+
+    def __init__(self) -> None:
+        self.begun = self.done = 0
+
+    def take(self, *args: object) -> int:
+        self.begun += 1
+        spend(TIMEOUT / 10)
+        self.done += 1
+        return 0
+
+
+@pytest.fixture
+def steps() -> Steps:
+    return Steps()
+
+
+@pytest.fixture
+def ends(balance, ask, eventually) -> Callable[..., None]:
+    """Check that a handler is ended by its deadline some times, soon, and that its slot can be used again."""
+
+    def check(handler: Callable[[], object], times: int = 5) -> None:
+        ended: list[BaseException] = []
+
+        def handle() -> None:
+            try:
+                handler()
+            except BaseException as error:
+                ended.append(error)
+                raise
+
+        balancer = balance(
+            paths(loop=handle),
+            request_timeout_seconds=TIMEOUT,
+            cleanup_seconds=PATIENCE,
+            max_workers=1,
+            max_concurrent_per_router=1,
+        )
+        for number in range(1, times + 1):
+            began = time.monotonic()
+            # The only slot may still be unwinding.
+            while (status := ask(balancer, "/loop").status).startswith("503"):
+                pass
+            assert status == "504 Gateway Timeout"
+            eventually(lambda number=number: len(ended) == number)
+            assert time.monotonic() - began < PATIENCE
+        assert balancer.snapshot().given_up == 0
+
+    return check
+
+
+# Where Python drops what is raised.
+
+
+class Thing:
+    """Something that can be referred to weakly."""
+
+
+def del_of_a_weakly_referenced(steps: Steps) -> None:
+    while True:
+        thing = Thing()
+        reference = weakref.ref(thing, steps.take)
+        del thing
+        assert reference() is None
+
+
+def reassigned_weakly_referenced(steps: Steps) -> None:
+    references = []
+    thing = None
+    while True:
+        thing = Thing()
+        references = [weakref.ref(thing, steps.take), *references[:1]]
+
+
+def cleared_container(steps: Steps) -> None:
+    while True:
+        things = {1: Thing()}
+        reference = weakref.ref(things[1], steps.take)
+        things.clear()
+        assert reference() is None
+
+
+def returned_function(steps: Steps) -> None:
+    def function() -> weakref.ref[Thing]:
+        thing = Thing()
+        return weakref.ref(thing, steps.take)
+
+    while True:
+        function()
+
+
+def closed_generator(steps: Steps) -> None:
+    def generate() -> Iterator[int]:
+        try:
+            yield 1
+        finally:
+            steps.take()
+
+    while True:
+        generator = generate()
+        next(generator)
+        del generator
+
+
+def returned_generator(steps: Steps) -> None:
+    def generate() -> Iterator[int]:
+        try:
+            yield 1
+        finally:
+            steps.take()
+
+    def begin() -> None:
+        generator = generate()
+        next(generator)
+
+    while True:
+        begin()
+
+
+def sorting_by_ctypes(steps: Steps) -> None:
+    library = ctypes.CDLL(None)
+    compare = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)(steps.take)
+    numbers = (ctypes.c_int * 8)(*range(8))
+    while True:
+        library.qsort(numbers, len(numbers), ctypes.sizeof(ctypes.c_int), compare)
+
+
+def ctypes_of_a_library_without_a_name(steps: Steps) -> None:
+    compare = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
+    numbers = (ctypes.c_int * 8)(*range(8))
+    while True:
+        ctypes.CDLL(None).qsort(numbers, len(numbers), ctypes.sizeof(ctypes.c_int), compare(steps.take))
+
+
+def sqlite_function_in_a_loop(steps: Steps) -> None:
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        connection.create_function("take", 1, lambda value: sum(steps.take() for _ in range(4)))
+        for _ in connection.execute(
+            "with recursive n(x) as (select 1 union all select x + 1 from n) select take(x) from n"
+        ):
+            pass
+
+
+def sqlite_trace(steps: Steps) -> None:
+    connection = sqlite3.connect(":memory:")
+    connection.set_trace_callback(steps.take)
+    try:
+        while True:
+            connection.execute("select 1")
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [
+        *(del_of_a_weakly_referenced, reassigned_weakly_referenced, cleared_container, returned_function),
+        *(closed_generator, returned_generator, sorting_by_ctypes, ctypes_of_a_library_without_a_name),
+        *(sqlite_trace, sqlite_function_in_a_loop),
+    ],
+)
+def test_a_callback_that_cannot_report_an_exception_is_never_left_halfway(ends, steps: Steps, handler) -> None:
+    ends(lambda: handler(steps))
+    assert steps.begun == steps.done > 0
+
+
+INSERT = "insert into words values (?)"
+
+
+class WrappedCursor(sqlite3.Cursor):
+    """A cursor as Django has it."""
+
+    def execute(self, *arguments: Any) -> sqlite3.Cursor:
+        return super().execute(*arguments)
+
+
+class OldCursor(sqlite3.Cursor):
+    """The same without `super()`."""
+
+    def execute(self, *arguments: Any) -> sqlite3.Cursor:
+        return sqlite3.Cursor.execute(self, *arguments)
+
+
+def star(connection: sqlite3.Connection, statement: tuple[Any, ...]) -> None:
+    connection.execute(*statement)
+
+
+def kept_method(connection: sqlite3.Connection, statement: tuple[Any, ...]) -> None:
+    execute = connection.execute
+    execute(*statement)
+
+
+def partial_method(connection: sqlite3.Connection, statement: tuple[Any, ...]) -> None:
+    execute = functools.partial(connection.execute, *statement)
+    execute()
+
+
+def in_a_dictionary(connection: sqlite3.Connection, statement: tuple[Any, ...]) -> None:
+    connections = {"words": connection}
+    connections["words"].executemany(INSERT, [(value,) for (value,) in statement[1:]])
+
+
+def on_a_condition(connection: sqlite3.Connection, statement: tuple[Any, ...]) -> None:
+    connection.execute(INSERT, statement[1] if statement else ())
+
+
+@pytest.mark.parametrize(
+    "execute",
+    [
+        lambda connection, statement: connection.execute(statement[0], statement[1]),
+        lambda connection, statement: connection.cursor().execute(statement[0], statement[1]),
+        lambda connection, statement: connection.cursor(WrappedCursor).execute(*statement),
+        lambda connection, statement: connection.cursor(OldCursor).execute(*statement),
+        *(star, kept_method, partial_method, in_a_dictionary, on_a_condition),
+    ],
+    ids=["plain", "call", "super", "class", "star", "kept", "partial", "dictionary", "condition"],
+)
+def test_an_index_with_a_collation_in_python_is_in_order_after_an_abort(ends, tmp_path: Path, execute) -> None:
+    file = tmp_path / "indexed.db"
+
+    def slow_collation(a: str, b: str) -> int:
+        spend(0.001)
+        return (a > b) - (a < b)
+
+    def connect(collation: Callable[[str, str], int]) -> contextlib.closing[sqlite3.Connection]:
+        connection = sqlite3.connect(file, isolation_level=None)
+        connection.create_collation("python", collation)
+        return contextlib.closing(connection)
+
+    with connect(lambda a, b: (a > b) - (a < b)) as connection:
+        connection.execute("create table words (word text)")
+        connection.execute("create index sorted on words (word collate python)")
+
+    def insert() -> None:
+        with connect(slow_collation) as connection:
+            while True:
+                execute(connection, (INSERT, (f"{random.random()}",)))
+
+    ends(insert)
+    with connect(lambda a, b: (a > b) - (a < b)) as connection:
+        assert connection.execute("select count(*) > 0 from words").fetchone() == (1,)
+        assert connection.execute("pragma integrity_check").fetchall() == [("ok",)]
+
+
+def test_a_long_statement_of_sqlite_that_calls_python_is_ended(ends) -> None:
+    def query() -> None:
+        with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+            connection.create_function("slow", 1, lambda value: spend(0.001) or value)
+            numbers = "with recursive n(x) as (select 1 union all select x + 1 from n where x < 1000000)"
+            connection.execute(f"{numbers} select sum(slow(x)) from n").fetchall()
+
+    ends(query, times=2)
+
+
+# Locks.
+
+LOCK = threading.Lock()
+
+
+class Guard:
+    """A lock in a class of the application's own."""
+
+    def __enter__(self) -> None:
+        LOCK.acquire()
+        spend(0.0001)
+
+    def __exit__(self, *error: object) -> None:
+        spend(0.0001)
+        LOCK.release()
+
+
+def with_a_guard() -> None:
+    guard = Guard()
+    while True:
+        with guard:
+            pass
+
+
+class Table:
+    """A lock with methods of the application's own."""
+
+    def acquire(self) -> None:
+        LOCK.acquire()
+        spend(0.0001)
+
+    def release(self) -> None:
+        spend(0.0001)
+        LOCK.release()
+
+
+def acquired_and_released() -> None:
+    table = Table()
+    while True:
+        table.acquire()
+        try:
+            spend(0.0001)
+        finally:
+            table.release()
+
+
+@contextlib.contextmanager
+def guarded() -> Iterator[None]:
+    LOCK.acquire()
+    try:
+        yield
+    finally:
+        LOCK.release()
+
+
+def in_a_context() -> None:
+    while True:
+        with guarded():
+            spend(0.0001)
+
+
+def bare_lock() -> None:
+    while True:
+        LOCK.acquire()
+        try:
+            pass
+        finally:
+            LOCK.release()
+
+
+def in_an_exit_stack() -> None:
+    while True:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(LOCK)
+
+
+def step() -> None:
+    sum(range(300))
+
+
+def loop_in_try() -> None:
+    LOCK.acquire()
+    try:
+        while True:
+            step()
+    finally:
+        LOCK.release()
+
+
+def counting_loop_in_try() -> None:
+    count = 0
+    LOCK.acquire()
+    try:
+        while True:
+            count += 1
+    finally:
+        LOCK.release()
+
+
+def loop_with_condition_in_try() -> None:
+    count = 1
+    LOCK.acquire()
+    try:
+        while count:
+            step()
+    finally:
+        LOCK.release()
+
+
+def loop_in_with() -> None:
+    with LOCK:
+        while True:
+            step()
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [
+        *(with_a_guard, acquired_and_released, in_a_context, bare_lock, in_an_exit_stack),
+        *(loop_in_try, counting_loop_in_try, loop_with_condition_in_try, loop_in_with),
+    ],
+)
+def test_a_lock_is_free_after_an_abort(ends, handler) -> None:
+    for _ in range(4):
+        ends(handler)
+        assert LOCK.acquire(blocking=False)
+        LOCK.release()
+
+
+def test_an_enter_that_never_returns_is_ended_all_the_same(balance, ask) -> None:
+    class Endless:
+        def __enter__(self) -> None:
+            while True:
+                pass
+
+        def __exit__(self, *error: object) -> None:
+            raise AssertionError("it was not entered")
+
+    def enter() -> None:
+        with Endless():
+            pass
+
+    balancer = balance(paths(enter=enter), request_timeout_seconds=TIMEOUT, cleanup_seconds=0.1)
+    assert ask(balancer, "/enter").status == "504 Gateway Timeout"
+    assert ask(balancer, "/other").status == "200 OK"
+
+
+# Calls through C that report exceptions are no reason to wait.
+
+
+def endless(*args: object) -> int:
+    for _ in itertools.count():
+        pass
+    return 0
+
+
+def decorated(function: Callable[..., object]) -> Callable[..., object]:
+    def call(*args: object) -> object:
+        return function(*args)
+
+    return call
+
+
+class Endless:
+    """Computes without an end wherever Python calls it."""
+
+    def __init__(self, at_once: bool = False) -> None:
+        if at_once:
+            endless()
+
+    @property
+    def value(self) -> int:
+        return endless()
+
+    def __call__(self) -> int:
+        return endless()
+
+    def __eq__(self, other: object) -> bool:
+        return bool(endless())
+
+    __hash__ = object.__hash__
+
+    @decorated
+    def commit(self) -> None:
+        endless()
+
+
+class DerivedEndless(Endless):
+    """Calls its base class."""
+
+    def __call__(self) -> int:
+        return super().__call__()
+
+
+def generate() -> Iterator[int]:
+    yield endless()
+
+
+def loop_over_a_generator() -> None:
+    for _ in generate():
+        pass
+
+
+FUNCTIONS: dict[str, Any] = {"endless": endless, "decorated": decorated(endless), "Endless": Endless}
+CONNECTION = sqlite3.connect(":memory:")
+CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int)(endless)
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [
+        lambda: sorted([1, 2], key=endless),
+        lambda: list(map(endless, [1])),
+        lambda: re.sub("a", lambda match: str(endless()), "a"),
+        lambda: Endless().value,
+        lambda: Endless()(),
+        lambda: Endless(at_once=True),
+        lambda: [Endless()].remove(Endless()),
+        lambda: [Endless()].count(1),
+        lambda: max(endless() for _ in [1]),
+        lambda: type("Made", (), {"__init_subclass__": classmethod(endless)}) and type("Sub", (), {}) and endless(),
+        lambda: FUNCTIONS["endless"](1),
+        lambda: FUNCTIONS["decorated"](CONNECTION, CALLBACK),
+        lambda: FUNCTIONS["Endless"](CALLBACK),
+        lambda: [Endless()][0].commit(),
+        lambda: FUNCTIONS["endless"](*generate()),
+        lambda: DerivedEndless()(),
+        loop_over_a_generator,
+    ],
+    ids=[
+        *("sorted", "map", "re.sub", "property", "call", "init", "remove", "count", "generator", "class"),
+        *("item", "decorated", "made", "method", "star", "super", "loop"),
+    ],
+)
+def test_computing_below_c_code_is_ended_at_the_deadline(ends, handler) -> None:
+    ends(handler, times=2)

@@ -1,0 +1,227 @@
+"""WebSockets in whole processes: under `serve`, inside gunicorn and gevent.pywsgi, and through a deploy."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import struct
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gevent import subprocess
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import socketio
+    import websocket
+
+FLASK_SOCK = """
+from gevent import monkey; monkey.patch_all()
+import os
+from flask import Flask
+from flask_sock import Sock
+
+application = Flask(__name__)
+sock = Sock(application)
+
+@application.route("/page")
+def page(): return "a page"
+
+@sock.route("/echo")
+def echo(ws):
+    while True:
+        ws.send(ws.receive())
+
+@sock.route("/fails")
+def fails(ws):
+    ws.receive()
+    raise ValueError("on purpose")
+
+@sock.route("/forks")
+def forks(ws):
+    while True:
+        message = ws.receive()
+        child = os.fork()
+        if not child:
+            return
+        os.waitpid(child, 0)
+        ws.send(message)
+"""
+
+BALANCED = (
+    FLASK_SOCK
+    + """
+from intralb_gevent import LoadBalancer, Options
+app = LoadBalancer(application, Options(
+    request_timeout_seconds=0.3, max_concurrent_per_router=1, max_workers=1, queue_size=0, client_key="off"))
+"""
+)
+
+OUTER = {
+    "gunicorn": ["-m", "gunicorn", "-k", "gevent", "--no-control-socket", "-b", "fd://{fd}", "served:app"],
+    "pywsgi": ["-c", "import served, socket, gevent.pywsgi as g; s = socket.socket(fileno={fd}); {serve}"],
+    "handler_class": [
+        "-c",
+        "import served, socket, gevent.pywsgi as g, intralb_gevent as i; s = socket.socket(fileno={fd}); {own}",
+    ],
+}
+SERVE = "g.WSGIServer(s, served.app, log=None).serve_forever()"
+OWN = "i.WSGIServer(s, served.app, log=None, handler_class=g.WSGIHandler).serve_forever()"
+
+
+class Outer:
+    """A server of another kind in a process, with what it has written to its standard error."""
+
+    def __init__(self, directory: Path, kind: str, module: str) -> None:
+        (directory / "served.py").write_text(module)
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            command = [part.format(fd=listener.fileno(), serve=SERVE, own=OWN) for part in OUTER[kind]]
+            self.port = listener.getsockname()[1]
+            self._process = subprocess.Popen(
+                [sys.executable, *command],
+                cwd=directory,
+                pass_fds=[listener.fileno()],
+                stderr=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+            )
+
+    def stop(self) -> str:
+        self._process.send_signal(signal.SIGTERM)
+        return str(self._process.communicate(timeout=20)[1].decode())
+
+
+@pytest.fixture
+def outer(tmp_path: Path) -> Iterator[Callable[[str], Outer]]:
+    made: list[Outer] = []
+
+    def start(kind: str) -> Outer:
+        made.append(Outer(tmp_path, kind, BALANCED))
+        return made[-1]
+
+    yield start
+    for server in made:
+        server._process.kill()
+        server._process.wait()
+
+
+@pytest.fixture
+def opened() -> Iterator[Callable[..., Any]]:
+    """Open WebSockets that are closed when the test is over."""
+    made: list[Any] = []
+
+    def open_one(port: int, path: str = "/echo") -> Any:
+        made.append(websocket.create_connection(f"ws://127.0.0.1:{port}{path}", timeout=10))
+        return made[-1]
+
+    yield open_one
+    for client in made:
+        client.shutdown()
+
+
+def page(port: int) -> bytes:
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as sock:
+        sock.sendall(b"GET /page HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        data = b""
+        while part := sock.recv(4096):
+            data += part
+    return data.rpartition(b"\r\n\r\n")[2]
+
+
+@pytest.mark.parametrize("kind", OUTER)
+def test_inside_another_server_it_has_no_deadline_and_no_slot_and_ends_in_silence(outer, opened, kind: str) -> None:
+    server = outer(kind)
+    clients = [opened(server.port) for _ in range(5)]
+    until = time.monotonic() + 0.5
+    while time.monotonic() < until:
+        for client in clients:
+            client.send("hello")
+            assert client.recv() == "hello"
+        assert b"a page" in page(server.port)
+    for client in clients[:3]:
+        client.close()
+    # One that vanishes with a reset, too.
+    clients[3].sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    clients[3].sock.close()
+    assert b"a page" in page(server.port)
+    clients[4].close()
+    said = server.stop()
+    assert "Traceback" not in said
+    assert "rror" not in said
+
+
+@pytest.mark.parametrize("kind", OUTER)
+def test_inside_another_server_an_error_is_logged_and_nothing_answered(outer, opened, kind: str) -> None:
+    server = outer(kind)
+    client = opened(server.port, "/fails")
+    client.send("hello")
+    assert client.sock.recv(4096) == b""
+    assert b"a page" in page(server.port)
+    assert "ValueError: on purpose" in server.stop()
+
+
+def test_a_deploy_lets_it_go_on_for_the_grace_and_exits_with_0(serve_app, opened) -> None:
+    server = serve_app(FLASK_SOCK + "app = application\n", flags=("--graceful-timeout-seconds", "0.3"))
+    client = opened(server.port)
+    server.signal(signal.SIGTERM)
+    server.until(lambda: not accepts(server.port))
+    client.send("still here")
+    assert client.recv() == "still here"
+    with pytest.raises((websocket.WebSocketException, OSError)):
+        client.recv()
+    assert server.ended() == 0
+    assert "Traceback" not in server.said
+
+
+def accepts(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_a_process_that_it_forks_sends_nothing(serve_app, opened) -> None:
+    server = serve_app(FLASK_SOCK + "app = application\n")
+    client, other = opened(server.port, "/forks"), opened(server.port)
+    for text in ("one", "two"):
+        client.send(text)
+        assert client.recv() == text
+        other.send(text)
+        assert other.recv() == text
+    client.close()
+    other.close()
+
+
+SOCKETIO = """
+from gevent import monkey; monkey.patch_all()
+import sys
+{without}
+from flask import Flask
+from flask_socketio import SocketIO
+
+app = Flask(__name__)
+sio = SocketIO(app, async_mode="gevent", cors_allowed_origins="*")
+
+@sio.on("hello")
+def hello(name): return "hello " + name
+"""
+WITHOUT = 'sys.modules["geventwebsocket"] = None'
+
+
+@pytest.mark.parametrize("without", ["", WITHOUT], ids=["gevent-websocket", "simple-websocket"])
+def test_flask_socketio_works_by_polling_by_websocket_and_from_one_to_the_other(serve_app, without: str) -> None:
+    server = serve_app(SOCKETIO.format(without=without), flags=("--max-workers", "1"))
+    for transports in (["polling"], ["websocket"], ["polling", "websocket"]):
+        client = socketio.Client(reconnection=False)
+        client.connect(f"http://127.0.0.1:{server.port}", transports=transports, wait_timeout=10)
+        assert client.call("hello", "x", timeout=10) == "hello x"
+        assert client.transport() == transports[-1]
+        client.disconnect()
+    server.signal(signal.SIGTERM)
+    assert server.ended() == 0
+    assert "Traceback" not in server.said
