@@ -17,12 +17,14 @@ from typing import Any, Final, NamedTuple
 
 __all__ = [
     "CallSite",
-    "are_in_one_block",
     "arguments",
     "call_site",
     "callee",
+    "change_of_depth",
     "first_argument",
     "is_at_edge",
+    "is_call",
+    "is_within_step",
     "loop_start",
 ]
 
@@ -53,6 +55,13 @@ _GOES_ELSEWHERE: Final = frozenset(
     }
 )
 """Instructions after which the next one is not executed."""
+_UNPACKS: Final = frozenset({"CACHE", "COPY", "DUP_TOP", "SWAP", "ROT_TWO", "UNPACK_SEQUENCE", "UNPACK_EX"})
+_NOTHING_THREE_TIMES: Final = (["None", "None", "None"], ["None", "DUP_TOP", "DUP_TOP"])
+_BEFORE_END: Final = frozenset({"NOP", "SWAP", "ROT_TWO"})
+"""What may be left of the body of a `with` block behind the instructions that its handler protects."""
+_ENTERS: Final = frozenset({"BEFORE_WITH", "SETUP_WITH"})
+_BEGINS_BLOCK: Final = frozenset({"SETUP_FINALLY", "SETUP_WITH", "SETUP_ASYNC_WITH", "BEFORE_ASYNC_WITH"})
+"""Instructions by which blocks begin up to Python 3.10."""
 _SUPER: Final = "super()"
 """Stands at the beginning of a path for what a method finds in the base classes of its own class."""
 
@@ -223,9 +232,14 @@ def _paths(instructions: list[dis.Instruction]) -> list[tuple[str, ...]]:
     return paths
 
 
+def is_within_step(code: CodeType, offset: int) -> bool:
+    """Say whether what is raised at an instruction may miss a `try` or `with` block, or lose the result of a call."""
+    return is_at_edge(code, offset) or _end_of_assignment(code, offset) > offset
+
+
 @lru_cache(maxsize=1024)
 def is_at_edge(code: CodeType, offset: int) -> bool:
-    """Return whether an instruction is at the edge of a `try` or `with` block.
+    """Say whether an instruction is at the edge of a `try` or `with` block.
 
     What is raised there may miss the end of the block. In particular, what is raised at the end of a loop counts as
     raised before its beginning, which for a loop that is the first statement of a `try` block lies outside of that.
@@ -234,7 +248,11 @@ def is_at_edge(code: CodeType, offset: int) -> bool:
     """
     if offset == _entry(code):
         return False
-    return not are_in_one_block(code, *_places(code, offset))
+    if offset in _ends_of_with(code):
+        return True
+    if not _handled(code):
+        return _operation(code, offset) in _BEGINS_BLOCK
+    return len({_handler(code, each) for each in _places(code, offset)}) > 1
 
 
 def _entry(code: CodeType) -> int | None:
@@ -242,20 +260,66 @@ def _entry(code: CodeType) -> int | None:
     return next((each.offset for each in dis.get_instructions(code) if each.opname == "RESUME"), None)
 
 
-def are_in_one_block(code: CodeType, *offsets: int) -> bool:
-    """Return whether what is raised at these instructions is handled at the same place."""
-    entries = _handled(code)
-    return len({_handler(entries, offset) for offset in offsets}) == 1
+@lru_cache(maxsize=1024)
+def change_of_depth(code: CodeType, offset: int, following: int) -> int:
+    """Say whether a `try` or `with` block has begun (1) or ended (-1) between two instructions that follow each other.
+
+    Where one ends and another begins, -1.
+    """
+    if not _handled(code):
+        operation = _operation(code, offset)
+        return -1 if operation == "POP_BLOCK" else int(operation in _BEGINS_BLOCK)
+    old, new = _handler(code, offset), _handler(code, following)
+    if old == new:
+        return 0
+    return 1 if old is None or (new is not None and new.depth > old.depth) else -1
+
+
+def is_call(code: CodeType, offset: int) -> bool:
+    """Say whether an instruction calls something, or enters a `with` block."""
+    last = next((each for each in reversed(_instructions(code)) if each.offset <= offset), None)
+    return last is not None and (last.opname in _CALLS or last.opname in _ENTERS)
+
+
+@lru_cache(maxsize=1024)
+def _ends_of_with(code: CodeType) -> frozenset[int]:
+    """Return the offsets of instructions that call `__exit__(None, None, None)`, which no handler protects any more."""
+    steps = [each for each in _instructions(code) if each.opname not in ("CACHE", "PRECALL")]
+    ends: set[int] = set()
+    for index in range(len(steps) - 3):
+        call = steps[index + 3]
+        if call.opname not in _CALLS or [_pushed(each) for each in steps[index : index + 3]] not in _NOTHING_THREE_TIMES:
+            continue
+        while index and steps[index - 1].opname in _BEFORE_END:
+            index -= 1
+        ends.update(range(steps[index].offset, call.offset + 1))
+    return frozenset(ends)
+
+
+def _pushed(instruction: dis.Instruction) -> str:
+    return "None" if instruction.opname == "LOAD_CONST" and instruction.argval is None else instruction.opname
+
+
+def _operation(code: CodeType, offset: int) -> str:
+    return next((each.opname for each in _instructions(code) if each.offset == offset), "")
 
 
 @lru_cache(maxsize=1024)
 def _handled(code: CodeType) -> Any:
-    # Up to Python 3.10 blocks begin and end by instructions, so there is no edge to miss.
+    # Up to Python 3.10 blocks begin and end by instructions.
     return getattr(dis.Bytecode(code), "exception_entries", ())
 
 
-def _handler(entries: Any, offset: int) -> int | None:
-    return next((entry.target for entry in entries if entry.start <= offset < entry.end), None)
+class _Handler(NamedTuple):
+    """What handles the exceptions of some instructions: where it begins, and how much is on the stack then."""
+
+    target: int
+    depth: int
+
+
+def _handler(code: CodeType, offset: int) -> _Handler | None:
+    entries = (each for each in _handled(code) if each.start <= offset < each.end)
+    return next((_Handler(each.target, each.depth) for each in entries), None)
 
 
 def _places(code: CodeType, offset: int) -> tuple[int, ...]:
@@ -276,6 +340,29 @@ def loop_start(code: CodeType, offset: int) -> int | None:
             break
         last = each
     return last.argval if last is not None and last.opcode in _JUMPS and last.argval <= offset else None
+
+
+@lru_cache(maxsize=1024)
+def _end_of_assignment(code: CodeType, offset: int) -> int:
+    """Return where a call's result has been assigned; the offset itself if it is not a call, or nothing keeps that.
+
+    In between only variables are loaded: what the result is an attribute of, for instance.
+    """
+    instructions = _instructions(code)
+    index = next((number for number, each in enumerate(instructions) if each.offset > offset), 0)
+    if not index or instructions[index - 1].opname not in _CALLS:
+        return offset
+    # PRECALL may have made the call itself.
+    index += instructions[index - 1].opname == "PRECALL"
+    stored = False
+    for each in instructions[index:]:
+        if each.opname.startswith("STORE_"):
+            stored = True
+        elif stored and each.opname not in _UNPACKS:
+            return each.offset
+        elif not (each.opname in _UNPACKS or each.opname in _PARTS_OF_CALL or each.opname.startswith("LOAD_")):
+            return offset
+    return offset
 
 
 def callee(frame: FrameType) -> tuple[Any, Any]:

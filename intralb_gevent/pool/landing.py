@@ -12,12 +12,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from types import FrameType, MethodDescriptorType
-from typing import TYPE_CHECKING, Any
+from types import CodeType, FrameType, MethodDescriptorType
+from typing import TYPE_CHECKING, Any, Final
 
 from gevent import getcurrent
 
-from .callsites import are_in_one_block, arguments, callee, loop_start
+from .callsites import arguments, callee, change_of_depth, is_at_edge, is_call, loop_start
+from .finallyblocks import is_in_finally
 from .headroom import HEADROOM
 
 if TYPE_CHECKING:
@@ -25,32 +26,58 @@ if TYPE_CHECKING:
 
 __all__ = ["cancel_landing", "land", "trace", "trace_no_other_frame"]
 
+MOST_STEPS: Final = 5000
+"""Instructions after which a search ends; they take about 5 ms, and the watchdog's next look begins another search."""
+
 
 def trace_no_other_frame(frame: FrameType, event: str, argument: object) -> None:
     """Ignore the call of a function. While this traces, an abort waits for the return of what a frame has called."""
 
 
 def land(frame: FrameType, slot: Slot) -> None:
-    """Have the slot interrupted at the next instruction of this frame, if its time is over then.
+    """Have the slot interrupted as soon as this frame comes to a place where that leaves nothing half done."""
+    if trace(frame, _Search(frame, slot)):
+        _end_statements(frame)
 
-    Not if that instruction is in another `try` or `with` block, or at the end of one: there is no telling what its
-    `finally` and `__exit__` have done by then.
+
+class _Search:
+    """Follows a frame to the next instruction at which an abort may be raised, and raises it if it is time for it then.
+
+    A statement that has made a call is finished first, and a `try` after it begun: else no `finally` block would give
+    back what the call has taken. Where a block has ended there is no telling what its `finally` and `__exit__` have
+    done, up to the next statement.
     """
-    start = loop_start(frame.f_code, frame.f_lasti)
-    before = frame.f_lasti if start is None else start
 
-    def interrupt(frame: FrameType, event: str, argument: object) -> None:
+    def __init__(self, frame: FrameType, slot: Slot) -> None:
+        start = loop_start(frame.f_code, frame.f_lasti)
+        self._slot = slot
+        self._offset = frame.f_lasti if start is None else start
+        self._line = frame.f_lineno
+        self._within_statement = start is None and is_call(frame.f_code, frame.f_lasti)
+        self._steps = 0
+
+    def __call__(self, frame: FrameType, event: str, argument: object) -> None:
+        self._steps += 1
+        at_place = self._is_place(frame.f_code, frame.f_lasti, frame.f_lineno)
+        if not at_place and self._steps < MOST_STEPS:
+            return
         cancel_landing()
-        if not HEADROOM.take():
+        if not at_place or not HEADROOM.take():
             return
         try:
-            if getcurrent() is slot.greenlet and are_in_one_block(frame.f_code, before, frame.f_lasti):
-                slot.interrupt()
+            if getcurrent() is self._slot.greenlet:
+                self._slot.interrupt()
         finally:
             HEADROOM.give_back()
 
-    if trace(frame, interrupt):
-        _end_statements(frame)
+    def _is_place(self, code: CodeType, offset: int, line: int) -> bool:
+        depth = change_of_depth(code, self._offset, offset)
+        if depth < 0:
+            self._within_statement = True
+        elif depth > 0 or line != self._line or offset <= self._offset:
+            self._within_statement = False
+        self._offset, self._line = offset, line
+        return not (self._within_statement or is_at_edge(code, offset) or is_in_finally(code, line))
 
 
 def trace(frame: FrameType, function: Callable[[FrameType, str, object], None]) -> bool:

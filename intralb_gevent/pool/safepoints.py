@@ -62,14 +62,15 @@ request would receive that answer."""
 _TAKES: Final = frozenset({"acquire", "_acquire"})
 """Names of functions that take a lock, before the `try` block that gives it back."""
 
-_ENTERS_OR_GIVES_BACK: Final = frozenset(
+_TAKES_OR_GIVES_BACK: Final = frozenset(
     {
+        *_TAKES,
         *("__enter__", "__exit__", "__aenter__", "__aexit__", "release", "_release"),
         # Those of contextlib.ExitStack.
         *("enter_context", "enter_async_context", "_push_cm_exit", "_push_async_cm_exit", "_push_exit_callback"),
     }
 )
-"""Names of functions that take a lock, after which a `with` block gives it back at once, or that give it back."""
+"""Names of functions that take a lock, which a `with` or `try` block after them gives back, or that give it back."""
 
 _DROPS_REFERENCES: Final = frozenset({"clear", "discard", "pop", "popitem", "popleft", "remove"})
 """Methods of built-in containers that call Python functions for comparisons only, or because an object is freed."""
@@ -144,9 +145,6 @@ def landing_frame(frame: FrameType | None, patient: bool) -> FrameType | None:
             return place if in_order else None
         if inner is not None and _drops_errors(inner, frame):
             place = frame
-        if patient and frame.f_code.co_name in _TAKES:
-            # As soon as it has returned, something is held that no `finally` gives back yet.
-            return None
         is_client = package_of(frame) in _CLIENTS
         # What a client calls back may compute for long, and its exceptions are nothing new to the client.
         if _must_return(frame, patient) or (is_client and (patient or not of_others)):
@@ -159,7 +157,7 @@ def landing_frame(frame: FrameType | None, patient: bool) -> FrameType | None:
 def _must_return(frame: FrameType, patient: bool) -> bool:
     if package_of(frame) in DELICATE or _is_finalizer(frame):
         return True
-    return patient and frame.f_code.co_name in _ENTERS_OR_GIVES_BACK
+    return patient and frame.f_code.co_name in _TAKES_OR_GIVES_BACK
 
 
 def lands_outside(frame: FrameType | None, package: str, patient: bool) -> bool:

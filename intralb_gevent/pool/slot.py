@@ -41,10 +41,12 @@ from .waits import (
     has_been_notified,
     is_giving_back,
     is_importing,
+    is_paused_within_step,
     is_starting_program,
     is_taking_its_lock_back,
     take_no_notification,
 )
+from .watchdog import Watchdog
 
 if TYPE_CHECKING:
     from .worker import Worker
@@ -235,13 +237,14 @@ class Slot:
         """Say whether what the application waits for must not be cut short yet."""
         if job.ended is None:
             return False
-        if self.may_finish and is_giving_back(self.greenlet.gr_frame):
+        frame = self.greenlet.gr_frame
+        if self.may_finish and (is_giving_back(frame) or is_paused_within_step(frame)):
             return True
         now = monotonic()
         # Nobody needs the module when the server stops.
         if isinstance(signal, RequestKilled) or now >= min(job.ended + IMPORT_SECONDS, self.worker.pool.keeper.ends_at):
             return False
-        return is_importing(self.greenlet.gr_frame) or is_starting_program(self.greenlet.gr_frame)
+        return is_importing(frame) or is_starting_program(frame)
 
     def _put_off(self) -> None:
         """Abort as soon as the application has finished what it is at, wherever it is then."""
@@ -250,6 +253,7 @@ class Slot:
         self._interrupt_at = now
         self._repeat_at = now + PUT_OFF_SECONDS
         self.worker.pool.keeper.look_at(self._repeat_at)
+        Watchdog.look_soon()
 
     @property
     def late(self) -> bool:

@@ -11,6 +11,8 @@ import threading
 from types import FrameType
 from typing import Any, Final
 
+from .breaks import take_break
+from .callsites import is_within_step
 from .finallyblocks import is_in_finally
 from .safepoints import DELICATE, application_frames, package_of
 
@@ -18,6 +20,7 @@ __all__ = [
     "has_been_notified",
     "is_giving_back",
     "is_importing",
+    "is_paused_within_step",
     "is_starting_program",
     "is_taking_its_lock_back",
     "take_no_notification",
@@ -65,6 +68,17 @@ def is_giving_back(frame: FrameType | None) -> bool:
         if each.f_code.co_name in _GIVES_BACK or is_in_finally(each.f_code, line) or package_of(each) == "logging":
             return True
     return False
+
+
+def is_paused_within_step(frame: FrameType | None) -> bool:
+    """Say whether a handler that computes was paused by us where it has not yet kept what a call has returned.
+
+    Ended there, it would not give back what it has taken by that call. It goes on soon, and is ended elsewhere.
+    """
+    while frame is not None and frame.f_code is not take_break.__code__:
+        frame = frame.f_back
+    place = next((each for each, _ in application_frames(frame)), None)
+    return place is not None and is_within_step(place.f_code, place.f_lasti)
 
 
 def is_taking_its_lock_back(frame: FrameType | None) -> bool:

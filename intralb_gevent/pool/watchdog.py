@@ -22,14 +22,14 @@ import traceback
 from collections.abc import Callable
 from time import monotonic
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from gevent import get_hub, getcurrent
 from gevent.monkey import get_original
 
 from .blockedloop import BlockedLoop
 from .breaks import take_break
-from .callsites import is_at_edge
+from .callsites import is_within_step
 from .collector import Collector
 from .cputimer import cpu_timer
 from .forks import when_isolated
@@ -74,6 +74,9 @@ STARVED_REPEAT_SECONDS: Final = 0.05
 
 SET_BACK_SECONDS: Final = 0.05
 """How often the kernel's timers are set back, as each time costs some microseconds."""
+
+_SOON_SECONDS: Final = 0.05
+"""How long an abort that has been put off is looked for more closely, each time that it is put off."""
 
 _STACK_FRAMES: Final = 30
 
@@ -158,6 +161,7 @@ class Watchdog:
     """Watches one hub for all balancers that use it: get it by `Watchdog.of`, and give it back by `release`."""
 
     _all: Final[dict[tuple[Any, int | None], Watchdog]] = {}
+    _soon_until: ClassVar[float] = 0.0
 
     def __init__(self, hub: Any, number: int | None) -> None:
         self._key = (hub, number)
@@ -231,6 +235,17 @@ class Watchdog:
             del self._all[self._key]
             self._stop()
 
+    @classmethod
+    def look_soon(cls) -> None:
+        """Interrupt handlers that are late after a shorter time without a pause.
+
+        One that waits only where it may not be aborted might never be found otherwise.
+        """
+        cls._soon_until = monotonic() + _SOON_SECONDS
+
+    def _busy_seconds(self, now: float) -> float:
+        return 0.0 if now < self._soon_until else BUSY_SECONDS
+
     def _start(self) -> None:
         if self._number is not None:
             self._handle_signal(self._number)
@@ -277,7 +292,7 @@ class Watchdog:
                 starvation.set_back(self._block_timeout)
                 set_back_at = now + SET_BACK_SECONDS
             since = self.watch.busy_since
-            if since is not None and now - since >= BUSY_SECONDS:
+            if since is not None and now - since >= self._busy_seconds(now):
                 self._look(thread)
                 self._blocked_loop.look(since)
                 if now - since >= BLOCKED_SECONDS:
@@ -343,7 +358,8 @@ class Watchdog:
         if (bound := getattr(greenlet, "intralb_bound", None)) is not None:
             bound.enforce(since, frame)
         # Another may have kept the hub until just now.
-        if slot is not None and monotonic() - since >= BUSY_SECONDS:
+        now = monotonic()
+        if slot is not None and now - since >= self._busy_seconds(now):
             self.end_if_late(slot, frame)
 
     @staticmethod
@@ -364,10 +380,11 @@ class Watchdog:
                 slot.interrupt()
             return
         place = landing_frame(frame, slot.patient)
-        if place is None or frame is None or has_just_acquired(frame):
+        if place is None or frame is None:
             return
         gives_back = slot.may_finish and is_giving_back(place)
-        if place is not frame or (slot.late and is_at_edge(place.f_code, place.f_lasti)):
+        within_step = has_just_acquired(frame) or (slot.late and is_within_step(place.f_code, place.f_lasti))
+        if place is not frame or within_step:
             if not gives_back:
                 land(place, slot)
         elif slot.late and not gives_back:

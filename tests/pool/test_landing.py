@@ -7,8 +7,10 @@ import ctypes
 import functools
 import itertools
 import random
+import os
 import re
 import sqlite3
+import subprocess
 import threading
 import time
 import weakref
@@ -16,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import gevent.subprocess
 import pytest
 
 TIMEOUT = 0.05
@@ -96,6 +99,8 @@ def ends(balance, ask, eventually) -> Callable[..., None]:
 
 class Thing:
     """Something that can be referred to weakly."""
+
+    descriptor = -1
 
 
 def del_of_a_weakly_referenced(steps: Steps) -> None:
@@ -356,10 +361,11 @@ def in_a_context() -> None:
 
 
 def bare_lock() -> None:
+    count = 0
     while True:
         LOCK.acquire()
         try:
-            pass
+            count += 1
         finally:
             LOCK.release()
 
@@ -530,3 +536,75 @@ CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int)(endless)
 )
 def test_computing_below_c_code_is_ended_at_the_deadline(ends, handler) -> None:
     ends(handler, times=2)
+
+
+# Programs.
+
+
+def children() -> set[str]:
+    """The processes that this thread has started and that have not been waited for."""
+    return set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
+
+
+@pytest.mark.parametrize("module", [subprocess, gevent.subprocess])
+def test_a_program_does_not_outlive_the_handler_that_has_just_started_it(ends, module) -> None:
+    def start_programs() -> None:
+        while True:
+            process = module.Popen(["sleep", "77"])
+            try:
+                spend(TIMEOUT / 20)
+            finally:
+                process.kill()
+                process.wait()
+            spend(TIMEOUT / 10)
+
+    before = children()
+    ends(start_programs, times=20)
+    assert children() <= before
+
+
+def opened_in_try() -> None:
+    while True:
+        descriptor = None
+        try:
+            descriptor = os.open(os.devnull, os.O_RDONLY)
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
+
+
+def opened_before_try() -> None:
+    while True:
+        descriptor = os.open(os.devnull, os.O_RDONLY)
+        try:
+            step()
+        finally:
+            os.close(descriptor)
+
+
+def opened_as_attribute() -> None:
+    thing = Thing()
+    while True:
+        thing.descriptor = os.open(os.devnull, os.O_RDONLY)
+        try:
+            step()
+        finally:
+            os.close(thing.descriptor)
+
+
+def two_opened_at_once() -> None:
+    while True:
+        read, write = os.pipe()
+        try:
+            step()
+        finally:
+            os.close(read)
+            os.close(write)
+
+
+@pytest.mark.parametrize("handler", [opened_in_try, opened_before_try, opened_as_attribute, two_opened_at_once])
+def test_what_a_call_has_returned_is_kept_before_an_abort(ends, handler) -> None:
+    """Else a `finally` block could not give back what the handler has just taken."""
+    before = os.listdir("/proc/self/fd")
+    ends(handler, times=20)
+    assert len(os.listdir("/proc/self/fd")) <= len(before)
