@@ -40,7 +40,7 @@ from .refusals import (
     UNKNOWN_VERSION,
     refusal_of,
 )
-from .requestline import METHOD_BYTES, StandIn, last_beginning, line_begun, line_replaced, method_refusal
+from .requestline import METHOD_BYTES, StandIn, last_beginning, line_begun, line_refusal, line_replaced
 from .spill import temporary_file, write_all
 
 __all__ = ["BodyBudget", "Request", "RequestParser"]
@@ -590,7 +590,7 @@ class RequestParser:
             return TARGET_TOO_LONG if len(data) > METHOD_BYTES + self._max_target_bytes else None
         line = line_replaced(data)
         if line is None:
-            return method_refusal(data, refusal)
+            return line_refusal(data, refusal)
         self._http = StandIn(self, line.method)
         refused_again = self._feed_between(line.data)
         return refused_again if whole else refused_again or refusal

@@ -19,6 +19,7 @@ __all__ = [
     "CHUNKS_TOO_SMALL",
     "CONNECT_REFUSED",
     "EMPTY_HOST",
+    "ENCRYPTED",
     "FIELDS_TOO_LARGE",
     "FRAGMENT",
     "METHOD_TOO_LONG",
@@ -54,6 +55,7 @@ NO_ROOM_FOR_BODY: Final = Answer("507 Insufficient Storage", "This server has no
 
 BODY_TOO_SHORT: Final = _bad("The request's body has ended before its length.")
 PLAIN_HTTP: Final = _bad("This port speaks HTTPS, and the request is plain HTTP.")
+ENCRYPTED: Final = _bad("This port speaks plain HTTP, and the request is HTTPS.")
 NO_HOST: Final = _bad("The request has no Host field.")
 EMPTY_HOST: Final = _bad("The request's Host field is empty.")
 BAD_HOST: Final = _bad("The request's Host field has a character that is not allowed in a host.")

@@ -17,9 +17,9 @@ from urllib.parse import quote_from_bytes
 import httptools
 
 from ..policy.answers import Answer
-from .refusals import METHOD_TOO_LONG
+from .refusals import ENCRYPTED, METHOD_TOO_LONG
 
-__all__ = ["LineReplaced", "StandIn", "last_beginning", "line_begun", "line_replaced", "method_refusal"]
+__all__ = ["LineReplaced", "StandIn", "last_beginning", "line_begun", "line_refusal", "line_replaced"]
 
 METHOD_BYTES: Final = 64
 """The longest method; the longest registered one has 17."""
@@ -29,6 +29,8 @@ _METHOD: Final = re.compile(rb"(%b{1,%d}) " % (_TOKEN, METHOD_BYTES)).match
 _LONG_METHOD: Final = re.compile(rb"%b{%d}" % (_TOKEN, METHOD_BYTES + 1)).match
 _LINE_BEGUN: Final = re.compile(rb"%b{1,%d}(?: [^\x00-\x1f\x7f]*\r?)?" % (_TOKEN, METHOD_BYTES)).fullmatch
 _LATER_VERSION: Final = re.compile(rb" HTTP/1\.[2-9]\r\n\Z")
+_TLS_HANDSHAKE: Final = b"\x16\x03"
+"""The type of the first record of TLS, and the first byte of its version (RFC 8446, 5.1)."""
 _ASCII: Final = bytes(range(0x80))
 
 
@@ -39,8 +41,10 @@ class LineReplaced(NamedTuple):
     data: bytes
 
 
-def method_refusal(data: bytes, refusal: Answer) -> Answer:
-    """Return what a request is answered whose line is refused: that its method is too long, or else `refusal`."""
+def line_refusal(data: bytes, refusal: Answer) -> Answer:
+    """Return what a request is answered whose line is refused: that it is HTTPS, its method too long, or `refusal`."""
+    if data.startswith(_TLS_HANDSHAKE):
+        return ENCRYPTED
     return METHOD_TOO_LONG if _LONG_METHOD(data) else refusal
 
 

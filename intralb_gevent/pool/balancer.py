@@ -437,7 +437,7 @@ class LoadBalancer(JobKeeper):
             if outcome in ("timed_out", "killed"):
                 self._warn(late_text(job) if outcome == "timed_out" else killed_text(job))
             job.exchange.fail(answer)
-            self.end(job, outcome)
+            self.end(job, outcome, answer.reason if outcome == "failed" else None)
         elif job.state == "queued" and outcome == "killed":
             self.refuse(job, "killed", answer)
         elif job.state == "queued":

@@ -288,7 +288,10 @@ def _ends_of_with(code: CodeType) -> frozenset[int]:
     ends: set[int] = set()
     for index in range(len(steps) - 3):
         call = steps[index + 3]
-        if call.opname not in _CALLS or [_pushed(each) for each in steps[index : index + 3]] not in _NOTHING_THREE_TIMES:
+        if (
+            call.opname not in _CALLS
+            or [_pushed(each) for each in steps[index : index + 3]] not in _NOTHING_THREE_TIMES
+        ):
             continue
         while index and steps[index - 1].opname in _BEFORE_END:
             index -= 1

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from gevent import getcurrent
 
 from ..errors import NoCurrentJob
-from ..stdlib import monotonic
 from .job import Job
 
 __all__ = ["deadline_headers", "extend_deadline", "wait_for_client"]
@@ -48,15 +47,12 @@ def wait_for_client(wait: Callable[[float], object], seconds: float) -> object:
     job = _job()
     if job is None:
         return wait(seconds)
-    deadline, began, before = job.deadline, monotonic(), job.deadline.at
-    deadline.discount(seconds)
-    put_off = deadline.at
+    deadline = job.deadline
+    deadline.suspend(deadline.latest)
     try:
         return wait(seconds)
     finally:
-        if deadline.at == put_off:
-            deadline.at = before
-            deadline.discount(monotonic() - began)
+        deadline.resume()
         if job.slot is not None:
             job.slot.worker.pool.keeper.look_at(deadline.at)
 

@@ -72,7 +72,7 @@ class Deadline:
     a handler starts.
     """
 
-    __slots__ = ("_aside", "_asked", "_idle", "_suspended", "_suspensions", "at", "began", "bound", "limits")
+    __slots__ = ("_aside", "_asked", "_idle", "_latest", "_suspended", "_suspensions", "at", "began", "bound", "limits")
 
     told = math.inf
     """When the proxy in front stops waiting, in seconds of `time.monotonic()`: no deadline is later than that."""
@@ -99,6 +99,11 @@ class Deadline:
     def whole(self) -> float:
         """The seconds that the request has in all, as far as it is known now."""
         return self.at - self.began
+
+    @property
+    def latest(self) -> float:
+        """Until when the request may go on without a stream, in seconds of `time.monotonic()`."""
+        return min(self.began + self.limits.longest, self.bound)
 
     @property
     def setting(self) -> str:
@@ -134,11 +139,6 @@ class Deadline:
         self.at = max(self.at, self._asked)
         return self.remaining()
 
-    def discount(self, seconds: float) -> None:
-        """Do not count `seconds`, as they are the client's; the deadline is never made later than `extend` may."""
-        latest = min(self.began + self.limits.longest, self.bound)
-        self.at = max(self.at, min(self.at + seconds, latest))
-
     def lift(self) -> None:
         """Move the deadline ten years ahead, in a process that the handler has forked.
 
@@ -161,17 +161,17 @@ class Deadline:
         at = max(monotonic() + self._idle, self._asked)
         self.at = min(at, self.bound)
 
-    def suspend(self) -> None:
-        """Stop the handler's clock, as its client is slow; the end of a stream and the proxy's timeout stay.
+    def suspend(self, latest: float = math.inf) -> None:
+        """Stop the handler's clock, as its client is slow, at most until `latest`, in seconds of `time.monotonic()`.
 
-        Several greenlets of a handler may wait for the client.
+        The end of a stream and the proxy's timeout stay. Several greenlets of a handler may wait for the client.
         """
         self._suspensions += 1
         if self._suspensions > 1:
             return
         self._suspended = monotonic()
-        self._aside = self.at
-        self.at = min(self._suspended + _TEN_YEARS, self.bound)
+        self._aside, self._latest = self.at, latest
+        self.at = max(self.at, min(self._suspended + _TEN_YEARS, self.bound, latest))
 
     def resume(self) -> None:
         """Let the handler have the time that was left when its client became slow."""
@@ -179,8 +179,10 @@ class Deadline:
         if self._suspensions:
             return
         waited = monotonic() - self._suspended
-        self.began += waited
-        self.at = min(max(self._aside + waited, self._asked), self.bound)
+        if self._latest == math.inf:
+            self.began += waited
+        at = min(max(self._aside + waited, self._asked), self._latest)
+        self.at = min(max(self._aside, at), self.bound)
 
     def headers(self) -> dict[str, str]:
         """Return header fields for an outgoing request, which tell its server how much time is left."""
@@ -345,8 +347,8 @@ class JobKeeper(ABC):
         """Answer a job that has not run and will not."""
 
     @abstractmethod
-    def end(self, job: Job, outcome: Outcome) -> None:
-        """Give a job its one outcome."""
+    def end(self, job: Job, outcome: Outcome, reason: str | None = None) -> None:
+        """Give a job its one outcome, and say why it was refused, if it was."""
 
     @abstractmethod
     def changed(self) -> None:

@@ -1,7 +1,7 @@
 """One log line for each ended job: what `enable_logging` turns on.
 
 Decides what the line says. It must not know where the logging of the process goes: that is the logger
-`intralb_gevent.jobs`, to be configured as any other. Query strings, headers and bodies are never logged.
+`intralb_gevent.jobs`, to be configured as any other. Of the headers it has Referer and User-Agent, and never a body.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from datetime import datetime, timezone
+from time import time
 from typing import Any
 
 from ..policy.answers import Answer
@@ -26,7 +28,7 @@ class JobLog:
 
     def __init__(self, log_format: str) -> None:
         self.records = HubLog(_LOGGER.log)
-        self._render: Callable[[dict[str, Any]], str] = json.dumps if log_format == "json" else _text
+        self._render: Callable[[dict[str, Any]], str] = _json if log_format == "json" else _text
         self._prepared = False
 
     def __repr__(self) -> str:
@@ -62,9 +64,14 @@ class JobLog:
         if not self._prepared:
             self._prepare()
         facts = {
+            "time": time(),
+            "client": environ.get("REMOTE_ADDR", ""),
             "worker": worker,
             "method": environ.get("REQUEST_METHOD", ""),
             "path": environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""),
+            "query": environ.get("QUERY_STRING", ""),
+            "referer": environ.get("HTTP_REFERER", ""),
+            "agent": environ.get("HTTP_USER_AGENT", ""),
             "status": status[:3],
             "outcome": outcome,
             "reason": reason,
@@ -84,10 +91,18 @@ class JobLog:
         self._prepared = True
 
 
+def _json(facts: dict[str, Any]) -> str:
+    ended = datetime.fromtimestamp(facts["time"], timezone.utc)
+    return json.dumps({**facts, "time": ended.isoformat(timespec="milliseconds")})
+
+
 def _text(facts: dict[str, Any]) -> str:
     worker = "-" if facts["worker"] is None else facts["worker"]
     reason = f" reason={facts['reason']}" if facts["reason"] else ""
+    query = f"?{shown(facts['query'])}" if facts["query"] else ""
+    client = f" client={shown(facts['client'])}" if facts["client"] else ""
+    asked = f"{facts['method']} {shown(facts['path'])}{query}"
     return (
-        f"{facts['method']} {shown(facts['path'])} {facts['status'] or '-'} {facts['outcome']}{reason} worker={worker} "
-        f"wait={facts['queue_wait_ms']}ms run={facts['run_time_ms']}ms"
+        f"{asked} {facts['status'] or '-'} {facts['outcome']}{reason} worker={worker} "
+        f"wait={facts['queue_wait_ms']}ms run={facts['run_time_ms']}ms{client}"
     )

@@ -24,7 +24,7 @@ from ..errors import (
     UpgradesFull,
 )
 from ..naming import type_name
-from ..policy.answers import FAILED, NO_SESSION, TIMED_OUT, TOO_MANY_STREAMS, TOO_MANY_UPGRADED
+from ..policy.answers import FAILED, NO_SESSION, TIMED_OUT, TOO_MANY_STREAMS, TOO_MANY_UPGRADED, Answer
 from ..policy.lifecycle import Outcome
 from ..stdlib import Context, getrefcount, getweakrefcount, monotonic
 from .breaks import take_break
@@ -477,35 +477,32 @@ class Slot:
 
     # How it ended.
 
-    def _end(self, job: Job, outcome: Outcome) -> None:
+    def _end(self, job: Job, outcome: Outcome, reason: str | None = None) -> None:
         """Give a job its outcome, if it has none. The application cannot be aborted meanwhile."""
         self.interruptible = False
         if job.state == "running":
-            self.worker.pool.keeper.end(job, outcome)
+            self.worker.pool.keeper.end(job, outcome, reason)
         self.interruptible = True
 
     def _end_failed(self, job: Job, error: BaseException, context: Any) -> None:
         self.interruptible = False
-        outcome = self._outcome(job, error)
+        refusal = _refusal(error)
+        outcome = self._outcome(job, error, refusal)
         if not isinstance(error, Exception):
             abort_has_left(job, outcome if job.state == "running" else job.state, error, context)
-        self._end(job, outcome)
+        self._end(job, outcome, None if refusal is None else refusal.reason)
         # Its time may have been over while it could not be aborted.
         self.worker.pool.keeper.look_at(self.due)
 
-    def _outcome(self, job: Job, error: BaseException) -> Outcome:
+    def _outcome(self, job: Job, error: BaseException, refusal: Answer | None) -> Outcome:
         """Say what an exception out of the application means, and answer for it."""
         if isinstance(error, ClientDisconnected):
             return "disconnected"
         if isinstance(error, RequestBodyError):
             job.exchange.fail(error.answer or FAILED)
             return "disconnected"
-        if isinstance(error, SessionUnavailable):
-            job.exchange.fail(NO_SESSION)
-        elif isinstance(error, StreamsFull):
-            job.exchange.fail(TOO_MANY_STREAMS)
-        elif isinstance(error, UpgradesFull):
-            job.exchange.fail(TOO_MANY_UPGRADED)
+        if refusal is not None:
+            job.exchange.fail(refusal)
         else:
             self._report(job, error)
         return "failed"
@@ -519,6 +516,15 @@ class Slot:
         # First of all: the client need not wait for the logging, and no deadline ends that.
         job.exchange.fail(FAILED)
         tell("%s failed: %s", job.name, type_name(error), exc_info=error)
+
+
+def _refusal(error: BaseException) -> Answer | None:
+    """Return what answers a request that could not have what it needs; None for other exceptions."""
+    if isinstance(error, SessionUnavailable):
+        return NO_SESSION
+    if isinstance(error, StreamsFull):
+        return TOO_MANY_STREAMS
+    return TOO_MANY_UPGRADED if isinstance(error, UpgradesFull) else None
 
 
 # What an application leaves is freed in this function, so its finalizers are called there.

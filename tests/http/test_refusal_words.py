@@ -48,6 +48,7 @@ RULES = {
     "user in a target": ("GET http://secret@x/ HTTP/1.1\r\nHost: x\r\n\r\n", 400, "host of the request's target"),
     "no version": ("GET / secret\r\nHost: x\r\n\r\n", 400, "no version such as HTTP/1.1"),
     "no method": ("@secret / HTTP/1.1\r\nHost: x\r\n\r\n", 400, "does not begin with a method"),
+    "https to a plain port": ("\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03secret", 400, "speaks plain HTTP"),
     "long method": ("SECRET" * 20 + " / HTTP/1.1\r\nHost: x\r\n\r\n", 501, "method is longer"),
     "CONNECT": ("CONNECT secret:1 HTTP/1.1\r\nHost: secret:1\r\n\r\n", 501, "no tunnels"),
     "version": ("GET /secret HTTP/2.0\r\nHost: x\r\n\r\n", 505, "HTTP/1.0 and HTTP/1.1"),

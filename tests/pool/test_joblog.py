@@ -2,6 +2,8 @@
 
 import json
 import logging
+import time
+from datetime import datetime
 
 import gevent
 import pytest
@@ -42,14 +44,38 @@ def test_json(balance, asking, lines) -> None:
     facts = json.loads(line)
     assert facts.pop("queue_wait_ms") >= 0
     assert facts.pop("run_time_ms") >= 0
+    assert abs(datetime.fromisoformat(facts.pop("time")).timestamp() - time.time()) < 60
     assert facts == {
+        "client": "",
         "worker": 1,
         "method": "GET",
         "path": "/good",
+        "query": "",
+        "referer": "",
+        "agent": "",
         "status": "200",
         "outcome": "completed",
         "reason": None,
     }
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_who_asked_for_what(balance, lines, log_format) -> None:
+    balancer = balance(application, enable_logging=True, log_format=log_format)
+    asked = {"REMOTE_ADDR": "192.0.2.7", "PATH_INFO": "/a", "QUERY_STRING": "b=c d", "HTTP_USER_AGENT": "agent"}
+    list(balancer({"REQUEST_METHOD": "GET", "HTTP_REFERER": "from", **asked}, lambda status, headers: None))
+    (line,) = lines()
+    if log_format == "text":
+        assert line.startswith(r"GET /a?b=c\x20d 200 ")
+        assert line.endswith(" client=192.0.2.7")
+    else:
+        facts = json.loads(line)
+        assert [facts[key] for key in ("client", "query", "referer", "agent")] == [
+            "192.0.2.7",
+            "b=c d",
+            "from",
+            "agent",
+        ]
 
 
 def test_a_refused_job_has_a_line_with_the_reason(balance, gate, asking, lines) -> None:

@@ -6,8 +6,8 @@ import contextlib
 import ctypes
 import functools
 import itertools
-import random
 import os
+import random
 import re
 import sqlite3
 import subprocess

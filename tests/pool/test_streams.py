@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import gevent
 import pytest
 from gevent.event import Event
@@ -64,11 +66,13 @@ def test_until_it_begins_the_deadline_of_the_request_holds(balance, asking) -> N
     assert asking(balancer, "/")[0].get().status == "504 Gateway Timeout"
 
 
-def test_no_more_than_so_many_are_streamed_at_once(balance, asking, streams, eventually) -> None:
-    balancer = balance(streams, request_timeout_seconds=20, max_streams=2)
+def test_no_more_than_so_many_are_streamed_at_once(balance, asking, streams, eventually, caplog) -> None:
+    caplog.set_level(logging.INFO, "intralb_gevent.jobs")
+    balancer = balance(streams, request_timeout_seconds=20, max_streams=2, enable_logging=True)
     first, second, third = asking(balancer, *"123")
     refused = third.get()
     assert (refused.status[:3], refused.headers["X-Intralb-Reason"]) == ("503", "streams")
+    eventually(lambda: "503 failed reason=streams" in caplog.text)
     assert streams.closed == 1
     streams.go_on.set()
     assert [request.get().status for request in (first, second)] == ["200 OK"] * 2

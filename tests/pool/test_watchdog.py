@@ -101,7 +101,7 @@ def test_a_body_that_is_computed_for_ever_is_cut(balance) -> None:
         finally:
             closed.append(True)
 
-    balancer = balance(application, request_timeout_seconds=TIMEOUT)
+    balancer = balance(application, stream_idle_timeout_seconds=TIMEOUT)
     result = balancer({"REQUEST_METHOD": "GET"}, lambda status, headers: None)
     assert next(result) == b"begun"
     with pytest.raises(Exception, match="the response was cut"):
