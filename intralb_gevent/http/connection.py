@@ -812,12 +812,17 @@ class Connection:
 
     def expire(self) -> None:
         """The client has taken too long: for its request 408, for reading the answer or for being idle the end."""
-        waits_for_request = self._current is None and not self._outbox.size and not self._lingering
-        if waits_for_request and not self.idle:
-            self._reject(TOO_SLOW)
+        if self.refuse_unfinished(TOO_SLOW):
             return
         self.report_cut(f"its client took nothing for write_timeout_seconds={self._shared.write_timeout_seconds:g}")
         self.close()
+
+    def refuse_unfinished(self, answer: Answer) -> bool:
+        """Refuse the request that is arriving, if one is and nothing else is under way; say whether it was so."""
+        if self._current is not None or self._outbox.size or self._lingering or self.idle or self.closed:
+            return False
+        self._reject(answer)
+        return True
 
     def report_cut(self, why: str) -> None:
         """Log that the response that is being sent is cut, if one is."""

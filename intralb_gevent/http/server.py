@@ -11,6 +11,7 @@ import errno
 import math
 import socket
 from collections.abc import Callable
+from itertools import count
 from time import monotonic
 from typing import Any
 from weakref import WeakSet
@@ -20,7 +21,7 @@ from gevent import pywsgi
 from gevent.exceptions import LoopExit
 
 from ..errors import OptionError
-from ..policy.answers import TOO_MANY_CONNECTIONS
+from ..policy.answers import DRAINING, TOO_MANY_CONNECTIONS
 from ..pool.balancer import LoadBalancer
 from ..pool.cutlog import SHUTTING_DOWN
 from ..pool.exchange import Application
@@ -48,6 +49,9 @@ _OUT_OF_SOMETHING = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.
 
 PAUSE_SECONDS = 0.1
 """How long no connection is accepted after the system had nothing left for one."""
+
+REFUSED_SECONDS = 0.5
+"""How long clients whose requests have not arrived in time may read that, when the server stops."""
 
 REPORT_SECONDS = 10.0
 """How long it must have gone well before that is logged again."""
@@ -253,6 +257,7 @@ class WSGIServer(pywsgi.WSGIServer):
         last = self.balancer.close_for(self)
         cut = self.balancer.drain(max(0.0, deadline - monotonic())) if last else 0
         gevent.sleep(0)
+        self._refuse_unfinished()
         cut += sum(connection.unsent > 0 for connection in self.connections)
         for connection in list(self.connections):
             connection.report_cut(SHUTTING_DOWN)
@@ -262,6 +267,13 @@ class WSGIServer(pywsgi.WSGIServer):
         FORKS.serving.discard(self)
         self.shared.flush_logs(max(0.0, deadline - monotonic()))
         return cut
+
+    def _refuse_unfinished(self) -> None:
+        """Answer the clients whose requests have arrived in part, and give them a moment to read that."""
+        answers = (DRAINING.not_executed(number) for number in count())
+        refused = [each for each in list(self.connections) if each.refuse_unfinished(next(answers))]
+        if refused:
+            self.shared.wait_until_all_closed(REFUSED_SECONDS)
 
     def isolate(self) -> None:
         """Close the copies of all sockets in a process that a handler has forked."""

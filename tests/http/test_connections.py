@@ -82,6 +82,19 @@ def test_a_refused_connection_stays_usable(serve, connect, waiting, door, calls,
     assert second.get().status == 200
 
 
+@pytest.mark.parametrize("sent", ["POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf", "GET / HT"])
+def test_a_request_that_has_not_arrived_when_the_server_stops_is_told_so(serve, connect, echo, caplog, sent) -> None:
+    caplog.set_level(logging.INFO, "intralb_gevent")
+    server = serve(echo)
+    client = connect(server)
+    client.send(sent)
+    gevent.wait([gevent.spawn(server.stop, 0.05)])
+    reply = client.reply()
+    assert (reply.status, reply.headers["x-intralb-reason"]) == (503, "draining")
+    assert reply.headers["x-intralb-executed"] == "0"
+    assert "refused a request from 127.0.0.1: 503" in caplog.text
+
+
 def test_idle_and_half_sent_requests_hold_no_slot(serve, connect, echo) -> None:
     server = serve(validator(echo), max_concurrent_per_router=1, queue_size=0, max_workers=1)
     idle = [connect(server) for _ in range(50)]
