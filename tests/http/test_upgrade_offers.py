@@ -206,7 +206,7 @@ def test_whatever_comes_behind_an_offer_in_whatever_pieces_is_taken_whole(serve,
     sent = [bytes([65 + number]) * size for number, size in enumerate(sizes)]
     for piece in sent:
         client.socket.sendall(piece)
-        gevent.sleep(0.01)
+        gevent.idle()
     door.set()
     assert eventually(lambda: sum(map(len, received)) == sum(sizes))
     assert b"".join(received) == b"".join(sent)
@@ -230,7 +230,7 @@ def test_many_requests_behind_an_offer_are_answered_in_order(serve, connect, eve
     numbers = iter(range(sum(counts)))
     for count in counts:
         client.send("".join(f"GET /?{next(numbers)} HTTP/1.1\r\nHost: x\r\n\r\n" for _ in range(count)))
-        gevent.sleep(0.01)
+        gevent.idle()
     if half_closes:
         client.socket.shutdown(SHUT_WR)
     door.set()
