@@ -85,7 +85,7 @@ HANDLERS = {
     "endless-repr": raising(EndlessRepr), "endless-str": raising(EndlessStr), "stubborn-str": raising(StubbornStr),
     "exiting-str": raising(ExitingStr), "argument": raising(lambda: ValueError(EndlessStr())),
     "endless-bool": raising(EndlessBool), "long": long_message, "chain": chain, "notes": notes, "many": many,
-    "header": header,
+    "header": header, "end": raising(ValueError),
 }
 
 def app(environ, start_response):
@@ -119,8 +119,11 @@ def failure(served, path: str) -> str:
     """Return the record of a request that fails."""
     before, record = len(served.said), f"GET {path} failed: "
     assert served.get(path).status == 500
-    # The record follows the answer, and others may stand around it.
+    # The record follows the answer, and others may stand around it. A long one is written in several pieces, so it is
+    # whole only once another one has begun.
     served.wait_until(lambda: record in served.said[before:])
+    assert served.get("/end").status == 500
+    served.wait_until(lambda: "\nGET /end failed: " in served.said[before:].partition(record)[2])
     return record + served.said[before:].partition(record)[2].partition("\nGET ")[0]
 
 
