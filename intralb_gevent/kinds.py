@@ -20,6 +20,7 @@ __all__ = [
     "choice",
     "client_key",
     "function",
+    "header",
     "integer",
     "limiter",
     "path_prefix",
@@ -192,6 +193,16 @@ def client_key() -> Kind:
 
     allowed = "address, off, the name of a header field, or a callable (in text: MODULE:NAME)"
     return Kind(allowed, "address|HEADER|off|MODULE:NAME", convert, parse, textual=True)
+
+
+def header() -> Kind:
+    """Return the kind of names of header fields."""
+
+    def convert(value: Any) -> Any:
+        require(isinstance(value, str) and _TOKEN(value) is not None)
+        return value
+
+    return Kind("the name of a header field", "HEADER", convert, _unchanged, textual=True)
 
 
 def peers() -> Kind:

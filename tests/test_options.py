@@ -97,6 +97,16 @@ def test_trusted_proxies_are_a_list(value: object) -> None:
     )
 
 
+def test_a_priority_header_needs_somebody_who_may_set_it() -> None:
+    options = Options(priority_header="X-Class", trusted_proxies=["10.0.0.1"])
+    assert options.priority_header == "X-Class"
+    text = refusal(priority_header="X-Class")
+    assert text.startswith("priority_header: 'X-Class' is not allowed alone")
+    assert "trusted_proxies must name" in text
+    for value in ("X_Class", "", "X Class", 5):
+        assert f"priority_header: {value!r} is not allowed" in refusal(priority_header=value, trusted_proxies=["unix"])
+
+
 def test_a_proxy_protocol_needs_somebody_who_may_speak_it() -> None:
     assert Options(proxy_protocol=True, trusted_proxies=["10.0.0.1"]).proxy_protocol is True
     assert "trusted_proxies must name" in refusal(proxy_protocol=True)

@@ -19,6 +19,7 @@ from ..pool.balancer import LoadBalancer
 from ..pool.exchange import Exchange
 from ..pool.hublog import HubLog
 from ..pool.job import Job
+from ..pool.origin import environ_key
 from .front import Front
 from .limits import RECEIVE_BYTES
 from .outbox import OutputBudget
@@ -57,6 +58,7 @@ class Shared:
         "loop",
         "nameless",
         "options",
+        "priority_key",
         "request_log",
         "root_path",
         "strangers",
@@ -85,6 +87,8 @@ class Shared:
         self.write_timeout_seconds: float = self.options.write_timeout_seconds
         self.trusted_proxies = TrustedNetworks(self.options.trusted_proxies)
         self.trusts_proxies = bool(self.trusted_proxies)
+        self.priority_key = environ_key(self.options.priority_header) if self.options.priority_header else None
+        """The environ's key for the field in which a trusted proxy sets the class of a request."""
         self.strangers = Strangers(self.report)
         self.nameless = False
         """Whether the server's address has no name, as that of a unix socket."""

@@ -16,7 +16,7 @@ from ..priority import PRIORITIES, Priority
 from .errortext import error_line
 from .hublog import HubLog
 
-__all__ = ["client_key", "is_of_crowd", "priority_of"]
+__all__ = ["client_key", "environ_key", "is_of_crowd", "priority_of"]
 
 _Environ = dict[str, Any]
 
@@ -33,8 +33,13 @@ def client_key(option: str | Callable[[_Environ], Hashable]) -> Callable[[_Envir
     if option == "address":
         return _address
     if isinstance(option, str):
-        return partial(_header, "HTTP_" + option.upper().replace("-", "_"))
+        return partial(_header, environ_key(option))
     return partial(_of_function, option)
+
+
+def environ_key(header: str) -> str:
+    """Return the key under which the environ has a header field (PEP 3333)."""
+    return "HTTP_" + header.upper().replace("-", "_")
 
 
 def is_of_crowd(environ: _Environ) -> bool:
