@@ -109,8 +109,6 @@ def test_only_what_is_beyond_a_share_makes_room_for_a_lower_class_and_it_does_no
     assert victim in beyond
     other, higher = victim
     assert higher == max(higher for _, higher in beyond)
-    jobs.step(other, higher, "admit", 0.0)
-    jobs.clients.end(other, higher, began=False)
     jobs.clients.end(other, higher, began=False)
     jobs.clients.admit(key, priority, jobs.now)
     assert not jobs.clients.may_hold(other, limit)
