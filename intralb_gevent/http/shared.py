@@ -20,6 +20,7 @@ from ..pool.exchange import Exchange
 from ..pool.hublog import HubLog
 from ..pool.job import Job
 from ..pool.origin import environ_key
+from ..quoting import quoted
 from .front import Front
 from .limits import RECEIVE_BYTES
 from .outbox import OutputBudget
@@ -145,7 +146,7 @@ class Shared:
 
     def report_bug(self, connection: Connection) -> None:
         """Log, from the hub, an exception that should not have been."""
-        text = traceback.format_exc()
+        text = quoted(traceback.format_exc())
         self._log.record(logging.ERROR, lambda: f"closed {connection!r} because of a bug in intralb_gevent:\n{text}")
 
     def flush_logs(self, timeout: float) -> None:

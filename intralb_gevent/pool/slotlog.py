@@ -11,6 +11,7 @@ import logging
 import gevent
 
 from ..naming import type_name
+from ..quoting import quoted
 from .errortext import error_text
 
 __all__ = ["tell"]
@@ -40,5 +41,5 @@ def _record(text: str, args: tuple[object, ...], error: BaseException) -> loggin
     told = error_text(error)
     exc_info = (type(error), error, error.__traceback__) if told.harmless else None
     record = logger.makeRecord(logger.name, logging.ERROR, __file__, 0, text, args, exc_info)
-    record.exc_text = told.text
+    record.exc_text = quoted(told.text)
     return record
