@@ -47,16 +47,19 @@ def test_a_count_is_a_whole_number_above_zero(name: str, value: object) -> None:
 
 
 @pytest.mark.parametrize("name", SECONDS)
-@pytest.mark.parametrize("value", [0, -1, float("inf"), float("nan"), 10**400, True, "5"])
+@pytest.mark.parametrize("value", [0, -1, 1.1e9, float("inf"), float("nan"), 10**400, True, "5"])
 def test_seconds_are_a_finite_number_above_zero(name: str, value: object) -> None:
-    assert refusal(**{name: value}) == f"{name}: {value!r} is not allowed; it must be a number of seconds, above 0"
+    assert (
+        refusal(**{name: value})
+        == f"{name}: {value!r} is not allowed; it must be a number of seconds, above 0 (1e9 at most)"
+    )
 
 
 def test_zero_where_it_means_none() -> None:
     options = Options(queue_size=0, drain_delay_seconds=0)
     assert (options.queue_size, options.drain_delay_seconds) == (0, 0.0)
     assert "at least 0" in refusal(queue_size=-1)
-    assert "0 or more" in refusal(drain_delay_seconds=-0.1)
+    assert "0 or more (1e9 at most)" in refusal(drain_delay_seconds=-0.1)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

@@ -160,7 +160,9 @@ def test_routes_are_tables_of_a_file(file: Callable[[str], str]) -> None:
 
 
 def test_a_wrong_route_is_told_with_its_source(file: Callable[[str], str]) -> None:
-    said = "routes: '/a': request_timeout_seconds: 0 is not allowed; it must be a number of seconds, above 0"
+    said = (
+        "routes: '/a': request_timeout_seconds: 0 is not allowed; it must be a number of seconds, above 0 (1e9 at most)"
+    )
     path = file("[[routes]]\npath = '/a'\nrequest_timeout_seconds = 0\n")
     assert refusal({}, {}, path) == f"{said} (from {path})"
     said = said.replace(" 0 ", " 'x' ", 1)

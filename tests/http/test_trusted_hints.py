@@ -11,6 +11,7 @@ from intralb_gevent import Options, Route, WSGIServer, extend_deadline
 from intralb_gevent.pool.balancer import LoadBalancer
 
 TRUSTED = ["127.0.0.1"]
+DIGITS = "9" * 5000
 
 
 def remaining(environ, start_response):
@@ -71,6 +72,9 @@ def test_time_spent_in_front_counts(serve, connect) -> None:
         "grpc-timeout: 1H\r\n",
         "X-Envoy-Expected-Rq-Timeout-Ms: soon\r\ngrpc-timeout: 5\r\nX-Request-Start: yesterday\r\n",
         "X-Request-Start: t=1\r\n",
+        *(f"{name}: {DIGITS}\r\n" for name in ("X-Envoy-Expected-Rq-Timeout-Ms", "X-Request-Start", "X-Queue-Start")),
+        f"grpc-timeout: {DIGITS}S\r\nX-Forwarded-Port: {DIGITS}\r\nX-Forwarded-For: 192.0.2.1:{DIGITS}\r\n",
+        f"X-Forwarded-Host: x:{DIGITS}\r\nForwarded: for=192.0.2.1;host=x:{DIGITS}\r\n",
     ],
 )
 def test_no_deadline_gets_later_and_nonsense_is_no_error(serve, connect, headers) -> None:
