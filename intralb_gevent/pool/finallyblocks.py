@@ -26,10 +26,10 @@ _MORE_LINES: Final = 20
 """How many lines may follow the last one that has bytecode, such as that of a closing parenthesis."""
 
 
-def is_in_finally(code: CodeType, line: int) -> bool:
-    """Say whether a line of a function is in a `finally` block; False where its source cannot be read."""
-    # Most functions have none, and their source need not be read.
-    if _RERAISE not in code.co_code[::2]:
+def is_in_finally(code: CodeType, line: int | None) -> bool:
+    """Say whether a line of a function is in a `finally` block; False where there is no line, or no source to read."""
+    # Most functions have no such block, and their source need not be read.
+    if line is None or _RERAISE not in code.co_code[::2]:
         return False
     return any(first <= line <= last for first, last in _finally_blocks(code, code.co_filename))
 

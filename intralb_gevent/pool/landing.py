@@ -52,7 +52,7 @@ class _Search:
         start = loop_start(frame.f_code, frame.f_lasti)
         self._slot = slot
         self._offset = frame.f_lasti if start is None else start
-        self._line = frame.f_lineno
+        self._line: int | None = frame.f_lineno
         self._within_statement = start is None and is_call(frame.f_code, frame.f_lasti)
         self._steps = 0
 
@@ -70,14 +70,17 @@ class _Search:
         finally:
             HEADROOM.give_back()
 
-    def _is_place(self, code: CodeType, offset: int, line: int) -> bool:
+    def _is_place(self, code: CodeType, offset: int, line: int | None) -> bool:
         depth = change_of_depth(code, self._offset, offset)
         if depth < 0:
             self._within_statement = True
         elif depth > 0 or line != self._line or offset <= self._offset:
             self._within_statement = False
         self._offset, self._line = offset, line
-        return not (self._within_statement or is_at_edge(code, offset) or is_in_finally(code, line))
+        # Instructions by which Python itself ends a handler of exceptions have no line.
+        if line is None or self._within_statement:
+            return False
+        return not (is_at_edge(code, offset) or is_in_finally(code, line))
 
 
 def trace(frame: FrameType, function: Callable[[FrameType, str, object], None]) -> bool:

@@ -602,7 +602,23 @@ def two_opened_at_once() -> None:
             os.close(write)
 
 
-@pytest.mark.parametrize("handler", [opened_in_try, opened_before_try, opened_as_attribute, two_opened_at_once])
+def opened_after_an_error() -> None:
+    descriptor = None
+    while True:
+        try:
+            try:
+                raise ValueError
+            except ValueError:
+                descriptor = os.open(os.devnull, os.O_RDONLY)
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
+                descriptor = None
+
+
+@pytest.mark.parametrize(
+    "handler", [opened_in_try, opened_before_try, opened_as_attribute, two_opened_at_once, opened_after_an_error]
+)
 def test_what_a_call_has_returned_is_kept_before_an_abort(ends, handler) -> None:
     """Else a `finally` block could not give back what the handler has just taken."""
     before = os.listdir("/proc/self/fd")
