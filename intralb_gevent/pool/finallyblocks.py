@@ -17,6 +17,9 @@ from typing import Final
 
 __all__ = ["is_in_finally"]
 
+_TRIES: Final = (ast.Try, getattr(ast, "TryStar", ast.Try))
+"""`except*` has a node of its own, from Python 3.11 on."""
+
 _RERAISE: Final = dis.opmap["RERAISE"]
 
 _MOST_LINES: Final = 1000
@@ -48,7 +51,7 @@ def _finally_blocks(code: CodeType, filename: str) -> tuple[tuple[int, int], ...
         return ()
     # One line more was parsed before the first.
     before = first - 2
-    blocks = [node.finalbody for node in ast.walk(tree) if isinstance(node, ast.Try) and node.finalbody]
+    blocks = [node.finalbody for node in ast.walk(tree) if isinstance(node, _TRIES) and node.finalbody]
     return tuple((block[0].lineno + before, (block[-1].end_lineno or block[-1].lineno) + before) for block in blocks)
 
 
