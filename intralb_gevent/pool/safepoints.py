@@ -77,6 +77,9 @@ _TAKES_OR_GIVES_BACK: Final = frozenset(
 )
 """Names of functions that take a lock, which a `with` or `try` block after them gives back, or that give it back."""
 
+_REGISTERS: Final = frozenset({"callback", "push", "_create_cb_wrapper"})
+"""Methods of contextlib.ExitStack that take over what gives something back."""
+
 _DROPS_REFERENCES: Final = frozenset({"clear", "discard", "pop", "popitem", "popleft", "remove"})
 """Methods of built-in containers that call Python functions for comparisons only, or because an object is freed."""
 
@@ -162,7 +165,10 @@ def landing_frame(frame: FrameType | None, patient: bool) -> FrameType | None:
 def _must_return(frame: FrameType, patient: bool) -> bool:
     if package_of(frame) in DELICATE or _is_finalizer(frame):
         return True
-    return patient and (frame.f_code.co_name in _TAKES_OR_GIVES_BACK or _module_of(frame).startswith(_POOLS))
+    if not patient:
+        return False
+    name, module = frame.f_code.co_name, _module_of(frame)
+    return name in _TAKES_OR_GIVES_BACK or module.startswith(_POOLS) or (module == "contextlib" and name in _REGISTERS)
 
 
 def _enters_or_exits(frame: FrameType) -> bool:
