@@ -114,3 +114,14 @@ def test_bodies_in_temporary_files_leave_open_files_to_handlers(serve_app, conne
     assert answered[0].recv(4096).startswith(b"HTTP/1.1 507 ")
     assert [status_of(kept, path) for path in ("/file", "/process", "/")] == [200, 200, 200]
     assert "Traceback" not in server.said
+
+
+def test_silent_connections_to_the_admin_address_take_no_open_files_from_others(serve_app, connect) -> None:
+    server = serve_app(HANDLERS, flags=("--admin-bind", "127.0.0.1:0"), preexec_fn=limited(LOW, LOW))
+    admin = json.loads(server.ready_file.read_text())["admin"]["port"]
+    for _ in range(LOW + 50):
+        connect(admin)
+    assert status_of(connect(admin), "/ready") == 200
+    assert [server.get(path) for path in ("/file", "/process", "/")] == [200, 200, 200]
+    assert "accepts no connections" not in server.said
+    assert "Traceback" not in server.said
