@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import signal
 import socket as plain
 import threading
 import time
@@ -222,6 +223,23 @@ def test_nobody_at_the_admin_address_keeps_the_event_loop(serve_app, sent: bytes
     assert worst < ATTACK_SECONDS / 2
     attacking.join(PATIENCE)
     assert "Traceback" not in server.said
+
+
+def test_probes_are_answered_until_the_shutdown_is_over_and_do_not_delay_it(serve_app) -> None:
+    server = serve_app(flags=("--admin-bind", "127.0.0.1:0"))
+    port = json.loads(server.ready_file.read_text())["admin"]["port"]
+    running = server.asked("/wait/1")
+    with plain.create_connection(("127.0.0.1", port)) as kept, plain.create_connection(("127.0.0.1", port)) as half:
+        half.sendall(b"GET /li")
+        kept.sendall(GET_LIVE)
+        assert kept.recv(65536).startswith(b"HTTP/1.1 200")
+        server.signal(signal.SIGTERM)
+        server.until(lambda: "SIGTERM" in server.said)
+        server.until(lambda: status_of(port, "/ready") == 503)
+        kept.sendall(GET_LIVE)
+        assert kept.recv(65536).startswith(b"HTTP/1.1 200")
+        assert running() == 200
+        assert server.ended() == 0
 
 
 def attack(port: int, sent: bytes, end: float) -> None:
