@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from gevent import pywsgi
 
 from .binding import Address, removed_at_the_end
+from .http.openfiles import OPEN_FILES
 from .http.server import WSGIServer, graceful_shutdown
 from .observe.admin import AdminServer
 from .pool.balancer import LoadBalancer
@@ -50,6 +51,7 @@ def serve(balancer: LoadBalancer, places: Places, announce: Callable[[Sequence[A
     Raises `SystemExit` with a message when it cannot listen, and with 1 when the shutdown cut requests.
     """
     _forget(places.ready_file)
+    OPEN_FILES.raise_limit(balancer.options, len(places.addresses))
     with contextlib.ExitStack() as stack:
         servers = [_listening(WSGIServer, "--bind", address, balancer, stack) for address in places.addresses]
         graceful_shutdown(*servers).ends_process = True

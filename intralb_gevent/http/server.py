@@ -36,6 +36,7 @@ from .framing import SERVER
 from .front import Front
 from .hints import early_hints
 from .limits import BODIES_IN_MEMORY_BYTES, REFUSED_CONNECTIONS, UNSENT_IN_MEMORY_BYTES
+from .openfiles import OPEN_FILES
 from .outbox import OutputBudget
 from .parser import BodyBudget
 from .shared import Shared
@@ -182,10 +183,15 @@ class WSGIServer(pywsgi.WSGIServer):
         self.balancer.require_own_thread()
         super().start()
         self.shared.closing = False
-        self.balancer.open_for(self)
+        self._open()
         FORKS.serving.add(self)
         self._sweeper = self.loop.timer(self.SWEEP_SECONDS, self.SWEEP_SECONDS, ref=False)
         self._sweeper.start(self._sweep)
+
+    def _open(self) -> None:
+        """Have the balancer admit requests, from no more connections than the limit of open files allows."""
+        OPEN_FILES.share_out(self.options)
+        self.balancer.open_for(self)
 
     def serve_forever(self, stop_timeout: float | None = None) -> None:
         """Serve until stopped; after a graceful shutdown that cut something, exit with code 1.
@@ -318,15 +324,15 @@ class WSGIServer(pywsgi.WSGIServer):
     def do_handle(self, *args: Any) -> None:
         """Look after an accepted connection."""
         if self.own_connections:
-            self._look_after(Connection(self.shared, *args))
+            self._look_after(Connection(self.shared, *args), args[0].fileno())
         else:
             self._accepted.add(args[0])
             super().do_handle(*args)
 
-    def _look_after(self, connection: Connection) -> None:
-        beyond = len(self.connections) - self.options.max_connections
+    def _look_after(self, connection: Connection, descriptor: int) -> None:
+        beyond = max(len(self.connections) - self.options.max_connections, descriptor - OPEN_FILES.clients_end)
         self.connections.add(connection)
-        if beyond >= REFUSED_CONNECTIONS:
+        if beyond >= min(REFUSED_CONNECTIONS, OPEN_FILES.refused):
             connection.close()
         elif beyond >= 0:
             connection.refuse(TOO_MANY_CONNECTIONS.not_executed(len(self.connections)))
