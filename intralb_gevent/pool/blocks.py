@@ -36,7 +36,8 @@ JUMPS: Final = frozenset({*dis.hasjrel, *dis.hasjabs})
 
 _ENTERS: Final = frozenset({"BEFORE_WITH", "SETUP_WITH"})
 _BEGINS_BLOCK: Final = frozenset({"SETUP_FINALLY", "SETUP_WITH", "SETUP_ASYNC_WITH", "BEFORE_ASYNC_WITH"})
-"""Instructions by which blocks begin up to Python 3.10."""
+_ENDS_BLOCK: Final = "POP_BLOCK"
+"""Instructions by which blocks begin and end up to Python 3.10."""
 _BEGINS_HANDLER: Final = frozenset({"PUSH_EXC_INFO", "WITH_EXCEPT_START"})
 """Instructions before which an exception has been caught, and no `__exit__` has been called for it."""
 _RETURNS: Final = frozenset({"RETURN_VALUE", "RETURN_CONST"})
@@ -144,7 +145,7 @@ def is_at_edge(code: CodeType, offset: int) -> bool:
     if offset in _ends_of_with(code) or operation in _BEGINS_HANDLER:
         return True
     if not handled(code):
-        return operation in _BEGINS_BLOCK
+        return operation in _BEGINS_BLOCK or operation == _ENDS_BLOCK
     return len({_handler(code, each) for each in _places(code, offset)}) > 1
 
 
@@ -162,7 +163,7 @@ def change_of_depth(code: CodeType, offset: int, following: int) -> int:
     """
     if not handled(code):
         operation = _operation(code, offset)
-        return -1 if operation == "POP_BLOCK" else int(operation in _BEGINS_BLOCK)
+        return -1 if operation == _ENDS_BLOCK else int(operation in _BEGINS_BLOCK)
     old, new = _handler(code, offset), _handler(code, following)
     if old == new:
         return 0
