@@ -99,7 +99,8 @@ def _has_result(code: CodeType, offset: int) -> bool:
     if not index or steps[index - 1].opname not in CALLS:
         return False
     # PRECALL may have made the call itself.
-    following = next((each for each in steps[index:] if each.opname not in ("CACHE", "CALL")), None)
+    passed = ("CACHE", "CALL") if steps[index - 1].opname == "PRECALL" else ("CACHE",)
+    following = next((each for each in steps[index:] if each.opname not in passed), None)
     return following is not None and following.opname != "POP_TOP"
 
 
