@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -34,6 +35,9 @@ def app(environ, start_response):
     elif path == "/log":
         for number in range(int(query)):
             log.error("record %d %s", number, "x" * 50)
+            if number % 500 == 0:
+                # So that nothing is logged of a blocked event loop.
+                time.sleep(0.001)
     elif path == "/print":
         print("y" * int(query), file=sys.stderr)
     elif path == "/redirect":
@@ -171,6 +175,63 @@ def test_a_reader_that_stops_does_not_stop_the_server(tmp_path, serve, pipe, whe
         assert served.get("/?" + 100 * "q") == 200
     assert served.serves()
     assert served.ends() == 0
+
+
+def test_nor_does_a_journal_that_stops(serve) -> None:
+    journal, standard_error = socket.socketpair()
+    with journal, standard_error:
+        served = serve(stderr=standard_error)
+        assert served.get("/print?1000000") == served.get("/log?1000") == 200
+        assert served.serves()
+        assert served.ends() == 0
+
+
+def test_nor_does_a_terminal_that_stops(serve) -> None:
+    master, terminal = os.openpty()
+    served = serve(stderr=terminal)
+    assert served.get("/print?100000") == served.get("/log?1000") == 200
+    assert served.serves()
+    assert served.ends() == 0
+    os.close(master)
+    os.close(terminal)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can change the user")
+def test_a_pipe_of_another_user_is_written_by_a_thread(pipe) -> None:
+    program = """
+        import os, time
+        from intralb_gevent.process.outlet import Outlet, drain
+        os.setuid(65534)
+        outlet = Outlet(2)
+        began = time.monotonic()
+        for number in range(5000):
+            outlet.write(b"record %d\\n" % number)
+        drain(0.1)
+        print(time.monotonic() - began < 5, outlet.idle, flush=True)
+        drain(10)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    root = str(pathlib.Path(__file__).parents[1])
+    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=pipe.writer) as process:
+        os.close(pipe.writer)
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"True False\n"
+        assert pipe.read().splitlines() == [b"record %d" % number for number in range(5000)]
+
+
+def test_reopened_log_files_get_what_follows(tmp_path, serve) -> None:
+    (tmp_path / "program.py").write_text(PROGRAM.format(where="filename='log'"))
+    served = serve("program.py")
+    assert served.get("/before") == 200
+    until(lambda: "GET /before 200" in (tmp_path / "log").read_text())
+    (tmp_path / "log").rename(tmp_path / "rotated")
+    served.process.send_signal(signal.SIGUSR1)
+    until((tmp_path / "log").exists)
+    assert served.get("/after") == 200
+    until(lambda: "GET /after 200" in (tmp_path / "log").read_text())
+    assert "/after" not in (tmp_path / "rotated").read_text()
+    open_files = [os.readlink(link) for link in pathlib.Path(f"/proc/{served.process.pid}/fd").iterdir()]
+    assert str(tmp_path / "rotated") not in open_files
 
 
 def test_malformed_requests_write_few_lines_and_a_count(tmp_path, serve) -> None:

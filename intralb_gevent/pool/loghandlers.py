@@ -8,10 +8,12 @@ and its formatter hold as ever. Records of the application, and handlers that wr
 from __future__ import annotations
 
 import logging
+import weakref
+from collections.abc import Callable
 from logging.handlers import WatchedFileHandler
 from typing import Any, Final
 
-from ..process.outlet import outlet_of
+from ..process.outlet import Outlet, outlet_of
 
 __all__ = ["JOBS", "LOGGER"]
 
@@ -20,6 +22,9 @@ JOBS: Final = logging.getLogger("intralb_gevent.jobs")
 
 _WRITERS: Final = (logging.StreamHandler.emit, logging.FileHandler.emit, WatchedFileHandler.emit)
 """What is replaced: a handler of another kind does more than to write."""
+
+_NO_STREAM: Final = object
+"""Returns what is no stream."""
 
 
 class _Prepare(logging.Filter):
@@ -49,6 +54,8 @@ class _Take(logging.Filter):
     def __init__(self, handler: logging.StreamHandler[Any]) -> None:
         super().__init__()
         self._handler = handler
+        self._stream: Callable[[], Any] = _NO_STREAM
+        self._outlet: Outlet | None = None
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Write a record of ours; leave others, and other descriptors than a file's, to the handler."""
@@ -56,12 +63,18 @@ class _Take(logging.Filter):
             return True
         if isinstance(self._handler, WatchedFileHandler):
             self._reopen_if_moved()
-        outlet = outlet_of(self._handler.stream)
-        if outlet is None:
+        stream = self._handler.stream
+        if stream is None:
+            # The handler opens its file for this record.
+            return True
+        if self._stream() is not stream:
+            self._outlet = outlet_of(stream)
+            self._stream = _NO_STREAM if self._outlet is None else weakref.ref(stream)
+        if self._outlet is None:
             return True
         try:
             text = self._handler.format(record) + self._handler.terminator
-            outlet.write(text.encode(self._handler.stream.encoding, "backslashreplace"))
+            self._outlet.write(text.encode(stream.encoding, "backslashreplace"))
         except Exception:
             self._handler.handleError(record)
         return False

@@ -45,8 +45,8 @@ BATCH_BYTES: Final = 64 * 1024
 DRAIN_SECONDS: Final = 1.0
 """How long the end of the process waits for a reader."""
 
-LOOK_SECONDS: Final = 0.5
-"""How often the thread looks whether the descriptor is another file meanwhile."""
+LOOK_SECONDS: Final = 0.1
+"""How often it is looked whether the descriptor is of another file meanwhile."""
 
 _STANDARD: Final = (0, 1, 2)
 """Descriptors that programs direct to another file by `dup2()`."""
@@ -107,6 +107,8 @@ class Outlet:
         self._descriptor = descriptor
         self._follows = descriptor in _STANDARD
         self._file: _File | None = None
+        self._look_at = 0.0
+        """When to look whether the descriptor is of another file by now, in `time.monotonic()` seconds."""
         self._lock = _rlock()
         self._waiting: deque[bytes] = deque()
         self._bytes = 0
@@ -137,7 +139,7 @@ class Outlet:
     def write(self, record: bytes) -> None:
         """Write a record, or keep it to be written. Never waits, and raises nothing."""
         with self._lock:
-            if self.idle:
+            if not (self._waiting or self._busy):
                 record = self._write_at_once(record)
             if record:
                 self._keep(record)
@@ -169,13 +171,13 @@ class Outlet:
 
     def _write_at_once(self, record: bytes) -> bytes:
         """Write what the descriptor takes now, and return the rest."""
-        file = self._present_file()
+        file = self._file if monotonic() < self._look_at else self._present_file()
         if file is None:
             self._drop(1, "the descriptor is closed")
             return b""
         if not file.at_once:
             return record
-        rest = self._preface() + record
+        rest = self._preface() + record if self._torn or self.dropped != self._reported else record
         try:
             while rest:
                 rest = self._written(rest, file.write(rest))
@@ -243,6 +245,7 @@ class Outlet:
 
     def _present_file(self) -> _File | None:
         """Return the file behind the descriptor, which is another one after a `dup2()`; None if it is closed."""
+        self._look_at = monotonic() + LOOK_SECONDS
         if not self._follows:
             return self._file
         try:
@@ -326,6 +329,9 @@ _BY_STREAM: Final[weakref.WeakKeyDictionary[Any, Outlet]] = weakref.WeakKeyDicti
 
 def outlet_of(stream: Any) -> Outlet | None:
     """Return the outlet for the descriptor of a text file, the same for the same file; None for any other object."""
+    outlet = getattr(stream, "intralb_outlet", None)
+    if outlet is not None:
+        return outlet if isinstance(outlet, Outlet) else None
     if type(stream) is not io.TextIOWrapper or stream.closed:
         return None
     outlet = _BY_STREAM.get(stream)

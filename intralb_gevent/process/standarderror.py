@@ -50,16 +50,16 @@ class _StandardError(io.TextIOBase):
 
     def __init__(self, earlier: Any) -> None:
         self._encoding: str = getattr(earlier, "encoding", None) or "utf-8"
-        self._outlet = Outlet(_DESCRIPTOR)
+        self.intralb_outlet = Outlet(_DESCRIPTOR)
         self._part = ""
         self._lock = _rlock()
-        self.buffer = _Bytes(self._outlet)
+        self.buffer = _Bytes(self.intralb_outlet)
         with contextlib.suppress(Exception):
             earlier.flush()
         os.register_at_fork(after_in_child=self._forget)
 
     def __repr__(self) -> str:
-        return f"<the standard error, through {self._outlet}>"
+        return f"<the standard error, through {self.intralb_outlet}>"
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
@@ -94,7 +94,7 @@ class _StandardError(io.TextIOBase):
 
     def _send(self, text: str) -> None:
         if text:
-            self._outlet.write(text.encode(self._encoding, self.errors))
+            self.intralb_outlet.write(text.encode(self._encoding, self.errors))
 
     def reconfigure(self, *, encoding: str | None = None, **others: object) -> None:
         """Change the encoding; errors and buffering stay what they are."""
