@@ -27,6 +27,7 @@ from ..pool.cutlog import SHUTTING_DOWN
 from ..pool.exchange import Application
 from ..pool.forks import FORKS, close_copy
 from ..pool.hublog import HubLog
+from ..process.outlet import outlet_of
 from ..process.signals import SIGNALS
 from ..process.strays import Strays
 from .authority import DEFAULT_PORTS
@@ -314,7 +315,7 @@ class WSGIServer(pywsgi.WSGIServer):
         now = monotonic()
         if now - self._last_pause > REPORT_SECONDS:
             self.shared.report(
-                f"accepts no connections for the moment: {error.strerror}; raise the limit of open files"
+                "accepts", f"accepts no connections for the moment: {error.strerror}; raise the limit of open files"
             )
         self._last_pause = now
         self.stop_accepting()
@@ -343,7 +344,12 @@ class WSGIServer(pywsgi.WSGIServer):
             connection.expire()
 
     def _write_request(self, level: int, line: str) -> None:
-        self.log.write(line)
+        stream: Any = self.log
+        outlet = outlet_of(stream)
+        if outlet is None:
+            stream.write(line)
+        else:
+            outlet.write(line.encode(stream.encoding, "backslashreplace"))
 
 
 def _check_balancer(balancer: Any, application: Any) -> None:

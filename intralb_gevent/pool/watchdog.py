@@ -37,6 +37,7 @@ from .headroom import HEADROOM
 from .hublog import HubLog
 from .hubwatch import HubWatch
 from .landing import cancel_landing, is_stuck, land
+from .loghandlers import LOGGER
 from .processlocks import has_waited, state_of_wait
 from .safepoints import (
     application_frames,
@@ -174,7 +175,7 @@ class Watchdog:
         self._hub = hub
         self._number = number
         self._users = 0
-        self._log = HubLog(logging.getLogger("intralb_gevent").log)
+        self._log = HubLog(LOGGER.log)
         self.watch = HubWatch(hub.loop, BUSY_SECONDS, self._has_turn)
         self._blocked_loop = BlockedLoop()
         self._block_timeout = 0.0
