@@ -85,6 +85,8 @@ class UnixAddress:
         if not stat.S_ISSOCK(mode):
             raise FileExistsError(errno.EEXIST, "a file that is not a socket is there")
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+            # Where the backlog of a live server is full, to wait would be to wait for that server.
+            client.setblocking(False)
             if client.connect_ex(self.path) != errno.ECONNREFUSED:
                 raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
         os.unlink(self.path)

@@ -20,6 +20,7 @@ __all__ = [
     "choice",
     "client_key",
     "function",
+    "header",
     "integer",
     "limiter",
     "path_prefix",
@@ -103,15 +104,20 @@ def integer(minimum: int) -> Kind:
     return Kind(f"a whole number of at least {minimum}", "NUMBER", convert, int)
 
 
+_MOST_SECONDS = 1e9
+"""Some thirty years; the timers of Python and of the kernel do not take just any number."""
+
+
 def seconds(*, positive: bool) -> Kind:
-    """Return the kind of finite seconds, above 0 or from 0 on."""
+    """Return the kind of seconds, above 0 or from 0 on, that a timer takes."""
 
     def convert(value: Any) -> float:
         require(isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value))
-        require(value > 0 if positive else value >= 0)
+        require((value > 0 if positive else value >= 0) and value <= _MOST_SECONDS)
         return float(value)
 
-    return Kind(f"a number of seconds, {'above 0' if positive else '0 or more'}", "SECONDS", convert, float)
+    allowed = f"a number of seconds, {'above 0' if positive else '0 or more'} (1e9 at most)"
+    return Kind(allowed, "SECONDS", convert, float)
 
 
 def wait(*, positive: bool = False) -> Kind:
@@ -192,6 +198,16 @@ def client_key() -> Kind:
 
     allowed = "address, off, the name of a header field, or a callable (in text: MODULE:NAME)"
     return Kind(allowed, "address|HEADER|off|MODULE:NAME", convert, parse, textual=True)
+
+
+def header() -> Kind:
+    """Return the kind of names of header fields."""
+
+    def convert(value: Any) -> Any:
+        require(isinstance(value, str) and _TOKEN(value) is not None)
+        return value
+
+    return Kind("the name of a header field", "HEADER", convert, _unchanged, textual=True)
 
 
 def peers() -> Kind:

@@ -16,7 +16,7 @@ from typing import Any
 
 from .declaring import Declaration, check_fields, declarations_in, option
 from .errors import OptionError
-from .kinds import choice, client_key, function, integer, limiter, path_prefix, peers, seconds, switch, wait
+from .kinds import choice, client_key, function, header, integer, limiter, path_prefix, peers, seconds, switch, wait
 from .route import Route, route_list
 from .sessionsource import SessionSource
 from .signals import INTERRUPT_SIGNAL, signal_number
@@ -216,6 +216,13 @@ class Options:
         peers(),
         "Peers whose X-Forwarded-* or Forwarded is believed; unix is every peer on a unix socket. Default: nobody.",
     )
+    priority_header: str | None = option(
+        _PROXIES,
+        None,
+        header(),
+        "Header field in which a trusted proxy sets the class of a request. The proxy must set or remove it in every "
+        "request, or clients choose their class themselves. Default: none.",
+    )
     proxy_protocol: bool = option(
         _PROXIES, False, switch(), "Every connection from a trusted proxy must begin with a PROXY header."
     )
@@ -287,10 +294,11 @@ class Options:
         if isinstance(self.db_init_func, type) and issubclass(self.db_init_func, SessionSource):
             name = self.db_init_func.__name__
             raise OptionError(f"db_init_func: {name} is not allowed as a class; make one of it, {name}(...)")
-        if self.proxy_protocol and not self.trusted_proxies:
-            raise OptionError(
-                "proxy_protocol: True is not allowed alone; trusted_proxies must name who sends the header"
-            )
+        for name in ("proxy_protocol", "priority_header"):
+            if (value := getattr(self, name)) and not self.trusted_proxies:
+                raise OptionError(
+                    f"{name}: {value!r} is not allowed alone; trusted_proxies must name who sends the header"
+                )
 
     @property
     def first_workers(self) -> int:

@@ -11,6 +11,7 @@ import ctypes
 import json
 import logging
 import os
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -98,12 +99,27 @@ def _forget(ready_file: str | None) -> None:
 
 
 def _write_ready_file(ready_file: str, facts: dict[str, Any]) -> None:
-    """Write it in one step, so that nobody reads half of it."""
-    temporary = f"{ready_file}.{os.getpid()}"
-    with _explained(f"cannot write the ready file {ready_file!r}", "choose another --ready-file"):
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(facts, file)
+    """Write it in one step, so that nobody reads half of it.
+
+    Where others may write to its directory, they must not find out where we write: nobody can guess the temporary name,
+    and a link that is there is not followed. The process's umask decides who may read it.
+    """
+    temporary = f"{ready_file}.{secrets.token_hex(8)}"
+    refused = _explained(f"cannot write the ready file {ready_file!r}", "choose another --ready-file")
+    with refused, open(temporary, "x", encoding="utf-8") as file, _removed_if_it_fails(temporary):
+        json.dump(facts, file)
+        file.flush()
         os.replace(temporary, ready_file)
+
+
+@contextlib.contextmanager
+def _removed_if_it_fails(path: str) -> Iterator[None]:
+    """Remove a file if the block fails."""
+    try:
+        yield
+    except OSError:
+        os.unlink(path)
+        raise
 
 
 def keep_freed_memory() -> None:

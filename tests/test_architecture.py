@@ -20,6 +20,7 @@ LAYERS = {
     "route": 0,
     "loading": 0,
     "naming": 0,
+    "quoting": 0,
     "sessionsource": 0,
     "options": 0,
     "settings": 0,

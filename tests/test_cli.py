@@ -92,13 +92,19 @@ class Answer(NamedTuple):
 class Running:
     """A server in a process of its own, known by its ready file."""
 
-    def __init__(self, directory: pathlib.Path, arguments: tuple[str, ...], variables: dict[str, str]) -> None:
+    def __init__(
+        self,
+        directory: pathlib.Path,
+        arguments: tuple[str, ...],
+        variables: dict[str, str],
+        before: tuple[str, ...] = (),
+    ) -> None:
         self.ready_file = directory / "ready.json"
         self.ready_file.unlink(missing_ok=True)
         self._log = directory / "stderr.txt"
         with self._log.open("w") as log:
             self.process = subprocess.Popen(
-                command(*arguments, "--ready-file", "ready.json"),
+                [*before, *command(*arguments, "--ready-file", "ready.json")],
                 cwd=directory,
                 env=environment(**variables),
                 stdin=subprocess.DEVNULL,
@@ -141,8 +147,8 @@ def start(tmp_path: pathlib.Path) -> Iterator[Callable[..., Running]]:
     """Start servers that are ended with the test."""
     with contextlib.ExitStack() as stack:
 
-        def running(*arguments: str, **variables: str) -> Running:
-            server = Running(tmp_path, arguments, variables)
+        def running(*arguments: str, before: tuple[str, ...] = (), **variables: str) -> Running:
+            server = Running(tmp_path, arguments, variables, before)
             stack.callback(server.process.wait)
             stack.callback(server.process.kill)
             return server
@@ -241,6 +247,21 @@ def test_a_taken_unix_socket_is_left_alone(run: Callable[..., Ended], tmp_path: 
     with socket.socket(socket.AF_UNIX) as taken:
         taken.bind(str(tmp_path / "app.sock"))
         taken.listen()
+        assert "Address already in use" in refusal(run("serve", "myapp:app", "--bind", "unix:app.sock"))
+        assert (tmp_path / "app.sock").is_socket()
+
+
+def test_a_unix_socket_whose_backlog_is_full_is_left_alone(run: Callable[..., Ended], tmp_path: pathlib.Path) -> None:
+    path = str(tmp_path / "app.sock")
+    with contextlib.ExitStack() as stack:
+        taken = stack.enter_context(socket.socket(socket.AF_UNIX))
+        taken.bind(path)
+        taken.listen(0)
+        full = None
+        while not full:
+            client = stack.enter_context(socket.socket(socket.AF_UNIX))
+            client.setblocking(False)
+            full = client.connect_ex(path)
         assert "Address already in use" in refusal(run("serve", "myapp:app", "--bind", "unix:app.sock"))
         assert (tmp_path / "app.sock").is_socket()
 
@@ -362,6 +383,36 @@ def test_probes_have_an_address_of_their_own(start: Callable[..., Running]) -> N
         connection.request("GET", "/ready")
         assert connection.getresponse().read() == b"serving\n"
     assert server.end() == 0
+
+
+def test_a_ready_file_is_not_written_through_a_link_that_somebody_has_planted(
+    start: Callable[..., Running], tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "victim").write_text("precious")
+    # Only the number of the process could be guessed, and it stays the same when the shell becomes the server.
+    plant = 'for name in ready.json.$$ ready.json.tmp ready.json~; do ln -s victim $name; done; exec "$@"'
+    server = start("serve", "myapp:app", *ANYWHERE, before=("/bin/sh", "-c", plant, "sh"))
+    assert (tmp_path / f"ready.json.{server.pid}").is_symlink()
+    assert (tmp_path / "victim").read_text() == "precious"
+    assert not server.ready_file.is_symlink()
+    (tmp_path / "other").touch()
+    assert server.ready_file.stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_a_ready_file_that_cannot_be_filled_leaves_nothing(tmp_path: pathlib.Path) -> None:
+    serving = command("serve", "myapp:app", *ANYWHERE, "--ready-file", "ready.json")
+    full_disk = ("/bin/sh", "-c", 'ulimit -f 0; exec "$@"', "sh")
+    done = subprocess.run(
+        [*full_disk, *serving],
+        cwd=tmp_path,
+        env=environment(PYTHONDONTWRITEBYTECODE="1"),
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert "cannot write the ready file 'ready.json': File too large; " in done.stderr
+    assert done.returncode == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"myapp.py"}
 
 
 def test_a_stale_unix_socket_is_replaced(start: Callable[..., Running], tmp_path: pathlib.Path) -> None:

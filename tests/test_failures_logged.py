@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import pathlib
 import threading
 import time
+import unicodedata
 
 import pytest
 
@@ -82,10 +85,33 @@ class Status:
     __repr__ = EndlessRepr.__repr__
 
 def classify(environ):
+    if environ["PATH_INFO"] == "/forged-class":
+        raise ValueError(FORGED)
     if environ["PATH_INFO"] == "/classified":
         raise EndlessRepr("no such class")
 
+FORGED = [f"{end}GET /admin 200 completed forged" for end in ("\\n", "\\r", "\\x0b", "\\x85", "\\u2028", "\\r\\n")]
+FORGED = "".join(FORGED) + '\\n{"path": "/faked"}\\n\\x1b[2K\\x9b31m'
+
+class Forging(Exception):
+    pass
+
+def forge():
+    error = SyntaxError(FORGED, (FORGED, 1, 1, FORGED))
+    error.__notes__ = [FORGED]
+    try:
+        raise error
+    except SyntaxError as error:
+        raise Forging(FORGED)
+
+def forge_unprintable():
+    try:
+        raise EndlessStr
+    except EndlessStr:
+        raise Forging(FORGED)
+
 HANDLERS = {
+    "forged": forge, "forged-unprintable": forge_unprintable,
     "endless-repr": raising(EndlessRepr), "endless-str": raising(EndlessStr), "stubborn-str": raising(StubbornStr),
     "exiting-str": raising(ExitingStr), "argument": raising(lambda: ValueError(EndlessStr())),
     "endless-bool": raising(EndlessBool), "long": long_message, "chain": chain, "notes": notes, "many": many,
@@ -154,7 +180,22 @@ def test_it_is_named_with_its_type_and_its_traceback(served, kind: str) -> None:
     assert lines[0] == f"GET /{kind} failed: {TYPES[kind]}"
     assert "Traceback (most recent call last):" in said
     assert 'myapp.py", line' in said or kind == "header"
-    assert any(line.startswith(TYPES[kind]) for line in lines), said
+    assert any(line.startswith(f"  | {TYPES[kind]}") for line in lines), said
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_the_text_of_an_exception_looks_like_no_other_line(serve_program, log_format: str) -> None:
+    served = serve_program(APP, "--priority-func", "myapp:classify", "--enable-logging", "--log-format", log_format)
+    for path in ("/forged", "/forged-unprintable"):
+        said = failure(served, path)
+        assert said.count("GET /admin 200 completed forged") >= 6
+    assert served.get("/forged-class").status == 200
+    served.wait_until(lambda: "priority_func: myapp.classify failed" in served.said)
+    assert not [character for character in served.said if unicodedata.category(character) == "Cc" and character != "\n"]
+    for line in served.said.splitlines():
+        assert not line.startswith("GET /admin")
+        with contextlib.suppress(ValueError):
+            assert json.loads(line)["path"] != "/faked"
 
 
 def test_a_long_message_is_logged_once_and_shortened(served) -> None:

@@ -47,16 +47,19 @@ def test_a_count_is_a_whole_number_above_zero(name: str, value: object) -> None:
 
 
 @pytest.mark.parametrize("name", SECONDS)
-@pytest.mark.parametrize("value", [0, -1, float("inf"), float("nan"), 10**400, True, "5"])
+@pytest.mark.parametrize("value", [0, -1, 1.1e9, float("inf"), float("nan"), 10**400, True, "5"])
 def test_seconds_are_a_finite_number_above_zero(name: str, value: object) -> None:
-    assert refusal(**{name: value}) == f"{name}: {value!r} is not allowed; it must be a number of seconds, above 0"
+    assert (
+        refusal(**{name: value})
+        == f"{name}: {value!r} is not allowed; it must be a number of seconds, above 0 (1e9 at most)"
+    )
 
 
 def test_zero_where_it_means_none() -> None:
     options = Options(queue_size=0, drain_delay_seconds=0)
     assert (options.queue_size, options.drain_delay_seconds) == (0, 0.0)
     assert "at least 0" in refusal(queue_size=-1)
-    assert "0 or more" in refusal(drain_delay_seconds=-0.1)
+    assert "0 or more (1e9 at most)" in refusal(drain_delay_seconds=-0.1)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -95,6 +98,16 @@ def test_trusted_proxies_are_a_list(value: object) -> None:
     assert refusal(trusted_proxies=value).startswith(
         f"trusted_proxies: {value!r} is not allowed; it must be IP addresses"
     )
+
+
+def test_a_priority_header_needs_somebody_who_may_set_it() -> None:
+    options = Options(priority_header="X-Class", trusted_proxies=["10.0.0.1"])
+    assert options.priority_header == "X-Class"
+    text = refusal(priority_header="X-Class")
+    assert text.startswith("priority_header: 'X-Class' is not allowed alone")
+    assert "trusted_proxies must name" in text
+    for value in ("X_Class", "", "X Class", 5):
+        assert f"priority_header: {value!r} is not allowed" in refusal(priority_header=value, trusted_proxies=["unix"])
 
 
 def test_a_proxy_protocol_needs_somebody_who_may_speak_it() -> None:

@@ -50,7 +50,9 @@ def test_only_the_path_is_given_by_position_and_nothing_can_be_changed() -> None
 @pytest.mark.parametrize("name", ["request_timeout_seconds", "stream_timeout_seconds"])
 @pytest.mark.parametrize("value", [-1, 0, "5", True, float("nan")])
 def test_a_wrong_value_is_told_with_its_route(name: str, value: object) -> None:
-    said = f"routes: '/reports/*': {name}: {value!r} is not allowed; it must be a number of seconds, above 0"
+    said = (
+        f"routes: '/reports/*': {name}: {value!r} is not allowed; it must be a number of seconds, above 0 (1e9 at most)"
+    )
     with pytest.raises(OptionError) as caught:
         Route("/reports/*", **{name: value})
     assert str(caught.value) == said

@@ -34,11 +34,12 @@ SAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "PATH": (("/app", '"/app"'), ("/a/b", '"/a/b"'), ("/x.y", '"/x.y"')),
     "NAME|MODULE:NAME": (("fixed", '"fixed"'), ("hub_lag", '"hub_lag"'), ("math:sin", '"math:sin"')),
     "address|HEADER|off|MODULE:NAME": (("X-Key", '"X-Key"'), ("off", '"off"'), ("math:sin", '"math:sin"')),
+    "HEADER": (("X-Class", '"X-Class"'), ("priority", '"priority"'), ("X-P", '"X-P"')),
     "MODULE:NAME": (("builtins:len", '"builtins:len"'), ("math:sin", '"math:sin"'), ("math:cos", '"math:cos"')),
 }
 
 # What else must be given where a setting is not allowed alone.
-NEEDS = {"proxy_protocol": {"trusted_proxies": "127.0.0.1"}}
+NEEDS = {name: {"trusted_proxies": "127.0.0.1"} for name in ("proxy_protocol", "priority_header")}
 
 
 @pytest.fixture
@@ -159,7 +160,9 @@ def test_routes_are_tables_of_a_file(file: Callable[[str], str]) -> None:
 
 
 def test_a_wrong_route_is_told_with_its_source(file: Callable[[str], str]) -> None:
-    said = "routes: '/a': request_timeout_seconds: 0 is not allowed; it must be a number of seconds, above 0"
+    said = (
+        "routes: '/a': request_timeout_seconds: 0 is not allowed; it must be a number of seconds, above 0 (1e9 at most)"
+    )
     path = file("[[routes]]\npath = '/a'\nrequest_timeout_seconds = 0\n")
     assert refusal({}, {}, path) == f"{said} (from {path})"
     said = said.replace(" 0 ", " 'x' ", 1)

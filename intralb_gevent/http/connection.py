@@ -337,7 +337,7 @@ class Connection:
         if shared.tls is not None:
             environ.update(self._socket.environ)
         if shared.trusts_proxies:
-            priority = environ.get("HTTP_X_INTRALB_PRIORITY")
+            priority = None if shared.priority_key is None else environ.get(shared.priority_key)
             if priority in PRIORITIES and self._host in shared.trusted_proxies:
                 environ["intralb.priority"] = priority
             forwarded(environ, self._host, shared.trusted_proxies)

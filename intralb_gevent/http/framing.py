@@ -21,6 +21,7 @@ __all__ = [
     "ResponseHead",
     "date_and_server_lines",
     "date_line",
+    "has_controls",
     "hints",
     "response_head",
     "whole_answer",
@@ -31,7 +32,9 @@ SERVER_LINE: Final = f"Server: {SERVER}\r\n".encode()
 
 _STATUS: Final = re.compile(r"[2-9][0-9][0-9]( [\t\x20-\x7e\x80-\xff]*)?").fullmatch
 _NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
-_ILLEGAL: Final = re.compile(r"[\r\n\0]").search
+_CONTROLS: Final = bytes({*range(32), 127} - {9})
+"""What no value may contain (RFC 9110, 5.5): line breaks would forge headers, and many proxies refuse a response with
+the others, as gunicorn does. A tab is allowed."""
 REMEMBERED_HEADERS: Final = 3
 """Heads with more headers of the application's are not remembered."""
 
@@ -72,11 +75,10 @@ class ResponseHead:
             if lower in _NOTED and not self._noted(lower, value):
                 continue
             lines.append(f"{name}: {value}\r\n")
-        text = "".join(lines)
-        # One look at the whole instead of one at each value.
-        if text.count("\n") != len(lines) or text.count("\r") != len(lines) or "\0" in text:
+        self.data = data = "".join(lines).encode("latin-1")
+        # One look at the whole instead of one at each value: only the end of each line may go.
+        if len(data.translate(None, _CONTROLS)) != len(data) - 2 * len(lines):
             _refuse_values(headers)
-        self.data = text.encode("latin-1")
 
     def __repr__(self) -> str:
         return f"<ResponseHead {self.status}>"
@@ -150,8 +152,13 @@ def _checked_name(name: Any) -> str:
 
 def _refuse_values(headers: Any) -> None:
     for name, value in headers:
-        if _ILLEGAL(value):
-            raise ValueError(f"header {name!r} has a line break or NUL in its value; remove it")
+        if has_controls(value):
+            raise ValueError(f"header {name!r} has a control character in its value, {shown_value(value)}; remove it")
+
+
+def has_controls(text: str) -> bool:
+    """Say whether a text has a character that no header may contain."""
+    return len(text.encode("latin-1", "replace").translate(None, _CONTROLS)) != len(text)
 
 
 def _length(value: str, before: int | None) -> int:

@@ -22,6 +22,7 @@ from .bodystream import BodySource, StreamedBody
 from .limits import BODY_IN_MEMORY_BYTES, BODY_SMALL_BYTES, SKIPPED_BODY_BYTES
 from .refusals import (
     BAD_AUTHORITY,
+    BAD_CODING,
     BAD_FORM_OF_TARGET,
     BAD_HOST,
     BODY_TOO_LARGE,
@@ -31,6 +32,7 @@ from .refusals import (
     EMPTY_HOST,
     FIELDS_TOO_LARGE,
     FRAGMENT,
+    LENGTH_TOO_LONG,
     NO_HOST,
     NO_ROOM_FOR_BODY,
     REPEATED,
@@ -49,8 +51,9 @@ _HASH: Final = ord("#")
 _PERCENT: Final = ord("%")
 """Looked for as numbers: before Python looks for bytes in bytes, it makes an exception because they are none."""
 
-_HOST: Final = re.compile(r"[\w.\-~!$&'()*+,;=%\[\]:]*", re.ASCII)
-
+_HOST: Final = re.compile(r"(?!.*:[0-9]{6})[\w.\-~!$&'()*+,;=%\[\]:]*", re.ASCII)
+_LENGTH_DIGITS: Final = 20
+"""As many as the largest length has that httptools takes; before those can only be zeros, which int() bounds too."""
 
 SMALL_PIECE_BYTES: Final = 1024
 
@@ -734,10 +737,13 @@ class RequestParser:
     def _check_body(self, environ: dict[str, Any]) -> None:
         coding = environ.pop("HTTP_TRANSFER_ENCODING", None)
         if coding is not None and coding.lower() != "chunked":
-            raise _Refused(UNKNOWN_CODING)
+            raise _Refused(UNKNOWN_CODING if coding else BAD_CODING)
         if coding is not None and not self._http_1_1:
             raise _Refused(CHUNKED_HTTP_1_0)
-        self._length = int(environ.get("CONTENT_LENGTH", 0))
+        length: str = environ.get("CONTENT_LENGTH", "0")
+        if len(length) > _LENGTH_DIGITS:
+            raise _Refused(LENGTH_TOO_LONG)
+        self._length = int(length)
         if self._length > self._max_body_bytes:
             raise _Refused(BODY_TOO_LARGE)
         self.head_waits = coding is not None or self._length > 0

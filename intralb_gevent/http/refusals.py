@@ -11,6 +11,7 @@ from ..policy.answers import Answer
 
 __all__ = [
     "BAD_AUTHORITY",
+    "BAD_CODING",
     "BAD_FORM_OF_TARGET",
     "BAD_HOST",
     "BODY_TOO_LARGE",
@@ -22,6 +23,7 @@ __all__ = [
     "ENCRYPTED",
     "FIELDS_TOO_LARGE",
     "FRAGMENT",
+    "LENGTH_TOO_LONG",
     "METHOD_TOO_LONG",
     "NO_HOST",
     "NO_ROOM_FOR_BODY",
@@ -58,10 +60,17 @@ PLAIN_HTTP: Final = _bad("This port speaks HTTPS, and the request is plain HTTP.
 ENCRYPTED: Final = _bad("This port speaks plain HTTP, and the request is HTTPS.")
 NO_HOST: Final = _bad("The request has no Host field.")
 EMPTY_HOST: Final = _bad("The request's Host field is empty.")
-BAD_HOST: Final = _bad("The request's Host field has a character that is not allowed in a host.")
+BAD_CODING: Final = _bad("The request's Transfer-Encoding is empty, or has something behind chunked.")
+LENGTH_TOO_LONG: Final = _bad("The request's Content-Length has more than 20 digits.")
+BAD_HOST: Final = _bad(
+    "The request's Host field has a character that is not allowed in a host, or a port of more than five digits."
+)
 FRAGMENT: Final = _bad("The request's target has a #, which stays with the client; as a part of a path it is %23.")
 BAD_FORM_OF_TARGET: Final = _bad("The request's target is neither a path nor an http or https URI.")
-BAD_AUTHORITY: Final = _bad("The host of the request's target is missing, or has a character that is not allowed.")
+BAD_AUTHORITY: Final = _bad(
+    "The host of the request's target is missing, or has a character that is not allowed, or a port of more than five "
+    "digits."
+)
 CHUNKED_HTTP_1_0: Final = _bad("The request has a Transfer-Encoding, which HTTP/1.0 does not know.")
 CHUNKS_TOO_SMALL: Final = _bad("The chunks of the request's body are too small, or their extensions too large.")
 
@@ -90,7 +99,6 @@ _NO_CR: Final = _bad("A header field ends with LF without CR.")
 _NO_LF: Final = _bad("A header field or the head has CR without LF.")
 _LENGTH: Final = _bad("The request's Content-Length is not a whole number.")
 _LENGTH_AND_CODING: Final = _bad("The request has both a Content-Length and a Transfer-Encoding.")
-_CODING: Final = _bad("The request's Transfer-Encoding is empty, or has something behind chunked.")
 _CHUNK_SIZE: Final = _bad("A chunk of the request's body has a size that is no hexadecimal number followed by CR LF.")
 _CHUNK_EXTENSION: Final = _bad("A chunk of the request's body has a malformed extension.")
 _CHUNK_END: Final = _bad("A chunk of the request's body does not end with CR LF after as many bytes as its size says.")
@@ -107,6 +115,7 @@ _REFUSALS: Final = {
     "Invalid char in url query": _TARGET,
     "Invalid char in url fragment start": _TARGET,
     "Expected CRLF": _LINE_END,
+    "Expected HTTP/": _VERSION,
     "Expected HTTP/, RTSP/ or ICE/": _VERSION,
     "Invalid method for RTSP/x.x request": _VERSION,
     "Expected SOURCE method for ICE/x.x request": _VERSION,
@@ -133,9 +142,9 @@ _REFUSALS: Final = {
     "Duplicate Content-Length": REPEATED["CONTENT_LENGTH"],
     "Transfer-Encoding can't be present with Content-Length": _LENGTH_AND_CODING,
     "Content-Length can't be present with Transfer-Encoding": _LENGTH_AND_CODING,
-    "Invalid `Transfer-Encoding` header value": _CODING,
-    "Request has invalid `Transfer-Encoding`": _CODING,
-    "Empty Transfer-Encoding": _CODING,
+    "Invalid `Transfer-Encoding` header value": BAD_CODING,
+    "Request has invalid `Transfer-Encoding`": BAD_CODING,
+    "Empty Transfer-Encoding": BAD_CODING,
     "Invalid character in chunk size": _CHUNK_SIZE,
     "Chunk size overflow": _CHUNK_SIZE,
     "Missing expected CR after chunk size": _CHUNK_SIZE,

@@ -20,7 +20,9 @@ from ..pool.exchange import Exchange
 from ..pool.hublog import HubLog
 from ..pool.job import Job
 from ..pool.loghandlers import LOGGER
+from ..pool.origin import environ_key
 from ..pool.repeats import Repeats
+from ..quoting import quoted
 from .front import Front
 from .limits import RECEIVE_BYTES
 from .outbox import OutputBudget
@@ -60,6 +62,7 @@ class Shared:
         "loop",
         "nameless",
         "options",
+        "priority_key",
         "request_log",
         "root_path",
         "strangers",
@@ -88,6 +91,8 @@ class Shared:
         self.write_timeout_seconds: float = self.options.write_timeout_seconds
         self.trusted_proxies = TrustedNetworks(self.options.trusted_proxies)
         self.trusts_proxies = bool(self.trusted_proxies)
+        self.priority_key = environ_key(self.options.priority_header) if self.options.priority_header else None
+        """The environ's key for the field in which a trusted proxy sets the class of a request."""
         self.strangers = Strangers(partial(self.report, "stranger"))
         self.nameless = False
         """Whether the server's address has no name, as that of a unix socket."""
@@ -145,7 +150,7 @@ class Shared:
 
     def report_bug(self, connection: Connection) -> None:
         """Log, from the hub, an exception that should not have been."""
-        text = traceback.format_exc()
+        text = quoted(traceback.format_exc())
         told = f"closed {connection!r} because of a bug in intralb_gevent:\n{text}"
         self._repeats.record("bug", logging.ERROR, lambda: told)
 

@@ -19,6 +19,7 @@ from ..kinds import seconds
 from ..process.ending import END, LEAST_SECONDS
 from ..process.interrupts import keep_interrupts_in_requests
 from ..process.signals import SIGNALS
+from ..quoting import quoted
 
 if TYPE_CHECKING:
     from .server import WSGIServer
@@ -151,7 +152,7 @@ class Shutdown:
 
 
 def _cause(error: BaseException) -> str:
-    text = "".join(traceback.format_exception(error)).rstrip()
+    text = quoted("".join(traceback.format_exception(error)))
     return f"shutting down because of {type(error).__name__} outside of requests:\n{text}"
 
 

@@ -15,6 +15,7 @@ import gevent
 from gevent import socket
 
 from ..pool.forks import FORKS
+from .framing import has_controls
 from .limits import TLS_RECEIVE_BYTES
 from .tls import TlsSocket
 
@@ -231,13 +232,10 @@ class TakenTlsSocket:
         self._tls.close()
 
 
-_ILLEGAL: Final = ("\r", "\n", "\0")
-
-
 def switching_head(status: str, headers: Iterable[tuple[str, str]]) -> bytes:
     """Return the head of an answer that switches protocols: as the application has given it, and nothing added."""
     lines = [f"HTTP/1.1 {status}", *(f"{name}: {value}" for name, value in headers)]
     for line in lines:
-        if any(character in line for character in _ILLEGAL):
-            raise ValueError(f"{line!r} cannot be sent; a status or header must not hold a line break or a NUL")
+        if has_controls(line):
+            raise ValueError(f"{line!r} cannot be sent; a status or header must not contain a control character")
     return "\r\n".join([*lines, "", ""]).encode("latin-1")

@@ -6,6 +6,9 @@ Two rules, as in the fair queueing of networks (Demers, Keshav and Shenker, "Ana
 Algorithm", 1989): nobody holds more than twice an equal share, and whoever has had less goes before whoever has had
 more. What a client has had is forgotten with time, so that a burst is not held against it for long.
 
+A class helps a client within its share only: jobs beyond it have no precedence over those that others hold within
+theirs, whatever the classes. So a client that floods the highest class does not starve the others.
+
 Some of it is asked for every request that is refused, so nothing takes longer where there are more clients, and what is
 forgotten is taken from one end.
 """
@@ -15,7 +18,7 @@ from __future__ import annotations
 import math
 from collections import Counter, OrderedDict
 from collections.abc import Hashable, Iterable, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import Final
 
 from ..priority import Priority
@@ -174,7 +177,15 @@ class Clients:
         client = self._clients.get(key)
         if client is None or client.held < self.LEAST or not self.others(key):
             return True
-        return client.held < self.SHARES * limit / self.active
+        return client.held < self._share(limit, self.active)
+
+    def _share(self, limit: int, active: int) -> float:
+        return max(self.LEAST, self.SHARES * limit / active)
+
+    def beyond_share(self, key: Hashable, limit: int) -> bool:
+        """Say whether this client holds at least one job more than it may where `limit` jobs may run."""
+        client = self._clients.get(key)
+        return client is not None and self.others(key) and client.held - 1 >= self._share(limit, self.active)
 
     def others(self, key: Hashable) -> bool:
         """Say whether any other client holds a job."""
@@ -195,6 +206,20 @@ class Clients:
         client = self._clients.get(key)
         use = (client.use if client is not None else 0.0) + self._weight(now)
         return other if (number, use) < (waiting.most, self._clients[other].use) else None
+
+    def makes_room_below(self, key: Hashable, priority: Priority, limit: int) -> tuple[Hashable, Priority] | None:
+        """Return the client, and the higher class, whose newest waiting job one of this client may replace; or None.
+
+        That client holds so much that it may not have the place back; `limit` jobs may run at the same time.
+        """
+        client = self._clients.get(key)
+        share = self._share(limit, self.active + (client is None or not client.held))
+        for number in range(priority - 1, -1, -1):
+            waiting = self._waiting[number]
+            for other in islice(chain(waiting.with_most(), waiting.numbers), self.LOOKED_AT):
+                if other != key and self._clients[other].held - 1 >= share:
+                    return other, Priority(number)
+        return None
 
 
 def in_rotation(clients: Sequence[Hashable]) -> list[int]:

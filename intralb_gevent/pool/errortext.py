@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import gevent
 
 from ..naming import type_name
+from ..quoting import escaped
 from .bound import Bound, OutOfTime
 from .safepoints import calls_application
 
@@ -71,7 +72,7 @@ def error_line(error: BaseException) -> str:
             message = str(error)
     except BaseException as failure:
         message = _no_message(failure)
-    return f"{type_name(error)}: {' '.join(message[:_LONGEST_LINE].split())}"
+    return f"{type_name(error)}: {escaped(' '.join(message[:_LONGEST_LINE].split()))}"
 
 
 def _no_message(failure: BaseException) -> str:

@@ -42,6 +42,16 @@ class FairQueue:
         """A job waits no more."""
         self._by_class[job.priority].remove(job)
 
+    def class_within_share(self, priority: Priority, limit: int) -> Priority:
+        """Return the highest class, from this one down, in which a client waits that is not beyond its share.
+
+        It is this one if there is none. `limit` jobs may run at the same time.
+        """
+        for each in range(priority, len(self._by_class)):
+            if self._by_class[each].within_share(limit):
+                return Priority(each)
+        return priority
+
     def next(self, priority: int) -> Job:
         """Return the job of a class whose turn it is, and let its client's next turn come after those of the others.
 
@@ -81,6 +91,10 @@ class _Class:
         self._clients.take_turn(client)
         self._join(client)
         return self._jobs[client][0]
+
+    def within_share(self, limit: int) -> bool:
+        """Say whether any of the clients that are next is not beyond its share."""
+        return any(not self._clients.beyond_share(entry[-1], limit) for entry in self.order[: self._clients.LOOKED_AT])
 
     def _join(self, client: Hashable) -> None:
         self._number += 1

@@ -197,10 +197,13 @@ class Lane:
             clients = self._clients or self._begin_counting(monotonic())
             # Without any job held there are no others, whoever this is.
             if clients.active and clients.others(key := self._client_key(environ)):
-                may_hold = clients.may_hold(key, self._may_run) or (self._crowds and is_of_crowd(environ))
+                limit = self.pool.may_run
+                may_hold = clients.may_hold(key, limit) or (self._crowds and is_of_crowd(environ))
                 if not may_hold:
                     return TOO_MANY_OF_CLIENT
                 if clients.makes_room(key, priority, monotonic()) is not None:
+                    return None
+                if priority > self._highest and clients.makes_room_below(key, priority, limit) is not None:
                     return None
         return None if refusal is QUEUE_FULL and self._lowest > priority else refusal
 
@@ -217,13 +220,16 @@ class Lane:
         return None
 
     def _of_client(self, job: Job, now: float) -> Job | None:
-        """Return the newest waiting job, of the same class, of the client that makes room for this one, if any does."""
+        """Return the newest waiting job of the client, and class, that makes room for this one, if any does."""
         if self._clients is None or self._client_key is None:
             return None
         priority, own = job.priority, self._client_key(job.environ)
         key = self._clients.makes_room(own, priority, now) if self._clients.others(own) else None
         if key is None:
-            return None
+            below = self._clients.makes_room_below(own, priority, self.pool.may_run)
+            if below is None:
+                return None
+            key, priority = below
         waiting = (job for job in self.pool.waiting if job.priority == priority and job.client == key)
         return max(waiting, key=lambda job: job.arrived, default=None)
 
@@ -315,7 +321,7 @@ class Lane:
         self._reconsider()
 
     def _update(self, admission: Admission) -> None:
-        self._throughput.update(self.service, self._may_run)
+        self._throughput.update(self.service, self.pool.may_run)
         free = not self.pool.queued
         short = short_wait(self._throughput, self.service, self._excess.ratio, slots_free=free)
         admission.update(self._throughput, short)
@@ -328,11 +334,6 @@ class Lane:
             waiting = [waiting[index] for index in in_rotation([job.client for job in waiting])]
         for job in waiting[admission.kept :]:
             self._keeper.refuse(job, "shed", OVERLOADED)
-
-    @property
-    def _may_run(self) -> int:
-        """How many jobs may run at the same time."""
-        return min(self._limiter.limit, max(1, self.pool.slots_in_all - self.pool.lasting))
 
     @property
     def _of_lane(self) -> str:

@@ -18,7 +18,7 @@ from .hublog import HubLog
 from .loghandlers import LOGGER
 from .repeats import Repeats
 
-__all__ = ["client_key", "is_of_crowd", "priority_of"]
+__all__ = ["client_key", "environ_key", "is_of_crowd", "priority_of"]
 
 _Environ = dict[str, Any]
 
@@ -35,8 +35,13 @@ def client_key(option: str | Callable[[_Environ], Hashable]) -> Callable[[_Envir
     if option == "address":
         return _address
     if isinstance(option, str):
-        return partial(_header, "HTTP_" + option.upper().replace("-", "_"))
+        return partial(_header, environ_key(option))
     return partial(_of_function, option)
+
+
+def environ_key(header: str) -> str:
+    """Return the key under which the environ has a header field (PEP 3333)."""
+    return "HTTP_" + header.upper().replace("-", "_")
 
 
 def is_of_crowd(environ: _Environ) -> bool:

@@ -13,6 +13,7 @@ from typing import Final
 import gevent
 
 from ..naming import type_name
+from ..quoting import quoted
 from .errortext import error_text
 from .forks import when_isolated
 from .hublog import HubLog
@@ -77,5 +78,5 @@ def _record(text: str, args: tuple[object, ...], error: BaseException) -> loggin
     told = error_text(error)
     exc_info = (type(error), error, error.__traceback__) if told.harmless else None
     record = LOGGER.makeRecord(LOGGER.name, logging.ERROR, __file__, 0, text, args, exc_info)
-    record.exc_text = told.text
+    record.exc_text = quoted(told.text)
     return record

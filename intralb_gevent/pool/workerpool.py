@@ -124,6 +124,12 @@ class WorkerPool:
         return running + len(self.active) * self.options.queue_size
 
     @property
+    def may_run(self) -> int:
+        """How many jobs may run at the same time, beside lasting streams."""
+        slots = max(1, self.slots_in_all - self.lasting)
+        return slots if self.limit is None else min(self.limit, slots)
+
+    @property
     def at_limit(self) -> bool:
         """Whether no further job may run, though there may be free slots."""
         return self.limit is not None and self.running - self.lasting >= self.limit
@@ -204,7 +210,7 @@ class WorkerPool:
             return None
         priority = self._class_next()
         if self.fair_queue is not None:
-            return self._next_in_turn(priority, self.fair_queue)
+            return self._next_in_turn(self.fair_queue.class_within_share(priority, self.may_run), self.fair_queue)
         return self._oldest(priority)
 
     def _class_next(self) -> Priority:

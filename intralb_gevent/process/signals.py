@@ -26,6 +26,7 @@ from ..pool.forks import when_isolated
 from ..pool.hublog import HubLog
 from ..pool.loghandlers import LOGGER
 from ..pool.watchdog import while_blocked
+from ..quoting import quoted
 from .actions import Action
 from .ending import END
 from .held import HeldActions, action_of
@@ -254,7 +255,7 @@ class Signals:
             # It asks for the end of the process, which has begun.
             return
         except BaseException:
-            text = traceback.format_exc()
+            text = quoted(traceback.format_exc())
             self.log.record(logging.ERROR, lambda: f"the application's handler of {_name(number)} failed:\n{text}")
 
     # In any thread.

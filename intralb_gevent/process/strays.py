@@ -20,6 +20,7 @@ from gevent import GreenletExit
 from gevent.exceptions import HubDestroyed
 from gevent.hub import Hub
 
+from ..quoting import quoted
 from .signals import SIGNALS
 
 __all__ = ["Strays"]
@@ -88,5 +89,5 @@ class Strays:
 def _told(context: Any, kind: type[BaseException], value: Any, trace: TracebackType | None) -> str:
     """Return the text of a record; the application's `repr` has no part in it."""
     where = "in a signal handler" if context is None else "outside of requests"
-    lines = "".join(traceback.format_exception(kind, value, trace)).rstrip()
+    lines = quoted("".join(traceback.format_exception(kind, value, trace)))
     return f"{kind.__name__} {where} does not end the server:\n{lines}"

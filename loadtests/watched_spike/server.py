@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..target import OwnServer, with_defaults
+from .load import PRIORITY_HEADER
 
 __all__ = ["WORKLOADS", "Workload", "server"]
 
 _APPLICATION: Final = ("serve", "loadtests.open_loop.applications:application")
 _TEN_SLOTS: Final = ("--max-workers=1", "--max-concurrent-per-router=10")
-# It believes the class that a request says it is of only from whom it trusts.
-_ALWAYS: Final = ("--trusted-proxies=127.0.0.1",)
+# The server accepts a priority only from a trusted proxy, in the field that it is started with.
+_ALWAYS: Final = ("--trusted-proxies=127.0.0.1", f"--priority-header={PRIORITY_HEADER}")
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,18 @@ def test_its_own_failure_is_500_and_logged(server, connect, caplog) -> None:
     assert client.get("/refused").status == 403
 
 
+def test_the_path_of_its_failure_is_no_line_of_its_own(connect, caplog) -> None:
+    def middleware(environ, start_response):
+        raise ValueError("on purpose")
+
+    balancer = LoadBalancer(middleware)
+    with WSGIServer(("127.0.0.1", 0), middleware, balancer=balancer) as server:
+        server.start()
+        assert connect(server).get("/%0aCRITICAL%20all%20is%20lost%1b%5b31m%0d%c2%85").status == 500
+    assert "GET /\\nCRITICAL\\x20all\\x20is\\x20lost\\x1b[31m\\r\\xc2\\x85 failed in front" in caplog.text
+    assert not any(line.startswith("CRITICAL all") for line in caplog.text.splitlines())
+
+
 def test_a_deadline_behind_it_is_504(server, connect) -> None:
     assert connect(server).get("/").status == 504
 

@@ -10,6 +10,7 @@ import logging
 import re
 import tracemalloc
 from collections.abc import Callable, Collection
+from importlib.metadata import version
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -148,9 +149,13 @@ class Reading:
         request.release()
 
     def feed(self, part: bytes) -> None:
-        """Give the parser bytes, as a connection does: none after a refusal."""
+        """Give the parser bytes, as a connection does: none after a refusal; no offer to upgrade is taken."""
         if self.refused is None:
             self.refused = self._parser.feed(part)
+        while self.refused is None and self._parser.holds_back:
+            self._parser.go_on()
+            held, self._parser.held = self._parser.held, b""
+            self.refused = self._parser.feed(held)
         if self.refused is None and self._parser.head_waits and self._skips():
             self.skipped.add(len(self.requests))
             self._on_request(self._parser.skip_body())
@@ -577,6 +582,10 @@ SMUGGLED = {
     "length empty": (post(b"Content-Length:", body=EVIL), [], 400),
     "length with a fraction": (post(b"Content-Length: 0.0", body=EVIL), [], 400),
     "length beyond 64 bits": (post(b"Content-Length: 18446744073709551616", body=EVIL), [], 400),
+    "length of thousands of digits": (post(b"Content-Length: " + b"9" * 5000, body=EVIL), [], 400),
+    "length of thousands of zeros": (post(b"Content-Length: " + b"0" * 5000, body=EVIL), [], 400),
+    "length behind thousands of zeros": (post(b"Content-Length: " + b"0" * 5000 + b"2", body=b"ab" + EVIL), [], 400),
+    "length of twenty digits": (post(b"Content-Length: 00000000000000000002", body=b"ab"), ["/post"], None),
     "length above the limit": (post(b"Content-Length: 9999999999", body=EVIL), [], 413),
     "length with leading zeros": (post(b"Content-Length: 0002", body=b"ab"), ["/post"], None),
     "length with spaces around": (post(b"Content-Length: \t2 \t", body=b"ab"), ["/post"], None),
@@ -591,6 +600,8 @@ SMUGGLED = {
     "chunk size with a space behind": (chunked(b"2 \r\nab\r\n0\r\n\r\n"), [], 400),
     "chunk size empty": (chunked(b"\r\nab\r\n0\r\n\r\n"), [], 400),
     "chunk size beyond 64 bits": (chunked(b"10000000000000000\r\n" + EVIL), [], 400),
+    "chunk size of thousands of digits": (chunked(b"f" * 5000 + b"\r\n" + EVIL), [], 400),
+    "chunk size behind thousands of zeros": (chunked(b"0" * 5000 + b"2\r\nab\r\n0\r\n\r\n"), ["/post"], None),
     "chunk shorter than its size": (chunked(b"3\r\nab\r\n0\r\n\r\n" + EVIL), [], 400),
     "chunk longer than its size": (chunked(b"1\r\nab\r\n0\r\n\r\n" + EVIL), [], 400),
     "chunk without its end": (chunked(b"2\r\nab0\r\n\r\n" + EVIL), [], 400),
@@ -660,6 +671,11 @@ SMUGGLED = {
     "method that is too long": (b"A" * 65 + b" / HTTP/1.1\r\nHost: x\r\n\r\n" + EVIL, [], 501),
     "host that is empty": (get(b"Host:"), [], 400),
     "host that is a port": (get(b"Host: :80"), [], 400),
+    "port of thousands of digits": (get(b"Host: x:" + b"9" * 5000) + EVIL, [], 400),
+    "port of six digits": (get(b"Host: [::1]:000080") + EVIL, [], 400),
+    "port of six digits in the target": (get(b"Host: x", target=b"http://x:000080/get") + EVIL, [], 400),
+    "port of five digits": (get(b"Host: [::1]:00080"), ["/get"], None),
+    "version of thousands of digits": (b"GET /get HTTP/1." + b"1" * 5000 + b"\r\nHost: x\r\n\r\n" + EVIL, [], 400),
     "method after a space": (b" GET / HTTP/1.1\r\nHost: x\r\n\r\n", [], 400),
     "method with a tab behind": (b"GET\t/ HTTP/1.1\r\nHost: x\r\n\r\n", [], 400),
     "CONNECT": (b"CONNECT x:80 HTTP/1.1\r\nHost: x:80\r\n\r\n" + EVIL, [], 501),
@@ -683,10 +699,16 @@ SMUGGLING_BUGS = {
 }
 
 
+REFUSED_EARLIER = {"length with spaces around"}
+"""What httptools has taken since 0.8 only."""
+
+
 @pytest.mark.parametrize("in_one", [True, False], ids=["whole", "by byte"])
 @pytest.mark.parametrize("name", known(SMUGGLED, SMUGGLING_BUGS))
 def test_what_parsers_disagree_about_is_refused(witness, caplog, name: str, in_one: bool) -> None:
     data, reached, refused = SMUGGLED[name]
+    if name in REFUSED_EARLIER and version("httptools") < "0.8":
+        reached, refused = [], 400
     parts = [data] if in_one else [data[place : place + 1] for place in range(len(data))]
     answers, seen = witness.say(parts)
     assert seen == reached

@@ -169,6 +169,22 @@ def test_exc_info_after_headers_is_raised_and_the_response_cut(serve, connect, c
     assert "too late" in caplog.text
 
 
+MANY = [(f"X-{number}", "many") for number in range(9)]
+
+
+def test_tabs_and_what_is_no_ascii_may_stand_in_a_value(serve, connect) -> None:
+    values = ["a\tb", "".join(map(chr, range(32, 127))), "".join(map(chr, range(128, 256)))]
+
+    def application(environ, start_response):
+        start_response("200 OK", [(f"X-{number}", value) for number, value in enumerate(values)])
+        return [b"body"]
+
+    client = connect(serve(application))
+    client.send("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    head = client.rest().partition(b"\r\n\r\n")[0].decode("latin-1").split("\r\n")
+    assert {f"X-{number}: {value}" for number, value in enumerate(values)} <= set(head)
+
+
 @pytest.mark.parametrize(
     "call",
     [
@@ -177,6 +193,11 @@ def test_exc_info_after_headers_is_raised_and_the_response_cut(serve, connect, c
         lambda start_response: start_response("OK", TEXT),
         lambda start_response: start_response("200 OK", [("X", "a\r\nSet-Cookie: evil=1")]),
         lambda start_response: start_response("200 OK", [("X", "a\0b")]),
+        lambda start_response: start_response("200 OK", [("X", "a\x1b[31m")]),
+        lambda start_response: start_response("200 OK", [("X", "a\x0b")]),
+        lambda start_response: start_response("200 OK", [*MANY, ("X", "a\x7f")]),
+        lambda start_response: start_response("200 OK", [*MANY, ("X", "a\n")]),
+        lambda start_response: start_response("200 OK", [*MANY, ("X", "\r")]),
         lambda start_response: start_response("200 OK", [("X\r\nY", "a")]),
         lambda start_response: start_response("200 OK", [("X Y", "a")]),
         lambda start_response: start_response("200 OK", [("", "a")]),

@@ -11,6 +11,7 @@ from intralb_gevent import Options, Route, WSGIServer, extend_deadline
 from intralb_gevent.pool.balancer import LoadBalancer
 
 TRUSTED = ["127.0.0.1"]
+DIGITS = "9" * 5000
 
 
 def remaining(environ, start_response):
@@ -31,14 +32,23 @@ def priority(environ, start_response):
     return [environ.get("intralb.priority", "none told").encode()]
 
 
-def test_the_class_is_believed_from_a_trusted_peer_only(serve, connect) -> None:
-    headers = "X-Intralb-Priority: sheddable\r\n"
-    assert connect(serve(priority, trusted_proxies=TRUSTED)).get(headers=headers).body == b"sheddable"
-    assert connect(serve(priority)).get(headers=headers).body == b"none told"
-    assert (
-        connect(serve(priority, trusted_proxies=TRUSTED)).get(headers=headers.replace("shed", "un")).body
-        == b"none told"
-    )
+def test_a_trusted_peer_sets_the_priority_in_the_field_that_is_named_for_it(serve, connect) -> None:
+    client = connect(serve(priority, trusted_proxies=TRUSTED, priority_header="X-Class"))
+    assert client.get(headers="X-Class: sheddable\r\n").body == b"sheddable"
+    for ignored in ("X-Class: urgent\r\n", "X-Class: critical\r\nX-Class: critical\r\n", "X-Class:\r\n", ""):
+        assert client.get(headers=ignored).body == b"none told"
+    assert client.get(headers="X-Intralb-Priority: sheddable\r\n").body == b"none told"
+
+
+def test_no_client_chooses_its_priority_where_no_field_is_named_or_its_peer_is_not_trusted(serve, connect) -> None:
+    headers = "X-Intralb-Priority: critical_plus\r\n"
+    named = {"priority_header": "X-Intralb-Priority"}
+    for server in (
+        serve(priority),
+        serve(priority, trusted_proxies=TRUSTED),
+        serve(priority, trusted_proxies=["10.0.0.0/8"], **named),
+    ):
+        assert connect(server).get(headers=headers).body == b"none told"
 
 
 @pytest.mark.parametrize("headers", ["X-Envoy-Expected-Rq-Timeout-Ms: 7000\r\n", "grpc-timeout: 7S\r\n"])
@@ -62,6 +72,9 @@ def test_time_spent_in_front_counts(serve, connect) -> None:
         "grpc-timeout: 1H\r\n",
         "X-Envoy-Expected-Rq-Timeout-Ms: soon\r\ngrpc-timeout: 5\r\nX-Request-Start: yesterday\r\n",
         "X-Request-Start: t=1\r\n",
+        *(f"{name}: {DIGITS}\r\n" for name in ("X-Envoy-Expected-Rq-Timeout-Ms", "X-Request-Start", "X-Queue-Start")),
+        f"grpc-timeout: {DIGITS}S\r\nX-Forwarded-Port: {DIGITS}\r\nX-Forwarded-For: 192.0.2.1:{DIGITS}\r\n",
+        f"X-Forwarded-Host: x:{DIGITS}\r\nForwarded: for=192.0.2.1;host=x:{DIGITS}\r\n",
     ],
 )
 def test_no_deadline_gets_later_and_nonsense_is_no_error(serve, connect, headers) -> None:

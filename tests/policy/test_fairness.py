@@ -90,6 +90,41 @@ def test_a_place_that_was_taken_is_not_taken_back(steps: list[Step], one: str) -
         assert jobs.clients.makes_room(other, CRITICAL, jobs.now) != one
 
 
+@given(STEPS, KEYS, st.sampled_from(Priority), st.integers(1, 20))
+def test_only_what_is_beyond_a_share_makes_room_for_a_lower_class_and_it_does_not_come_back(
+    steps: list[Step], key: str, priority: Priority, limit: int
+) -> None:
+    jobs = Jobs(steps)
+    crowd = {name for name in NAMES if jobs.held(name)} | {key}
+    share = max(2, 2 * limit / len(crowd))
+    beyond = [
+        (name, higher)
+        for (name, higher), number in jobs.waiting.items()
+        if number and higher < priority and name != key and jobs.held(name) - 1 >= share
+    ]
+    victim = jobs.clients.makes_room_below(key, priority, limit)
+    if victim is None:
+        assert not beyond
+        return
+    assert victim in beyond
+    other, higher = victim
+    assert higher == max(higher for _, higher in beyond)
+    jobs.clients.end(other, higher, began=False)
+    jobs.clients.admit(key, priority, jobs.now)
+    assert not jobs.clients.may_hold(other, limit)
+
+
+@given(STEPS, KEYS, st.integers(1, 20))
+def test_a_client_is_beyond_its_share_with_a_job_more_than_it_may_hold(steps: list[Step], key: str, limit: int) -> None:
+    jobs = Jobs(steps)
+    beyond = jobs.clients.beyond_share(key, limit)
+    if jobs.held(key):
+        jobs.clients.end(key, CRITICAL, began=True)
+        assert beyond == (not jobs.clients.may_hold(key, limit) and jobs.held(key) > 1)
+    else:
+        assert not beyond
+
+
 @given(STEPS)
 def test_all_is_forgotten_in_the_end(steps: list[Step]) -> None:
     jobs = Jobs(steps)

@@ -187,6 +187,33 @@ def test_clients_take_turns_once_more_come_than_there_is_room_for(balance, gate,
     assert gate.calls == ["/greedy0", "/modest0", "/third", "/greedy1", "/modest1", "/greedy2"]
 
 
+def test_a_client_that_floods_the_highest_class_is_kept_to_its_share(balance, gate, start) -> None:
+    balancer = balance(gate, **ONE_SLOT, queue_size=5)
+    flood = {"REMOTE_ADDR": "10.0.0.1", "intralb.priority": "critical_plus"}
+    greedy = [start(balancer, f"/greedy{n}", **flood) for n in range(6)]
+    modest = [start(balancer, f"/modest{n}", REMOTE_ADDR="10.0.0.2") for n in range(2)]
+    assert [reason(one) for one in greedy[:3:-1]] == ["503 evicted", "503 evicted"]
+    assert reason(start(balancer, **flood)) == "429 client"
+    assert not any(one.ready() for one in modest)
+    gate.gate.set()
+    assert {one.get().status for one in modest} == {"200 OK"}
+    gevent.sleep(0.05)
+    assert gate.calls == ["/greedy0", "/modest0", "/modest1", "/greedy1", "/greedy2", "/greedy3"]
+
+
+def test_within_its_share_a_client_keeps_the_places_and_turns_of_its_class(balance, gate, start) -> None:
+    balancer = balance(gate, **ONE_SLOT, queue_size=3)
+    start(balancer, "/first", REMOTE_ADDR="10.0.0.3")
+    modest = [start(balancer, f"/modest{n}", REMOTE_ADDR="10.0.0.2") for n in range(2)]
+    high = {"REMOTE_ADDR": "10.0.0.1", "intralb.priority": "critical_plus"}
+    urgent = [start(balancer, f"/urgent{n}", **high) for n in range(2)]
+    assert reason(modest.pop()) == "503 evicted"
+    assert reason(start(balancer, REMOTE_ADDR="10.0.0.2")) == "503 queue_full"
+    gate.gate.set()
+    assert {one.get().status for one in modest + urgent} == {"200 OK"}
+    assert gate.calls == ["/first", "/urgent0", "/urgent1", "/modest0"]
+
+
 def test_one_client_alone_may_have_all_places(balance, gate, start) -> None:
     balancer = balance(gate, **ONE_SLOT, queue_size=4)
     for _ in range(5):
