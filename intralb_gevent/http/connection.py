@@ -166,6 +166,11 @@ class Connection:
         return not (asked or self._outbox.size or self._whole)
 
     @property
+    def new(self) -> bool:
+        """Whether nothing has been asked yet."""
+        return not self._parser.begun
+
+    @property
     def unsent(self) -> int:
         """Bytes of responses that the client has not taken yet."""
         return self._outbox.size + len(self._whole)
@@ -418,8 +423,12 @@ class Connection:
             self._reader.start(self._on_readable)
 
     def body_late(self) -> None:
-        """Fail a body: no byte arrived for `body_timeout_seconds`."""
-        self._reject(TOO_SLOW)
+        """Fail a body: no byte arrived for `body_timeout_seconds`, nor has a kept loop left any unread."""
+        size = self._parser.body_size
+        if self._reader.active:
+            self._look_once_more()
+        if self._parser.streams_body and self._parser.body_size == size:
+            self._reject(TOO_SLOW)
 
     def _end_body(self, answer: Answer) -> None:
         """Fail the body in the application, and close the connection after the response."""
@@ -731,10 +740,12 @@ class Connection:
             self.expires = monotonic() + self._shared.write_timeout_seconds
 
     def _on_writable(self) -> None:
+        unsent = self._outbox.size
         try:
             self._outbox.send_to(self._socket)
         except (BlockingIOError, InterruptedError):
-            self.expires = monotonic() + self._shared.write_timeout_seconds
+            if self._outbox.size < unsent:
+                self.expires = monotonic() + self._shared.write_timeout_seconds
         except OSError:
             self.close()
         if not self.far_behind:
@@ -812,10 +823,18 @@ class Connection:
 
     def expire(self) -> None:
         """The client has taken too long: for its request 408, for reading the answer or for being idle the end."""
-        if self.refuse_unfinished(TOO_SLOW):
+        if self._was_in_time() or self.refuse_unfinished(TOO_SLOW):
             return
         self.report_cut(f"its client took nothing for write_timeout_seconds={self._shared.write_timeout_seconds:g}")
         self.close()
+
+    def _was_in_time(self) -> bool:
+        """Read and send what a kept loop has not; say whether the client has not taken too long after all."""
+        if self._reader.active:
+            self._look_once_more()
+        if self._outbox.size and not self.closed:
+            self._on_writable()
+        return self.closed or self.expires > monotonic()
 
     def refuse_unfinished(self, answer: Answer) -> bool:
         """Refuse the request that is arriving, if one is and nothing else is under way; say whether it was so."""

@@ -409,6 +409,16 @@ class RequestParser:
         return self._environ
 
     @property
+    def begun(self) -> bool:
+        """Whether any request has begun on this connection."""
+        return bool(self._environ)
+
+    @property
+    def body_size(self) -> int:
+        """Bytes that have come of the present body."""
+        return 0 if self._body is None else self._body.size
+
+    @property
     def body_left(self) -> int:
         """Bytes that are still to come of a body whose length was told; 0 between requests and in chunks."""
         if not (self.in_body and self._length):

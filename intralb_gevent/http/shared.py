@@ -6,6 +6,7 @@ Decides nothing but when the last connection of a closing server is gone. It mus
 from __future__ import annotations
 
 import logging
+import math
 import ssl
 import traceback
 from collections.abc import Callable, Iterable
@@ -54,6 +55,7 @@ class Shared:
         "header_timeout_seconds",
         "in_front",
         "keep_alive_seconds",
+        "kept_until",
         "loop",
         "nameless",
         "options",
@@ -96,6 +98,8 @@ class Shared:
         self.buffer = memoryview(bytearray(RECEIVE_BYTES))
         """What the hub reads into, whichever connection it reads from."""
         self.loop: Any = None
+        self.kept_until = -math.inf
+        """When, in `time.monotonic()` seconds, something had kept the event loop for long, most recently."""
         self.environ: dict[str, Any] = {}
         """What the environ of every request begins with."""
         self.tls: ssl.SSLContext | None = None
