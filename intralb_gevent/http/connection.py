@@ -38,6 +38,8 @@ from .limits import (
     PARSED_BYTES,
     PIPELINED_REQUESTS,
     PROXY_HEADER_BYTES,
+    READ_AHEAD_BYTES,
+    RECEIVE_BYTES,
     TLS_RECEIVE_BYTES,
     UNSENT_IN_FILES_BYTES,
     UNSENT_LEAST_BYTES,
@@ -45,6 +47,7 @@ from .limits import (
 )
 from .outbox import Outbox
 from .parser import Request, RequestParser
+from .parsingturns import COSTLY_SECONDS, PARSING_SECONDS
 from .proxy_protocol import ProxyHeader
 from .refusals import BODY_TOO_SHORT, PLAIN_HTTP, TOO_SLOW
 from .response import Response
@@ -72,6 +75,7 @@ class Connection:
 
     __slots__ = (
         "_acknowledging",
+        "_ahead",
         "_behind",
         "_current",
         "_cut",
@@ -83,6 +87,7 @@ class Connection:
         "_loopback",
         "_outbox",
         "_parser",
+        "_paused",
         "_pending",
         "_port",
         "_proxy_header",
@@ -121,6 +126,10 @@ class Connection:
         """Whether the present response is the last."""
         self._unparsed = b""
         """What has been read and has to wait, because many requests do."""
+        self._ahead = 0
+        """Bytes that were read while a request waited for an earlier one."""
+        self._paused = False
+        """Whether the client waits, as parsing what it sends has taken long."""
         self._input_ended = False
         self._skipping = False
         """Whether a request has been answered whose body was still to come when its client's time was counted last."""
@@ -228,7 +237,10 @@ class Connection:
                 data = self._socket.recv(TLS_RECEIVE_BYTES)
             else:
                 # One buffer for all connections: the parser copies what it keeps.
-                data = shared.buffer[: self._socket.recv_into(shared.buffer)]
+                parser = self._parser
+                much = parser.in_body and parser.body_left >= RECEIVE_BYTES
+                buffer = shared.buffer if much else shared.short_buffer
+                data = buffer[: self._socket.recv_into(buffer)]
         except (BlockingIOError, InterruptedError):
             return
         except NotTls:
@@ -271,7 +283,8 @@ class Connection:
             self._reader.stop()
             return
         was_in_head = parser.in_head
-        refused = parser.feed(data) if len(data) <= PARSED_BYTES else self._parse_some(data)
+        short = len(data) <= PARSED_BYTES and not parser.in_body
+        refused = parser.feed(data) if short else self._parse_some(data)
         if refused is not None:
             self._reject(refused)
         elif parser.in_body or (parser.in_head and not was_in_head) or self._skipping:
@@ -282,17 +295,25 @@ class Connection:
         if parser.held:
             self._hold_back()
         if self._pending:
-            if self._unparsed or len(self._pending) >= PIPELINED_REQUESTS:
-                self._reader.stop()
             self._advance()
-            if self._unparsed and self._current is None and not self.closed:
-                self._shared.loop.run_callback(self._resume)
+            if (self._pending or self._unparsed or parser.head_waits) and not self.closed:
+                self._read_ahead(len(data))
         elif parser.head_waits:
             self._judge_head()
 
+    def _read_ahead(self, count: int) -> None:
+        """Read no further than a bounded number of bytes and requests, and no body, ahead of the one being answered."""
+        self._ahead += count
+        many = len(self._pending) >= PIPELINED_REQUESTS or self._ahead > READ_AHEAD_BYTES
+        if many or self._unparsed or self._parser.head_waits:
+            self._reader.stop()
+        if self._unparsed and self._current is None:
+            self._shared.loop.run_callback(self._resume)
+
     def _parse_some(self, data: bytes | memoryview) -> Answer | None:
-        """Parse until so many requests wait that the rest has to wait, too."""
-        parser, refused, view = self._parser, None, memoryview(data)
+        """Parse until so many requests wait, or it has taken so long, that the rest has to wait, too."""
+        parser, refused, view, began = self._parser, None, memoryview(data), monotonic()
+        seconds = 0.0
         while view and refused is None and len(self._pending) < PIPELINED_REQUESTS and not self._last:
             if parser.holds_back:
                 self._reader.stop()
@@ -302,8 +323,20 @@ class Connection:
             view = view[end:]
             if parser.head_waits and refused is None:
                 self._judge_head()
+            seconds = monotonic() - began
+            if parser.head_waits or seconds > PARSING_SECONDS:
+                break
         self._unparsed = bytes(view) if refused is None and not self._last else b""
+        if seconds > COSTLY_SECONDS and refused is None and not (self._pending or self._last or self.closed):
+            self._reader.stop()
+            self._paused = True
+            self._shared.parsing_turns.pause(self, self._shared.loop)
         return refused
+
+    def resume_parsing(self) -> None:
+        """Go on, as others have had their time."""
+        self._paused = False
+        self._resume()
 
     def _hold_back(self) -> None:
         """Keep what came behind an offer to upgrade, and read no more, until the application has decided."""
@@ -378,7 +411,10 @@ class Connection:
 
         Only where it is next to be answered, so that nothing is answered out of order; otherwise it waits.
         """
-        if self._current is not None or self._pending or self._last or self.closed or self.far_behind:
+        if self._last or self.closed:
+            return
+        if self._current is not None or self._pending or self.far_behind:
+            self._reader.stop()
             return
         parser = self._parser
         parser.head_waits = False
@@ -419,7 +455,7 @@ class Connection:
 
     def resume_body(self) -> None:
         """Read on, as the application has caught up."""
-        if not (self._reader.active or self._input_ended or self._unparsed or self.closed):
+        if not (self._reader.active or self._input_ended or self._unparsed or self._paused or self.closed):
             self._reader.start(self._on_readable)
 
     def body_late(self) -> None:
@@ -578,14 +614,18 @@ class Connection:
             self._resuming = False
 
     def _go_on(self) -> None:
+        parser = self._parser
         self._advance()
-        held_back = self._lingering or self._parser.holds_back
+        if not self._pending:
+            self._ahead = 0
+        if parser.head_waits:
+            self._judge_head()
+        held_back = self._lingering or parser.holds_back or parser.head_waits or self._paused
         if self._unparsed and len(self._pending) < PIPELINED_REQUESTS and not held_back:
             data, self._unparsed = self._unparsed, b""
             self._take(data)
-        if self._parser.head_waits:
-            self._judge_head()
-        if not (self._unparsed or self._input_ended or self._last or self.closed or self._reader.active):
+        waits = self._unparsed or parser.head_waits or parser.far_ahead or self._ahead > READ_AHEAD_BYTES
+        if not (waits or self._paused or self._input_ended or self._last or self.closed or self._reader.active):
             self._reader.start(self._on_readable)
         elif self._input_ended and self._current is None and not (self._pending or self._unparsed or self._last):
             # What was left was no whole request.

@@ -28,6 +28,7 @@ __all__ = [
     "PLAIN_HTTP",
     "REPEATED",
     "TARGET_TOO_LONG",
+    "TOO_MANY_LINE_ENDS",
     "TOO_SLOW",
     "UNKNOWN_CODING",
     "UNKNOWN_EXPECTATION",
@@ -63,6 +64,7 @@ FRAGMENT: Final = _bad("The request's target has a #, which stays with the clien
 BAD_FORM_OF_TARGET: Final = _bad("The request's target is neither a path nor an http or https URI.")
 BAD_AUTHORITY: Final = _bad("The host of the request's target is missing, or has a character that is not allowed.")
 CHUNKED_HTTP_1_0: Final = _bad("The request has a Transfer-Encoding, which HTTP/1.0 does not know.")
+TOO_MANY_LINE_ENDS: Final = _bad("There are too many line ends before the request.")
 CHUNKS_TOO_SMALL: Final = _bad("The chunks of the request's body are too small, or their extensions too large.")
 
 REPEATED: Final = {

@@ -21,9 +21,10 @@ from ..pool.exchange import Exchange
 from ..pool.hublog import HubLog
 from ..pool.job import Job
 from .front import Front
-from .limits import RECEIVE_BYTES
+from .limits import RECEIVE_BYTES, SHORT_RECEIVE_BYTES
 from .outbox import OutputBudget
 from .parser import BodyBudget
+from .parsingturns import ParsingTurns
 from .proxies import Strangers, TrustedNetworks
 
 if TYPE_CHECKING:
@@ -59,8 +60,10 @@ class Shared:
         "loop",
         "nameless",
         "options",
+        "parsing_turns",
         "request_log",
         "root_path",
+        "short_buffer",
         "strangers",
         "streams_bodies",
         "submit",
@@ -97,6 +100,8 @@ class Shared:
         self.bodies = bodies
         self.buffer = memoryview(bytearray(RECEIVE_BYTES))
         """What the hub reads into, whichever connection it reads from."""
+        self.short_buffer = self.buffer[:SHORT_RECEIVE_BYTES]
+        self.parsing_turns = ParsingTurns()
         self.loop: Any = None
         self.kept_until = -math.inf
         """When, in `time.monotonic()` seconds, something had kept the event loop for long, most recently."""

@@ -1,0 +1,144 @@
+"""What a client makes the server keep and compute is bounded: unread answers, requests ahead, costly bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import tracemalloc
+from typing import Any
+
+import gevent
+import pytest
+from gevent.event import Event
+from hypothesis import given
+from hypothesis import strategies as st
+
+from intralb_gevent.http.outbox import Outbox, OutputBudget
+
+MEGABYTE = 1024**2
+HELLO = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+# Unread answers.
+
+
+def test_many_small_answers_take_little_more_than_their_bytes() -> None:
+    budget = OutputBudget(64 * MEGABYTE)
+    outbox = Outbox(budget)
+    tracemalloc.start()
+    try:
+        for _ in range(50_000):
+            # Each in bytes of its own.
+            outbox.add(memoryview(bytes(bytearray(HELLO))))
+        kept = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert kept < 1.5 * outbox.size
+    assert budget.in_memory == outbox.size
+    outbox.clear()
+    assert budget.in_memory == 0
+
+
+def test_the_rest_of_a_large_answer_counts_with_all_that_is_kept_for_it() -> None:
+    budget = OutputBudget(64 * MEGABYTE)
+    outbox = Outbox(budget)
+    outbox.add(memoryview(bytes(MEGABYTE))[-10_000:])
+    assert (outbox.size, budget.in_memory) == (10_000, MEGABYTE)
+    here, there = socket.socketpair()
+    with here, there:
+        outbox.send_to(here)
+    assert (outbox.size, budget.in_memory) == (0, 0)
+
+
+@given(st.lists(st.sampled_from([1, 100, 4096, 4097, 70_000]), max_size=30), st.sampled_from([0, 10_000, MEGABYTE]))
+def test_all_is_sent_in_order_wherever_it_is_kept(sizes: list[int], room: int) -> None:
+    budget = OutputBudget(room)
+    outbox = Outbox(budget)
+    here, there = socket.socketpair()
+    expected, received = b"", b""
+    with here, there:
+        here.setblocking(False)
+        for number, size in enumerate(sizes):
+            expected += bytes([number]) * size
+            outbox.add(memoryview(bytes([number]) * size))
+            if number % 5 == 0:
+                received += sent_by(outbox, here, there)
+        while outbox.size:
+            received += sent_by(outbox, here, there)
+    assert received == expected
+    assert (budget.in_memory, budget.in_files) == (0, 0)
+
+
+def sent_by(outbox: Outbox, here: socket.socket, there: socket.socket) -> bytes:
+    before = outbox.size
+    with contextlib.suppress(BlockingIOError):
+        outbox.send_to(here)
+    sent, received = before - outbox.size, b""
+    while len(received) < sent:
+        received += there.recv(65536)
+    return received
+
+
+# Requests ahead.
+
+
+@pytest.mark.parametrize("size", [10, 3000, 60_000, 200_000])
+def test_pipelined_bodies_are_read_in_their_turn_and_answered_in_order(serve, connect, eventually, size: int) -> None:
+    door, read = Event(), []
+
+    def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        body = environ["wsgi.input"].read()
+        read.append(body[:1])
+        if not body:
+            door.wait()
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b"%d %b" % (len(body), body[:1])]
+
+    server = serve(application)
+    client = connect(server)
+    bodies = [b"%d" % number * size for number in range(8)]
+    client.send(GET)
+    eventually(lambda: read)
+    asking = [b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (size, body) for body in bodies]
+    sending = gevent.spawn(client.send, b"".join(asking))
+    (connection,) = server.connections
+    eventually(lambda: not connection._reader.active or sending.ready())
+    door.set()
+    assert client.reply().body == b"0 "
+    assert [client.reply().body for _ in bodies] == [b"%d %d" % (size, number) for number in range(8)]
+    assert server.shared.bodies.taken == 0
+
+
+# Costly bytes.
+
+
+def test_others_go_before_a_body_of_tiny_chunks(serve, connect, echo, eventually) -> None:
+    server = serve(echo)
+    costly, other = connect(server), connect(server)
+    assert other.get().status == 200
+    count = 20_000
+    costly.send(CHUNKED)
+    eventually(lambda: any(each._parser.in_body for each in server.connections))
+    (connection,) = (each for each in server.connections if each._parser.in_body)
+    costly.send(b"1\r\na\r\n" * count)
+    for _ in range(3):
+        assert other.get().status == 200
+    assert connection._parser.body_size < count / 2
+    costly.send(b"0\r\n\r\n")
+    assert costly.reply("POST").body == b"a" * count
+
+
+@pytest.mark.parametrize("pieces", [1, 40])
+def test_a_few_line_ends_before_a_request_are_ignored_and_more_are_refused(serve, connect, echo, pieces: int) -> None:
+    server = serve(echo)
+    client = connect(server)
+    for _ in range(40):
+        client.send(b"\r\n\r\n" + GET)
+        assert client.reply().status == 200
+    for _ in range(pieces):
+        client.send(b"\r\n" * (40 // pieces))
+    reply = client.reply()
+    assert (reply.status, b"too many line ends" in reply.body) == (400, True)
+    assert client.closed_by_server
