@@ -19,6 +19,7 @@ from gevent.event import Event
 
 from ..policy.answers import Answer
 from ..policy.deadline import time_told
+from ..policy.pace import Pace
 from ..pool.cutlog import cut_line
 from ..pool.forks import FORKS, close_copy
 from ..pool.job import ENDED, Job, shown
@@ -86,6 +87,7 @@ class Connection:
         "_lingering",
         "_loopback",
         "_outbox",
+        "_pace",
         "_parser",
         "_paused",
         "_pending",
@@ -137,6 +139,8 @@ class Connection:
         self._resuming = False
         """Whether what is parsed or submitted was read some time ago."""
         self._outbox = Outbox(shared.budget)
+        self._pace = Pace()
+        """Of a body that arrives, or of the answers that the client takes."""
         self._whole = b""
         """A response that is sent at the end of the hub's turn."""
         self._taken: Event | None = None
@@ -360,12 +364,13 @@ class Connection:
             return
         parser, shared = self._parser, self._shared
         if parser.in_body:
-            seconds = shared.body_timeout_seconds
-        elif parser.in_head:
-            seconds = shared.header_timeout_seconds
-        else:
-            seconds = shared.keep_alive_seconds
+            self.expires = self._until(parser.body_size, shared.body_timeout_seconds)
+            return
+        seconds = shared.header_timeout_seconds if parser.in_head else shared.keep_alive_seconds
         self.expires = monotonic() + seconds
+
+    def _until(self, count: int, seconds: float) -> float:
+        return self._pace.until(monotonic(), self.expires, count, seconds, self._shared.kept_until)
 
     def _on_head(self, environ: dict[str, Any]) -> None:
         """Put into the environ what is known of the client, and the class that a trusted peer tells."""
@@ -777,17 +782,26 @@ class Connection:
             self._writer = self._shared.loop.io(self._socket.fileno(), 2)
         if not self._writer.active:
             self._writer.start(self._on_writable)
-            self.expires = monotonic() + self._shared.write_timeout_seconds
+            self._await_taking()
+
+    @property
+    def _taken_count(self) -> int:
+        """Bytes of what has been sent late that the client's system has; all of it where that is not known."""
+        return self._outbox.sent - unacknowledged(self._socket)
+
+    def _await_taking(self) -> None:
+        self.expires = self._until(self._taken_count, self._shared.write_timeout_seconds)
 
     def _on_writable(self) -> None:
-        unsent = self._outbox.size
+        sent = self._outbox.sent
         try:
             self._outbox.send_to(self._socket)
         except (BlockingIOError, InterruptedError):
-            if self._outbox.size < unsent:
-                self.expires = monotonic() + self._shared.write_timeout_seconds
+            pass
         except OSError:
             self.close()
+        if self._outbox.size and self._outbox.sent > sent:
+            self._await_taking()
         if not self.far_behind:
             self._no_longer_far_behind()
         if self.closed:
@@ -874,6 +888,9 @@ class Connection:
             self._look_once_more()
         if self._outbox.size and not self.closed:
             self._on_writable()
+            # The system takes more only when much of what it has is gone; a client may be slower and keep up.
+            if self._outbox.size and self._pace.keeps_up(self._taken_count, self._shared.write_timeout_seconds):
+                self._await_taking()
         return self.closed or self.expires > monotonic()
 
     def refuse_unfinished(self, answer: Answer) -> bool:

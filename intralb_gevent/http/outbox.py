@@ -75,7 +75,7 @@ def _held(part: memoryview) -> int:
 class Outbox:
     """A queue of bytes and stretches of files; `size` is how many bytes are in it."""
 
-    __slots__ = ("_budget", "_parts", "_spill", "size")
+    __slots__ = ("_budget", "_parts", "_spill", "sent", "size")
 
     def __init__(self, budget: OutputBudget) -> None:
         self._budget = budget
@@ -83,6 +83,8 @@ class Outbox:
         self._spill: _Spill | None = None
         """The file that is written to now."""
         self.size = 0
+        self.sent = 0
+        """How many bytes have been sent from it."""
 
     def __repr__(self) -> str:
         return f"<Outbox {self.size} bytes in {len(self._parts)} parts>"
@@ -143,6 +145,7 @@ class Outbox:
     def _send_part(self, sock: Any, part: memoryview | bytearray) -> None:
         sent = sock.send(part)
         self.size -= sent
+        self.sent += sent
         if isinstance(part, bytearray):
             self._budget.in_memory -= sent
             del part[:sent]
@@ -164,6 +167,7 @@ class Outbox:
         part.offset += sent
         part.count -= sent
         self.size -= sent
+        self.sent += sent
         self._forget(part, sent)
         if not part.count:
             self._parts.popleft()

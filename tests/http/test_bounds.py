@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import time
 import tracemalloc
 from typing import Any
 
@@ -13,6 +14,7 @@ from gevent.event import Event
 from hypothesis import given
 from hypothesis import strategies as st
 
+from intralb_gevent import Route
 from intralb_gevent.http.outbox import Outbox, OutputBudget
 
 MEGABYTE = 1024**2
@@ -142,3 +144,66 @@ def test_a_few_line_ends_before_a_request_are_ignored_and_more_are_refused(serve
     reply = client.reply()
     assert (reply.status, b"too many line ends" in reply.body) == (400, True)
     assert client.closed_by_server
+
+
+# Slow clients.
+
+
+def trickle(client: Any, data: bytes, seconds: float) -> None:
+    """Send a byte now and then, until the connection ends."""
+    with contextlib.suppress(OSError):
+        for byte in data:
+            client.send(bytes([byte]))
+            gevent.sleep(seconds)
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 1000", "Transfer-Encoding: chunked"])
+def test_a_body_of_a_few_bytes_a_second_is_answered_408(serve, connect, echo, framing: str) -> None:
+    server = serve(echo, body_timeout_seconds=1)
+    client = connect(server)
+    client.send(f"POST / HTTP/1.1\r\nHost: x\r\n{framing}\r\n\r\n")
+    began = time.monotonic()
+    trickling = gevent.spawn(trickle, client, b"1\r\na\r\n" * 100, 0.1)
+    assert client.reply("POST").status == 408
+    assert 4.5 < time.monotonic() - began < 8
+    trickling.kill()
+
+
+def test_a_streamed_body_may_be_as_slow_as_its_application_lets_it(serve, connect, echo) -> None:
+    server = serve(echo, body_timeout_seconds=1, routes=[Route("/*", stream_request_bodies=True)])
+    client = connect(server)
+    client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 60\r\n\r\n")
+    trickle(client, b"a" * 60, 0.1)
+    assert client.reply("POST").body == b"a" * 60
+
+
+def test_an_application_may_be_as_slow_as_it_likes(serve, connect) -> None:
+    def application(environ: dict[str, Any], start_response: Any) -> Any:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return (gevent.sleep(0.2) or b"a" for _ in range(30))
+
+    client = connect(serve(application, write_timeout_seconds=1))
+    assert client.get().body == b"a" * 30
+
+
+def test_who_takes_an_answer_slowly_but_steadily_is_not_cut(serve, connect) -> None:
+    def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [bytes(16 * MEGABYTE)]
+
+    server = serve(application, write_timeout_seconds=1)
+    client = connect(server)
+    # Small, so that each read is told to the server's system; which still takes more only after hundreds of kilobytes.
+    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+    client.send(GET)
+    end = time.monotonic() + 7
+    while time.monotonic() < end:
+        assert client.socket.recv(1024)
+        gevent.sleep(0.02)
+    assert server.connections
+    # One that takes nothing any more is.
+    client.socket.settimeout(None)
+    end = time.monotonic() + 15
+    while server.connections and time.monotonic() < end:
+        gevent.sleep(0.05)
+    assert not server.connections
