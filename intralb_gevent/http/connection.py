@@ -48,7 +48,7 @@ from .limits import (
 )
 from .outbox import Outbox
 from .parser import Request, RequestParser
-from .parsingturns import COSTLY_SECONDS, PARSING_SECONDS
+from .parsingturns import PARSING_SECONDS, is_costly
 from .proxy_protocol import ProxyHeader
 from .refusals import BODY_TOO_SHORT, PLAIN_HTTP, TOO_SLOW
 from .response import Response
@@ -331,7 +331,8 @@ class Connection:
             if parser.head_waits or seconds > PARSING_SECONDS:
                 break
         self._unparsed = bytes(view) if refused is None and not self._last else b""
-        if seconds > COSTLY_SECONDS and refused is None and not (self._pending or self._last or self.closed):
+        waits = (seconds > PARSING_SECONDS and len(view) > 0) or is_costly(seconds, len(data) - len(view))
+        if waits and refused is None and not (self._pending or self._last or self.closed):
             self._reader.stop()
             self._paused = True
             self._shared.parsing_turns.pause(self, self._shared.loop)

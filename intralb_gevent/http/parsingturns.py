@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, Final, Protocol
 
-__all__ = ["COSTLY_SECONDS", "PARSING_SECONDS", "ParsingTurns"]
+__all__ = ["PARSING_SECONDS", "ParsingTurns", "is_costly"]
 
 PARSING_SECONDS: Final = 0.001
 """After so long the rest of what was read from a client waits."""
@@ -16,8 +16,17 @@ PARSING_SECONDS: Final = 0.001
 COSTLY_SECONDS: Final = 0.0003
 """After so long of parsing a client has to wait even if nothing is left of what was read."""
 
-PAUSE_SECONDS: Final = 0.004
-"""How long others have the event loop then. So all such clients together take a fifth of the time, at most."""
+PAUSE_SECONDS: Final = 0.008
+"""How long others have the event loop then. So all such clients together take about an eighth of the time."""
+
+
+COSTLY_SECONDS_PER_BYTE: Final = 50e-9
+"""Chunks of one byte cost several times as much; a large body a thirtieth, also where it goes to a file."""
+
+
+def is_costly(seconds: float, count: int) -> bool:
+    """Say whether so many bytes have cost so much that their client has to wait."""
+    return seconds > COSTLY_SECONDS and seconds > count * COSTLY_SECONDS_PER_BYTE
 
 
 class Paused(Protocol):

@@ -120,14 +120,16 @@ def test_others_go_before_a_body_of_tiny_chunks(serve, connect, echo, eventually
     server = serve(echo)
     costly, other = connect(server), connect(server)
     assert other.get().status == 200
-    count = 20_000
+    count = 200_000
     costly.send(CHUNKED)
     eventually(lambda: any(each._parser.in_body for each in server.connections))
     (connection,) = (each for each in server.connections if each._parser.in_body)
-    costly.send(b"1\r\na\r\n" * count)
+    sending = gevent.spawn(costly.send, b"1\r\na\r\n" * count)
+    eventually(lambda: connection._parser.body_size)
     for _ in range(3):
         assert other.get().status == 200
     assert connection._parser.body_size < count / 2
+    sending.join()
     costly.send(b"0\r\n\r\n")
     assert costly.reply("POST").body == b"a" * count
 
@@ -191,12 +193,12 @@ def test_who_takes_an_answer_slowly_but_steadily_is_not_cut(serve, connect) -> N
         start_response("200 OK", [("Content-Type", "text/plain")])
         return [bytes(16 * MEGABYTE)]
 
-    server = serve(application, write_timeout_seconds=1)
+    server = serve(application, write_timeout_seconds=3)
     client = connect(server)
     # Small, so that each read is told to the server's system; which still takes more only after hundreds of kilobytes.
     client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
     client.send(GET)
-    end = time.monotonic() + 7
+    end = time.monotonic() + 8
     while time.monotonic() < end:
         assert client.socket.recv(1024)
         gevent.sleep(0.02)
