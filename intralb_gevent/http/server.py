@@ -93,7 +93,7 @@ class WSGIServer(pywsgi.WSGIServer):
     _listener_failed = False
     shutdown: Shutdown | None = None
     """What `graceful_shutdown` has prepared."""
-    _sweep: Sweep | None = None
+    _sweeper: Sweep | None = None
 
     def __init__(
         self,
@@ -189,7 +189,7 @@ class WSGIServer(pywsgi.WSGIServer):
         self.shared.closing = False
         self.balancer.open_for(self)
         FORKS.serving.add(self)
-        self._sweep = Sweep(self.shared, self.SWEEP_SECONDS)
+        self._sweeper = Sweep(self.shared, self.SWEEP_SECONDS, self._sweep)
 
     def serve_forever(self, stop_timeout: float | None = None) -> None:
         """Serve until stopped; after a graceful shutdown that cut something, exit with code 1.
@@ -284,8 +284,8 @@ class WSGIServer(pywsgi.WSGIServer):
         for connection in list(self.connections):
             connection.report_cut(SHUTTING_DOWN)
             connection.close()
-        if self._sweep is not None:
-            self._sweep.stop()
+        if self._sweeper is not None:
+            self._sweeper.stop()
         FORKS.serving.discard(self)
         self.shared.flush_logs(max(0.0, deadline - monotonic()))
         return cut
@@ -362,6 +362,11 @@ class WSGIServer(pywsgi.WSGIServer):
             connection.close()
         elif beyond >= 0:
             connection.refuse(TOO_MANY_CONNECTIONS.not_executed(len(self.connections)))
+
+    def _sweep(self) -> None:
+        now = monotonic()
+        for connection in [connection for connection in self.connections if connection.expires <= now]:
+            connection.expire()
 
     def _write_request(self, level: int, line: str) -> None:
         self.log.write(line)

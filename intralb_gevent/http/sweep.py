@@ -6,6 +6,7 @@ the loop was kept, one sweep is left out, in which all that came meanwhile is re
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import monotonic
 from typing import Any, Final
 
@@ -18,11 +19,13 @@ LATE_SECONDS: Final = 0.1
 
 
 class Sweep:
-    """A timer of the event loop that looks at all connections of a server."""
+    """A timer of the event loop that has all connections of a server looked at."""
 
-    def __init__(self, shared: Shared, seconds: float) -> None:
+    def __init__(self, shared: Shared, seconds: float, sweep: Callable[[], None]) -> None:
         self._shared = shared
         self._seconds = seconds
+        self._sweep = sweep
+        """Ends what is over."""
         self._due = monotonic() + seconds
         self._left_out = False
         self._timer: Any = shared.loop.timer(seconds, seconds, ref=False)
@@ -42,6 +45,5 @@ class Sweep:
         self._left_out = late > LATE_SECONDS and not self._left_out
         if self._left_out:
             self._shared.kept_until = now
-            return
-        for connection in [each for each in self._shared.connections if each.expires <= now]:
-            connection.expire()
+        else:
+            self._sweep()
