@@ -26,6 +26,7 @@ from .options import Declaration, Options, declarations
 from .pool.itimers import stop_timers_of_requests
 from .process.interrupts import keep_interrupts_in_requests
 from .process.signals import end_as_first_process
+from .process.standarderror import protect_standard_error
 from .repatching import replace_ssl_context
 
 __all__ = ["run"]
@@ -79,10 +80,12 @@ def _say(text: str) -> None:
 
 
 def _serve(parsed: argparse.Namespace, early: Collection[str]) -> int:
+    protect_standard_error()
     return _run_server(parsed, _settings(parsed, {}), early)
 
 
 def _demo(parsed: argparse.Namespace, early: Collection[str]) -> int:
+    protect_standard_error()
     return _run_server(parsed, _settings(parsed, _DEMO_DEFAULTS), early)
 
 

@@ -176,7 +176,11 @@ class Options:
         "Settings for some paths only; of those that match, the first counts. Default: none.",
     )
     max_connections: int = option(
-        _CLIENTS, 10_000, integer(1), "Client connections at the same time; one more is answered 503 and closed."
+        _CLIENTS,
+        10_000,
+        integer(1),
+        "Client connections at the same time, as far as the limit of open files allows; one more is answered 503 and "
+        "closed.",
     )
     max_target_bytes: int = option(_CLIENTS, 8190, integer(1), "Of a request's target (path and query); beyond it 414.")
     max_headers: int = option(_CLIENTS, 100, integer(1), "Header fields of a request; beyond it 431.")

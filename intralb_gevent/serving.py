@@ -18,9 +18,11 @@ from typing import Any, TypeVar
 from gevent import pywsgi
 
 from .binding import Address, removed_at_the_end
+from .http.openfiles import OPEN_FILES
 from .http.server import WSGIServer, graceful_shutdown
 from .observe.admin import AdminServer
 from .pool.balancer import LoadBalancer
+from .pool.loghandlers import JOBS, LOGGER
 from .process.freedmemory import FreedMemory
 
 __all__ = ["Places", "configure_logging", "keep_freed_memory", "serve"]
@@ -51,6 +53,7 @@ def serve(balancer: LoadBalancer, places: Places, announce: Callable[[Sequence[A
     Raises `SystemExit` with a message when it cannot listen, and with 1 when the shutdown cut requests.
     """
     _forget(places.ready_file)
+    OPEN_FILES.raise_limit(balancer.options, len(places.addresses))
     with contextlib.ExitStack() as stack:
         servers = [_listening(WSGIServer, "--bind", address, balancer, stack) for address in places.addresses]
         graceful_shutdown(*servers).ends_process = True
@@ -121,14 +124,13 @@ def keep_freed_memory() -> None:
 
 def configure_logging() -> None:
     """Show our log on the standard error as plain lines, unless the application has configured it itself."""
-    ours, jobs = logging.getLogger("intralb_gevent"), logging.getLogger("intralb_gevent.jobs")
-    if ours.handlers or jobs.handlers:
+    if LOGGER.handlers or JOBS.handlers:
         return
     # An application's dictConfig() turns off every logger that exists by then, unless told not to.
-    ours.disabled = jobs.disabled = False
+    LOGGER.disabled = JOBS.disabled = False
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
-    ours.addHandler(handler)
-    ours.setLevel(logging.INFO)
+    LOGGER.addHandler(handler)
+    LOGGER.setLevel(logging.INFO)
     # The handlers of the application would show every line a second time.
-    ours.propagate = False
+    LOGGER.propagate = False

@@ -20,6 +20,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from intralb_gevent import LoadBalancer, Options, WSGIServer
+from intralb_gevent.pool.slotlog import FAILURES
 
 # How long an example takes says something about the machine, and nothing about the code.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -57,6 +58,12 @@ def bounded() -> Iterator[None]:
     """No test of greenlets hangs: it fails with the place at which it waited."""
     with gevent.Timeout(30, AssertionError("the test has hung")):
         yield
+
+
+@pytest.fixture(autouse=True)
+def unsummed() -> None:
+    """Let no test's failures count as more of those of another test."""
+    FAILURES.forget()
 
 
 @pytest.fixture

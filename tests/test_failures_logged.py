@@ -71,6 +71,10 @@ def raising(error):
         raise error()
     return handler
 
+def end():
+    # A new type each time, as equal failures are only counted.
+    raise type(f"End{time.monotonic_ns()}", (ValueError,), {})
+
 def header():
     return [("X-Object", EndlessRepr())]
 
@@ -85,7 +89,7 @@ HANDLERS = {
     "endless-repr": raising(EndlessRepr), "endless-str": raising(EndlessStr), "stubborn-str": raising(StubbornStr),
     "exiting-str": raising(ExitingStr), "argument": raising(lambda: ValueError(EndlessStr())),
     "endless-bool": raising(EndlessBool), "long": long_message, "chain": chain, "notes": notes, "many": many,
-    "header": header, "end": raising(ValueError),
+    "header": header, "end": end,
 }
 
 def app(environ, start_response):

@@ -222,7 +222,7 @@ class Connection:
         except OSError:
             data = b""
         except ValueError as error:
-            self._shared.report(f"refused a connection from {self._host or 'a local proxy'}: {error}")
+            self._shared.report("proxy", f"refused a connection from {self._host or 'a local proxy'}: {error}")
             data = b""
         if not data:
             self.close()
@@ -528,7 +528,7 @@ class Connection:
         what = f"refused a request from {client}"
         if self._parser.skips_body:
             what = f"closed a connection from {client} in the body of a request that was answered"
-        self._shared.report(f"{what}: {answer.status}: {answer.explanation}", level)
+        self._shared.report(answer.explanation, f"{what}: {answer.status}: {answer.explanation}", level)
 
     def refuse(self, answer: Answer) -> None:
         """Give an answer to whatever comes next, and nothing more."""
@@ -775,7 +775,7 @@ class Connection:
 
     def _cannot_keep(self, error: OSError) -> None:
         """The disk is full: this client's answer cannot be kept."""
-        self._shared.report(f"cut a response: its temporary file cannot be written: {error}")
+        self._shared.report("disk", f"cut a response: its temporary file cannot be written: {error}")
         self.close()
 
     def _watch_writing(self) -> None:
@@ -906,7 +906,7 @@ class Connection:
         if not self._outbox.size:
             return
         name, arrived, passed = self._behind if self._current is None else self._described(self._current)
-        self._shared.warn(cut_line(name, monotonic() - arrived, max(0, passed - self._outbox.size), why))
+        self._shared.warn(why, cut_line(name, monotonic() - arrived, max(0, passed - self._outbox.size), why))
 
     def _described(self, response: Response) -> tuple[str, float, int]:
         """Return the name and the arrival of a request, and how many bytes of its response there were to send."""

@@ -308,6 +308,11 @@ class Response(Exchange):
         """Whether a part of it was sent, and more is to come."""
         return self._started and not self.ended
 
+    @property
+    def lost(self) -> bool:
+        """Whether its connection is closed."""
+        return self._connection.closed
+
     def _check_open(self) -> None:
         if self.ended or self._connection.closed:
             raise ClientDisconnected("nobody is there to read the response")

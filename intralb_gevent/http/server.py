@@ -28,6 +28,7 @@ from ..pool.cutlog import SHUTTING_DOWN
 from ..pool.exchange import Application
 from ..pool.forks import FORKS, close_copy
 from ..pool.hublog import HubLog
+from ..process.outlet import outlet_of
 from ..process.signals import SIGNALS
 from ..process.strays import Strays
 from .authority import DEFAULT_PORTS
@@ -37,6 +38,7 @@ from .framing import SERVER
 from .front import Front
 from .hints import early_hints
 from .limits import BODIES_IN_MEMORY_BYTES, REFUSED_CONNECTIONS, UNSENT_IN_MEMORY_BYTES
+from .openfiles import OPEN_FILES
 from .outbox import OutputBudget
 from .parser import BodyBudget
 from .shared import Shared
@@ -187,9 +189,14 @@ class WSGIServer(pywsgi.WSGIServer):
         self.balancer.require_own_thread()
         super().start()
         self.shared.closing = False
-        self.balancer.open_for(self)
+        self._open()
         FORKS.serving.add(self)
         self._sweeper = Sweep(self.shared, self.SWEEP_SECONDS, self._sweep)
+
+    def _open(self) -> None:
+        """Have the balancer admit requests, from no more connections than the limit of open files allows."""
+        OPEN_FILES.share_out(self.options)
+        self.balancer.open_for(self)
 
     def serve_forever(self, stop_timeout: float | None = None) -> None:
         """Serve until stopped; after a graceful shutdown that cut something, exit with code 1.
@@ -340,7 +347,7 @@ class WSGIServer(pywsgi.WSGIServer):
         now = monotonic()
         if now - self._last_pause > REPORT_SECONDS:
             self.shared.report(
-                f"accepts no connections for the moment: {error.strerror}; raise the limit of open files"
+                "accepts", f"accepts no connections for the moment: {error.strerror}; raise the limit of open files"
             )
         self._last_pause = now
         self.stop_accepting()
@@ -350,15 +357,15 @@ class WSGIServer(pywsgi.WSGIServer):
     def do_handle(self, *args: Any) -> None:
         """Look after an accepted connection."""
         if self.own_connections:
-            self._look_after(Connection(self.shared, *args))
+            self._look_after(Connection(self.shared, *args), args[0].fileno())
         else:
             self._accepted.add(args[0])
             super().do_handle(*args)
 
-    def _look_after(self, connection: Connection) -> None:
-        beyond = len(self.connections) - self.options.max_connections
+    def _look_after(self, connection: Connection, descriptor: int) -> None:
+        beyond = max(len(self.connections) - self.options.max_connections, descriptor - OPEN_FILES.clients_end)
         self.connections.add(connection)
-        if beyond >= REFUSED_CONNECTIONS:
+        if beyond >= min(REFUSED_CONNECTIONS, OPEN_FILES.refused):
             connection.close()
         elif beyond >= 0:
             connection.refuse(TOO_MANY_CONNECTIONS.not_executed(len(self.connections)))
@@ -369,7 +376,12 @@ class WSGIServer(pywsgi.WSGIServer):
             connection.expire()
 
     def _write_request(self, level: int, line: str) -> None:
-        self.log.write(line)
+        stream: Any = self.log
+        outlet = outlet_of(stream)
+        if outlet is None:
+            stream.write(line)
+        else:
+            outlet.write(line.encode(stream.encoding, "backslashreplace"))
 
 
 def _check_balancer(balancer: Any, application: Any) -> None:

@@ -20,6 +20,8 @@ from ..pool.balancer import LoadBalancer
 from ..pool.exchange import Exchange
 from ..pool.hublog import HubLog
 from ..pool.job import Job
+from ..pool.loghandlers import LOGGER
+from ..pool.repeats import Repeats
 from .front import Front
 from .limits import RECEIVE_BYTES, SHORT_RECEIVE_BYTES
 from .outbox import OutputBudget
@@ -45,6 +47,7 @@ class Shared:
         "_all_closed",
         "_dropped_headers",
         "_log",
+        "_repeats",
         "balancer",
         "bodies",
         "body_timeout_seconds",
@@ -90,7 +93,7 @@ class Shared:
         self.write_timeout_seconds: float = self.options.write_timeout_seconds
         self.trusted_proxies = TrustedNetworks(self.options.trusted_proxies)
         self.trusts_proxies = bool(self.trusted_proxies)
-        self.strangers = Strangers(self.report)
+        self.strangers = Strangers(partial(self.report, "stranger"))
         self.nameless = False
         """Whether the server's address has no name, as that of a unix socket."""
         self.root_path = self.options.root_path or ""
@@ -116,7 +119,8 @@ class Shared:
         self._all_closed = Event()
         self._dropped_headers: set[str] = set()
         """Names of hop-by-hop headers of the application that have been reported."""
-        self._log = HubLog(logging.getLogger("intralb_gevent").log)
+        self._log = HubLog(LOGGER.log)
+        self._repeats = Repeats(self._log)
 
     def __repr__(self) -> str:
         return f"<Shared by {len(self.connections)} connections{', closing' if self.closing else ''}>"
@@ -133,9 +137,9 @@ class Shared:
         if self.connections:
             self._all_closed.wait(timeout)
 
-    def report(self, text: str, level: int = logging.INFO) -> None:
-        """Log a line from the hub; it must not show what a client sent."""
-        self._log.record(level, lambda: text)
+    def report(self, kind: str, text: str, level: int = logging.INFO) -> None:
+        """Log a line from the hub, or count it as one more of its kind; it must not show what a client sent."""
+        self._repeats.record(kind, level, lambda: text)
 
     def report_dropped(self, names: Iterable[str]) -> None:
         """Log, once for each name, that a header of the application is not sent."""
@@ -144,16 +148,18 @@ class Shared:
                 self._dropped_headers.add(name)
                 self._log.record(logging.WARNING, partial(_DROPPED.format, name))
 
-    def warn(self, text: str) -> None:
-        """Log a warning from the hub; it must show the client's own words only as `shown` writes them."""
-        self._log.record(logging.WARNING, lambda: text)
+    def warn(self, kind: str, text: str) -> None:
+        """Log a warning in the same way; it must show the client's own words only as `shown` writes them."""
+        self._repeats.record(kind, logging.WARNING, lambda: text)
 
     def report_bug(self, connection: Connection) -> None:
         """Log, from the hub, an exception that should not have been."""
         text = traceback.format_exc()
-        self._log.record(logging.ERROR, lambda: f"closed {connection!r} because of a bug in intralb_gevent:\n{text}")
+        told = f"closed {connection!r} because of a bug in intralb_gevent:\n{text}"
+        self._repeats.record("bug", logging.ERROR, lambda: told)
 
     def flush_logs(self, timeout: float) -> None:
         """Wait until all is written, so many seconds at most for each log."""
+        self._repeats.flush()
         for log in filter(None, (self._log, self.request_log)):
             log.flush(timeout)

@@ -92,6 +92,7 @@ class Snapshot:
     interrupts: str
     """Whether handlers that never wait are interrupted: "on", or why not."""
     log_records_dropped: int
+    """Records of the log of this process that could not be written, or not in time."""
     endings_dropped: int
     """Requests that were ended and not reported, as `on_ended` could not keep up."""
 

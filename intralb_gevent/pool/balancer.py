@@ -33,7 +33,7 @@ from .deadlines import DeadlineTimer
 from .endings import ENDED_EARLY, Endings
 from .exchange import Application, Exchange, StartResponse
 from .forks import FORKS
-from .hublog import HubLog
+from .hublog import HubLog, all_dropped
 from .hubturns import TurnEnd
 from .hubwatch import HubWatch
 from .itimers import stop_timers_of_requests
@@ -41,11 +41,14 @@ from .job import Deadline, Job, JobKeeper, RouteState, ToldDeadline
 from .joblog import JobLog
 from .lagprobe import LagProbe
 from .lane import Lane
+from .loghandlers import LOGGER
 from .mounts import Mounts, enter_root
 from .nativepool import NativePoolWatch
 from .origin import priority_of
+from .repeats import Repeats
 from .session import CLEANUP_SECONDS
 from .slot import Slot
+from .slotlog import FAILURES
 from .supervisor import Supervisor
 from .upgrades import Holder, Upgrades
 from .watchdog import Watchdog
@@ -100,8 +103,10 @@ class LoadBalancer(JobKeeper):
         self._changed: Event | None = None
         self._probe: LagProbe | None = None
         self._native_pool: NativePoolWatch | None = None
-        self._log = HubLog(logging.getLogger("intralb_gevent").log)
+        self._log = HubLog(LOGGER.log)
         self._job_log = JobLog(options.log_format) if options.enable_logging else None
+        self._late = Repeats(self._log)
+        """The requests that were cut, or whose deadline has passed."""
         self._endings = Endings(options.on_ended, self._log)
         self._deadlines: DeadlineTimer | None = None
         self._supervisor: Supervisor | None = None
@@ -331,16 +336,15 @@ class LoadBalancer(JobKeeper):
 
     def client_is_too_slow(self, job: Job) -> None:
         """Log that the response of a job is cut because its client takes nothing."""
-        self._warn(
-            cut_text(job, f"its client took nothing for write_timeout_seconds={self.options.write_timeout_seconds:g}")
-        )
+        why = f"its client took nothing for write_timeout_seconds={self.options.write_timeout_seconds:g}"
+        self._warn("client_is_too_slow", cut_text(job, why))
 
     def refuse(self, job: Job, outcome: Outcome, answer: Answer) -> None:
         """Answer a job that has not run and will not."""
         self._leave_queue(job)
         self._refusals += 1
         if outcome == "expired":
-            self._warn(late_text(job))
+            self._warn(outcome, late_text(job))
         job.exchange.refuse(answer.not_executed(self._refusals))
         self.end(job, outcome, answer.reason)
 
@@ -434,8 +438,10 @@ class LoadBalancer(JobKeeper):
     def _answer_cut(self, job: Job, outcome: Outcome, answer: Answer) -> None:
         """Answer for a job that has a slot and may be running; the application is interrupted afterwards."""
         if job.state == "running":
-            if outcome in ("timed_out", "killed"):
-                self._warn(late_text(job) if outcome == "timed_out" else killed_text(job))
+            if outcome == "timed_out":
+                self._warn(outcome, late_text(job))
+            elif outcome == "killed":
+                self._log.record(logging.WARNING, partial(str, killed_text(job)))
             job.exchange.fail(answer)
             self.end(job, outcome, answer.reason if outcome == "failed" else None)
         elif job.state == "queued" and outcome == "killed":
@@ -443,8 +449,8 @@ class LoadBalancer(JobKeeper):
         elif job.state == "queued":
             self.refuse(job, "expired", EXPIRED)
 
-    def _warn(self, text: str) -> None:
-        self._log.record(logging.WARNING, lambda: text)
+    def _warn(self, kind: str, text: str) -> None:
+        self._late.record(kind, logging.WARNING, lambda: text)
 
     # The size of the pool.
 
@@ -533,6 +539,8 @@ class LoadBalancer(JobKeeper):
         self._wait_until(lambda: not any(lane.pool.retiring for lane in self._lanes), CLEANUP_SECONDS)
         if not self._serves():
             self._rest()
+        FAILURES.flush()
+        self._late.flush()
         self._log.flush(CLEANUP_SECONDS)
         if self._job_log is not None:
             self._job_log.records.flush(CLEANUP_SECONDS)
@@ -638,7 +646,7 @@ class LoadBalancer(JobKeeper):
             hub_lag=Durations.of(Histogram() if watchdog is None else watchdog.lag),
             hub_blocked=0 if watchdog is None else watchdog.blocked,
             interrupts="not started" if watchdog is None else watchdog.off_because or "on",
-            log_records_dropped=0 if self._job_log is None else self._job_log.records.dropped,
+            log_records_dropped=all_dropped(),
             endings_dropped=self._endings.dropped,
         )
 

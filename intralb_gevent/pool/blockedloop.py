@@ -18,6 +18,7 @@ from gevent import getcurrent
 from gevent.monkey import get_original
 
 from ..process.children import end_children
+from ..process.outlet import drain
 from .slotgreenlet import slot_at
 
 __all__ = ["EXIT_CODE", "BlockedLoop"]
@@ -78,6 +79,7 @@ class BlockedLoop:
         if self._blocked >= self.timeout and self._by_a_greenlet():
             self._write(f"exiting with code {EXIT_CODE}, as block_timeout_seconds is {self.timeout:g}")
             end_children()
+            drain(WRITE_SECONDS)
             os._exit(EXIT_CODE)
 
     def _by_a_greenlet(self) -> bool:

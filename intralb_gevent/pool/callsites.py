@@ -15,18 +15,9 @@ from inspect import getattr_static
 from types import BuiltinFunctionType, CodeType, FrameType, MethodWrapperType
 from typing import Any, Final, NamedTuple
 
-__all__ = [
-    "CallSite",
-    "arguments",
-    "call_site",
-    "callee",
-    "change_of_depth",
-    "first_argument",
-    "is_at_edge",
-    "is_call",
-    "is_within_step",
-    "loop_start",
-]
+from .blocks import CALLS, JUMPS, handled, instructions_of
+
+__all__ = ["CallSite", "arguments", "call_site", "callee", "first_argument", "is_a"]
 
 _SILENT: Final = frozenset(
     {
@@ -37,13 +28,8 @@ _SILENT: Final = frozenset(
 """Instructions that call nothing. They may drop a reference, and Python then calls finalizers and weakref callbacks."""
 
 _ARGUMENTS_AND_NAMES: Final = frozenset({"CALL_FUNCTION_KW", "CALL_KW"})
-_CALLS: Final = frozenset(
-    {"CALL", "PRECALL", "CALL_FUNCTION", "CALL_METHOD", "CALL_FUNCTION_EX", *_ARGUMENTS_AND_NAMES}
-)
-"""Python 3.11 makes some calls in the instruction PRECALL, once they have been made a few times."""
 _VARIABLES: Final = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF", "LOAD_CLASSDEREF"})
 _ATTRIBUTES: Final = frozenset({"LOAD_ATTR", "LOAD_METHOD"})
-_JUMPS: Final = frozenset({*dis.hasjrel, *dis.hasjabs})
 _BETWEEN: Final = frozenset({"PUSH_NULL", "CACHE"})
 _PARTS_OF_CALL: Final = frozenset({"CACHE", "PRECALL", "KW_NAMES"})
 _BEGINS_LOOP: Final = frozenset({"GET_ITER", "LOAD_FAST_AND_CLEAR", "SWAP", "BUILD_LIST", "BUILD_SET", "BUILD_MAP"})
@@ -55,13 +41,6 @@ _GOES_ELSEWHERE: Final = frozenset(
     }
 )
 """Instructions after which the next one is not executed."""
-_UNPACKS: Final = frozenset({"CACHE", "COPY", "DUP_TOP", "SWAP", "ROT_TWO", "UNPACK_SEQUENCE", "UNPACK_EX"})
-_NOTHING_THREE_TIMES: Final = (["None", "None", "None"], ["None", "DUP_TOP", "DUP_TOP"])
-_BEFORE_END: Final = frozenset({"NOP", "SWAP", "ROT_TWO"})
-"""What may be left of the body of a `with` block behind the instructions that its handler protects."""
-_ENTERS: Final = frozenset({"BEFORE_WITH", "SETUP_WITH"})
-_BEGINS_BLOCK: Final = frozenset({"SETUP_FINALLY", "SETUP_WITH", "SETUP_ASYNC_WITH", "BEFORE_ASYNC_WITH"})
-"""Instructions by which blocks begin up to Python 3.10."""
 _SUPER: Final = "super()"
 """Stands at the beginning of a path for what a method finds in the base classes of its own class."""
 
@@ -84,21 +63,16 @@ class CallSite(NamedTuple):
     """Whether it is a call as `function(*values)`, which begins with iterating over the values."""
 
 
-@lru_cache(maxsize=64)
-def _instructions(code: CodeType) -> tuple[dis.Instruction, ...]:
-    return tuple(dis.get_instructions(code))
-
-
 @lru_cache(maxsize=1024)
 def call_site(code: CodeType, offset: int) -> CallSite:
     """Return what is at an offset in a function's bytecode, such as a frame's `f_lasti`."""
-    instructions = [each for each in _instructions(code) if each.offset <= offset]
+    instructions = [each for each in instructions_of(code) if each.offset <= offset]
     if not instructions:
         return CallSite(False, ())
     last = instructions[-1]
     if last.opname == "FOR_ITER":
         return _site_of_loop(code, instructions[:-1])
-    if last.opname not in _CALLS:
+    if last.opname not in CALLS:
         return CallSite(last.opname in _SILENT, ())
     before, between = _split(code, instructions)
     path, attributes = _path(before)
@@ -110,7 +84,7 @@ def _site_of_loop(code: CodeType, before: list[dis.Instruction]) -> CallSite:
     """Return the place that asks for the next item, which is known by its variable, or by the method it came from."""
     while before and before[-1].opname in _BEGINS_LOOP:
         before.pop()
-    if before and before[-1].opname in _CALLS:
+    if before and before[-1].opname in CALLS:
         _, attributes = _path(_split(code, before)[0])
         return CallSite(False, (), attributes[-1] if attributes else "")
     path, _ = _path(before)
@@ -141,9 +115,9 @@ def _split(code: CodeType, instructions: list[dis.Instruction]) -> tuple[list[di
 def _is_branch(instructions: list[dis.Instruction], index: int, end: int) -> bool:
     """Say whether an instruction is executed on a condition that lies within the expression that ends at `end`."""
     begin, previous = instructions[index].offset, instructions[index - 1]
-    if previous.opcode in _JUMPS or previous.opname == "POP_TOP":
+    if previous.opcode in JUMPS or previous.opname == "POP_TOP":
         return True
-    return any(each.opcode in _JUMPS and each.offset < begin <= each.argval <= end for each in instructions[:index])
+    return any(each.opcode in JUMPS and each.offset < begin <= each.argval <= end for each in instructions[:index])
 
 
 def _previous(instructions: list[dis.Instruction], index: int) -> int | None:
@@ -151,20 +125,20 @@ def _previous(instructions: list[dis.Instruction], index: int) -> int | None:
     if instructions[index - 1].opname not in _GOES_ELSEWHERE:
         return index - 1
     offset = instructions[index].offset
-    leads_here = (each.opcode in _JUMPS and each.argval == offset for each in instructions[:index])
+    leads_here = (each.opcode in JUMPS and each.argval == offset for each in instructions[:index])
     return next((number for number, leads in enumerate(leads_here) if leads), None)
 
 
 @lru_cache(maxsize=64)
 def _heights(code: CodeType) -> dict[int, int]:
     """Return how many values are on the stack before the instruction at each offset, as far as that is known."""
-    heights = {entry.target: entry.depth + 1 + entry.lasti for entry in _handled(code)}
+    heights = {entry.target: entry.depth + 1 + entry.lasti for entry in handled(code)}
     height: int | None = 0
-    for each in _instructions(code):
+    for each in instructions_of(code):
         height = heights.setdefault(each.offset, height) if height is not None else heights.get(each.offset)
         if height is None:
             continue
-        if each.opcode in _JUMPS:
+        if each.opcode in JUMPS:
             heights.setdefault(each.argval, height + dis.stack_effect(each.opcode, each.arg, jump=True))
         goes_on = each.opname not in _GOES_ELSEWHERE
         height = height + dis.stack_effect(each.opcode, each.arg, jump=False) if goes_on else None
@@ -204,7 +178,7 @@ def _variable_or_super(instruction: dis.Instruction, before: list[dis.Instructio
     if instruction.opname == "LOAD_SUPER_ATTR":
         return "" if (instruction.arg or 0) & _SUPER_WITH_ARGUMENTS else _SUPER
     # Up to Python 3.11 `super()` is an ordinary call.
-    is_bare_call = instruction.opname in _CALLS and instruction.arg == 0
+    is_bare_call = instruction.opname in CALLS and instruction.arg == 0
     called = [each for each in before if each.opname not in _PARTS_OF_CALL]
     return _SUPER if is_bare_call and called and called[-1].argval == "super" else ""
 
@@ -232,151 +206,15 @@ def _paths(instructions: list[dis.Instruction]) -> list[tuple[str, ...]]:
     return paths
 
 
-def is_within_step(code: CodeType, offset: int) -> bool:
-    """Say whether what is raised at an instruction may miss a `try` or `with` block, or lose the result of a call."""
-    return is_at_edge(code, offset) or _end_of_assignment(code, offset) > offset
-
-
-@lru_cache(maxsize=1024)
-def is_at_edge(code: CodeType, offset: int) -> bool:
-    """Say whether an instruction is at the edge of a `try` or `with` block.
-
-    What is raised there may miss the end of the block. In particular, what is raised at the end of a loop counts as
-    raised before its beginning, which for a loop that is the first statement of a `try` block lies outside of that.
-    The beginning of a function is no edge: what is raised there is raised by the call, and no block has begun. A
-    function that calls itself may never be found elsewhere.
-    """
-    if offset == _entry(code):
-        return False
-    if offset in _ends_of_with(code):
-        return True
-    if not _handled(code):
-        return _operation(code, offset) in _BEGINS_BLOCK
-    return len({_handler(code, each) for each in _places(code, offset)}) > 1
-
-
-def _entry(code: CodeType) -> int | None:
-    """Return the offset of the instruction at which a function that has just been called looks for signals."""
-    return next((each.offset for each in dis.get_instructions(code) if each.opname == "RESUME"), None)
-
-
-@lru_cache(maxsize=1024)
-def change_of_depth(code: CodeType, offset: int, following: int) -> int:
-    """Say whether a `try` or `with` block has begun (1) or ended (-1) between two instructions that follow each other.
-
-    Where one ends and another begins, -1.
-    """
-    if not _handled(code):
-        operation = _operation(code, offset)
-        return -1 if operation == "POP_BLOCK" else int(operation in _BEGINS_BLOCK)
-    old, new = _handler(code, offset), _handler(code, following)
-    if old == new:
-        return 0
-    return 1 if old is None or (new is not None and new.depth > old.depth) else -1
-
-
-def is_call(code: CodeType, offset: int) -> bool:
-    """Say whether an instruction calls something, or enters a `with` block."""
-    last = next((each for each in reversed(_instructions(code)) if each.offset <= offset), None)
-    return last is not None and (last.opname in _CALLS or last.opname in _ENTERS)
-
-
-@lru_cache(maxsize=1024)
-def _ends_of_with(code: CodeType) -> frozenset[int]:
-    """Return the offsets of instructions that call `__exit__(None, None, None)`, which no handler protects any more."""
-    steps = [each for each in _instructions(code) if each.opname not in ("CACHE", "PRECALL")]
-    ends: set[int] = set()
-    for index in range(len(steps) - 3):
-        call = steps[index + 3]
-        if (
-            call.opname not in _CALLS
-            or [_pushed(each) for each in steps[index : index + 3]] not in _NOTHING_THREE_TIMES
-        ):
-            continue
-        while index and steps[index - 1].opname in _BEFORE_END:
-            index -= 1
-        ends.update(range(steps[index].offset, call.offset + 1))
-    return frozenset(ends)
-
-
-def _pushed(instruction: dis.Instruction) -> str:
-    return "None" if instruction.opname == "LOAD_CONST" and instruction.argval is None else instruction.opname
-
-
-def _operation(code: CodeType, offset: int) -> str:
-    return next((each.opname for each in _instructions(code) if each.offset == offset), "")
-
-
-@lru_cache(maxsize=1024)
-def _handled(code: CodeType) -> Any:
-    # Up to Python 3.10 blocks begin and end by instructions.
-    return getattr(dis.Bytecode(code), "exception_entries", ())
-
-
-class _Handler(NamedTuple):
-    """What handles the exceptions of some instructions: where it begins, and how much is on the stack then."""
-
-    target: int
-    depth: int
-
-
-def _handler(code: CodeType, offset: int) -> _Handler | None:
-    entries = (each for each in _handled(code) if each.start <= offset < each.end)
-    return next((_Handler(each.target, each.depth) for each in entries), None)
-
-
-def _places(code: CodeType, offset: int) -> tuple[int, ...]:
-    """Return an offset and that of the next instruction, or if it jumps back, those before and at the target."""
-    target = loop_start(code, offset)
-    if target is not None:
-        return offset, max(0, target - 2), target
-    following = next((each.offset for each in _instructions(code) if each.offset > offset), offset)
-    return offset, following
-
-
-@lru_cache(maxsize=1024)
-def loop_start(code: CodeType, offset: int) -> int | None:
-    """Return the offset that an instruction jumps back to; None if it is not the end of a loop."""
-    last = None
-    for each in _instructions(code):
-        if each.offset > offset:
-            break
-        last = each
-    return last.argval if last is not None and last.opcode in _JUMPS and last.argval <= offset else None
-
-
-@lru_cache(maxsize=1024)
-def _end_of_assignment(code: CodeType, offset: int) -> int:
-    """Return where a call's result has been assigned; the offset itself if it is not a call, or nothing keeps that.
-
-    In between only variables are loaded: what the result is an attribute of, for instance.
-    """
-    instructions = _instructions(code)
-    index = next((number for number, each in enumerate(instructions) if each.offset > offset), 0)
-    if not index or instructions[index - 1].opname not in _CALLS:
-        return offset
-    # PRECALL may have made the call itself.
-    index += instructions[index - 1].opname == "PRECALL"
-    stored = False
-    for each in instructions[index:]:
-        if each.opname.startswith("STORE_"):
-            stored = True
-        elif stored and each.opname not in _UNPACKS:
-            return each.offset
-        elif not (each.opname in _UNPACKS or each.opname in _PARTS_OF_CALL or each.opname.startswith("LOAD_")):
-            return offset
-    return offset
-
-
 def callee(frame: FrameType) -> tuple[Any, Any]:
     """Return what a frame is calling, and the object whose method that is; None for each that is not known.
 
     Runs no code of the application: attributes that would have to be computed are not known.
     """
     value, owner = _look_up(frame, call_site(frame.f_code, frame.f_lasti).path)
-    if isinstance(value, partial):
+    if type(value) is partial:
         value = value.func
-    if isinstance(value, (BuiltinFunctionType, MethodWrapperType)):
+    if type(value) in (BuiltinFunctionType, MethodWrapperType):
         # A bound method that was kept in a variable.
         owner = value.__self__
     return value, owner
@@ -416,8 +254,9 @@ def first_argument(frame: FrameType) -> Any:
 
 def _of_base_class(owner: Any, cls: Any, name: str) -> Any:
     """Return what `super()` finds in a method of `cls`."""
-    order = type.mro(owner if isinstance(owner, type) else type(owner))
-    bases = order[order.index(cls) + 1 :] if cls in order else ()
+    order = type.mro(owner if is_a(owner, type) else type(owner))
+    index = next((number for number, each in enumerate(order) if each is cls), len(order))
+    bases = order[index + 1 :]
     value = next((vars(base)[name] for base in bases if name in vars(base)), None)
     return _function(value)
 
@@ -430,8 +269,16 @@ def _variable(frame: FrameType, name: str) -> Any:
 
 
 def _attribute(owner: Any, name: str) -> Any:
-    return None if isinstance(owner, BuiltinFunctionType) else _function(getattr_static(owner, name, None))
+    return None if type(owner) is BuiltinFunctionType else _function(getattr_static(owner, name, None))
 
 
 def _function(value: Any) -> Any:
-    return value.__func__ if isinstance(value, (staticmethod, classmethod)) else value
+    return value.__func__ if type(value) in (staticmethod, classmethod) else value
+
+
+def is_a(value: Any, types: type | tuple[type, ...]) -> bool:
+    """Say whether a value is of a type, or of one of several; unlike `isinstance`, without asking the value itself.
+
+    A proxy of the application's, such as Django's lazy objects, would run its code.
+    """
+    return issubclass(type(value), types)

@@ -17,6 +17,9 @@ from typing import Final
 
 __all__ = ["is_in_finally"]
 
+_TRIES: Final = (ast.Try, getattr(ast, "TryStar", ast.Try))
+"""`except*` has a node of its own, from Python 3.11 on."""
+
 _RERAISE: Final = dis.opmap["RERAISE"]
 
 _MOST_LINES: Final = 1000
@@ -26,10 +29,10 @@ _MORE_LINES: Final = 20
 """How many lines may follow the last one that has bytecode, such as that of a closing parenthesis."""
 
 
-def is_in_finally(code: CodeType, line: int) -> bool:
-    """Say whether a line of a function is in a `finally` block; False where its source cannot be read."""
-    # Most functions have none, and their source need not be read.
-    if _RERAISE not in code.co_code[::2]:
+def is_in_finally(code: CodeType, line: int | None) -> bool:
+    """Say whether a line of a function is in a `finally` block; False where there is no line, or no source to read."""
+    # Most functions have no such block, and their source need not be read.
+    if line is None or _RERAISE not in code.co_code[::2]:
         return False
     return any(first <= line <= last for first, last in _finally_blocks(code, code.co_filename))
 
@@ -48,7 +51,7 @@ def _finally_blocks(code: CodeType, filename: str) -> tuple[tuple[int, int], ...
         return ()
     # One line more was parsed before the first.
     before = first - 2
-    blocks = [node.finalbody for node in ast.walk(tree) if isinstance(node, ast.Try) and node.finalbody]
+    blocks = [node.finalbody for node in ast.walk(tree) if isinstance(node, _TRIES) and node.finalbody]
     return tuple((block[0].lineno + before, (block[-1].end_lineno or block[-1].lineno) + before) for block in blocks)
 
 

@@ -17,17 +17,16 @@ from ..policy.answers import Answer
 from ..policy.lifecycle import Outcome
 from .hublog import HubLog
 from .job import Job, shown
+from .loghandlers import JOBS
 
 __all__ = ["JobLog"]
-
-_LOGGER = logging.getLogger("intralb_gevent.jobs")
 
 
 class JobLog:
     """Writes job lines, as text or JSON, without keeping the hub waiting."""
 
     def __init__(self, log_format: str) -> None:
-        self.records = HubLog(_LOGGER.log)
+        self.records = HubLog(JOBS.log)
         self._render: Callable[[dict[str, Any]], str] = _json if log_format == "json" else _text
         self._prepared = False
 
@@ -82,12 +81,12 @@ class JobLog:
 
     def _prepare(self) -> None:
         """Make the lines visible where the application has not configured logging by its first request."""
-        if _LOGGER.level == logging.NOTSET:
-            _LOGGER.setLevel(logging.INFO)
-        if not _LOGGER.hasHandlers():
+        if JOBS.level == logging.NOTSET:
+            JOBS.setLevel(logging.INFO)
+        if not JOBS.hasHandlers():
             handler = logging.StreamHandler()
             handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-            _LOGGER.addHandler(handler)
+            JOBS.addHandler(handler)
         self._prepared = True
 
 

@@ -28,6 +28,7 @@ from ..priority import Priority
 from ..stdlib import monotonic
 from .hublog import HubLog
 from .job import Job, JobKeeper
+from .loghandlers import LOGGER
 from .origin import client_key, is_of_crowd
 from .sizing import Sizing
 from .window import WindowCount
@@ -84,7 +85,7 @@ class Lane:
         self._window = WindowCount(self.stats)
         self._busy_before = 0.0
         """For how long the hub had been busy at the last review."""
-        self._log = HubLog(logging.getLogger("intralb_gevent").log)
+        self._log = HubLog(LOGGER.log)
 
     def __repr__(self) -> str:
         return f"<Lane {self.name or 'of all others'}: {self.pool!r} {self.stats!r}>"

@@ -15,12 +15,14 @@ from ..naming import function_name, shown_value
 from ..priority import PRIORITIES, Priority
 from .errortext import error_line
 from .hublog import HubLog
+from .loghandlers import LOGGER
+from .repeats import Repeats
 
 __all__ = ["client_key", "is_of_crowd", "priority_of"]
 
 _Environ = dict[str, Any]
 
-_LOG = HubLog(logging.getLogger("intralb_gevent").log)
+_FAILURES = Repeats(HubLog(LOGGER.log))
 _NOBODY = ""
 """Stands for all that cannot be told apart, as those of a Unix socket."""
 _FAILED = "{}: {} failed with {}; its request is treated as any other"
@@ -63,7 +65,7 @@ def _guarded(name: str, function: Callable[[_Environ], Any], environ: _Environ, 
     try:
         return read(function(environ))
     except Exception as error:
-        _LOG.record(logging.ERROR, partial(_failed, name, function, error))
+        _FAILURES.record((name, type(error)), logging.ERROR, partial(_failed, name, function, error))
         return None
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from gevent.monkey import get_original
 
-from .callsites import call_site, callee
+from .callsites import call_site, callee, is_a
 from .landing import cancel_landing, trace
 from .safepoints import lands_outside
 
@@ -72,9 +72,9 @@ def _semaphore(frame: FrameType) -> Any:
     called, owner = callee(frame)
     if getattr(called, "__name__", None) not in _TAKES:
         return None
-    found = called.__self__ if isinstance(called, BuiltinMethodType) else owner
+    found = called.__self__ if type(called) is BuiltinMethodType else owner
     kind = getattr(sys.modules.get("_multiprocessing"), "SemLock", None)
-    return found if kind is not None and isinstance(found, kind) else None
+    return found if kind is not None and is_a(found, kind) else None
 
 
 def _has_read_nothing(frame: FrameType) -> bool:

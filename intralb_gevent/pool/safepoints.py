@@ -17,10 +17,11 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from inspect import getattr_static
-from types import BuiltinMethodType, CodeType, FrameType, FunctionType, MethodDescriptorType
+from types import BuiltinMethodType, CodeType, FrameType, FunctionType, MethodDescriptorType, MethodType
 from typing import Any, Final, TypeVar
 
-from .callsites import arguments, call_site, callee, first_argument
+from .blocks import calls_enter, calls_exit
+from .callsites import arguments, call_site, callee, first_argument, is_a
 
 __all__ = [
     "DELICATE",
@@ -48,16 +49,20 @@ DELICATE: Final = frozenset(
     {
         *("gevent", "greenlet", "threading", "queue", "selectors", "socket", "ssl", "weakref", "_weakrefset"),
         *("logging", "subprocess", "multiprocessing", "concurrent"),
-        *("importlib", "_frozen_importlib", "_frozen_importlib_external"),
+        *("importlib", "_frozen_importlib", "_frozen_importlib_external", "tempfile"),
     }
 )
-"""Packages in which an exception out of nowhere leaves a lock held, a program running, or a module half imported."""
+"""Packages in which an exception out of nowhere leaves a lock held, a program running, a module half imported, or a
+file that nobody knows of."""
 
 _CLIENTS: Final = frozenset(
     {"http", "urllib3", "redis", "valkey", "memcache", "pymemcache", "bmemcached", "pymongo", "amqp", "kafka"}
 )
 """Packages that keep connections for many requests: after an exception between a command and its answer, the next
 request would receive that answer."""
+
+_POOLS: Final = ("psycopg2.pool", "psycopg_pool", "sqlalchemy.pool", "dbutils")
+"""Modules that count the connections that are taken from them, and lose one by an exception while they do."""
 
 _TAKES: Final = frozenset({"acquire", "_acquire"})
 """Names of functions that take a lock, before the `try` block that gives it back."""
@@ -71,6 +76,9 @@ _TAKES_OR_GIVES_BACK: Final = frozenset(
     }
 )
 """Names of functions that take a lock, which a `with` or `try` block after them gives back, or that give it back."""
+
+_REGISTERS: Final = frozenset({"callback", "push", "_create_cb_wrapper"})
+"""Methods of contextlib.ExitStack that take over what gives something back."""
 
 _DROPS_REFERENCES: Final = frozenset({"clear", "discard", "pop", "popitem", "popleft", "remove"})
 """Methods of built-in containers that call Python functions for comparisons only, or because an object is freed."""
@@ -143,7 +151,7 @@ def landing_frame(frame: FrameType | None, patient: bool) -> FrameType | None:
         if _is_ours(frame):
             in_order = frame.f_code in _CALLERS and place is not frame and place is not None
             return place if in_order else None
-        if inner is not None and _drops_errors(inner, frame):
+        if inner is not None and (_drops_errors(inner, frame, patient) or (patient and _enters_or_exits(frame))):
             place = frame
         is_client = package_of(frame) in _CLIENTS
         # What a client calls back may compute for long, and its exceptions are nothing new to the client.
@@ -157,14 +165,21 @@ def landing_frame(frame: FrameType | None, patient: bool) -> FrameType | None:
 def _must_return(frame: FrameType, patient: bool) -> bool:
     if package_of(frame) in DELICATE or _is_finalizer(frame):
         return True
-    return patient and frame.f_code.co_name in _TAKES_OR_GIVES_BACK
+    if not patient:
+        return False
+    name, module = frame.f_code.co_name, _module_of(frame)
+    return name in _TAKES_OR_GIVES_BACK or module.startswith(_POOLS) or (module == "contextlib" and name in _REGISTERS)
+
+
+def _enters_or_exits(frame: FrameType) -> bool:
+    return calls_enter(frame.f_code, frame.f_lasti) or calls_exit(frame.f_code, frame.f_lasti)
 
 
 def lands_outside(frame: FrameType | None, package: str, patient: bool) -> bool:
     """Say whether an abort that leaves the innermost frames, those of a package, arrives where it may be raised."""
     inner = None
     while frame is not None:
-        if inner is not None and _drops_errors(inner, frame):
+        if inner is not None and _drops_errors(inner, frame, patient):
             return False
         if package_of(frame) != package:
             return landing_frame(frame, patient) is frame
@@ -182,25 +197,33 @@ def has_just_acquired(frame: FrameType) -> bool:
 
 def _is_finalizer(frame: FrameType) -> bool:
     code = frame.f_code
-    return code.co_name == "__del__" or any(getattr(called, "__code__", None) is code for called in gc.callbacks)
+    return code.co_name == "__del__" or any(_code_of(called) is code for called in gc.callbacks)
 
 
-def _drops_errors(frame: FrameType, caller: FrameType) -> bool:
-    """Say whether what `frame` raises is known not to reach `caller`, as Python or a library in C called it."""
+def _code_of(called: Any) -> CodeType | None:
+    function = called.__func__ if type(called) is MethodType else called
+    return function.__code__ if type(function) is FunctionType else None
+
+
+def _drops_errors(frame: FrameType, caller: FrameType, patient: bool) -> bool:
+    """Say whether what `frame` raises is known not to reach `caller`, as Python or a library in C called it.
+
+    It may look so where a variable has got another value during the call; that is not waited for without an end.
+    """
     site = call_site(caller.f_code, caller.f_lasti)
     if site.silent or frame.f_code in _CALLED_BY_LIBRARIES:
         return True
     called, owner = callee(caller)
-    if isinstance(called, FunctionType):
+    if type(called) is FunctionType:
         # If not that, it has returned, and an object of its own was freed.
-        return called.__code__ is not frame.f_code and not (site.spreads and _iterates(frame))
-    if isinstance(called, (MethodDescriptorType, BuiltinMethodType)) and called.__name__ in _DROPS_REFERENCES:
-        return isinstance(owner, (list, dict, set, deque)) and frame.f_code.co_name not in _COMPARES
+        return patient and called.__code__ is not frame.f_code and not (site.spreads and _iterates(frame))
+    if type(called) in (MethodDescriptorType, BuiltinMethodType) and called.__name__ in _DROPS_REFERENCES:
+        return is_a(owner, (list, dict, set, deque)) and frame.f_code.co_name not in _COMPARES
     if called is None:
         return _is_probably_of_dropping_library(frame, caller, site.name)
     types = _dropping_types()
-    of_class = getattr(called, "__objclass__", None)
-    return isinstance(called, types) or isinstance(owner, types) or of_class in types
+    of_class = called.__objclass__ if type(called) is MethodDescriptorType else None
+    return is_a(called, types) or is_a(owner, types) or of_class in types
 
 
 def _iterates(frame: FrameType) -> bool:
@@ -218,12 +241,12 @@ def _is_probably_of_dropping_library(frame: FrameType, caller: FrameType, name: 
     if name in _method_names(types):
         return True
     # What is passed to it may be a callback. A function of Python would have received it itself.
-    passes = any(isinstance(each, types) or _is_subclass(each, types) for each in arguments(caller))
-    return passes and not any(isinstance(each, types) for each in _received(frame))
+    passes = any(is_a(each, types) or _is_subclass(each, types) for each in arguments(caller))
+    return passes and not any(is_a(each, types) for each in _received(frame))
 
 
 def _is_subclass(value: Any, types: tuple[type, ...]) -> bool:
-    return isinstance(value, type) and issubclass(value, types)
+    return is_a(value, type) and issubclass(value, types)
 
 
 def _received(frame: FrameType) -> Iterator[Any]:
@@ -239,8 +262,7 @@ def _is_method(frame: FrameType, name: str) -> bool:
     code = frame.f_code
     if name == code.co_name or _iterates(frame):
         return True
-    method = getattr_static(type(first_argument(frame)), name, None)
-    return getattr(method, "__code__", None) is code
+    return _code_of(getattr_static(type(first_argument(frame)), name, None)) is code
 
 
 @lru_cache(maxsize=4)
@@ -264,10 +286,13 @@ def outside(frame: FrameType | None) -> bool:
 
 def package_of(frame: FrameType) -> str:
     """Return the name of the top-level package or module that a frame belongs to."""
-    module: str = frame.f_globals.get("__name__") or ""
-    return module.partition(".")[0]
+    return _module_of(frame).partition(".")[0]
+
+
+def _module_of(frame: FrameType) -> str:
+    return frame.f_globals.get("__name__") or ""
 
 
 def _is_ours(frame: FrameType) -> bool:
-    module: str = frame.f_globals.get("__name__") or ""
+    module = _module_of(frame)
     return module.startswith(_OURS) and (not module.startswith(_APPLICATIONS) or module == _CLEANS_UP)

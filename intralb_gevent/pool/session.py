@@ -25,7 +25,7 @@ from .errortext import error_line
 from .forks import detach
 from .guards import CLEANUP_SECONDS
 from .safepoints import calls_application
-from .slotlog import tell
+from .slotlog import ONCE, tell
 
 if TYPE_CHECKING:
     from ..options import Options
@@ -114,7 +114,7 @@ class SlotSession:
             self.touched = True
             source.begin(self._session, deadline.remaining())
         except Exception as error:
-            tell("no session for worker %d; its request is answered 503", self._worker_id, exc_info=error)
+            tell("no session for worker %d; its request is answered 503", self._worker_id, exc_info=error, most=ONCE)
             self._rules.failed_at = monotonic()
             self.discard()
             raise SessionUnavailable(f"db_init_func failed: {error_line(error)}") from error
@@ -193,7 +193,7 @@ class SlotSession:
             raise
         except BaseException as error:
             text = "could not %s a session of worker %d; it is not used again"
-            tell(text, name, self._worker_id, exc_info=error)
+            tell(text, name, self._worker_id, exc_info=error, most=ONCE)
             return False
         return True
 

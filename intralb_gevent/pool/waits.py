@@ -11,8 +11,8 @@ import threading
 from types import FrameType
 from typing import Any, Final
 
+from .blocks import calls_exit, is_within_step
 from .breaks import take_break
-from .callsites import is_within_step
 from .finallyblocks import is_in_finally
 from .safepoints import DELICATE, application_frames, package_of
 
@@ -23,6 +23,7 @@ __all__ = [
     "is_paused_within_step",
     "is_starting_program",
     "is_taking_its_lock_back",
+    "receiver",
     "take_no_notification",
 ]
 
@@ -64,10 +65,21 @@ def is_giving_back(frame: FrameType | None) -> bool:
     Ended there, a pool would lose a member for good, and the stream that a handler sends records by would be left in
     the middle of one.
     """
+    return receiver(frame) is not None
+
+
+def receiver(frame: FrameType | None) -> FrameType | None:
+    """Return the outermost frame that is giving something back, or waits for what does; None if nothing is given back.
+
+    It is where an abort can be raised next, once its `finally` block has ended or what it has called has returned.
+    """
+    found: FrameType | None = None
     for each, line in application_frames(frame):
-        if each.f_code.co_name in _GIVES_BACK or is_in_finally(each.f_code, line) or package_of(each) == "logging":
-            return True
-    return False
+        if each.f_code.co_name in _GIVES_BACK or package_of(each) == "logging":
+            found = each.f_back or each
+        elif calls_exit(each.f_code, each.f_lasti) or is_in_finally(each.f_code, line):
+            found = each
+    return found
 
 
 def is_paused_within_step(frame: FrameType | None) -> bool:

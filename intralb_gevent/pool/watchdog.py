@@ -28,15 +28,16 @@ from gevent import get_hub, getcurrent
 from gevent.monkey import get_original
 
 from .blockedloop import BlockedLoop
+from .blocks import is_within_step
 from .breaks import take_break
-from .callsites import is_within_step
 from .collector import Collector
 from .cputimer import cpu_timer
 from .forks import when_isolated
 from .headroom import HEADROOM
 from .hublog import HubLog
 from .hubwatch import HubWatch
-from .landing import cancel_landing, land
+from .landing import cancel_landing, is_stuck, land
+from .loghandlers import LOGGER
 from .processlocks import has_waited, state_of_wait
 from .safepoints import (
     application_frames,
@@ -46,7 +47,7 @@ from .safepoints import (
     outside,
 )
 from .slotgreenlet import slot_at
-from .waits import is_giving_back
+from .waits import receiver
 
 if TYPE_CHECKING:
     from .job import Job
@@ -131,6 +132,12 @@ def _stack_at(frame: FrameType | None) -> traceback.StackSummary:
     return stack
 
 
+def _pause() -> None:
+    # Others must not find the limit of recursion raised meanwhile.
+    HEADROOM.give_back()
+    take_break()
+
+
 class _Suspect:
     """The greenlet that was found running when the hub was busy, since when it had been, and when it was seen last."""
 
@@ -168,7 +175,7 @@ class Watchdog:
         self._hub = hub
         self._number = number
         self._users = 0
-        self._log = HubLog(logging.getLogger("intralb_gevent").log)
+        self._log = HubLog(LOGGER.log)
         self.watch = HubWatch(hub.loop, BUSY_SECONDS, self._has_turn)
         self._blocked_loop = BlockedLoop()
         self._block_timeout = 0.0
@@ -380,19 +387,35 @@ class Watchdog:
                 slot.interrupt()
             return
         place = landing_frame(frame, slot.patient)
-        if place is None or frame is None:
-            return
-        gives_back = slot.may_finish and is_giving_back(place)
-        within_step = has_just_acquired(frame) or (slot.late and is_within_step(place.f_code, place.f_lasti))
-        if place is not frame or within_step:
-            if not gives_back:
-                land(place, slot)
-        elif slot.late and not gives_back:
+        if place is not None and frame is not None:
+            Watchdog._end_near(slot, frame, place)
+
+    @staticmethod
+    def _end_near(slot: Slot, frame: FrameType, place: FrameType) -> None:
+        if slot.may_finish and (waiting := receiver(place)) is not None:
+            Watchdog._let_finish(slot, place is frame, waiting)
+        elif place is not frame or has_just_acquired(frame):
+            land(place, slot)
+        elif not slot.late:
+            _pause()
+        elif not Watchdog._finishes_step(slot, frame):
             slot.interrupt()
-        else:
-            # Others must not find the limit of recursion raised meanwhile.
-            HEADROOM.give_back()
-            take_break()
+
+    @staticmethod
+    def _finishes_step(slot: Slot, frame: FrameType) -> bool:
+        """Say whether the application has to finish a step first, and will be ended then."""
+        if not (slot.patient and is_within_step(frame.f_code, frame.f_lasti)) or is_stuck(frame):
+            return False
+        return land(frame, slot)
+
+    @staticmethod
+    def _let_finish(slot: Slot, may_pause: bool, waiting: FrameType) -> None:
+        """Abort the application once it has given back what it is giving back; others have a turn before."""
+        if may_pause:
+            _pause()
+        place = landing_frame(waiting, slot.patient)
+        if place is not None and slot.late:
+            land(place, slot)
 
     def _note(
         self, greenlet: Any, job: Job | None, place: FrameType | traceback.StackSummary | None, busy_since: float

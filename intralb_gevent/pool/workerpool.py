@@ -21,6 +21,7 @@ from .fairqueue import FairQueue
 from .hublog import HubLog
 from .hubturns import HubTurns
 from .job import STREAM_LASTS_SECONDS, Job, JobKeeper
+from .loghandlers import LOGGER
 from .session import SessionRules
 from .slot import Slot
 from .worker import Worker
@@ -62,7 +63,7 @@ class WorkerPool:
         self.turns = HubTurns(keeper.turn_end)
         self.leftovers = 0
         """How many requests left something behind that could have acted on the next one in their slot."""
-        self._log = HubLog(logging.getLogger("intralb_gevent").log)
+        self._log = HubLog(LOGGER.log)
         self._ids = ids
         self._turn = 0
         self._order = Turns()

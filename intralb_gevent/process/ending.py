@@ -23,6 +23,7 @@ from greenlet import getcurrent
 
 from .children import end_children
 from .leftovers import describe
+from .outlet import drain
 
 __all__ = ["END", "LEAST_SECONDS", "ProcessEnd"]
 
@@ -36,6 +37,9 @@ _BACKSTOP_SECONDS: Final = 2.0
 
 _WRITE_SECONDS: Final = 1.0
 """How long the last line waits for a standard error that takes nothing."""
+
+_DRAIN_SECONDS: Final = 0.5
+"""How long the log waits for it before."""
 
 _LINE_BYTES: Final = 4096
 """As much as a pipe takes in one piece."""
@@ -118,6 +122,7 @@ class ProcessEnd:
         """Write what is (or was) left as one line on the standard error, and end the process."""
         line = f"intralb-gevent: {self._stage}; {left or self.left()}; exits with code {self._code}"
         end_children()
+        drain(_DRAIN_SECONDS)
         _write(line)
         os._exit(self._code)
 

@@ -24,6 +24,7 @@ from gevent.monkey import get_original
 
 from ..pool.forks import when_isolated
 from ..pool.hublog import HubLog
+from ..pool.loghandlers import LOGGER
 from ..pool.watchdog import while_blocked
 from .actions import Action
 from .ending import END
@@ -65,7 +66,7 @@ class Signals:
     """The handlers of this process, installed as long as there is something to shut down."""
 
     def __init__(self) -> None:
-        self.log = HubLog(logging.getLogger("intralb_gevent").log)
+        self.log = HubLog(LOGGER.log)
         self.serving = 0
         """How many servers serve for ever."""
         self._stoppables: list[Stoppable] = []

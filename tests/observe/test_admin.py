@@ -1,6 +1,11 @@
-"""What probes and programs see, while the only slot is busy."""
+"""What probes and programs see, while the only slot is busy; and what those can do who mean harm."""
 
+import contextlib
 import json
+import signal
+import socket as plain
+import threading
+import time
 
 import gevent
 import pytest
@@ -8,6 +13,10 @@ from gevent import socket
 from gevent.event import Event
 
 from intralb_gevent.observe.admin import AdminServer
+
+PATIENCE = 10.0
+ATTACK_SECONDS = 2.0
+GET_LIVE = b"GET /live HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 @pytest.fixture
@@ -25,21 +34,62 @@ def server(serve, door):
     return serve(application, max_concurrent_per_router=1, queue_size=0, max_workers=1)
 
 
+class QuickAdminServer(AdminServer):
+    """One that does not take minutes to close what is silent."""
+
+    SILENT_SECONDS = 0.2
+    SWEEP_SECONDS = 0.05
+
+
+class NarrowAdminServer(AdminServer):
+    """One that cuts whoever leaves anything unread."""
+
+    MOST_UNSENT_BYTES = 0
+    SWEEP_SECONDS = 0.05
+
+
 @pytest.fixture
-def ask(server):
-    with AdminServer(("127.0.0.1", 0), server.balancer) as admin:
+def admin(request, server):
+    kind = getattr(request, "param", AdminServer)
+    with kind(("127.0.0.1", 0), server.balancer) as admin:
         admin.start()
+        yield admin
 
-        def get(path: str) -> tuple[int, str]:
-            with socket.create_connection(("127.0.0.1", admin.server_port), timeout=5) as client:
-                client.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
-                answer = b""
-                while part := client.recv(65536):
-                    answer += part
-            head, _, body = answer.decode().partition("\r\n\r\n")
-            return int(head.split()[1]), body
 
-        yield get
+@pytest.fixture
+def ask(admin):
+    def get(path: str) -> tuple[int, str]:
+        with socket.create_connection(("127.0.0.1", admin.server_port), timeout=5) as client:
+            client.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+            answer = b""
+            while part := client.recv(65536):
+                answer += part
+        head, _, body = answer.decode().partition("\r\n\r\n")
+        return int(head.split()[1]), body
+
+    return get
+
+
+@pytest.fixture
+def connect(admin):
+    """Connect to the admin server until the test is over."""
+    made = []
+
+    def connected() -> socket.socket:
+        made.append(socket.create_connection(("127.0.0.1", admin.server_port), timeout=PATIENCE))
+        return made[-1]
+
+    yield connected
+    for each in made:
+        each.close()
+
+
+def is_closed(client: socket.socket) -> bool:
+    """Wait until the server has closed a connection, and say so."""
+    with contextlib.suppress(ConnectionResetError):
+        while client.recv(65536):
+            pass
+    return True
 
 
 def busy(server) -> socket.socket:
@@ -80,3 +130,136 @@ def test_readiness_fails_from_the_beginning_of_a_shutdown_on(server, ask, eventu
 
 def test_other_paths_say_what_there_is(ask) -> None:
     assert ask("/") == (404, "There are /live, /ready and /snapshot.\n")
+
+
+def test_a_connection_is_kept_and_answers_come_in_the_order_of_the_requests(connect) -> None:
+    client = connect()
+    client.sendall(GET_LIVE * 50 + b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    answers = b"".join(iter(lambda: client.recv(65536), b""))
+    assert answers.count(b"HTTP/1.1 200 OK") == 50
+    assert answers.rpartition(b"HTTP/1.1 ")[2].startswith(b"404")
+
+
+def test_requests_that_wait_do_not_keep_a_probe_from_its_answer(admin, ask, connect) -> None:
+    for _ in range(2 * admin.MOST_CONNECTIONS):
+        connect().sendall(GET_LIVE * 100)
+    assert ask("/ready") == (200, "serving\n")
+
+
+def test_a_body_is_refused(connect) -> None:
+    client = connect()
+    client.sendall(b"POST /live HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")
+    assert client.recv(65536).startswith(b"HTTP/1.1 413")
+    assert is_closed(client)
+
+
+def test_of_many_silent_connections_the_oldest_are_closed_and_probes_are_answered(admin, ask, connect) -> None:
+    silent = [connect() for _ in range(3 * admin.MOST_CONNECTIONS)]
+    assert ask("/live") == (200, "live\n")
+    assert is_closed(silent[0])
+    assert len(admin.connections) <= admin.MOST_CONNECTIONS
+    silent[-1].sendall(GET_LIVE)
+    assert silent[-1].recv(65536).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("admin", [QuickAdminServer], indirect=True)
+@pytest.mark.parametrize("sent", [b"", b"GET /li", GET_LIVE])
+def test_a_client_that_has_vanished_is_closed_in_time(connect, sent: bytes) -> None:
+    client = connect()
+    client.sendall(sent)
+    assert is_closed(client)
+
+
+@pytest.mark.parametrize("admin", [NarrowAdminServer], indirect=True)
+def test_a_client_that_asks_and_does_not_read_is_cut(admin, eventually) -> None:
+    admin.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", admin.server_port))
+        client.sendall(b"GET /snapshot HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
+        eventually(lambda: admin.connections)
+        eventually(lambda: not admin.connections)
+
+
+def test_stopping_closes_the_connections(admin, ask, connect) -> None:
+    kept = connect()
+    kept.sendall(GET_LIVE)
+    assert kept.recv(65536).startswith(b"HTTP/1.1 200")
+    admin.stop()
+    assert is_closed(kept)
+
+
+def test_what_clients_ask_and_do_not_wait_for_is_not_kept(admin, ask, connect) -> None:
+    for _ in range(300):
+        client = connect()
+        client.sendall(GET_LIVE)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, bytes([1, 0, 0, 0, 0, 0, 0, 0]))
+        client.close()
+    assert ask("/live") == (200, "live\n")
+    assert len(admin.connections) <= admin.MOST_CONNECTIONS
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        GET_LIVE * 1000,
+        b"GET /snapshot HTTP/1.1\r\nHost: x\r\n\r\n" * 1000,
+        b"POST /live HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 10_000,
+    ],
+    ids=["live", "snapshot", "chunks"],
+)
+def test_nobody_at_the_admin_address_keeps_the_event_loop(serve_app, sent: bytes) -> None:
+    server = serve_app(flags=("--admin-bind", "127.0.0.1:0"))
+    port = json.loads(server.ready_file.read_text())["admin"]["port"]
+    end = time.monotonic() + ATTACK_SECONDS
+    attacking = threading.Thread(target=attack, args=(port, sent, end), daemon=True)
+    attacking.start()
+    worst = 0.0
+    while time.monotonic() < end:
+        began = time.monotonic()
+        assert server.get() == 200
+        assert status_of(port, "/ready") == 200
+        worst = max(worst, time.monotonic() - began)
+    assert worst < ATTACK_SECONDS / 2
+    attacking.join(PATIENCE)
+    assert "Traceback" not in server.said
+
+
+def test_probes_are_answered_until_the_shutdown_is_over_and_do_not_delay_it(serve_app) -> None:
+    server = serve_app(flags=("--admin-bind", "127.0.0.1:0"))
+    port = json.loads(server.ready_file.read_text())["admin"]["port"]
+    running = server.asked("/wait/1")
+    with plain.create_connection(("127.0.0.1", port)) as kept, plain.create_connection(("127.0.0.1", port)) as half:
+        half.sendall(b"GET /li")
+        kept.sendall(GET_LIVE)
+        assert kept.recv(65536).startswith(b"HTTP/1.1 200")
+        server.signal(signal.SIGTERM)
+        server.until(lambda: "SIGTERM" in server.said)
+        server.until(lambda: status_of(port, "/ready") == 503)
+        kept.sendall(GET_LIVE)
+        assert kept.recv(65536).startswith(b"HTTP/1.1 200")
+        assert running() == 200
+        assert server.ended() == 0
+
+
+def attack(port: int, sent: bytes, end: float) -> None:
+    """Send the same again and again, on one connection as long as that is open, and read what is answered."""
+    while time.monotonic() < end:
+        with plain.create_connection(("127.0.0.1", port), PATIENCE) as client, contextlib.suppress(OSError):
+            threading.Thread(target=read_until, args=(client, end), daemon=True).start()
+            while time.monotonic() < end:
+                client.sendall(sent)
+
+
+def read_until(client: plain.socket, end: float) -> None:
+    """Read what comes, then end the connection, also for whom it keeps from sending."""
+    with contextlib.suppress(OSError):
+        while time.monotonic() < end and client.recv(65536):
+            pass
+        client.shutdown(plain.SHUT_RDWR)
+
+
+def status_of(port: int, path: str) -> int:
+    with plain.create_connection(("127.0.0.1", port), PATIENCE) as client:
+        client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        return int(client.recv(65536).split()[1])

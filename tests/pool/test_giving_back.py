@@ -15,6 +15,7 @@ from gevent.event import Event
 
 from intralb_gevent import DeadlineExceeded
 from intralb_gevent.errors import ClientDisconnected
+from intralb_gevent.pool.finallyblocks import is_in_finally
 
 TIMEOUT = 0.05
 PATIENCE = 5.0
@@ -256,3 +257,8 @@ def is_running(pid: str) -> bool:
     with contextlib.suppress(FileNotFoundError), open(f"/proc/{pid}/stat") as stat:
         return stat.read().rpartition(")")[2].split()[0] != "Z"
     return False
+
+
+def test_instructions_without_a_line_are_in_no_finally_block() -> None:
+    """Python has such where it ends a handler of exceptions; the line of a frame is None there."""
+    assert not is_in_finally(in_finally.__code__, None)

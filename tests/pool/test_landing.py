@@ -11,6 +11,7 @@ import random
 import re
 import sqlite3
 import subprocess
+import tempfile
 import threading
 import time
 import weakref
@@ -602,9 +603,181 @@ def two_opened_at_once() -> None:
             os.close(write)
 
 
-@pytest.mark.parametrize("handler", [opened_in_try, opened_before_try, opened_as_attribute, two_opened_at_once])
+def opened_after_an_error() -> None:
+    descriptor = None
+    while True:
+        try:
+            try:
+                raise ValueError
+            except ValueError:
+                descriptor = os.open(os.devnull, os.O_RDONLY)
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
+                descriptor = None
+
+
+def open_file() -> int:
+    return os.open(os.devnull, os.O_RDONLY)
+
+
+def opened_by_a_function() -> None:
+    while True:
+        descriptor = open_file()
+        try:
+            step()
+        finally:
+            os.close(descriptor)
+
+
+def open_under_a_lock() -> int:
+    with LOCK:
+        return os.open(os.devnull, os.O_RDONLY)
+
+
+def opened_under_a_lock() -> None:
+    while True:
+        descriptor = open_under_a_lock()
+        try:
+            step()
+        finally:
+            os.close(descriptor)
+
+
+class OpenedAtOnce:
+    """A context manager that takes what it gives back before its `with` block begins."""
+
+    def __init__(self) -> None:
+        self.descriptor = os.open(os.devnull, os.O_RDONLY)
+
+    def __enter__(self) -> int:
+        return self.descriptor
+
+    def __exit__(self, *error: object) -> None:
+        os.close(self.descriptor)
+
+
+def opened_before_with() -> None:
+    while True:
+        with OpenedAtOnce():
+            step()
+
+
+def opened_on_a_condition() -> None:
+    count = 0
+    while True:
+        count += 1
+        descriptor = os.open(os.devnull, os.O_RDONLY) if count % 7 else None
+        try:
+            step()
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
+
+
+def opened_as_argument() -> None:
+    opened: list[int] = []
+    try:
+        while True:
+            opened.append(os.open(os.devnull, os.O_RDONLY))
+            step()
+            if len(opened) > 9:
+                for descriptor in opened:
+                    os.close(descriptor)
+                opened = []
+    finally:
+        for descriptor in opened:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+
+
+class ClosesByAnotherName(OpenedAtOnce):
+    """One whose `__exit__` is called something else."""
+
+    def leave(self, *error: object) -> None:
+        spend(0.0002)
+        os.close(self.descriptor)
+
+    __exit__ = leave
+
+
+def closed_by_another_name() -> None:
+    while True:
+        with ClosesByAnotherName():
+            step()
+
+
+def closed_at_length() -> None:
+    while True:
+        descriptor = os.open(os.devnull, os.O_RDONLY)
+        try:
+            step()
+        finally:
+            spend(0.0002)
+            os.close(descriptor)
+            spend(0.0002)
+
+
+def temporary() -> None:
+    while True:
+        with tempfile.TemporaryFile():
+            step()
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [
+        *(opened_in_try, opened_before_try, opened_as_attribute, two_opened_at_once, opened_after_an_error),
+        *(opened_by_a_function, opened_under_a_lock, opened_before_with, opened_on_a_condition, opened_as_argument),
+        *(closed_by_another_name, closed_at_length, temporary),
+    ],
+)
 def test_what_a_call_has_returned_is_kept_before_an_abort(ends, handler) -> None:
     """Else a `finally` block could not give back what the handler has just taken."""
     before = os.listdir("/proc/self/fd")
     ends(handler, times=20)
     assert len(os.listdir("/proc/self/fd")) <= len(before)
+
+
+work: Callable[[], object] = step
+
+
+def test_a_name_that_means_something_else_meanwhile_is_waited_for_no_longer_than_clean_up(balance, ask) -> None:
+    def replaced() -> None:
+        global work
+        work = step
+        endless()
+
+    def replace() -> None:
+        global work
+        work = replaced
+        work()
+
+    balancer = balance(paths(replace=replace), request_timeout_seconds=TIMEOUT, cleanup_seconds=0.1)
+    assert ask(balancer, "/replace").status == "504 Gateway Timeout"
+    assert ask(balancer, "/other").status == "200 OK"
+
+
+class Proxy:
+    """An object that tells what it is by code of its own, such as a lazy one of Django's."""
+
+    asked = 0
+
+    @property
+    def __class__(self) -> type:
+        Proxy.asked += 1
+        raise RuntimeError
+
+    def __getattr__(self, name: str) -> object:
+        Proxy.asked += 1
+        raise RuntimeError
+
+    def __call__(self, *args: object) -> object:
+        return endless()
+
+
+@pytest.mark.parametrize("call", [lambda proxy: proxy(), lambda proxy: FUNCTIONS["decorated"](proxy)])
+def test_objects_of_the_application_are_not_asked_what_they_are(ends, call) -> None:
+    proxy = Proxy()
+    ends(lambda: call(proxy), times=2)
+    assert Proxy.asked == 0

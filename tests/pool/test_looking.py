@@ -70,6 +70,16 @@ def open_of_a_fifo(path: str) -> None:
     open(path).close()
 
 
+def kept_read_of_a_pipe() -> bytes:
+    reading, writing = os.pipe()
+    try:
+        data = os.read(reading, 1)
+    finally:
+        os.close(reading)
+        os.close(writing)
+    return data
+
+
 def wait_for_a_child() -> None:
     child = os.posix_spawn(sys.executable, [sys.executable, "-c", "import time; time.sleep(60)"], os.environ)
     try:
@@ -79,7 +89,7 @@ def wait_for_a_child() -> None:
         os.waitpid(child, 0)
 
 
-@pytest.mark.parametrize("call", [read_of_a_pipe, open_of_a_fifo, wait_for_a_child])
+@pytest.mark.parametrize("call", [read_of_a_pipe, kept_read_of_a_pipe, open_of_a_fifo, wait_for_a_child])
 def test_a_system_call_that_blocks_the_process_is_ended_at_the_deadline(balance, ask, lock_file, call) -> None:
     block = (lambda: call(lock_file)) if call is open_of_a_fifo else call
     balancer = balance(handlers(block=block), request_timeout_seconds=0.1)
