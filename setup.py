@@ -33,7 +33,7 @@ COMPILED = [
         "policy/usual",
         "policy/fairness",
     ),
-    *("policy/lifecycle", "policy/priority", "policy/answers", "observe/stats"),
+    *("policy/lifecycle", "policy/priority", "policy/answers", "policy/pace", "observe/stats"),
     *("http/response", "http/filewrapper", "http/framing", "stdlib"),
 ]
 

@@ -195,13 +195,16 @@ class Options:
         "For the head of a request, from its first byte or a connection's beginning; then 408.",
     )
     body_timeout_seconds: float = option(
-        _CLIENTS, 30.0, seconds(positive=True), "Without a byte of a request's body; then 408."
+        _CLIENTS,
+        30.0,
+        seconds(positive=True),
+        "Without a byte of a request's body, or with less than 240 a second; then 408.",
     )
     write_timeout_seconds: float = option(
         _CLIENTS,
         60.0,
         seconds(positive=True),
-        "Without a byte of an answer taken by the client; then the connection is cut.",
+        "Without a byte of an answer taken by the client, or with less than 240 a second; then the connection is cut.",
     )
     cancel_on_disconnect: bool = option(
         _CLIENTS,

@@ -24,6 +24,7 @@ from .http.server import WSGIServer, graceful_shutdown
 from .observe.admin import AdminServer
 from .pool.balancer import LoadBalancer
 from .pool.loghandlers import JOBS, LOGGER
+from .process.freedmemory import FreedMemory
 
 __all__ = ["Places", "configure_logging", "keep_freed_memory", "serve"]
 
@@ -66,6 +67,7 @@ def serve(balancer: LoadBalancer, places: Places, announce: Callable[[Sequence[A
         if places.ready_file is not None:
             _write_ready_file(places.ready_file, facts)
             stack.enter_context(removed_at_the_end(places.ready_file))
+        stack.enter_context(FreedMemory())
         announce(bound)
         servers[0].serve_forever()
 
@@ -126,7 +128,8 @@ def keep_freed_memory() -> None:
     """Let glibc keep up to `KEPT_BYTES` of what is freed at the end of its heap.
 
     By default it gives back all above 128 KB at once and takes it again, page by page, for the next large bodies, which
-    costs more than all else about them. Where the C library has no mallopt() nothing is changed.
+    costs more than all else about them. What is more is given back after a while (`FreedMemory`). Where the C library
+    has no mallopt() nothing is changed.
     """
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt

@@ -19,6 +19,7 @@ from gevent.event import Event
 
 from ..policy.answers import Answer
 from ..policy.deadline import time_told
+from ..policy.pace import Pace
 from ..pool.cutlog import cut_line
 from ..pool.forks import FORKS, close_copy
 from ..pool.job import ENDED, Job, shown
@@ -38,6 +39,8 @@ from .limits import (
     PARSED_BYTES,
     PIPELINED_REQUESTS,
     PROXY_HEADER_BYTES,
+    READ_AHEAD_BYTES,
+    RECEIVE_BYTES,
     TLS_RECEIVE_BYTES,
     UNSENT_IN_FILES_BYTES,
     UNSENT_LEAST_BYTES,
@@ -45,6 +48,7 @@ from .limits import (
 )
 from .outbox import Outbox
 from .parser import Request, RequestParser
+from .parsingturns import PARSING_SECONDS, is_costly
 from .proxy_protocol import ProxyHeader
 from .refusals import BODY_TOO_SHORT, PLAIN_HTTP, TOO_SLOW
 from .response import Response
@@ -72,6 +76,7 @@ class Connection:
 
     __slots__ = (
         "_acknowledging",
+        "_ahead",
         "_behind",
         "_current",
         "_cut",
@@ -82,7 +87,9 @@ class Connection:
         "_lingering",
         "_loopback",
         "_outbox",
+        "_pace",
         "_parser",
+        "_paused",
         "_pending",
         "_port",
         "_proxy_header",
@@ -121,6 +128,10 @@ class Connection:
         """Whether the present response is the last."""
         self._unparsed = b""
         """What has been read and has to wait, because many requests do."""
+        self._ahead = 0
+        """Bytes that were read while a request waited for an earlier one."""
+        self._paused = False
+        """Whether the client waits, as parsing what it sends has taken long."""
         self._input_ended = False
         self._skipping = False
         """Whether a request has been answered whose body was still to come when its client's time was counted last."""
@@ -128,6 +139,8 @@ class Connection:
         self._resuming = False
         """Whether what is parsed or submitted was read some time ago."""
         self._outbox = Outbox(shared.budget)
+        self._pace = Pace()
+        """Of a body that arrives, or of the answers that the client takes."""
         self._whole = b""
         """A response that is sent at the end of the hub's turn."""
         self._taken: Event | None = None
@@ -164,6 +177,11 @@ class Connection:
         parser = self._parser
         asked = self._current or self._pending or self._unparsed or parser.in_head or parser.in_body
         return not (asked or self._outbox.size or self._whole)
+
+    @property
+    def new(self) -> bool:
+        """Whether nothing has been asked yet."""
+        return not self._parser.begun
 
     @property
     def unsent(self) -> int:
@@ -223,7 +241,10 @@ class Connection:
                 data = self._socket.recv(TLS_RECEIVE_BYTES)
             else:
                 # One buffer for all connections: the parser copies what it keeps.
-                data = shared.buffer[: self._socket.recv_into(shared.buffer)]
+                parser = self._parser
+                much = parser.in_body and parser.body_left >= RECEIVE_BYTES
+                buffer = shared.buffer if much else shared.short_buffer
+                data = buffer[: self._socket.recv_into(buffer)]
         except (BlockingIOError, InterruptedError):
             return
         except NotTls:
@@ -266,7 +287,8 @@ class Connection:
             self._reader.stop()
             return
         was_in_head = parser.in_head
-        refused = parser.feed(data) if len(data) <= PARSED_BYTES else self._parse_some(data)
+        short = len(data) <= PARSED_BYTES and not parser.in_body
+        refused = parser.feed(data) if short else self._parse_some(data)
         if refused is not None:
             self._reject(refused)
         elif parser.in_body or (parser.in_head and not was_in_head) or self._skipping:
@@ -277,17 +299,25 @@ class Connection:
         if parser.held:
             self._hold_back()
         if self._pending:
-            if self._unparsed or len(self._pending) >= PIPELINED_REQUESTS:
-                self._reader.stop()
             self._advance()
-            if self._unparsed and self._current is None and not self.closed:
-                self._shared.loop.run_callback(self._resume)
+            if (self._pending or self._unparsed or parser.head_waits) and not self.closed:
+                self._read_ahead(len(data))
         elif parser.head_waits:
             self._judge_head()
 
+    def _read_ahead(self, count: int) -> None:
+        """Read no further than a bounded number of bytes and requests, and no body, ahead of the one being answered."""
+        self._ahead += count
+        many = len(self._pending) >= PIPELINED_REQUESTS or self._ahead > READ_AHEAD_BYTES
+        if many or self._unparsed or self._parser.head_waits:
+            self._reader.stop()
+        if self._unparsed and self._current is None:
+            self._shared.loop.run_callback(self._resume)
+
     def _parse_some(self, data: bytes | memoryview) -> Answer | None:
-        """Parse until so many requests wait that the rest has to wait, too."""
-        parser, refused, view = self._parser, None, memoryview(data)
+        """Parse until so many requests wait, or it has taken so long, that the rest has to wait, too."""
+        parser, refused, view, began = self._parser, None, memoryview(data), monotonic()
+        seconds = 0.0
         while view and refused is None and len(self._pending) < PIPELINED_REQUESTS and not self._last:
             if parser.holds_back:
                 self._reader.stop()
@@ -297,8 +327,21 @@ class Connection:
             view = view[end:]
             if parser.head_waits and refused is None:
                 self._judge_head()
+            seconds = monotonic() - began
+            if parser.head_waits or seconds > PARSING_SECONDS:
+                break
         self._unparsed = bytes(view) if refused is None and not self._last else b""
+        waits = (seconds > PARSING_SECONDS and len(view) > 0) or is_costly(seconds, len(data) - len(view))
+        if waits and refused is None and not (self._pending or self._last or self.closed):
+            self._reader.stop()
+            self._paused = True
+            self._shared.parsing_turns.pause(self, self._shared.loop)
         return refused
+
+    def resume_parsing(self) -> None:
+        """Go on, as others have had their time."""
+        self._paused = False
+        self._resume()
 
     def _hold_back(self) -> None:
         """Keep what came behind an offer to upgrade, and read no more, until the application has decided."""
@@ -322,12 +365,13 @@ class Connection:
             return
         parser, shared = self._parser, self._shared
         if parser.in_body:
-            seconds = shared.body_timeout_seconds
-        elif parser.in_head:
-            seconds = shared.header_timeout_seconds
-        else:
-            seconds = shared.keep_alive_seconds
+            self.expires = self._until(parser.body_size, shared.body_timeout_seconds)
+            return
+        seconds = shared.header_timeout_seconds if parser.in_head else shared.keep_alive_seconds
         self.expires = monotonic() + seconds
+
+    def _until(self, count: int, seconds: float) -> float:
+        return self._pace.until(monotonic(), self.expires, count, seconds, self._shared.kept_until)
 
     def _on_head(self, environ: dict[str, Any]) -> None:
         """Put into the environ what is known of the client, and the class that a trusted peer tells."""
@@ -373,7 +417,10 @@ class Connection:
 
         Only where it is next to be answered, so that nothing is answered out of order; otherwise it waits.
         """
-        if self._current is not None or self._pending or self._last or self.closed or self.far_behind:
+        if self._last or self.closed:
+            return
+        if self._current is not None or self._pending or self.far_behind:
+            self._reader.stop()
             return
         parser = self._parser
         parser.head_waits = False
@@ -414,12 +461,16 @@ class Connection:
 
     def resume_body(self) -> None:
         """Read on, as the application has caught up."""
-        if not (self._reader.active or self._input_ended or self._unparsed or self.closed):
+        if not (self._reader.active or self._input_ended or self._unparsed or self._paused or self.closed):
             self._reader.start(self._on_readable)
 
     def body_late(self) -> None:
-        """Fail a body: no byte arrived for `body_timeout_seconds`."""
-        self._reject(TOO_SLOW)
+        """Fail a body: no byte arrived for `body_timeout_seconds`, nor has a kept loop left any unread."""
+        size = self._parser.body_size
+        if self._reader.active:
+            self._look_once_more()
+        if self._parser.streams_body and self._parser.body_size == size:
+            self._reject(TOO_SLOW)
 
     def _end_body(self, answer: Answer) -> None:
         """Fail the body in the application, and close the connection after the response."""
@@ -569,14 +620,18 @@ class Connection:
             self._resuming = False
 
     def _go_on(self) -> None:
+        parser = self._parser
         self._advance()
-        held_back = self._lingering or self._parser.holds_back
+        if not self._pending:
+            self._ahead = 0
+        if parser.head_waits:
+            self._judge_head()
+        held_back = self._lingering or parser.holds_back or parser.head_waits or self._paused
         if self._unparsed and len(self._pending) < PIPELINED_REQUESTS and not held_back:
             data, self._unparsed = self._unparsed, b""
             self._take(data)
-        if self._parser.head_waits:
-            self._judge_head()
-        if not (self._unparsed or self._input_ended or self._last or self.closed or self._reader.active):
+        waits = self._unparsed or parser.head_waits or parser.far_ahead or self._ahead > READ_AHEAD_BYTES
+        if not (waits or self._paused or self._input_ended or self._last or self.closed or self._reader.active):
             self._reader.start(self._on_readable)
         elif self._input_ended and self._current is None and not (self._pending or self._unparsed or self._last):
             # What was left was no whole request.
@@ -728,15 +783,26 @@ class Connection:
             self._writer = self._shared.loop.io(self._socket.fileno(), 2)
         if not self._writer.active:
             self._writer.start(self._on_writable)
-            self.expires = monotonic() + self._shared.write_timeout_seconds
+            self._await_taking()
+
+    @property
+    def _taken_count(self) -> int:
+        """Bytes of what has been sent late that the client's system has; all of it where that is not known."""
+        return self._outbox.sent - unacknowledged(self._socket)
+
+    def _await_taking(self) -> None:
+        self.expires = self._until(self._taken_count, self._shared.write_timeout_seconds)
 
     def _on_writable(self) -> None:
+        sent = self._outbox.sent
         try:
             self._outbox.send_to(self._socket)
         except (BlockingIOError, InterruptedError):
-            self.expires = monotonic() + self._shared.write_timeout_seconds
+            pass
         except OSError:
             self.close()
+        if self._outbox.size and self._outbox.sent > sent:
+            self._await_taking()
         if not self.far_behind:
             self._no_longer_far_behind()
         if self.closed:
@@ -812,10 +878,21 @@ class Connection:
 
     def expire(self) -> None:
         """The client has taken too long: for its request 408, for reading the answer or for being idle the end."""
-        if self.refuse_unfinished(TOO_SLOW):
+        if self._was_in_time() or self.refuse_unfinished(TOO_SLOW):
             return
         self.report_cut(f"its client took nothing for write_timeout_seconds={self._shared.write_timeout_seconds:g}")
         self.close()
+
+    def _was_in_time(self) -> bool:
+        """Read and send what a kept loop has not; say whether the client has not taken too long after all."""
+        if self._reader.active:
+            self._look_once_more()
+        if self._outbox.size and not self.closed:
+            self._on_writable()
+            # The system takes more only when much of what it has is gone; a client may be slower and keep up.
+            if self._outbox.size and self._pace.keeps_up(self._taken_count, self._shared.write_timeout_seconds):
+                self._await_taking()
+        return self.closed or self.expires > monotonic()
 
     def refuse_unfinished(self, answer: Answer) -> bool:
         """Refuse the request that is arriving, if one is and nothing else is under way; say whether it was so."""

@@ -12,13 +12,16 @@ __all__ = [
     "BODY_IN_MEMORY_BYTES",
     "BODY_SMALL_BYTES",
     "JOINED_BYTES",
+    "LINE_ENDS_BYTES",
     "LINGER_SECONDS",
     "LOOPBACK_FILE_UNSENT_BYTES",
     "PARSED_BYTES",
     "PIPELINED_REQUESTS",
     "PROXY_HEADER_BYTES",
+    "READ_AHEAD_BYTES",
     "RECEIVE_BYTES",
     "REFUSED_CONNECTIONS",
+    "SHORT_RECEIVE_BYTES",
     "SKIPPED_BODY_BYTES",
     "SPILL_FILE_BYTES",
     "STREAMED_BODY_BYTES",
@@ -41,6 +44,9 @@ BODIES_IN_MEMORY_BYTES: Final = 32 * 1024 * 1024
 JOINED_BYTES: Final = 16 * 1024
 """A body up to this size is copied behind its head and sent with it; a larger one is sent from where it is."""
 
+LINE_ENDS_BYTES: Final = 64
+"""Of line ends before a request that are ignored: some clients send one behind a body (RFC 9112, 2.2)."""
+
 LINGER_SECONDS: Final = 2.0
 """How long a refused client's bytes are still read, so that the refusal reaches it before a reset does."""
 
@@ -56,8 +62,14 @@ PARSED_BYTES: Final = 2048
 PROXY_HEADER_BYTES: Final = 64 * 1024
 """Looked at for a PROXY header: its length is two bytes in version 2."""
 
+READ_AHEAD_BYTES: Final = 32 * 1024
+"""Of pipelined requests that may wait behind the one being answered; as many as the header fields of one may have."""
+
 RECEIVE_BYTES: Final = 256 * 1024
-"""Read from a socket at a time, into one buffer for all."""
+"""Read from a socket at a time of a body that has so much left, into one buffer for all."""
+
+SHORT_RECEIVE_BYTES: Final = 64 * 1024
+"""Read at a time of anything else, as what is not a body's may have to wait in memory."""
 
 TLS_RECEIVE_BYTES: Final = 64 * 1024
 """Read from a socket at a time where it is decrypted."""

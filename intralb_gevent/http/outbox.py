@@ -23,6 +23,12 @@ TURN_BYTES: Final = 4 * 1024 * 1024
 READ_BYTES: Final = 256 * 1024
 """Read from a file at a time where the system cannot send it by itself (TLS)."""
 
+SMALL_BYTES: Final = 4 * 1024
+"""Up to this size bytes are copied behind each other: kept as they are, an answer of 100 bytes would take 500."""
+
+JOINED_MOST_BYTES: Final = 64 * 1024
+"""Copied behind each other before another piece is begun."""
+
 
 class OutputBudget:
     """How much all connections of a server keep unsent, in memory and in files."""
@@ -61,29 +67,48 @@ class _FilePart:
         self.spill = spill
 
 
+def _held(part: memoryview) -> int:
+    """Return how many bytes are kept for the sake of a part: those of the object that it is a part of."""
+    return memoryview(part.obj).nbytes
+
+
 class Outbox:
     """A queue of bytes and stretches of files; `size` is how many bytes are in it."""
 
-    __slots__ = ("_budget", "_parts", "_spill", "size")
+    __slots__ = ("_budget", "_parts", "_spill", "sent", "size")
 
     def __init__(self, budget: OutputBudget) -> None:
         self._budget = budget
-        self._parts: deque[memoryview | _FilePart] = deque()
+        self._parts: deque[memoryview | bytearray | _FilePart] = deque()
         self._spill: _Spill | None = None
         """The file that is written to now."""
         self.size = 0
+        self.sent = 0
+        """How many bytes have been sent from it."""
 
     def __repr__(self) -> str:
         return f"<Outbox {self.size} bytes in {len(self._parts)} parts>"
 
     def add(self, data: memoryview) -> None:
         """Keep bytes, in memory if the budget allows; raises OSError when the temporary file cannot take them."""
+        small = len(data) <= SMALL_BYTES
+        held = len(data) if small else _held(data)
         self.size += len(data)
-        if self._budget.in_memory + len(data) <= self._budget.memory_limit:
-            self._budget.in_memory += len(data)
-            self._parts.append(data)
-        else:
+        if self._budget.in_memory + held > self._budget.memory_limit:
             self._keep_in_file(data)
+            return
+        self._budget.in_memory += held
+        if small:
+            self._join(data)
+        else:
+            self._parts.append(data)
+
+    def _join(self, data: memoryview) -> None:
+        last = self._parts[-1] if self._parts else None
+        if isinstance(last, bytearray) and len(last) < JOINED_MOST_BYTES:
+            last += data
+        else:
+            self._parts.append(bytearray(data))
 
     def _keep_in_file(self, data: memoryview) -> None:
         spill = self._spill
@@ -115,13 +140,22 @@ class Outbox:
             if isinstance(part, _FilePart):
                 self._send_file(sock, part)
             else:
-                sent = sock.send(part)
-                self.size -= sent
-                self._budget.in_memory -= sent
-                if sent == len(part):
-                    self._parts.popleft()
-                else:
-                    self._parts[0] = part[sent:]
+                self._send_part(sock, part)
+
+    def _send_part(self, sock: Any, part: memoryview | bytearray) -> None:
+        sent = sock.send(part)
+        self.size -= sent
+        self.sent += sent
+        if isinstance(part, bytearray):
+            self._budget.in_memory -= sent
+            del part[:sent]
+            if not part:
+                self._parts.popleft()
+        elif sent < len(part):
+            self._parts[0] = part[sent:]
+        else:
+            self._budget.in_memory -= _held(part)
+            self._parts.popleft()
 
     def _send_file(self, sock: Any, part: _FilePart) -> None:
         if isinstance(sock, _socket.socket):
@@ -133,6 +167,7 @@ class Outbox:
         part.offset += sent
         part.count -= sent
         self.size -= sent
+        self.sent += sent
         self._forget(part, sent)
         if not part.count:
             self._parts.popleft()
@@ -158,7 +193,7 @@ class Outbox:
                 unsent, part.count = part.count, 0
                 self._forget(part, unsent)
             else:
-                self._budget.in_memory -= len(part)
+                self._budget.in_memory -= len(part) if isinstance(part, bytearray) else _held(part)
         self._parts.clear()
         if self._spill is not None:
             # It was made, and could not be written.

@@ -19,7 +19,7 @@ from ..options import Options
 from ..policy.answers import Answer
 from ..stdlib import BytesIO
 from .bodystream import BodySource, StreamedBody
-from .limits import BODY_IN_MEMORY_BYTES, BODY_SMALL_BYTES, SKIPPED_BODY_BYTES
+from .limits import BODY_IN_MEMORY_BYTES, BODY_SMALL_BYTES, LINE_ENDS_BYTES, SKIPPED_BODY_BYTES
 from .refusals import (
     BAD_AUTHORITY,
     BAD_CODING,
@@ -37,6 +37,7 @@ from .refusals import (
     NO_ROOM_FOR_BODY,
     REPEATED,
     TARGET_TOO_LONG,
+    TOO_MANY_LINE_ENDS,
     UNKNOWN_CODING,
     UNKNOWN_EXPECTATION,
     UNKNOWN_VERSION,
@@ -47,6 +48,7 @@ from .spill import temporary_file, write_all
 
 __all__ = ["BodyBudget", "Request", "RequestParser"]
 
+_CARRIAGE_RETURN: Final = ord("\r")
 _HASH: Final = ord("#")
 _PERCENT: Final = ord("%")
 """Looked for as numbers: before Python looks for bytes in bytes, it makes an exception because they are none."""
@@ -334,6 +336,7 @@ class RequestParser:
         "_http_1_1",
         "_length",
         "_line",
+        "_line_ends",
         "_max_body_bytes",
         "_max_header_bytes",
         "_max_headers",
@@ -400,6 +403,8 @@ class RequestParser:
         self._checked_host: str | None = None
         self._unparsed = 0
         """How many of the bytes that were given to httptools last it has left, as they follow an offer to upgrade."""
+        self._line_ends = 0
+        """Bytes of line ends that have come since the last request."""
         self._line = b""
         """What has come of a request line that is not whole, since it will be read again."""
 
@@ -410,6 +415,16 @@ class RequestParser:
     def environ(self) -> dict[str, Any]:
         """The environ of the request whose head waits."""
         return self._environ
+
+    @property
+    def begun(self) -> bool:
+        """Whether any request has begun on this connection."""
+        return bool(self._environ)
+
+    @property
+    def body_size(self) -> int:
+        """Bytes that have come of the present body."""
+        return 0 if self._body is None else self._body.size
 
     @property
     def body_left(self) -> int:
@@ -491,6 +506,8 @@ class RequestParser:
 
     def _feed_between(self, data: bytes | memoryview) -> Answer | None:
         """Take bytes that begin between two requests."""
+        if data and data[0] <= _CARRIAGE_RETURN and self._exceeds_line_ends(bytes(data)):
+            return TOO_MANY_LINE_ENDS
         error = self._parse(data)
         if error is not None:
             return self._refusal_between(data, error)
@@ -499,6 +516,11 @@ class RequestParser:
         if self.in_head and not self._header_count:
             return self._within_line(bytes(data))
         return self._unfinished(len(data))
+
+    def _exceeds_line_ends(self, data: bytes) -> bool:
+        """Count the line ends that come before a request; say whether they are too many."""
+        self._line_ends += len(data) - len(data.lstrip(b"\r\n"))
+        return self._line_ends > LINE_ENDS_BYTES
 
     def _feed_within(self, data: bytes | memoryview) -> Answer | None:
         """Take bytes that begin in a request: those up to its end first, as in the next one a line may be refused."""
@@ -641,6 +663,7 @@ class RequestParser:
     def on_message_begin(self) -> None:
         """Start a request."""
         self.in_head = True
+        self._line_ends = 0
         self._environ = self._base_environ.copy()
         self._target = b""
         self._head_size = self._header_count = 0

@@ -30,6 +30,7 @@ __all__ = [
     "PLAIN_HTTP",
     "REPEATED",
     "TARGET_TOO_LONG",
+    "TOO_MANY_LINE_ENDS",
     "TOO_SLOW",
     "UNKNOWN_CODING",
     "UNKNOWN_EXPECTATION",
@@ -72,6 +73,7 @@ BAD_AUTHORITY: Final = _bad(
     "digits."
 )
 CHUNKED_HTTP_1_0: Final = _bad("The request has a Transfer-Encoding, which HTTP/1.0 does not know.")
+TOO_MANY_LINE_ENDS: Final = _bad("There are too many line ends before the request.")
 CHUNKS_TOO_SMALL: Final = _bad("The chunks of the request's body are too small, or their extensions too large.")
 
 REPEATED: Final = {

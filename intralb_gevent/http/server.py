@@ -7,6 +7,7 @@ It must not know HTTP.
 from __future__ import annotations
 
 import _socket
+import contextlib
 import errno
 import math
 import socket
@@ -42,6 +43,7 @@ from .outbox import OutputBudget
 from .parser import BodyBudget
 from .shared import Shared
 from .shutdown import Shutdown, graceful_shutdown
+from .sweep import Sweep
 from .tls import tls_context
 
 __all__ = ["WSGIServer", "graceful_shutdown"]
@@ -54,6 +56,9 @@ PAUSE_SECONDS = 0.1
 
 REFUSED_SECONDS = 0.5
 """How long clients whose requests have not arrived in time may read that, when the server stops."""
+
+ASKING_SECONDS = 1.0
+"""How long a connection on which nothing was asked yet stays open when the server stops, or half of the grace."""
 
 REPORT_SECONDS = 10.0
 """How long it must have gone well before that is logged again."""
@@ -90,7 +95,7 @@ class WSGIServer(pywsgi.WSGIServer):
     _listener_failed = False
     shutdown: Shutdown | None = None
     """What `graceful_shutdown` has prepared."""
-    _sweeper: Any = None
+    _sweeper: Sweep | None = None
 
     def __init__(
         self,
@@ -186,8 +191,7 @@ class WSGIServer(pywsgi.WSGIServer):
         self.shared.closing = False
         self._open()
         FORKS.serving.add(self)
-        self._sweeper = self.loop.timer(self.SWEEP_SECONDS, self.SWEEP_SECONDS, ref=False)
-        self._sweeper.start(self._sweep)
+        self._sweeper = Sweep(self.shared, self.SWEEP_SECONDS, self._sweep)
 
     def _open(self) -> None:
         """Have the balancer admit requests, from no more connections than the limit of open files allows."""
@@ -236,12 +240,30 @@ class WSGIServer(pywsgi.WSGIServer):
 
         gevent calls this, too, from `_do_read`, when the listener has failed for good: then there is nothing to take.
         """
-        if self.own_connections and self.started:
-            for _ in range(self.backlog // self.max_accept + 1):
-                if self._listener_failed:
-                    break
-                self._do_read()
+        if not (self.own_connections and self.started):
+            super().close()
+            return
+        # A socket of gevent's keeps its descriptor until the loop's next iteration; who connects until then is reset.
+        listener = getattr(self.socket, "_sock", self.socket)
+        self._take_in()
         super().close()
+        self._close_behind_last(listener)
+
+    def _take_in(self) -> None:
+        for _ in range(self.backlog // self.max_accept + 1):
+            if self._listener_failed:
+                break
+            self._do_read()
+
+    def _close_behind_last(self, listener: Any) -> None:
+        """Close the listener right behind the last client that has connected, and take in those that have meanwhile."""
+        accepted: list[tuple[int, Any]] = []
+        with contextlib.suppress(OSError):
+            while not self._listener_failed and len(accepted) < self.backlog:
+                accepted.append(listener._accept())
+        listener.close()
+        for descriptor, address in accepted:
+            self.do_handle(self._plain(descriptor), address)
 
     def stop(self, timeout: float | None = None) -> None:
         """Close the listener, let running requests finish for `timeout` seconds (default `stop_timeout`), cut the rest.
@@ -257,9 +279,9 @@ class WSGIServer(pywsgi.WSGIServer):
         """Stop until `deadline`, in `time.monotonic()` seconds; return how many requests were cut."""
         self.close()
         self.shared.closing = True
-        for connection in list(self.connections):
-            connection.closing = True
-            connection.close_if_idle()
+        self._close_idle(spares_new=True)
+        self.shared.wait_until_all_closed(min(ASKING_SECONDS, max(0.0, deadline - monotonic()) / 2))
+        self._close_idle(spares_new=False)
         self.shared.wait_until_all_closed(max(0.0, deadline - monotonic()))
         last = self.balancer.close_for(self)
         cut = self.balancer.drain(max(0.0, deadline - monotonic())) if last else 0
@@ -274,6 +296,13 @@ class WSGIServer(pywsgi.WSGIServer):
         FORKS.serving.discard(self)
         self.shared.flush_logs(max(0.0, deadline - monotonic()))
         return cut
+
+    def _close_idle(self, spares_new: bool) -> None:
+        """Have all connections close once they are idle; those that have not asked yet may have their moment first."""
+        for connection in list(self.connections):
+            connection.closing = True
+            if not (spares_new and connection.new):
+                connection.close_if_idle()
 
     def _refuse_unfinished(self) -> None:
         """Answer the clients whose requests have arrived in part, and give them a moment to read that."""
@@ -306,9 +335,12 @@ class WSGIServer(pywsgi.WSGIServer):
                 raise
             self._pause_accepting(error)
             return None
+        return self._plain(descriptor), address
+
+    def _plain(self, descriptor: int) -> _socket.socket:
         accepted = _socket.socket(*self._accepted_kind, fileno=descriptor)
         accepted.setblocking(False)
-        return accepted, address
+        return accepted
 
     def _pause_accepting(self, error: OSError) -> None:
         """Out of descriptors or memory: the clients in the backlog wait until there may be some again."""

@@ -6,6 +6,7 @@ Decides nothing but when the last connection of a closing server is gone. It mus
 from __future__ import annotations
 
 import logging
+import math
 import ssl
 import traceback
 from collections.abc import Callable, Iterable
@@ -24,9 +25,10 @@ from ..pool.origin import environ_key
 from ..pool.repeats import Repeats
 from ..quoting import quoted
 from .front import Front
-from .limits import RECEIVE_BYTES
+from .limits import RECEIVE_BYTES, SHORT_RECEIVE_BYTES
 from .outbox import OutputBudget
 from .parser import BodyBudget
+from .parsingturns import ParsingTurns
 from .proxies import Strangers, TrustedNetworks
 
 if TYPE_CHECKING:
@@ -59,12 +61,15 @@ class Shared:
         "header_timeout_seconds",
         "in_front",
         "keep_alive_seconds",
+        "kept_until",
         "loop",
         "nameless",
         "options",
+        "parsing_turns",
         "priority_key",
         "request_log",
         "root_path",
+        "short_buffer",
         "strangers",
         "streams_bodies",
         "submit",
@@ -103,7 +108,11 @@ class Shared:
         self.bodies = bodies
         self.buffer = memoryview(bytearray(RECEIVE_BYTES))
         """What the hub reads into, whichever connection it reads from."""
+        self.short_buffer = self.buffer[:SHORT_RECEIVE_BYTES]
+        self.parsing_turns = ParsingTurns()
         self.loop: Any = None
+        self.kept_until = -math.inf
+        """When, in `time.monotonic()` seconds, something had kept the event loop for long, most recently."""
         self.environ: dict[str, Any] = {}
         """What the environ of every request begins with."""
         self.tls: ssl.SSLContext | None = None

@@ -343,6 +343,30 @@ def test_a_flood_of_pipelined_requests_takes_little_memory(start, crowd) -> None
     assert served.memory - memory < 40 * MEGABYTE
 
 
+def pushed(client: socket.socket, data: bytes) -> None:
+    """Send what the server and the system take at once."""
+    client.settimeout(0.2)
+    with contextlib.suppress(TimeoutError):
+        client.sendall(data)
+
+
+@pytest.mark.parametrize("ahead", [0, 60_000], ids=["large heads", "bodies"])
+def test_so_does_a_flood_of_pipelined_bodies_and_large_heads(start, crowd, ahead: int) -> None:
+    served = start("--request-timeout-seconds", "60", "--max-wait-seconds", "60")
+    served.seconds_to_answer()
+    crowd(served, [get("/sleeping/60")], 2)
+    served.wait_until(lambda: served.snapshot()["running"] == 2)
+    clients = crowd(served, [get("/waiting")], 40)
+    memory = served.memory
+    head = b"X: %b\r\n" % (b"x" * 30_000) if not ahead else b""
+    one = b"POST / HTTP/1.1\r\nHost: x\r\n%bContent-Length: %d\r\n\r\n%b" % (head, ahead, bytes(ahead))
+    for client in clients:
+        pushed(client, one * 16)
+    served.wait_until(lambda: served.snapshot()["queued"] == 40)
+    # All that they have sent is 12 MB.
+    assert served.memory - memory < 6 * MEGABYTE
+
+
 def test_who_reads_a_stream_slowly_does_not_fill_the_disk(start, answered) -> None:
     served = start("--request-timeout-seconds", "60")
     # These leave no room for others in memory.

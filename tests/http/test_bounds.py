@@ -1,0 +1,211 @@
+"""What a client makes the server keep and compute is bounded: unread answers, requests ahead, costly bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+import tracemalloc
+from typing import Any
+
+import gevent
+import pytest
+from gevent.event import Event
+from hypothesis import given
+from hypothesis import strategies as st
+
+from intralb_gevent import Route
+from intralb_gevent.http.outbox import Outbox, OutputBudget
+
+MEGABYTE = 1024**2
+HELLO = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+# Unread answers.
+
+
+def test_many_small_answers_take_little_more_than_their_bytes() -> None:
+    budget = OutputBudget(64 * MEGABYTE)
+    outbox = Outbox(budget)
+    tracemalloc.start()
+    try:
+        for _ in range(50_000):
+            # Each in bytes of its own.
+            outbox.add(memoryview(bytes(bytearray(HELLO))))
+        kept = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert kept < 1.5 * outbox.size
+    assert budget.in_memory == outbox.size
+    outbox.clear()
+    assert budget.in_memory == 0
+
+
+def test_the_rest_of_a_large_answer_counts_with_all_that_is_kept_for_it() -> None:
+    budget = OutputBudget(64 * MEGABYTE)
+    outbox = Outbox(budget)
+    outbox.add(memoryview(bytes(MEGABYTE))[-10_000:])
+    assert (outbox.size, budget.in_memory) == (10_000, MEGABYTE)
+    here, there = socket.socketpair()
+    with here, there:
+        outbox.send_to(here)
+    assert (outbox.size, budget.in_memory) == (0, 0)
+
+
+@given(st.lists(st.sampled_from([1, 100, 4096, 4097, 70_000]), max_size=30), st.sampled_from([0, 10_000, MEGABYTE]))
+def test_all_is_sent_in_order_wherever_it_is_kept(sizes: list[int], room: int) -> None:
+    budget = OutputBudget(room)
+    outbox = Outbox(budget)
+    here, there = socket.socketpair()
+    expected, received = b"", b""
+    with here, there:
+        here.setblocking(False)
+        for number, size in enumerate(sizes):
+            expected += bytes([number]) * size
+            outbox.add(memoryview(bytes([number]) * size))
+            if number % 5 == 0:
+                received += sent_by(outbox, here, there)
+        while outbox.size:
+            received += sent_by(outbox, here, there)
+    assert received == expected
+    assert (budget.in_memory, budget.in_files) == (0, 0)
+
+
+def sent_by(outbox: Outbox, here: socket.socket, there: socket.socket) -> bytes:
+    before = outbox.size
+    with contextlib.suppress(BlockingIOError):
+        outbox.send_to(here)
+    sent, received = before - outbox.size, b""
+    while len(received) < sent:
+        received += there.recv(65536)
+    return received
+
+
+# Requests ahead.
+
+
+@pytest.mark.parametrize("size", [10, 3000, 60_000, 200_000])
+def test_pipelined_bodies_are_read_in_their_turn_and_answered_in_order(serve, connect, eventually, size: int) -> None:
+    door, read = Event(), []
+
+    def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        body = environ["wsgi.input"].read()
+        read.append(body[:1])
+        if not body:
+            door.wait()
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b"%d %b" % (len(body), body[:1])]
+
+    server = serve(application)
+    client = connect(server)
+    bodies = [b"%d" % number * size for number in range(8)]
+    client.send(GET)
+    eventually(lambda: read)
+    asking = [b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (size, body) for body in bodies]
+    sending = gevent.spawn(client.send, b"".join(asking))
+    (connection,) = server.connections
+    eventually(lambda: not connection._reader.active or sending.ready())
+    door.set()
+    assert client.reply().body == b"0 "
+    assert [client.reply().body for _ in bodies] == [b"%d %d" % (size, number) for number in range(8)]
+    assert server.shared.bodies.taken == 0
+
+
+# Costly bytes.
+
+
+def test_others_go_before_a_body_of_tiny_chunks(serve, connect, echo, eventually) -> None:
+    server = serve(echo)
+    costly, other = connect(server), connect(server)
+    assert other.get().status == 200
+    count = 200_000
+    costly.send(CHUNKED)
+    eventually(lambda: any(each._parser.in_body for each in server.connections))
+    (connection,) = (each for each in server.connections if each._parser.in_body)
+    sending = gevent.spawn(costly.send, b"1\r\na\r\n" * count)
+    eventually(lambda: connection._parser.body_size)
+    for _ in range(3):
+        assert other.get().status == 200
+    assert connection._parser.body_size < count / 2
+    sending.join()
+    costly.send(b"0\r\n\r\n")
+    assert costly.reply("POST").body == b"a" * count
+
+
+@pytest.mark.parametrize("pieces", [1, 40])
+def test_a_few_line_ends_before_a_request_are_ignored_and_more_are_refused(serve, connect, echo, pieces: int) -> None:
+    server = serve(echo)
+    client = connect(server)
+    for _ in range(40):
+        client.send(b"\r\n\r\n" + GET)
+        assert client.reply().status == 200
+    for _ in range(pieces):
+        client.send(b"\r\n" * (40 // pieces))
+    reply = client.reply()
+    assert (reply.status, b"too many line ends" in reply.body) == (400, True)
+    assert client.closed_by_server
+
+
+# Slow clients.
+
+
+def trickle(client: Any, data: bytes, seconds: float) -> None:
+    """Send a byte now and then, until the connection ends."""
+    with contextlib.suppress(OSError):
+        for byte in data:
+            client.send(bytes([byte]))
+            gevent.sleep(seconds)
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 1000", "Transfer-Encoding: chunked"])
+def test_a_body_of_a_few_bytes_a_second_is_answered_408(serve, connect, echo, framing: str) -> None:
+    server = serve(echo, body_timeout_seconds=1)
+    client = connect(server)
+    client.send(f"POST / HTTP/1.1\r\nHost: x\r\n{framing}\r\n\r\n")
+    began = time.monotonic()
+    trickling = gevent.spawn(trickle, client, b"1\r\na\r\n" * 100, 0.1)
+    assert client.reply("POST").status == 408
+    assert 4.5 < time.monotonic() - began < 8
+    trickling.kill()
+
+
+def test_a_streamed_body_may_be_as_slow_as_its_application_lets_it(serve, connect, echo) -> None:
+    server = serve(echo, body_timeout_seconds=1, routes=[Route("/*", stream_request_bodies=True)])
+    client = connect(server)
+    client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 60\r\n\r\n")
+    trickle(client, b"a" * 60, 0.1)
+    assert client.reply("POST").body == b"a" * 60
+
+
+def test_an_application_may_be_as_slow_as_it_likes(serve, connect) -> None:
+    def application(environ: dict[str, Any], start_response: Any) -> Any:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return (gevent.sleep(0.2) or b"a" for _ in range(30))
+
+    client = connect(serve(application, write_timeout_seconds=1))
+    assert client.get().body == b"a" * 30
+
+
+def test_who_takes_an_answer_slowly_but_steadily_is_not_cut(serve, connect) -> None:
+    def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [bytes(16 * MEGABYTE)]
+
+    server = serve(application, write_timeout_seconds=3)
+    client = connect(server)
+    # Small, so that each read is told to the server's system; which still takes more only after hundreds of kilobytes.
+    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+    client.send(GET)
+    end = time.monotonic() + 8
+    while time.monotonic() < end:
+        assert client.socket.recv(1024)
+        gevent.sleep(0.02)
+    assert server.connections
+    # One that takes nothing any more is.
+    client.socket.settimeout(None)
+    end = time.monotonic() + 15
+    while server.connections and time.monotonic() < end:
+        gevent.sleep(0.05)
+    assert not server.connections
