@@ -624,7 +624,7 @@ def test_an_answer_over_tls_ends_while_a_child_lives(tmp_path: pathlib.Path, sta
             connection.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
             # Where the end was not said by TLS, this would raise.
             assert everything(connection).endswith(b"answer")
-    assert all(map(is_alive, map(int, server.lines("children"))))
+    assert all(map(is_alive, map(int, server.wait_for_lines("children", 2))))
 
 
 PROGRAM = """
