@@ -348,5 +348,5 @@ def test_equal_failures_of_handlers_write_a_few_tracebacks_and_a_count(tmp_path,
     assert served.get("/other") == 500
     served.ends()
     log = (tmp_path / "log").read_text()
-    assert [log.count(text) for text in ("\nValueError", "\nKeyError")] == [5, 1]
+    assert [log.count(text) for text in ("| ValueError", "| KeyError")] == [5, 1]
     assert "15 more like this in the last 10 s: GET /fail/19 failed: ValueError\n" in log

@@ -328,7 +328,8 @@ def test_who_does_not_read_is_cut_also_while_it_sends(start) -> None:
     served = start("--write-timeout-seconds", "0.5")
     with served.connect() as client:
         client.sendall(get(f"/whole/{8 * MEGABYTE}") + b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9999\r\n\r\n")
-        assert cut_while_sending(client, 2)
+        # Its system may take a part first, and so have more time.
+        assert cut_while_sending(client, 5)
 
 
 def test_a_flood_of_pipelined_requests_takes_little_memory(start, crowd) -> None:
