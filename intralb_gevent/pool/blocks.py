@@ -8,20 +8,26 @@ and end by instructions; later versions have a table of the instructions whose e
 from __future__ import annotations
 
 import dis
+import sys
+from bisect import bisect_right
 from functools import lru_cache
 from types import CodeType
 from typing import Any, Final, NamedTuple
 
 __all__ = [
     "CALLS",
+    "GOES_ELSEWHERE",
     "JUMPS",
     "calls_enter",
     "calls_exit",
     "change_of_depth",
     "handled",
+    "has_value",
+    "height",
+    "heights",
     "instructions_of",
     "is_at_edge",
-    "is_call",
+    "is_loop",
     "is_within_step",
     "loop_start",
     "returns",
@@ -34,6 +40,30 @@ CALLS: Final = frozenset(
 """Python 3.11 makes some calls in the instruction PRECALL, once they have been made a few times."""
 JUMPS: Final = frozenset({*dis.hasjrel, *dis.hasjabs})
 
+GOES_ELSEWHERE: Final = frozenset(
+    {
+        *("JUMP_FORWARD", "JUMP_ABSOLUTE", "JUMP_BACKWARD", "JUMP_BACKWARD_NO_INTERRUPT"),
+        *("RETURN_VALUE", "RETURN_CONST", "RAISE_VARARGS", "RERAISE"),
+    }
+)
+"""Instructions after which the next one is not executed."""
+_LEAVES_NOTHING: Final = (
+    *(
+        "STORE_",
+        "DELETE_",
+        "POP_",
+        "JUMP_",
+        "NOP",
+        "RESUME",
+        "LOAD_FAST",
+        "LOAD_CONST",
+        "LOAD_DEREF",
+        "PUSH_",
+        "COPY_FREE",
+    ),
+    *("LIST_", "SET_ADD", "SET_UPDATE", "MAP_ADD", "DICT_", "END_FOR", "WITH_EXCEPT", "YIELD_VALUE", "EXTENDED_ARG"),
+)
+"""How the names of instructions begin that run no code, or leave nothing that was not there before."""
 _ENTERS: Final = frozenset({"BEFORE_WITH", "SETUP_WITH"})
 _BEGINS_BLOCK: Final = frozenset({"SETUP_FINALLY", "SETUP_WITH", "SETUP_ASYNC_WITH", "BEFORE_ASYNC_WITH"})
 _ENDS_BLOCK: Final = "POP_BLOCK"
@@ -42,7 +72,10 @@ _BEGINS_HANDLER: Final = frozenset({"PUSH_EXC_INFO", "WITH_EXCEPT_START"})
 """Instructions before which an exception has been caught, and no `__exit__` has been called for it."""
 _RETURNS: Final = frozenset({"RETURN_VALUE", "RETURN_CONST"})
 _BEFORE_RETURN: Final = frozenset({"NOP", "SWAP", "ROT_TWO", "BUILD_TUPLE"})
-_NOTHING_THREE_TIMES: Final = (["None", "None", "None"], ["None", "DUP_TOP", "DUP_TOP"])
+_HAS_TABLE: Final = sys.version_info >= (3, 11)
+_NOTHING_THREE_TIMES: Final = ["None"] * 3 if _HAS_TABLE else ["None", "DUP_TOP", "DUP_TOP"]
+_EXIT_ARGUMENTS: Final = 2 if _HAS_TABLE else 3
+"""How `__exit__(None, None, None)` is called: from 3.11 on the first of them counts as the object of a method."""
 _BEFORE_END: Final = frozenset({"NOP", "SWAP", "ROT_TWO"})
 """What may be left of the body of a `with` block behind the instructions that its handler protects."""
 
@@ -71,11 +104,19 @@ def _handler(code: CodeType, offset: int) -> _Handler | None:
     return next((_Handler(each.target, each.depth) for each in entries), None)
 
 
-_HAS_TABLE: Final = hasattr(dis.Bytecode(_handler), "exception_entries")
+@lru_cache(maxsize=128)
+def _offsets(code: CodeType) -> tuple[int, ...]:
+    return tuple(each.offset for each in instructions_of(code))
+
+
+def _index(code: CodeType, offset: int) -> int:
+    """Return the index of the instruction at an offset, or before it; -1 if there is none."""
+    return bisect_right(_offsets(code), offset) - 1
 
 
 def _operation(code: CodeType, offset: int) -> str:
-    return next((each.opname for each in reversed(instructions_of(code)) if each.offset <= offset), "")
+    index = _index(code, offset)
+    return instructions_of(code)[index].opname if index >= 0 else ""
 
 
 # Steps.
@@ -95,7 +136,7 @@ def is_within_step(code: CodeType, offset: int) -> bool:
 def _has_result(code: CodeType, offset: int) -> bool:
     """Say whether an instruction makes a call whose result is used."""
     steps = instructions_of(code)
-    index = next((number for number, each in enumerate(steps) if each.offset > offset), 0)
+    index = _index(code, offset) + 1
     if not index or steps[index - 1].opname not in CALLS:
         return False
     # PRECALL may have made the call itself.
@@ -104,10 +145,19 @@ def _has_result(code: CodeType, offset: int) -> bool:
     return following is not None and following.opname != "POP_TOP"
 
 
-def is_call(code: CodeType, offset: int) -> bool:
-    """Say whether an instruction calls something, or enters a `with` block."""
-    operation = _operation(code, offset)
-    return operation in CALLS or operation in _ENTERS
+def is_loop(code: CodeType, offset: int) -> bool:
+    """Say whether an instruction takes the next item of a loop."""
+    return _operation(code, offset) == "FOR_ITER"
+
+
+def has_value(code: CodeType, offset: int) -> bool:
+    """Say whether an instruction may leave a value that code of the application or of a library has made."""
+    return not _operation(code, offset).startswith(_LEAVES_NOTHING)
+
+
+def height(code: CodeType, offset: int) -> int | None:
+    """Return how many values are on the stack before an instruction; None if that is not known."""
+    return heights(code).get(offset)
 
 
 def returns(code: CodeType, offset: int) -> bool:
@@ -118,8 +168,8 @@ def returns(code: CodeType, offset: int) -> bool:
 @lru_cache(maxsize=1024)
 def returns_soon(code: CodeType, offset: int) -> bool:
     """Say whether from an instruction on the function only loads variables, and returns."""
-    for each in instructions_of(code):
-        if each.offset < offset or each.opname == "CACHE":
+    for each in instructions_of(code)[max(0, _index(code, offset)) :]:
+        if each.opname == "CACHE":
             continue
         if each.opname in _RETURNS:
             return True
@@ -128,12 +178,28 @@ def returns_soon(code: CodeType, offset: int) -> bool:
     return False
 
 
+@lru_cache(maxsize=128)
+def heights(code: CodeType) -> dict[int, int]:
+    """Return how many values are on the stack before the instruction at each offset, as far as that is known."""
+    known = {entry.target: entry.depth + 1 + entry.lasti for entry in handled(code)}
+    depth: int | None = 0
+    for each in instructions_of(code):
+        depth = known.setdefault(each.offset, depth) if depth is not None else known.get(each.offset)
+        if depth is None:
+            continue
+        if each.opcode in JUMPS:
+            known.setdefault(each.argval, depth + dis.stack_effect(each.opcode, each.arg, jump=True))
+        goes_on = each.opname not in GOES_ELSEWHERE
+        depth = depth + dis.stack_effect(each.opcode, each.arg, jump=False) if goes_on else None
+    return known
+
+
 # Blocks.
 
 
 @lru_cache(maxsize=1024)
 def is_at_edge(code: CodeType, offset: int) -> bool:
-    """Say whether an instruction is at the edge of a `try` or `with` block, or begins a handler.
+    """Say whether an instruction is at the edge of a `try` or `with` block, begins a handler, or is the word `try`.
 
     What is raised there may miss the end of the block. In particular, what is raised at the end of a loop counts as
     raised before its beginning, which for a loop that is the first statement of a `try` block lies outside of that.
@@ -143,7 +209,7 @@ def is_at_edge(code: CodeType, offset: int) -> bool:
     if offset == _entry(code):
         return False
     operation = _operation(code, offset)
-    if offset in _ends_of_with(code) or operation in _BEGINS_HANDLER:
+    if offset in _ends_of_with(code) or operation in _BEGINS_HANDLER or operation == "NOP":
         return True
     if not handled(code):
         return operation in _BEGINS_BLOCK or operation == _ENDS_BLOCK
@@ -189,7 +255,9 @@ def _ends_of_with(code: CodeType) -> frozenset[int]:
     ends: set[int] = set()
     for index in range(len(steps) - 3):
         call = steps[index + 3]
-        if call.opname not in CALLS or [_pushed(each) for each in steps[index : index + 3]] not in _NOTHING_THREE_TIMES:
+        if call.opname not in CALLS or call.arg != _EXIT_ARGUMENTS:
+            continue
+        if [_pushed(each) for each in steps[index : index + 3]] != _NOTHING_THREE_TIMES:
             continue
         while index and steps[index - 1].opname in _BEFORE_END:
             index -= 1
@@ -206,12 +274,13 @@ def _places(code: CodeType, offset: int) -> tuple[int, ...]:
     target = loop_start(code, offset)
     if target is not None:
         return offset, max(0, target - 2), target
-    following = next((each.offset for each in instructions_of(code) if each.offset > offset), offset)
-    return offset, following
+    index = _index(code, offset) + 1
+    return offset, _offsets(code)[index] if index < len(_offsets(code)) else offset
 
 
 @lru_cache(maxsize=1024)
 def loop_start(code: CodeType, offset: int) -> int | None:
     """Return the offset that an instruction jumps back to; None if it is not the end of a loop."""
-    last = next((each for each in reversed(instructions_of(code)) if each.offset <= offset), None)
+    index = _index(code, offset)
+    last = instructions_of(code)[index] if index >= 0 else None
     return last.argval if last is not None and last.opcode in JUMPS and last.argval <= offset else None

@@ -15,7 +15,7 @@ from inspect import getattr_static
 from types import BuiltinFunctionType, CodeType, FrameType, MethodWrapperType
 from typing import Any, Final, NamedTuple
 
-from .blocks import CALLS, JUMPS, handled, instructions_of
+from .blocks import CALLS, GOES_ELSEWHERE, JUMPS, heights, instructions_of
 
 __all__ = ["CallSite", "arguments", "call_site", "callee", "first_argument", "is_a"]
 
@@ -34,13 +34,6 @@ _BETWEEN: Final = frozenset({"PUSH_NULL", "CACHE"})
 _PARTS_OF_CALL: Final = frozenset({"CACHE", "PRECALL", "KW_NAMES"})
 _BEGINS_LOOP: Final = frozenset({"GET_ITER", "LOAD_FAST_AND_CLEAR", "SWAP", "BUILD_LIST", "BUILD_SET", "BUILD_MAP"})
 """From Python 3.12 on a comprehension makes its list, set or dictionary within the function that it is in."""
-_GOES_ELSEWHERE: Final = frozenset(
-    {
-        *("JUMP_FORWARD", "JUMP_ABSOLUTE", "JUMP_BACKWARD", "JUMP_BACKWARD_NO_INTERRUPT"),
-        *("RETURN_VALUE", "RETURN_CONST", "RAISE_VARARGS", "RERAISE"),
-    }
-)
-"""Instructions after which the next one is not executed."""
 _SUPER: Final = "super()"
 """Stands at the beginning of a path for what a method finds in the base classes of its own class."""
 
@@ -100,13 +93,13 @@ def _split(code: CodeType, instructions: list[dis.Instruction]) -> tuple[list[di
     call = first = len(instructions) - 1
     while first and instructions[first - 1].opname in _PARTS_OF_CALL:
         first -= 1
-    heights = _heights(code)
+    known = heights(code)
     end = instructions[first].offset
-    height = heights.get(end, 0) - _values_on_top(instructions[call])
+    height = known.get(end, 0) - _values_on_top(instructions[call])
     index: int | None = first
-    while index and heights.get(instructions[index].offset, -1) >= height:
+    while index and known.get(instructions[index].offset, -1) >= height:
         begin = instructions[index].offset
-        if heights[begin] == height and not _is_branch(instructions, index, end):
+        if known[begin] == height and not _is_branch(instructions, index, end):
             return instructions[:index], instructions[index:first]
         index = _previous(instructions, index)
     return [], []
@@ -122,27 +115,11 @@ def _is_branch(instructions: list[dis.Instruction], index: int, end: int) -> boo
 
 def _previous(instructions: list[dis.Instruction], index: int) -> int | None:
     """Return the index of an instruction that is executed just before another; None if none is known."""
-    if instructions[index - 1].opname not in _GOES_ELSEWHERE:
+    if instructions[index - 1].opname not in GOES_ELSEWHERE:
         return index - 1
     offset = instructions[index].offset
     leads_here = (each.opcode in JUMPS and each.argval == offset for each in instructions[:index])
     return next((number for number, leads in enumerate(leads_here) if leads), None)
-
-
-@lru_cache(maxsize=64)
-def _heights(code: CodeType) -> dict[int, int]:
-    """Return how many values are on the stack before the instruction at each offset, as far as that is known."""
-    heights = {entry.target: entry.depth + 1 + entry.lasti for entry in handled(code)}
-    height: int | None = 0
-    for each in instructions_of(code):
-        height = heights.setdefault(each.offset, height) if height is not None else heights.get(each.offset)
-        if height is None:
-            continue
-        if each.opcode in JUMPS:
-            heights.setdefault(each.argval, height + dis.stack_effect(each.opcode, each.arg, jump=True))
-        goes_on = each.opname not in _GOES_ELSEWHERE
-        height = height + dis.stack_effect(each.opcode, each.arg, jump=False) if goes_on else None
-    return heights
 
 
 def _values_on_top(call: dis.Instruction) -> int:

@@ -20,7 +20,8 @@ __all__ = ["is_in_finally"]
 _TRIES: Final = (ast.Try, getattr(ast, "TryStar", ast.Try))
 """`except*` has a node of its own, from Python 3.11 on."""
 
-_RERAISE: Final = dis.opmap["RERAISE"]
+_IN_SUCH: Final = frozenset({dis.opmap["RERAISE"], dis.opmap["NOP"]})
+"""Instructions of which a function with a `finally` block has one; NOP is what is left of `try: pass`."""
 
 _MOST_LINES: Final = 1000
 """A longer function is not looked at: parsing takes about 15 ms for each thousand lines."""
@@ -32,7 +33,7 @@ _MORE_LINES: Final = 20
 def is_in_finally(code: CodeType, line: int | None) -> bool:
     """Say whether a line of a function is in a `finally` block; False where there is no line, or no source to read."""
     # Most functions have no such block, and their source need not be read.
-    if line is None or _RERAISE not in code.co_code[::2]:
+    if line is None or _IN_SUCH.isdisjoint(code.co_code[::2]):
         return False
     return any(first <= line <= last for first, last in _finally_blocks(code, code.co_filename))
 

@@ -18,16 +18,26 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gevent import getcurrent
 
-from .blocks import change_of_depth, is_at_edge, is_call, loop_start, returns, returns_soon
+from .blocks import (
+    calls_exit,
+    change_of_depth,
+    has_value,
+    height,
+    is_at_edge,
+    is_loop,
+    loop_start,
+    returns,
+    returns_soon,
+)
 from .callsites import arguments, callee, is_a
 from .finallyblocks import is_in_finally
 from .headroom import HEADROOM
-from .safepoints import landing_frame
+from .safepoints import is_ours
 
 if TYPE_CHECKING:
     from .slot import Slot
 
-__all__ = ["cancel_landing", "is_stuck", "land", "trace", "trace_no_other_frame"]
+__all__ = ["FINISH_STEPS", "cancel_landing", "is_stuck", "land", "trace", "trace_no_other_frame"]
 
 STUCK_SECONDS: Final = 0.02
 """A call that takes longer is ended by an abort that is raised in it, though its result may be lost by that."""
@@ -35,19 +45,22 @@ STUCK_SECONDS: Final = 0.02
 MOST_STEPS: Final = 5000
 """Instructions after which a search ends; they take about 5 ms, and the watchdog's next look begins another search."""
 
+FINISH_STEPS: Final = 200
+"""The same where the frame is giving something back: following it must not slow that down."""
+
 
 def trace_no_other_frame(frame: FrameType, event: str, argument: object) -> None:
     """Ignore the call of a function. While this traces, an abort waits for the return of what a frame has called."""
 
 
-def land(frame: FrameType, slot: Slot) -> bool:
+def land(frame: FrameType, slot: Slot, most_steps: int = MOST_STEPS) -> bool:
     """Have the slot interrupted as soon as this frame comes to a place where that leaves nothing half done.
 
     Returns False where a debugger prevents that.
     """
     if _waits(frame):
         return True
-    if not trace(frame, _Search(frame, slot)):
+    if not trace(frame, _Search(frame, slot, most_steps)):
         return False
     _end_statements(frame)
     return True
@@ -70,49 +83,90 @@ def _waits(frame: FrameType) -> bool:
 class _Search:
     """Follows a frame to the next instruction at which an abort may be raised, and raises it if it is time for it then.
 
-    A statement that has made a call is finished first, and a `try` after it begun: else no `finally` block would give
-    back what the call has taken. If the statement returns that, the one that called the function is finished, too.
-    Where a block has ended there is no telling what its `finally` and `__exit__` have done, up to the next statement.
+    What the present statement has made is used first, and a `try` after it begun: else no `finally` block would give
+    back what was taken. If the statement returns that, the one that called the function is finished, too. Where a block
+    has ended there is no telling what its `finally` and `__exit__` have done, up to the next statement.
     """
 
-    def __init__(self, frame: FrameType, slot: Slot) -> None:
+    def __init__(self, frame: FrameType, slot: Slot, most_steps: int) -> None:
         start = loop_start(frame.f_code, frame.f_lasti)
         self._slot = slot
+        self._most_steps = most_steps
+        self._executed = frame.f_lasti
         self._offset = frame.f_lasti if start is None else start
         self._line: int | None = frame.f_lineno
-        self._within_statement = start is None and is_call(frame.f_code, frame.f_lasti)
+        self._held: int | None = None
+        """How many values are on the stack with the lowest one that the statement has made and not used."""
+        self._ends_block = False
+        """Whether the statement has left a `try` or `with` block."""
         self.began = monotonic()
         self.steps = 0
         """How many instructions have been executed since."""
 
     def __call__(self, frame: FrameType, event: str, argument: object) -> None:
-        self.steps += 1
-        code, offset = frame.f_code, frame.f_lasti
-        if self._is_place(code, offset, frame.f_lineno):
+        code, offset, line = frame.f_code, frame.f_lasti, frame.f_lineno
+        try:
+            if event == "exception":
+                # What has failed has taken nothing, and its handlers and `finally` blocks are still to come.
+                found, ends = not (calls_exit(code, offset) or is_in_finally(code, line)), False
+            elif event == "opcode":
+                self.steps += 1
+                found, ends = self._is_place(code, offset, line), returns(code, offset)
+            else:
+                return
+        except RecursionError:
+            # The application must not see it; another look begins another search.
+            cancel_landing()
+            return
+        if found:
             cancel_landing()
             self._interrupt()
-        elif returns(code, offset) or self.steps >= MOST_STEPS:
+        elif ends:
+            self._go_on_in_caller(frame)
+        elif self.steps >= self._most_steps:
             cancel_landing()
-            if self.steps < MOST_STEPS:
-                self._go_on_in_caller(frame)
 
     def _is_place(self, code: CodeType, offset: int, line: int | None) -> bool:
-        depth = change_of_depth(code, self._offset, offset)
-        if depth < 0:
-            self._within_statement = True
-        elif depth > 0 or line != self._line or offset <= self._offset:
-            self._within_statement = False
-        self._offset, self._line = offset, line
+        change = change_of_depth(code, self._offset, offset)
+        if change < 0:
+            self._ends_block = True
+        elif change > 0 or line != self._line or offset <= self._offset:
+            self._ends_block = False
+        self._hold(code, offset, entered=change > 0)
+        self._executed = self._offset = offset
+        self._line = line
         # Instructions by which Python itself ends a handler of exceptions have no line.
-        if line is None or self._within_statement or returns_soon(code, offset):
+        if line is None or self._held is not None or self._ends_block or returns_soon(code, offset):
             return False
         return not (is_at_edge(code, offset) or is_in_finally(code, line))
 
+    def _hold(self, code: CodeType, offset: int, *, entered: bool) -> None:
+        """Take note of a value that the last instruction has made, and of those that it has used."""
+        values = height(code, offset)
+        if entered or values is None:
+            self._held = None
+        elif is_loop(code, self._executed):
+            self._held = values
+        elif has_value(code, self._executed):
+            self._held = values if self._held is None else min(self._held, values)
+        elif self._held is not None and values < self._held:
+            self._held = None
+
     def _go_on_in_caller(self, frame: FrameType) -> None:
-        """Follow what has called this frame; if that is the server, the next call of it is a place for an abort."""
-        place = landing_frame(frame.f_back, self._slot.patient)
-        if place is not None:
-            trace(place, _Search(place, self._slot))
+        """Follow what has called this frame; if that is the server, the next call of it is a place for an abort.
+
+        Code in C that calls functions of Python, as `sorted` does, may have many more calls to make.
+        """
+        cancel_landing()
+        caller = frame.f_back
+        if caller is None or is_ours(caller):
+            return
+        sys.settrace(trace_no_other_frame)
+        if is_stuck(caller):
+            cancel_landing()
+            self._interrupt()
+        elif not _waits(caller):
+            trace(caller, _Search(caller, self._slot, self._most_steps))
 
     def _interrupt(self) -> None:
         if not HEADROOM.take():

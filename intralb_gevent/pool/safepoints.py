@@ -30,6 +30,7 @@ __all__ = [
     "calls_application",
     "has_just_acquired",
     "in_application",
+    "is_ours",
     "landing_frame",
     "lands_outside",
     "outside",
@@ -120,7 +121,7 @@ def called_by_library(function: _Function) -> _Function:
 def application_frames(frame: FrameType | None) -> Iterator[tuple[FrameType, int]]:
     """Yield the frames of a greenlet from its innermost one outwards, each with its line, without ours."""
     while frame is not None:
-        if not _is_ours(frame):
+        if not is_ours(frame):
             yield frame, frame.f_lineno
         frame = frame.f_back
 
@@ -132,7 +133,7 @@ def in_application(frame: FrameType | None) -> bool:
     """
     innermost = frame
     while frame is not None:
-        if _is_ours(frame):
+        if is_ours(frame):
             return frame is not innermost and frame.f_code in _CALLERS
         if package_of(frame) in DELICATE or _is_finalizer(frame):
             return False
@@ -148,7 +149,7 @@ def landing_frame(frame: FrameType | None, patient: bool) -> FrameType | None:
     """
     place, inner, of_others = frame, None, False
     while frame is not None:
-        if _is_ours(frame):
+        if is_ours(frame):
             in_order = frame.f_code in _CALLERS and place is not frame and place is not None
             return place if in_order else None
         if inner is not None and (_drops_errors(inner, frame, patient) or (patient and _enters_or_exits(frame))):
@@ -278,7 +279,7 @@ def _dropping_types() -> tuple[type, ...]:
 def outside(frame: FrameType | None) -> bool:
     """Say whether none of our functions is being called at the innermost frame of a greenlet."""
     while frame is not None:
-        if _is_ours(frame):
+        if is_ours(frame):
             return False
         frame = frame.f_back
     return True
@@ -293,6 +294,7 @@ def _module_of(frame: FrameType) -> str:
     return frame.f_globals.get("__name__") or ""
 
 
-def _is_ours(frame: FrameType) -> bool:
+def is_ours(frame: FrameType) -> bool:
+    """Say whether a frame is of this package, and not on behalf of an application."""
     module = _module_of(frame)
     return module.startswith(_OURS) and (not module.startswith(_APPLICATIONS) or module == _CLEANS_UP)

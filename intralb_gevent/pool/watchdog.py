@@ -36,7 +36,7 @@ from .forks import when_isolated
 from .headroom import HEADROOM
 from .hublog import HubLog
 from .hubwatch import HubWatch
-from .landing import cancel_landing, is_stuck, land
+from .landing import FINISH_STEPS, cancel_landing, is_stuck, land, trace_no_other_frame
 from .loghandlers import LOGGER
 from .processlocks import has_waited, state_of_wait
 from .safepoints import (
@@ -330,6 +330,9 @@ class Watchdog:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         """Interrupt the handler that runs here if its time is over. Signals of others go to their earlier handler."""
+        if frame is not None and frame.f_code in _HANDLING:
+            # The signal has come once more while this handler was called, which goes on.
+            return
         try:
             ours = self._marked or monotonic() - self._looked >= STARVED_SECONDS / 2
             taken = ours and HEADROOM.take()
@@ -415,7 +418,7 @@ class Watchdog:
             _pause()
         place = landing_frame(waiting, slot.patient)
         if place is not None and slot.late:
-            land(place, slot)
+            land(place, slot, FINISH_STEPS)
 
     def _note(
         self, greenlet: Any, job: Job | None, place: FrameType | traceback.StackSummary | None, busy_since: float
@@ -451,6 +454,9 @@ class Watchdog:
             self.blocked += 1
             self._log.record(logging.WARNING, culprit.told)
         self._culprits.clear()
+
+
+_HANDLING: Final = {trace_no_other_frame.__code__, Watchdog._on_signal.__code__}
 
 
 def _isolate() -> None:
