@@ -88,7 +88,7 @@ class _Search:
     has ended there is no telling what its `finally` and `__exit__` have done, up to the next statement.
     """
 
-    def __init__(self, frame: FrameType, slot: Slot, most_steps: int) -> None:
+    def __init__(self, frame: FrameType, slot: Slot, most_steps: int, *, returned: bool = False) -> None:
         start = loop_start(frame.f_code, frame.f_lasti)
         self._slot = slot
         self._most_steps = most_steps
@@ -97,13 +97,18 @@ class _Search:
         self._line: int | None = frame.f_lineno
         self._held: int | None = None
         """How many values are on the stack with the lowest one that the statement has made and not used."""
+        self._made = returned
+        """Whether the frame has just got a value, from what it has called or waited for."""
         self._ends_block = False
         """Whether the statement has left a `try` or `with` block."""
         self.began = monotonic()
         self.steps = 0
         """How many instructions have been executed since."""
 
-    def __call__(self, frame: FrameType, event: str, argument: object) -> None:
+    def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
+        if event == "exception" and argument[0] is StopIteration:
+            # It is the end of a generator, or the result of a coroutine.
+            return
         code, offset, line = frame.f_code, frame.f_lasti, frame.f_lineno
         try:
             if event == "exception":
@@ -143,11 +148,15 @@ class _Search:
     def _hold(self, code: CodeType, offset: int, *, entered: bool) -> None:
         """Take note of a value that the last instruction has made, and of those that it has used."""
         values = height(code, offset)
-        if entered or values is None:
+        made, self._made = self._made or has_value(code, self._executed), False
+        if entered:
             self._held = None
+        elif values is None:
+            # Something may be there.
+            self._held = sys.maxsize
         elif is_loop(code, self._executed):
             self._held = values
-        elif has_value(code, self._executed):
+        elif made:
             self._held = values if self._held is None else min(self._held, values)
         elif self._held is not None and values < self._held:
             self._held = None
@@ -166,7 +175,7 @@ class _Search:
             cancel_landing()
             self._interrupt()
         elif not _waits(caller):
-            trace(caller, _Search(caller, self._slot, self._most_steps))
+            trace(caller, _Search(caller, self._slot, self._most_steps, returned=True))
 
     def _interrupt(self) -> None:
         if not HEADROOM.take():

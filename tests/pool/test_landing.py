@@ -499,6 +499,25 @@ def generate() -> Iterator[int]:
     yield endless()
 
 
+def size_of(name: str) -> int:
+    return os.stat(name).st_size
+
+
+def long_sort() -> None:
+    while True:
+        sorted([os.devnull] * 100_000, key=size_of)
+
+
+def passing_nothing(*values: object) -> None:
+    while True:
+        step()
+
+
+def match_that_backtracks() -> None:
+    found = re.match(r"(a+)+$", "a" * 60 + "b")
+    assert not found
+
+
 def loop_over_a_generator() -> None:
     for _ in generate():
         pass
@@ -528,11 +547,12 @@ CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int)(endless)
         lambda: [Endless()][0].commit(),
         lambda: FUNCTIONS["endless"](*generate()),
         lambda: DerivedEndless()(),
-        loop_over_a_generator,
+        *(loop_over_a_generator, long_sort, match_that_backtracks),
+        lambda: passing_nothing(None, None, None),
     ],
     ids=[
         *("sorted", "map", "re.sub", "property", "call", "init", "remove", "count", "generator", "class"),
-        *("item", "decorated", "made", "method", "star", "super", "loop"),
+        *("item", "decorated", "made", "method", "star", "super", "loop", "sort", "match", "nothing"),
     ],
 )
 def test_computing_below_c_code_is_ended_at_the_deadline(ends, handler) -> None:
@@ -691,6 +711,47 @@ def opened_as_argument() -> None:
                 os.close(descriptor)
 
 
+def opened_over_several_lines() -> None:
+    thing = Thing()
+    while True:
+        thing.descriptor = -1
+        try:
+            thing.descriptor = (
+                os.open(os.devnull, os.O_RDONLY)
+            )  # fmt: skip
+        finally:
+            if thing.descriptor >= 0:
+                os.close(thing.descriptor)
+
+
+def opened_by_a_coroutine() -> None:
+    async def open_soon() -> int:
+        return os.open(os.devnull, os.O_RDONLY)
+
+    async def use() -> None:
+        descriptor = await open_soon()
+        try:
+            step()
+        finally:
+            os.close(descriptor)
+
+    while True:
+        with contextlib.suppress(StopIteration):
+            use().send(None)
+
+
+def opened_by_a_generator() -> None:
+    def opened() -> Iterator[int]:
+        while True:
+            yield os.open(os.devnull, os.O_RDONLY)
+
+    for descriptor in opened():
+        try:
+            step()
+        finally:
+            os.close(descriptor)
+
+
 class ClosesByAnotherName(OpenedAtOnce):
     """One whose `__exit__` is called something else."""
 
@@ -729,6 +790,7 @@ def temporary() -> None:
     [
         *(opened_in_try, opened_before_try, opened_as_attribute, two_opened_at_once, opened_after_an_error),
         *(opened_by_a_function, opened_under_a_lock, opened_before_with, opened_on_a_condition, opened_as_argument),
+        *(opened_over_several_lines, opened_by_a_coroutine, opened_by_a_generator),
         *(closed_by_another_name, closed_at_length, temporary),
     ],
 )
