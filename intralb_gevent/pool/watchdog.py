@@ -79,6 +79,10 @@ SET_BACK_SECONDS: Final = 0.05
 _SOON_SECONDS: Final = 0.05
 """How long an abort that has been put off is looked for more closely, each time that it is put off."""
 
+_SOON_REPEAT_SECONDS: Final = 0.001
+"""Processor time of the main thread between two such looks. The thread may have to wait for longer than the handler
+computes in one go, until Python passes the interpreter lock on."""
+
 _STACK_FRAMES: Final = 30
 
 _sleep: Callable[[float], None] = get_original("time", "sleep")
@@ -110,6 +114,11 @@ class _Starvation:
 
     def __repr__(self) -> str:
         return f"<_Starvation {self._looks!r} {self._ends!r}>"
+
+    def look_soon(self) -> None:
+        """Look as often as the kernel can, until the timers are set back."""
+        if self._looks is not None:
+            self._looks.set(_SOON_REPEAT_SECONDS, _SOON_REPEAT_SECONDS)
 
     def set_back(self, block_timeout: float) -> None:
         """Let the timers start again from now."""
@@ -185,6 +194,7 @@ class Watchdog:
         """Whether the thread has marked or sent the signal, and its handler has not been called since."""
         self._in_c: traceback.StackSummary | None = None
         """Where the application has called code in C that had not returned at the last look."""
+        self._starvation: _Starvation | None = None
         self._cramped = False
         """Whether the last look found no room to raise the recursion limit."""
         self._looked = monotonic()
@@ -249,6 +259,9 @@ class Watchdog:
         One that waits only where it may not be aborted might never be found otherwise.
         """
         cls._soon_until = monotonic() + _SOON_SECONDS
+        for watchdog in cls._all.values():
+            if watchdog._starvation is not None:
+                watchdog._starvation.look_soon()
 
     def _busy_seconds(self, now: float) -> float:
         return 0.0 if now < self._soon_until else BUSY_SECONDS
@@ -276,6 +289,7 @@ class Watchdog:
         self._blocked_loop.begin()
         # Set before the first job runs, which may keep the thread from ever getting here.
         starvation = None if self._number is None or self.off_because else _Starvation(self._number)
+        self._starvation = starvation
         if starvation is not None:
             starvation.set_back(self._block_timeout)
         _start_thread(self._look_again_and_again, (_ident(), starvation))
@@ -306,6 +320,7 @@ class Watchdog:
                     for function in _WHILE_BLOCKED:
                         function()
             _sleep(IDLE_LOOK_SECONDS if since is None else LOOK_SECONDS)
+        self._starvation = None
         if starvation is not None:
             starvation.close()
 
@@ -334,7 +349,8 @@ class Watchdog:
             # The signal has come once more while this handler was called, which goes on.
             return
         try:
-            ours = self._marked or monotonic() - self._looked >= STARVED_SECONDS / 2
+            now = monotonic()
+            ours = self._marked or now - self._looked >= STARVED_SECONDS / 2 or now < self._soon_until
             taken = ours and HEADROOM.take()
         except RecursionError:
             # It would come out of the application, which may still have as many calls as it needs.
