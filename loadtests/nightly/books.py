@@ -52,16 +52,10 @@ class Book:
         if len(ledger) > len(self._known):
             yield f"the ledger has a request {self.client}.{len(ledger) - 1}, which was never sent"
         allowed = {_MAYBE: (0, 1), _RUN: (1,), _NOT_RUN: (0,)}
-        wrong = [
-            number
-            for number, (known, times) in enumerate(
-                zip(self._known, ledger.ljust(len(self._known), b"\0"), strict=False)
-            )
-            if times not in allowed[known]
-        ]
+        runs = ledger.ljust(len(self._known), b"\0")
+        wrong = [number for number, known in enumerate(self._known) if runs[number] not in allowed[known]]
         for number in wrong[:_SHOWN]:
-            times = ledger[number] if number < len(ledger) else 0
             expected = " or ".join(map(str, allowed[self._known[number]]))
-            yield f"request {self.client}.{number} was run {times} times, not {expected}"
+            yield f"request {self.client}.{number} was run {runs[number]} times, not {expected}"
         if len(wrong) > _SHOWN:
             yield f"so were {len(wrong) - _SHOWN} more requests of client {self.client}"

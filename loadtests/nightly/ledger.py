@@ -147,8 +147,9 @@ def _books(asked: dict[str, str]) -> bytes:
 def _objects(asked: dict[str, str]) -> bytes:
     gc.collect()
     objects = gc.get_objects()
-    greenlets = sum(isinstance(each, greenlet) for each in objects)
-    return json.dumps({"objects": len(objects), "greenlets": greenlets}).encode()
+    ended = [each.dead for each in objects if isinstance(each, greenlet)]
+    kept = ended.count(True)
+    return json.dumps({"objects": len(objects), "greenlets": len(ended) - kept, "kept": kept}).encode()
 
 
 _ABOUT: Final = {"/books": _books, "/objects": _objects}

@@ -23,8 +23,9 @@ class Sample:
     megabytes: float
     """Its resident memory."""
     objects: int
-    """What its garbage collector knows."""
+    """What its garbage collector knows, without what belongs to greenlets that have ended."""
     greenlets: int
+    """Those that live."""
     descriptors: int
 
 

@@ -25,6 +25,9 @@ _PAUSE_SECONDS: Final = 0.1
 """How long a client rests at most between two steps: the server is busy, not full."""
 _SAMPLES: Final = 200
 _LEAST_SECONDS: Final = 0.25
+_KEPT_BYTES: Final = 2000
+_KEPT_OBJECTS: Final = 12
+"""What belongs to an ended greenlet of an aborted request: the package keeps the last 10,000 (`keep_ident`)."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,4 +52,6 @@ def _play(parsed: argparse.Namespace, server: WatchedServer, faults: Faults) -> 
 
 def _sample(crew: Crew, server: WatchedServer) -> Sample:
     counted = json.loads(crew.about("/objects"))
-    return Sample(server.memory() / 2**20, counted["objects"], counted["greenlets"], server.descriptors())
+    megabytes = (server.memory() - counted["kept"] * _KEPT_BYTES) / 2**20
+    objects = counted["objects"] - counted["kept"] * _KEPT_OBJECTS
+    return Sample(megabytes, objects, counted["greenlets"], server.descriptors())
