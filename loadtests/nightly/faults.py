@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from typing import Final
 
 from ..side_by_side.surroundings import say
@@ -28,8 +29,13 @@ class Faults:
     def __len__(self) -> int:
         return len(self._found)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[str]:
         return iter([*self._found])
+
+    @property
+    def total(self) -> int:
+        """How many there were, the same ones counted again."""
+        return self._found.total()
 
     def add(self, text: str) -> None:
         """Add one; the same text is shown once, with its number."""
