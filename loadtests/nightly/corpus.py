@@ -29,47 +29,50 @@ class Ambiguous:
 
 
 _LENGTHS: Final = (
-    "+{}", "-{}", "0x{:x}", "{0}, {0}", "{0},{0}", "{}, 5", "5, {}", "{};", "{}.0", "{}e0", '"{}"', "{} {}", "00000000000000000000000{}",
-    "{}\x0b", "\x0b{}", "{}\x0c", "{}\x00", "\xb9{}", "{}_0", "_{}", "1844674407370955161{}", "", " ", "a", "{}\r", "\r{}", "{}\t5",
+    "+{}", "-{}", "0x{:x}", "{0}, {0}", "{0},{0}", "{}, 5", "5, {}", "{};", "{}.0", "{}e0", '"{}"', "{} {}",
+    "00000000000000000000000{}", "{}\x0b", "\x0b{}", "{}\x0c", "{}\x00", "\xb9{}", "{}_0", "_{}",
+    "1844674407370955161{}", "", " ", "a", "{}\r", "\r{}", "{}\t5",
 )  # fmt: skip
 """Ways to write a length; the first {} is the right one."""
 _LENGTH_NAMES: Final = (
-    "Content-Length ", "Content-Length\t", " Content-Length", "\tContent-Length", "Content_Length", "Content-Length\x00",
-    "Content-Length\x0b", "\x00Content-Length", "Content Length", "\xa0Content-Length", "X: y\nContent-Length",
-    "X: y\rContent-Length", "X:\r\n Content-Length",
+    "Content-Length ", "Content-Length\t", " Content-Length", "\tContent-Length", "Content_Length",
+    "Content-Length\x00", "Content-Length\x0b", "\x00Content-Length", "Content Length", "\xa0Content-Length",
+    "X: y\nContent-Length", "X: y\rContent-Length", "X:\r\n Content-Length",
 )  # fmt: skip
 _CODINGS: Final = (
-    "chunked", "Chunked", "CHUNKED", "xchunked", "chunkedx", "chunked, identity", "identity, chunked", "identity", "gzip, chunked",
-    "chunked, chunked", "chunked,chunked", ",chunked", "chunked,", ", chunked ,", "chunked;q=1", "chunked ; x", '"chunked"', "'chunked'",
-    "\x0bchunked", "chunked\x0b", "\x0cchunked", "chunked\x00", "\x00chunked", "chun\x00ked", "\tchunked", "chunked\t", " chunked ",
-    "\r\n chunked", "\r\n\tchunked", "identity\r\n , chunked", "chunked\r\n ", "\n chunked", "chunked\r", "\rchunked", "\xa0chunked",
-    "chunk", "chunk ed", "", "chunked\r\nTransfer-Encoding: identity", "identity\r\nTransfer-Encoding: chunked",
-    "x\r\nTransfer-Encoding: chunked", "chunked\r\nTransfer-Encoding: chunked", "chun\u212aed".encode().decode("latin-1"),
+    "chunked", "Chunked", "CHUNKED", "xchunked", "chunkedx", "chunked, identity", "identity, chunked",
+    "identity", "gzip, chunked", "chunked, chunked", "chunked,chunked", ",chunked", "chunked,", ", chunked ,",
+    "chunked;q=1", "chunked ; x", '"chunked"', "'chunked'", "\x0bchunked", "chunked\x0b", "\x0cchunked",
+    "chunked\x00", "\x00chunked", "chun\x00ked", "\tchunked", "chunked\t", " chunked ", "\r\n chunked",
+    "\r\n\tchunked", "identity\r\n , chunked", "chunked\r\n ", "\n chunked", "chunked\r", "\rchunked",
+    "\xa0chunked", "chunk", "chunk ed", "", "chunked\r\nTransfer-Encoding: identity",
+    "identity\r\nTransfer-Encoding: chunked", "x\r\nTransfer-Encoding: chunked",
+    "chunked\r\nTransfer-Encoding: chunked", "chun\xe2\x84\xaaed", "latin-1",
 )  # fmt: skip
 _CODING_NAMES: Final = (
-    "Transfer-Encoding ", "Transfer-Encoding\t", " Transfer-Encoding", "\tTransfer-Encoding", "Transfer_Encoding", "TRANSFER-ENCODING",
-    "Transfer-Encoding\x00", "Transfer-Encoding\x0b", "Transfer Encoding", "\x00Transfer-Encoding", "X: y\nTransfer-Encoding",
-    "X: y\rTransfer-Encoding", "X:\r\n Transfer-Encoding", "X: y\r\n\rTransfer-Encoding", "\xa0Transfer-Encoding", "Transfer-Encoding:",
+    "Transfer-Encoding ", "Transfer-Encoding\t", " Transfer-Encoding", "\tTransfer-Encoding",
+    "Transfer_Encoding", "TRANSFER-ENCODING", "Transfer-Encoding\x00", "Transfer-Encoding\x0b",
+    "Transfer Encoding", "\x00Transfer-Encoding", "X: y\nTransfer-Encoding", "X: y\rTransfer-Encoding",
+    "X:\r\n Transfer-Encoding", "X: y\r\n\rTransfer-Encoding", "\xa0Transfer-Encoding", "Transfer-Encoding:",
     "X\r\nTransfer-Encoding", ":\r\nTransfer-Encoding",
 )  # fmt: skip
 _CHUNK_HEADS: Final = (
-    b"0x%x\r\n", b"+%x\r\n", b"-%x\r\n", b"%x\n", b"%x\r", b"%x \r\n", b" %x\r\n", b"\t%x\r\n", b"%x\t\r\n", b"%x;\n", b"%x;a\n", b"%x;a=b\nc\r\n",
-    b'%x;a="\n"\r\n', b'%x;a="\r\n"\r\n', b"%x;\r\r\n", b"%x\x00\r\n", b"%x,\r\n", b"%x.\r\n", b"%x_0\r\n", b"1000000000000000%02x\r\n", b"10000000000000000%02x\r\n",
-    b"%xh\r\n", b"\r\n%x\r\n", b"\n%x\r\n", b";%x\r\n", b"\r\n", b"%x\r\n\n",
+    b"0x%x\r\n", b"+%x\r\n", b"-%x\r\n", b"%x\n", b"%x\r", b"%x \r\n", b" %x\r\n", b"\t%x\r\n", b"%x\t\r\n",
+    b"%x;\n", b"%x;a\n", b"%x;a=b\nc\r\n", b'%x;a="\n"\r\n', b'%x;a="\r\n"\r\n', b"%x;\r\r\n", b"%x\x00\r\n",
+    b"%x,\r\n", b"%x.\r\n", b"%x_0\r\n", b"1000000000000000%02x\r\n", b"10000000000000000%02x\r\n", b"%xh\r\n",
+    b"\r\n%x\r\n", b"\n%x\r\n", b";%x\r\n", b"\r\n", b"%x\r\n\n",
 )  # fmt: skip
 _LAST_CHUNKS: Final = (
-    b"0\n\n", b"0\r\n\n", b"0\n\r\n", b"0\r\r", b"0x0\r\n\r\n", b"-0\r\n\r\n", b"0 \n\r\n", b"0;\n\r\n", b"0\r\nX\r\n\r\n", b"0\r\nX y\r\n\r\n",
-    b"0\r\n X: y\r\n\r\n", b"0\r\nX: y\n\r\n", b"0\r\nX: y\r\n\n", b"0\r\nX : y\r\n\r\n", b"0\r\n: y\r\n\r\n", b"0\r\nX: \x00\r\n\r\n", b"\r\n\r\n", b"g\r\n\r\n",
+    b"0\n\n", b"0\r\n\n", b"0\n\r\n", b"0\r\r", b"0x0\r\n\r\n", b"-0\r\n\r\n", b"0 \n\r\n", b"0;\n\r\n",
+    b"0\r\nX\r\n\r\n", b"0\r\nX y\r\n\r\n", b"0\r\n X: y\r\n\r\n", b"0\r\nX: y\n\r\n", b"0\r\nX: y\r\n\n",
+    b"0\r\nX : y\r\n\r\n", b"0\r\n: y\r\n\r\n", b"0\r\nX: \x00\r\n\r\n", b"\r\n\r\n", b"g\r\n\r\n",
 )  # fmt: skip
 _CHUNK_ENDS: Final = (b"", b"\n", b"\r", b"XX", b"\n\n", b"\r\r", b"\n\r", b" \r\n", b"\r\n\r\n", b"\x00\r\n")
 _TRAILERS: Final = (
-    b"",
-    b"Content-Length: 40\r\n",
-    b"Transfer-Encoding: chunked\r\n",
-    b"Host: y\r\n",
-    b"Connection: close\r\n",
+    b"", b"Content-Length: 40\r\n", b"Transfer-Encoding: chunked\r\n", b"Host: y\r\n", b"Connection: close\r\n",
     b"Upgrade: h2c\r\n",
-)
+)  # fmt: skip
+_PLAIN: Final = "POST {} HTTP/1.1\r\nHost: x\r\n"
 _HEADS: Final = {
     "two hosts": "POST {} HTTP/1.1\r\nHost: x\r\nHost: y\r\n",
     "a host in the target": "POST http://y{} HTTP/1.1\r\nHost: x\r\n",
@@ -91,11 +94,11 @@ _HEADS: Final = {
     "HTTP/1.2": "POST {} HTTP/1.2\r\nHost: x\r\n",
     "HTTP/01.1": "POST {} HTTP/01.1\r\nHost: x\r\n",
     "HTTP/1.1 in small letters": "POST {} http/1.1\r\nHost: x\r\n",
-    "a connection field that names the length": "POST {} HTTP/1.1\r\nHost: x\r\nConnection: keep-alive, Content-Length\r\n",
-    "a connection field that names the coding": "POST {} HTTP/1.1\r\nHost: x\r\nConnection: keep-alive, Transfer-Encoding\r\n",
-    "an offer of h2c": "POST {} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n",
-    "an offer of a WebSocket": "POST {} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
-    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
+    "a connection field that names the length": _PLAIN + "Connection: keep-alive, Content-Length\r\n",
+    "a connection field that names the coding": _PLAIN + "Connection: keep-alive, Transfer-Encoding\r\n",
+    "an offer of h2c": _PLAIN + "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n",
+    "an offer of a WebSocket": _PLAIN + "Connection: Upgrade\r\nUpgrade: websocket\r\n"
+    "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
     "expect": "POST {} HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n",
     "expect something else": "POST {} HTTP/1.1\r\nHost: x\r\nExpect: y 100-continue\r\n",
     "GET": "GET {} HTTP/1.1\r\nHost: x\r\n",
@@ -108,8 +111,7 @@ _HEADS: Final = {
     "a field without a colon": "POST {} HTTP/1.1\r\nHost: x\r\nX\r\n",
     "a field without a name": "POST {} HTTP/1.1\r\nHost: x\r\n: y\r\n",
     "an override of the method": "POST {} HTTP/1.1\r\nHost: x\r\nX-HTTP-Method-Override: GET\r\n",
-}  # fmt: skip
-_PLAIN: Final = "POST {} HTTP/1.1\r\nHost: x\r\n"
+}
 
 
 def corpus(name: str) -> Iterator[Ambiguous]:
@@ -162,7 +164,7 @@ def _codings(name: str, inner: bytes) -> Iterator[Ambiguous]:
         # One reader goes by the length, the other by the chunks; then the other way round.
         behind = _LAST_CHUNK + inner
         begun = b"%x\r\n" % len(inner)
-        for length in (_length(len(behind)), "content-length: %d\r\n" % len(behind)):
+        for length in (_length(len(behind)), f"content-length: {len(behind)}\r\n"):
             for both in (coding + length, length + coding):
                 yield Ambiguous(f"{both!r}, behind the last chunk", _head(_PLAIN, name, both) + behind)
         for both in (coding + _length(len(begun)), _length(len(begun)) + coding):
@@ -174,10 +176,10 @@ def _codings(name: str, inner: bytes) -> Iterator[Ambiguous]:
 def _chunks(name: str, inner: bytes) -> Iterator[Ambiguous]:
     head = _head(_PLAIN, name, "Transfer-Encoding: chunked\r\n")
     for written in _CHUNK_HEADS:
-        size = written % len(inner) if b"%" in written else written
+        size = _sized(written, len(inner))
         yield Ambiguous(f"chunk {written!r}", head + size + inner + b"\r\n" + _LAST_CHUNK)
         # The size of one that is counted from another line end, or not at all.
-        yield Ambiguous(f"chunk of two, {written!r}", head + _small(written) + b"xx\r\n" + _LAST_CHUNK + inner)
+        yield Ambiguous(f"chunk of two, {written!r}", head + _sized(written, 2) + b"xx\r\n" + _LAST_CHUNK + inner)
     for written in _LAST_CHUNKS:
         yield Ambiguous(f"last chunk {written!r}", head + b"2\r\nxx\r\n" + written + inner)
     for written in _CHUNK_ENDS:
@@ -187,8 +189,8 @@ def _chunks(name: str, inner: bytes) -> Iterator[Ambiguous]:
         yield Ambiguous(f"trailer {written!r}", head + b"2\r\nxx\r\n0\r\n" + written + inner)
 
 
-def _small(written: bytes) -> bytes:
-    return written % 2 if b"%" in written else written
+def _sized(written: bytes, size: int) -> bytes:
+    return written % (size,) if b"%" in written else written
 
 
 def _head(written: str, name: str, fields: str) -> bytes:

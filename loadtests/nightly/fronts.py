@@ -1,4 +1,4 @@
-"""What stands between a client and our server: nothing, nginx or HAProxy, with a few connections that all clients share.
+"""What stands between a client and our server: nothing, nginx or HAProxy, whose connections all clients share.
 
 Decides how the proxies are started and set up. It must not know what is sent through them.
 """
@@ -59,7 +59,10 @@ http {{
   }}
 }}
 """
-_CONFIGURED: Final = {"nginx": ("nginx", "nginx, unbuffered"), "haproxy": ("HAProxy", "HAProxy, lenient")}
+_CONFIGURED: Final = {
+    "nginx": ("through nginx", "through nginx without buffers"),
+    "haproxy": ("through HAProxy", "through lenient HAProxy"),
+}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ import http.client
 import json
 import pathlib
 import random
-import socket
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -47,19 +46,26 @@ def _play(parsed: argparse.Namespace, server: WatchedServer, faults: Faults) -> 
     chance = random.Random(parsed.seed)
     secret = f"{chance.getrandbits(64):016x}"
     end = time.monotonic() + parsed.seconds
+    with (
+        tempfile.TemporaryDirectory(prefix="intralb-fronts-") as name,
+        fronts(pathlib.Path(name), server.port, secret) as found,
+    ):
+        lanes = [_Lane(front, parsed.clients, secret, server.port, faults) for front in found]
+        sent = _send_all(lanes, chance, end)
+    print(f"{sent} ambiguous requests sent, each " + ", ".join(front.title for front in found))
+
+
+def _send_all(lanes: Sequence[_Lane], chance: random.Random, end: float) -> int:
     sent = 0
-    with tempfile.TemporaryDirectory(prefix="intralb-fronts-") as name:
-        with fronts(pathlib.Path(name), server.port, secret) as found:
-            lanes = [_Lane(front, parsed.clients, secret, server.port, faults) for front in found]
-            for ambiguous in _in_order(chance):
-                if time.monotonic() > end:
-                    break
-                for lane in lanes:
-                    lane.try_out(ambiguous)
-                sent += 1
-            for lane in lanes:
-                lane.close()
-    print(f"{sent} ambiguous requests sent: " + ", ".join(front.title for front in found))
+    for ambiguous in _in_order(chance):
+        if time.monotonic() > end:
+            break
+        for lane in lanes:
+            lane.try_out(ambiguous)
+        sent += 1
+    for lane in lanes:
+        lane.close()
+    return sent
 
 
 def _in_order(chance: random.Random) -> Iterator[Ambiguous]:
@@ -106,12 +112,13 @@ class _Lane:
         with contextlib.suppress(OSError, CutError, MalformedError), contextlib.closing(Line(self._front.port)) as line:
             line.socket.settimeout(_WAIT_SECONDS)
             line.socket.sendall(ambiguous.data + canary)
-            line.socket.shutdown(socket.SHUT_WR)
             method = ambiguous.method
             while (answer := line.reader.answer(method)) is not None:
                 method = "GET"
                 if answer.status == 200:
                     self._require_own(ambiguous, answer.body, own)
+                if answer.closes or answer.body == own.encode():
+                    break
 
     def _require_own(self, ambiguous: Ambiguous, body: bytes, own: str) -> None:
         # Its own name, or that of the canary on its own connection; nothing was ever asked of others' names.
