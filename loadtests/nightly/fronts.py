@@ -22,8 +22,10 @@ from ..target import LoadTestError, last_lines
 from .serving import wait_for
 from .witness import MARK
 
-__all__ = ["Front", "fronts"]
+__all__ = ["PATH", "Front", "fronts"]
 
+PATH: Final = f"{os.environ.get('PATH', '')}:/usr/sbin"
+"""Where programs are looked for: Debian keeps servers where users do not look."""
 _START_SECONDS: Final = 10.0
 _STOP_SECONDS: Final = 5.0
 _HAPROXY: Final = """
@@ -76,12 +78,12 @@ class Front:
 
 
 @contextlib.contextmanager
-def fronts(directory: pathlib.Path, server: int, secret: str) -> Iterator[list[Front]]:
-    """Start what is installed; yield our server alone and each proxy. Raises `LoadTestError`."""
+def fronts(directory: pathlib.Path, server: int, secret: str, path: str = PATH) -> Iterator[list[Front]]:
+    """Start what is installed in `path`; yield our server alone and each proxy. Raises `LoadTestError`."""
     with contextlib.ExitStack() as stack:
         found = [Front("alone", server, marks=False)]
         for name, titles in _CONFIGURED.items():
-            program = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin")
+            program = shutil.which(name, path=path)
             if program is None:
                 say(f"{name} is not installed, so nothing is sent through it; its package in Debian has the same name")
                 continue
