@@ -52,11 +52,10 @@ def run(test: LongTest, arguments: Sequence[str] | None) -> int:
 
 def _run(test: LongTest, parsed: argparse.Namespace) -> int:
     faults = Faults()
-    with (
-        tempfile.TemporaryDirectory(prefix=f"intralb-{test.name}-") as name,
-        WatchedServer(pathlib.Path(name), test.application, test.flags) as server,
-    ):
-        server.begin()
-        test.play(parsed, server, faults)
-        server.end(faults)
-        return faults.conclude(test.name, parsed, server.last_words())
+    with tempfile.TemporaryDirectory(prefix=f"intralb-{test.name}-") as name:
+        server = WatchedServer(pathlib.Path(name), test.application, test.flags)
+        with server:
+            server.begin()
+            test.play(parsed, server, faults)
+            server.end(faults)
+            return faults.conclude(test.name, parsed, server.last_words())

@@ -24,6 +24,7 @@ __all__ = ["WatchedServer", "complaints", "unbalanced"]
 _ANSWER_SECONDS: Final = 20.0
 _QUIET_SECONDS: Final = 20.0
 """How long the last requests and connections may take to end when no client is left."""
+_SETTLING_SECONDS: Final = 0.5
 _MARGIN: Final = "  | "
 """Stands before the lines of a traceback."""
 _BAD_WORDS: Final = re.compile(
@@ -65,7 +66,7 @@ class WatchedServer(OwnServer):
         """Ask its admin address. Raises `LoadTestError` when it does not answer."""
         try:
             with urllib.request.urlopen(f"{self._admin_url}/snapshot", timeout=_ANSWER_SECONDS) as answer:
-                return json.load(answer)
+                return dict(json.load(answer))
         except OSError as error:
             raise LoadTestError(f"the server does not tell its snapshot: {error}") from None
 
@@ -80,10 +81,12 @@ class WatchedServer(OwnServer):
     def become_quiet_and_count(self) -> int:
         """Wait until nothing is left of the clients; return how many descriptors are open then."""
         wait_for(lambda: not _left(self.snapshot()), _QUIET_SECONDS)
-        counts = [0]
+        before = -1
         # Connections are closed a little after their clients have left.
-        wait_for(lambda: len({*counts[-5:]}) == 1 < len(counts) or bool(counts.append(self.descriptors())), 5.0)
-        return counts[-1]
+        while (now := self.descriptors()) != before:
+            before = now
+            time.sleep(_SETTLING_SECONDS)
+        return now
 
     def become_quiet(self, faults: Faults, descriptors: int) -> dict[str, Any]:
         """Wait until nothing is left of the clients, who have left; return the last snapshot."""
