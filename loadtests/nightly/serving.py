@@ -5,6 +5,7 @@ Decides what of its log is a complaint. It must not know what is asked of it.
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import pathlib
@@ -67,7 +68,7 @@ class WatchedServer(OwnServer):
         try:
             with urllib.request.urlopen(f"{self._admin_url}/snapshot", timeout=_ANSWER_SECONDS) as answer:
                 return dict(json.load(answer))
-        except OSError as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             raise LoadTestError(f"the server does not tell its snapshot: {error}") from None
 
     def descriptors(self) -> int:
