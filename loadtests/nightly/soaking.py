@@ -26,8 +26,8 @@ _PAUSE_SECONDS: Final = 0.1
 _SAMPLES: Final = 200
 _LEAST_SECONDS: Final = 0.25
 _KEPT_BYTES: Final = 2000
-_KEPT_OBJECTS: Final = 12
-"""What belongs to an ended greenlet of an aborted request: the package keeps the last 10,000 (`keep_ident`)."""
+_KEPT_OBJECTS: Final = 6
+"""What belongs to an ended greenlet of an aborted request, at most: the package keeps the last 10,000 (`keep_ident`)."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
