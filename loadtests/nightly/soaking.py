@@ -27,7 +27,7 @@ _SAMPLES: Final = 200
 _LEAST_SECONDS: Final = 0.25
 _KEPT_BYTES: Final = 2000
 _KEPT_OBJECTS: Final = 6
-"""What belongs to an ended greenlet of an aborted request, at most: the package keeps the last 10,000 (`keep_ident`)."""
+"""What belongs to an ended greenlet of an aborted request, at most: the package keeps 10,000 (`keep_ident`)."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
