@@ -118,7 +118,7 @@ def read_slowly(client: Client) -> None:
     size = client.random.randint(100_000, _MOST_ANSWER_BYTES)
     path = client.random.choice(["/quick", "/stream"])
     number, target = client.target(path, size=size)
-    line = client.open(receive_bytes=8192)
+    line = client.open(receive_bytes=32768)
     line.socket.sendall(head(target))
     time.sleep(client.random.uniform(0, 0.3))
     _finish(client, line, number, path, client.filled(number, size))
