@@ -15,7 +15,7 @@ from typing import Final
 
 from ..interruption import uninterrupted
 
-__all__ = ["Process", "core_busy_seconds", "pinned", "running"]
+__all__ = ["Process", "core_busy_seconds", "memory_of", "pinned", "running"]
 
 _STOP_SECONDS: Final = 5.0
 """How long a process may take to end by itself, before it is killed."""
@@ -133,6 +133,11 @@ def _stats() -> Iterator[tuple[int, list[str]]]:
             with contextlib.suppress(OSError):
                 # The name is in parentheses, and may have spaces and parentheses in it.
                 yield int(directory.name), (directory / "stat").read_text().rpartition(")")[2].split()
+
+
+def memory_of(pid: int) -> int:
+    """Return the resident memory of one process, in bytes."""
+    return _status(pid, "VmRSS")
 
 
 def _status(pid: int, name: str) -> int:
