@@ -99,6 +99,7 @@ class Slot:
         "_interrupts",
         "_raised",
         "_repeat_at",
+        "_to_throw",
         "given_up",
         "greenlet",
         "interruptible",
@@ -127,6 +128,8 @@ class Slot:
         """What the present job was last aborted with; a copy of it was raised, so it holds no frames."""
         self._raised = False
         """Whether that has been raised, and not only put off."""
+        self._to_throw = False
+        """Whether the hub is about to throw it, once callbacks have their turn."""
         self._aborts = self._interrupts = 0
         self._repeat_at = self._interrupt_at = math.inf
         self.greenlet = SlotGreenlet(self)
@@ -209,6 +212,8 @@ class Slot:
             signal = self._abort
         self._aborts += 1
         self._note(signal, now)
+        # The application may go on before the callback, and then keep the hub from it for ever.
+        self._to_throw, self._interrupt_at = True, now
         # Only the hub may throw: any other greenlet would be left behind for ever.
         self.worker.loop.run_callback(self._throw, self.job, signal)
 
@@ -221,6 +226,9 @@ class Slot:
     def _throw(self, job: Job, signal: BaseException) -> None:
         if not self.interruptible or self.job is not job:
             return
+        if isinstance(signal, Abort) and not self._to_throw:
+            # It has been raised where the application computes.
+            return
         # No variable here may hold what the application has: it would be finalized in the hub. So no frame is kept, and
         # a copy of the signal is raised, as the traceback of the signal itself would hold all frames.
         if self._may_go_on(job, signal):
@@ -229,9 +237,16 @@ class Slot:
             # No other waiter is notified in its place, so it must run first, which it does in this loop iteration.
             self.worker.loop.run_callback(self._throw, job, signal)
         elif not is_taking_its_lock_back(self.greenlet.gr_frame):
-            self._raised = True
+            self._begin_clean_up()
             take_no_notification(self.greenlet.gr_frame)
             self.greenlet.throw(type(signal), signal.args)
+
+    def _begin_clean_up(self) -> None:
+        """Give the application time before it is aborted again."""
+        if self._to_throw:
+            cleanup = self.worker.options.cleanup_seconds
+            self._interrupt_at = monotonic() + (BUSY_REPEAT_SECONDS if self._raised else cleanup)
+        self._to_throw, self._raised = False, True
 
     def _may_go_on(self, job: Job, signal: BaseException) -> bool:
         """Say whether what the application waits for must not be cut short yet."""
@@ -250,6 +265,7 @@ class Slot:
         """Abort as soon as the application has finished what it is at, wherever it is then."""
         now = monotonic()
         self._aborts -= 1
+        self._to_throw = False
         self._interrupt_at = now
         self._repeat_at = now + PUT_OFF_SECONDS
         self.worker.pool.keeper.look_at(self._repeat_at)
@@ -297,7 +313,7 @@ class Slot:
         signal = keeper.cut(self.job) if self._abort is None else self._abort
         self._interrupts += 1
         self._note(signal, monotonic())
-        self._raised = True
+        self._to_throw, self._raised = False, True
         # Not the signal itself: the hub drops it at the next abort, and would drop its frames, too.
         raise type(signal)(*signal.args)
 
@@ -407,7 +423,7 @@ class Slot:
             end_child(None)
         if self._abort is not None:
             aborted = anywhere = True
-            self._abort, self._raised = None, False
+            self._abort, self._raised, self._to_throw = None, False, False
             self._aborts = self._interrupts = 0
         if aborted or self.session.unsettled:
             self.session.settle(aborted=aborted, anywhere=anywhere)
