@@ -1,10 +1,11 @@
-"""Raises an abort in an outer frame, as soon as what that has called returns.
+"""Raises an abort later, where it leaves nothing half done: in the frame that computes, or in one that has called it.
 
-An abort may not be raised in a collation of SQLite, say, but a statement that sorts a large table may spend all of its
-time there. Looking now and then would hardly ever find another place. So Python's tracing is used: it calls a function
-before each instruction of one frame. Not before each line: the next line may already be the end of a `with` or `try`
-block, where `__exit__` and `finally` no longer apply. A debugger or a coverage tool that traces already is left alone.
-A statement of SQLite is asked to end at once, which undoes it as a whole.
+An abort may not be raised between the return of a call and the use of its result, nor in a collation of SQLite, say,
+but a statement that sorts a large table may spend all of its time there. Looking now and then would hardly ever find
+another place. So Python's tracing is used: it calls a function before each instruction of one frame. Not before each
+line: the next line may already be the end of a `with` or `try` block, where `__exit__` and `finally` no longer apply. A
+debugger or a coverage tool that traces already is left alone. A statement of SQLite is asked to end at once, which
+undoes it as a whole.
 """
 
 from __future__ import annotations
@@ -188,9 +189,9 @@ class _Search:
 
 
 def trace(frame: FrameType, function: Callable[[FrameType, str, object], None]) -> bool:
-    """Have a function called before the next instruction of this frame; return whether no debugger prevents it.
+    """Have a function called before each further instruction of this frame; return whether no debugger prevents it.
 
-    It has to call `cancel_landing`.
+    It has to call `cancel_landing` in the end.
     """
     if sys.gettrace() not in (None, trace_no_other_frame):
         return False
