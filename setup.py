@@ -1,14 +1,16 @@
-"""Packaging of intralb_gevent; the tools' own settings are in pyproject.toml, the environments in tox.ini.
+"""Packaging of intralb_gevent; tools are configured in pyproject.toml, test environments in tox.ini.
 
-Where a C compiler is at hand, the modules that every request passes through are compiled by mypyc from the same Python
-source. Without one, or with INTRALB_COMPILE=0, they are installed as the Python that they are: slower, and alike but
-for what CONTRIBUTING.md names. An editable installation is never compiled, as what is edited would not be what runs.
+If there is a C compiler, mypyc compiles the modules that every request passes through, from the same Python source.
+Without one, or with INTRALB_COMPILE=0, they are installed as plain Python: slower, with the differences that
+CONTRIBUTING.md lists. With INTRALB_COMPILE=require, a failed compilation is an error, as for releases. An editable
+installation is never compiled, because edits would have no effect.
 """
 
 import os
 import pathlib
 import re
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 from setuptools import find_packages, setup
 from setuptools.command.build_ext import build_ext
@@ -16,14 +18,36 @@ from setuptools.command.build_ext import build_ext
 HERE = pathlib.Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "intralb_gevent/__init__.py").read_text(), re.MULTILINE)[1]
 
-# The way of a request, in its order. Compiled functions have no frames, by which the watchdog finds out whether an
-# abort may land (pool/safepoints.py): so pool/slotgreenlet and pool/session must not be among them, and where one of
-# these is called by the application, it must not call Python's own code while something is half done.
+# In the order of a request. Compiled functions have no Python frame, and the watchdog needs frames to find out whether
+# an abort is safe (aborts/safepoints.py). So aborts/slotgreenlet and pool/session must stay uncompiled, and a compiled
+# function that the application calls must not call Python code while its own work is half done.
 COMPILED = [
-    *("http/connection", "http/shared", "http/parser", "http/outbox"),
-    *("pool/balancer", "pool/mounts", "pool/origin", "pool/job", "pool/lane", "pool/line", "pool/workerpool"),
-    *("pool/sizing", "pool/worker", "pool/slot", "pool/hubturns", "pool/deadlines", "pool/window"),
-    *("pool/forks", "pool/exchange", "pool/bridge"),
+    *("http/connection", "http/context", "http/input", "http/keptrequest", "http/output", "http/outbox"),
+    *("http/lifetime", "http/owner", "http/peer"),
+    *("http/parser", "http/requesthead", "http/request", "http/body", "http/behindhead"),
+    *(
+        "pool/intake",
+        "pool/mounts",
+        "pool/classify",
+        "pool/job",
+        "pool/context",
+        "pool/requestid",
+        "pool/runtime",
+        "pool/lane",
+        "pool/admissioncontrol",
+        "pool/queueorder",
+        "pool/workerpool",
+    ),
+    *(
+        "pool/scaling",
+        "pool/worker",
+        "pool/abortable",
+        "pool/slot",
+        "hub/dispatch",
+        "hub/deadlinetimer",
+        "pool/limitwindow",
+    ),
+    *("hub/forks", "pool/exchange", "pool/channel", "pool/bridge"),
     *(
         "policy/routetable",
         "policy/routing",
@@ -33,78 +57,164 @@ COMPILED = [
         "policy/usual",
         "policy/fairness",
     ),
-    *("policy/lifecycle", "policy/priority", "policy/answers", "policy/pace", "observe/stats"),
-    *("http/response", "http/filewrapper", "http/framing", "stdlib"),
+    *(
+        "policy/lifecycle",
+        "policy/connectionstate",
+        "policy/priority",
+        "policy/cannedresponses",
+        "policy/pace",
+        "observe/stats",
+    ),
+    *("http/response", "http/takeover", "http/filewrapper", "http/responsehead", "stdlib"),
 ]
 
-WITHOUT = "intralb_gevent is installed without compiled modules, which is slower: {}"
+COMPILE = os.environ.get("INTRALB_COMPILE")
+
+
+def go_on_without(error):
+    """Report why modules are not compiled, or raise the error if INTRALB_COMPILE requires them."""
+    if COMPILE == "require":
+        raise RuntimeError(f"INTRALB_COMPILE=require, but the modules cannot be compiled: {error}") from error
+    print(f"intralb_gevent is installed without compiled modules, which is slower: {error}", file=sys.stderr)
 
 
 class BuildIfPossible(build_ext):
-    """Compiles all modules or none: half of them would not fit the other half."""
+    """Compiles all modules or none, because compiled and uncompiled ones do not work together."""
 
     def run(self):
-        """Compile; say why if that fails, and go on without."""
+        """Compile; on failure report why, and install without compiled modules."""
         self.remove_built()
         try:
             super().run()
         except Exception as error:
-            print(WITHOUT.format(error), file=sys.stderr)
             self.remove_built()
+            go_on_without(error)
             self.extensions = []
 
+    def build_extensions(self):
+        """Compile the C files of an extension, and the extensions, on all processors."""
+        compile_in_order = self.compiler.compile
+
+        def compile_in_parallel(sources, **options):
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                objects = pool.map(lambda source: compile_in_order([source], **options), joined(sources))
+                return [file for files in objects for file in files]
+
+        self.compiler.compile = compile_in_parallel
+        self.parallel = True
+        super().build_extensions()
+
     def remove_built(self):
-        """Remove what an earlier build has left, for it may be of another version."""
+        """Remove the output of an earlier build, which may be of another version."""
         for module in pathlib.Path(self.build_lib).rglob("*.so"):
             module.unlink()
 
 
+def joined(sources):
+    """Return a few C files that include all of these, because the compiler reads the headers again for each file.
+
+    The files have about the same size, and there are two for each processor, so that all processors are busy.
+    """
+    parts = [[] for _ in range(2 * (os.cpu_count() or 1))]
+    if len(sources) <= len(parts):
+        return sources
+    sizes = {source: pathlib.Path(source).stat().st_size for source in sources}
+    for source in sorted(sources, key=sizes.get, reverse=True):
+        min(parts, key=lambda part: sum(map(sizes.get, part))).append(source)
+    files = [pathlib.Path("build", f"part{number}.c") for number in range(len(parts))]
+    for file, part in zip(files, parts, strict=True):
+        file.write_text("".join(f'#include "{pathlib.Path(source).resolve()}"\n' for source in part))
+    return [str(file) for file in files]
+
+
 def compiled_modules():
-    """Return the extensions to build, none where there should not be any."""
-    if os.environ.get("INTRALB_COMPILE") == "0" or not {"bdist_wheel", "build_ext"} & set(sys.argv):
+    """Return the extensions to build, or an empty list if none should be compiled."""
+    if COMPILE == "0" or not {"bdist_wheel", "build_ext"} & set(sys.argv):
         return []
-    # What is installed beside must not change the outcome; the types of other packages are not needed.
+    # Other installed packages must not affect the result, and their types are not needed.
     flags = ["--config-file=", "--no-site-packages", "--ignore-missing-imports", "--follow-imports=silent"]
     files = [f"intralb_gevent/{name}.py" for name in COMPILED]
     try:
         from mypyc.build import mypycify
 
-        modules = mypycify([*flags, *files], opt_level="2", group_name="intralb_gevent")
+        # One C file for each module, so that several are compiled at the same time. A higher level than 1 takes longer
+        # and makes no request faster.
+        modules = mypycify(
+            [*flags, *files], opt_level="1", debug_level="0", multi_file=True, group_name="intralb_gevent"
+        )
     except (ImportError, SystemExit) as error:
-        # It exits where it does not understand the source.
-        print(WITHOUT.format(error), file=sys.stderr)
+        # mypyc exits if it cannot compile the source.
+        go_on_without(error)
         return []
     for module in modules:
-        # Another compiler may warn of something.
+        # Another compiler may issue other warnings.
         module.extra_compile_args = [flag for flag in module.extra_compile_args if flag != "-Werror"]
     return modules
 
+
+def project_urls():
+    """Return the addresses of the project, which are known where GitHub builds a release."""
+    repository = os.environ.get("GITHUB_REPOSITORY")
+    if not repository:
+        return {}
+    home = f"{os.environ.get('GITHUB_SERVER_URL', 'https://github.com')}/{repository}"
+    return {
+        "Homepage": home,
+        "Documentation": f"{home}/tree/main/docs",
+        "Changelog": f"{home}/blob/main/CHANGELOG.md",
+        "Issues": f"{home}/issues",
+        "Security": f"{home}/blob/main/SECURITY.md",
+    }
+
+
+def description(urls):
+    """Return the README. With the project's address, links to its files lead there."""
+    text = (HERE / "README.md").read_text()
+    if not urls:
+        return text
+    text = re.sub(r"!\[([^]]*)\]\((?!https?:)([^)]*)\)", rf"![\1]({urls['Homepage']}/raw/main/\2)", text)
+    return re.sub(r"(?<!!)\[([^]]*)\]\((?!https?:|#)([^)]*)\)", rf"[\1]({urls['Homepage']}/blob/main/\2)", text)
+
+
+URLS = project_urls()
 
 setup(
     name="intralb-gevent",
     version=VERSION,
     description="An intra-process load balancer for legacy WSGI applications on gevent",
-    long_description=(HERE / "README.md").read_text(),
+    long_description=description(URLS),
     long_description_content_type="text/markdown",
+    project_urls=URLS,
     license="MIT",
+    license_files=["LICENSE"],
     packages=find_packages(include=["intralb_gevent", "intralb_gevent.*"]),
-    package_data={"intralb_gevent": ["py.typed", "demo/static/*"]},
+    package_data={"intralb_gevent": ["py.typed", "demo/static/*", "observe/page.html"]},
     ext_modules=compiled_modules(),
     cmdclass={"build_ext": BuildIfPossible},
-    python_requires=">=3.10",
+    python_requires=">=3.11",
     install_requires=[
         "gevent>=24.2.1",
         "greenlet>=3.0",
-        # Earlier ones take what docs/http.md promises to refuse: bare line feeds, chunk data with another end, folds.
+        # Earlier versions accept what docs/reference/http.md promises to reject: bare LF, chunk data without CRLF,
+        # folded headers.
         "httptools>=0.6.3",
-        'tomli>=2; python_version < "3.11"',
     ],
-    entry_points={"console_scripts": ["intralb-gevent = intralb_gevent.__main__:main"]},
+    extras_require={
+        "docs": ["sphinx", "furo", "myst-parser", "sphinx-copybutton"],
+        "env": ["python-dotenv"],
+        "gunicorn": ["gunicorn>=21.2"],
+        "loadtests": ["locust", "matplotlib"],
+        "otel": ["opentelemetry-exporter-otlp-proto-http"],
+        "prometheus": ["prometheus-client"],
+        "reload": ["watchfiles"],
+    },
+    entry_points={
+        "console_scripts": ["intralb-gevent = intralb_gevent.__main__:main"],
+        "flask.commands": ["intralb = intralb_gevent.flask:command"],
+    },
     classifiers=[
-        "License :: OSI Approved :: MIT License",
         "Operating System :: POSIX",
         "Programming Language :: Python :: 3",
-        "Programming Language :: Python :: 3.10",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
         "Programming Language :: Python :: 3.13",

@@ -1,12 +1,12 @@
-"""A basic API server: a Flask application behind the balancer, without a change to it.
+"""Serve a basic API: an unchanged Flask application behind the balancer.
 
 python examples/basic_api.py
 curl http://127.0.0.1:8080/books
 curl --json '{"title": "Emma"}' http://127.0.0.1:8080/books
-curl http://127.0.0.1:8080/books/2/price    # waits for another service, and nobody waits for it
+curl http://127.0.0.1:8080/books/2/price    # waits for another service without delaying other requests
 """
 
-# ruff: noqa: E402 - gevent has to patch before anything else is imported
+# ruff: noqa: E402 - gevent must patch before other imports
 from gevent import monkey
 
 monkey.patch_all()

@@ -1,7 +1,7 @@
-"""Database sessions per worker: every slot has its own SQLAlchemy session, clean for each request (Flask, SQLite).
+"""Give each slot its own SQLAlchemy session, which is clean when a request starts (Flask, SQLite).
 
-Slots open their session when a request first asks for it and keep it: watch the lines that say so. After each request
-the session is rolled back, so what a page forgot to commit is neither kept nor seen by the next one.
+A slot opens its session when a request first uses one, prints a line, and keeps the session. After each request, the
+session is rolled back, so changes that a page did not commit are lost, and the next request does not see them.
 
 python examples/database_sessions.py
 curl -d text=kept http://127.0.0.1:8080/notes
@@ -9,7 +9,7 @@ curl -d text=lost http://127.0.0.1:8080/forgetful
 curl http://127.0.0.1:8080/notes
 """
 
-# ruff: noqa: E402 - gevent has to patch before anything else is imported
+# ruff: noqa: E402 - gevent must patch before other imports
 from gevent import monkey
 
 monkey.patch_all()
@@ -30,7 +30,7 @@ app = Flask(__name__)
 
 
 class Base(DeclarativeBase):
-    """What SQLAlchemy knows of the tables."""
+    """Base class of the tables."""
 
 
 class Note(Base):
@@ -62,7 +62,7 @@ def add_note_and_forget_to_commit():
 
 @app.errorhandler(IntegrityError)
 def refuse_second_note(error):
-    # Without the rollback that follows, this session would be of no use to the next request.
+    # The session cannot be used until it is rolled back; the balancer rolls it back after each request.
     return {"error": "There is this note already."}, 409
 
 
@@ -77,7 +77,7 @@ def serve(bind, engine):
         max_workers=WORKERS,
         max_concurrent_per_router=SLOTS,
         db_init_func=lambda worker_id: open_session(engine, worker_id),
-        # Unlike close(), it drops the connection too, which may be in the middle of an answer when a request was cut.
+        # Unlike close(), invalidate() also drops the connection: after an abort, a response may be partly unread.
         db_close_func=Session.invalidate,
     )
     server = WSGIServer(bind, LoadBalancer(app, options))
@@ -91,7 +91,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--bind", default="127.0.0.1:8080", metavar="HOST:PORT")
     with tempfile.TemporaryDirectory() as directory:
-        # A connection for every slot: no request that was let in waits for one.
+        # Create one connection per slot, so that no admitted request waits for a connection.
         engine = create_engine(f"sqlite:///{directory}/notes", pool_size=WORKERS * SLOTS, max_overflow=0)
         Base.metadata.create_all(engine)
         try:

@@ -1,7 +1,7 @@
-"""A gateway: services that know nothing of each other, mounted by path in one process, behind one balancer.
+"""Run a gateway: independent services, mounted by path in one process, behind one balancer.
 
-The users are a Bottle application, the products plain WSGI. Each sees the path below its mount in PATH_INFO and the
-mount itself in SCRIPT_NAME, so the links that it makes are right wherever it is mounted.
+The users service is a Bottle application, and the products service is plain WSGI. Each service receives its mount path
+in SCRIPT_NAME, and the path below it in PATH_INFO, so the service's links are correct wherever it is mounted.
 
 python examples/gateway.py
 curl http://127.0.0.1:8080/users
@@ -9,7 +9,7 @@ curl http://127.0.0.1:8080/users/2
 curl http://127.0.0.1:8080/products/tea
 """
 
-# ruff: noqa: E402 - gevent has to patch before anything else is imported
+# ruff: noqa: E402 - gevent must patch before other imports
 from gevent import monkey
 
 monkey.patch_all()

@@ -1,15 +1,15 @@
-"""Graceful shutdown: SIGTERM loses no request (a Django project in one file).
+"""Shut down gracefully: SIGTERM loses no request (a Django project in one file).
 
-While a slow page is on its way, send SIGTERM or press Ctrl-C. The listener closes at once, the page is still answered,
-and the process ends with exit code 0. A page that outlives the grace is cut, and the exit code is 1; so it is when a
-second signal comes.
+While a slow page is running, send SIGTERM or press Ctrl-C. The listener closes immediately, the page is still answered,
+and the process exits with code 0. A page that runs longer than the grace period is aborted, and the exit code is 1. A
+second signal also aborts running pages.
 
 python examples/graceful.py --grace 10
 curl -i http://127.0.0.1:8080/slow/5    # is answered
 curl -i http://127.0.0.1:8080/slow/30   # is cut
 """
 
-# ruff: noqa: E402 - gevent has to patch before anything else is imported
+# ruff: noqa: E402 - gevent must patch before other imports
 from gevent import monkey
 
 monkey.patch_all()

@@ -1,8 +1,9 @@
-"""Middleware before the balancer: what it answers itself takes no slot, so it answers even when all are busy.
+"""Run middleware before the balancer: a request that it answers takes no slot, and is answered even if all are busy.
 
-`balance_load()` returns a WSGI callable, so any middleware goes around it, and the server is told of the balancer
-inside. Here one gives each request an id, and one refuses whoever has no API key. The pool has a single slot and no
-queue: while the first curl runs, the second is refused by the balancer and the third by the middleware.
+`balance_load()` returns a WSGI callable, so any middleware can wrap it; the server receives the balancer separately. In
+this example, one middleware gives each request an id, and another rejects requests without an API key. The pool has a
+single slot and no queue. While the first curl runs, the balancer rejects the second, and the middleware rejects the
+third.
 
 python examples/middleware.py
 curl -N -H 'X-API-Key: ada-7315' http://127.0.0.1:8080/ &
@@ -10,7 +11,7 @@ curl -i -H 'X-API-Key: ada-7315' http://127.0.0.1:8080/
 curl -i http://127.0.0.1:8080/
 """
 
-# ruff: noqa: E402 - gevent has to patch before anything else is imported
+# ruff: noqa: E402 - gevent must patch before other imports
 from gevent import monkey
 
 monkey.patch_all()
@@ -36,7 +37,9 @@ def with_request_id(following):
         request_id = environ["example.request_id"] = uuid.uuid4().hex
 
         def start_with_id(status, headers, *exc_info):
-            return start_response(status, [*headers, ("X-Request-Id", request_id)], *exc_info)
+            # The balancer's own responses have an id already.
+            others = [(name, value) for name, value in headers if name.lower() != "x-request-id"]
+            return start_response(status, [*others, ("X-Request-Id", request_id)], *exc_info)
 
         return following(environ, start_with_id)
 

@@ -1,9 +1,9 @@
-"""A slow page: its query is cut in the middle, in the database too, and others go on (Django, PostgreSQL).
+"""Abort the query of a slow page, also in the database, while other requests go on (Django, PostgreSQL).
 
-/slow asks the database for something that takes 30 seconds, but each page has 2. It is answered 504 then, the database
-stops working on it, and its transaction is rolled back. /running lists what the database is doing for this process:
-ask it while /slow is being waited for, and once more afterwards. It says by which connection it was asked; the slot
-that runs it keeps that one for the pages that follow (CONN_MAX_AGE).
+/slow runs a query of 30 seconds, but requests have a deadline of 2 seconds. At the deadline, the request is answered
+504, the database stops the query, and its transaction is rolled back. /running lists the queries that the database runs
+for this process; request it while /slow is running, and again afterwards. It also shows the pid of its own connection,
+which the slot keeps for later requests (CONN_MAX_AGE).
 
 python examples/slow_page_django.py --database postgresql://postgres@127.0.0.1:5432/test
 curl -i http://127.0.0.1:8080/slow &
@@ -11,7 +11,7 @@ curl http://127.0.0.1:8080/running
 sleep 2; curl http://127.0.0.1:8080/running
 """
 
-# ruff: noqa: E402 - gevent has to patch before anything else is imported
+# ruff: noqa: E402 - gevent must patch before other imports
 from gevent import monkey
 
 monkey.patch_all()
@@ -82,7 +82,7 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     configure(arguments.database)
     application = get_wsgi_application()
-    # This is all: a request that is cut has its connections closed, and what they were doing ended.
+    # This call suffices: when a request is aborted, its query is cancelled, and its connections are closed.
     protect()
     options = Options(max_workers=1, max_concurrent_per_router=10, request_timeout_seconds=SECONDS)
     server = WSGIServer(arguments.bind, LoadBalancer(application, options))

@@ -1,9 +1,9 @@
-"""A slow page: its query is cut in the middle, in the database too, and others go on (Flask-SQLAlchemy, PostgreSQL).
+"""Abort the query of a slow page, also in the database, while other requests go on (Flask-SQLAlchemy, PostgreSQL).
 
-/slow asks the database for something that takes 30 seconds, but each page has 2. It is answered 504 then, the database
-stops working on it, and its transaction is rolled back. /running lists what the database is doing for this process:
-ask it while /slow is being waited for, and once more afterwards. It says how many connections are in use, its own
-included.
+/slow runs a query of 30 seconds, but requests have a deadline of 2 seconds. At the deadline, the request is answered
+504, the database stops the query, and its transaction is rolled back. /running lists the queries that the database runs
+for this process; request it while /slow is running, and again afterwards. It also shows the number of connections in
+use, including its own.
 
 python examples/slow_page_flask.py --database postgresql://postgres@127.0.0.1:5432/test
 curl -i http://127.0.0.1:8080/slow &
@@ -11,7 +11,7 @@ curl http://127.0.0.1:8080/running
 sleep 2; curl http://127.0.0.1:8080/running
 """
 
-# ruff: noqa: E402 - gevent has to patch before anything else is imported
+# ruff: noqa: E402 - gevent must patch before other imports
 from gevent import monkey
 
 monkey.patch_all()
@@ -50,11 +50,11 @@ def running():
 
 def configure(database):
     app.config["SQLALCHEMY_DATABASE_URI"] = make_url(database).set(drivername="postgresql+psycopg")
-    # A connection for every slot: no request that was let in waits for one.
+    # Create one connection per slot, so that no admitted request waits for a connection.
     sizes = {"pool_size": SLOTS, "max_overflow": 0, "pool_pre_ping": True}
     app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {**sizes, "connect_args": {"application_name": NAME}}
     db.init_app(app)
-    # This is all: Flask-SQLAlchemy drops the connection of a request that is cut, and what it was doing is ended, too.
+    # This call suffices: when a request is aborted, its query is cancelled, and its connection is dropped.
     protect()
 
 

@@ -1,7 +1,7 @@
 """IntraLB for gevent: an intra-process load balancer for legacy WSGI applications.
 
-The public names are imported on first use. So `import intralb_gevent` pulls in neither gevent nor anything
-that must be imported after monkey-patching, and the command line can patch before all else.
+Public names are imported on first use. Therefore, `import intralb_gevent` imports neither gevent nor any module that
+must be imported after monkey-patching, and the command line can patch the process first.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .config.options import Options
+    from .config.route import Route
     from .errors import (
         Abort,
         ClientDisconnected,
@@ -22,12 +24,10 @@ if TYPE_CHECKING:
     )
     from .http.server import WSGIServer, graceful_shutdown
     from .integrations.protection import protect
-    from .options import Options
     from .pool.balancer import LoadBalancer
-    from .pool.current import deadline_headers, extend_deadline
+    from .pool.requestcontext import deadline_headers, extend_deadline
     from .pool.session import current_session
     from .priority import Priority
-    from .route import Route
     from .sessionsource import SessionSource
 
 __version__ = "0.1.0"
@@ -39,17 +39,17 @@ _HOMES = {
     "IntraLBError": ".errors",
     "LoadBalancer": ".pool.balancer",
     "OptionError": ".errors",
-    "Options": ".options",
+    "Options": ".config.options",
     "Priority": ".priority",
     "RequestBodyError": ".errors",
     "RequestKilled": ".errors",
-    "Route": ".route",
+    "Route": ".config.route",
     "SessionSource": ".sessionsource",
     "SessionUnavailable": ".errors",
     "WSGIServer": ".http.server",
     "current_session": ".pool.session",
-    "deadline_headers": ".pool.current",
-    "extend_deadline": ".pool.current",
+    "deadline_headers": ".pool.requestcontext",
+    "extend_deadline": ".pool.requestcontext",
     "graceful_shutdown": ".http.server",
     "protect": ".integrations.protection",
 }
@@ -78,7 +78,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import the module that a public name lives in, when the name is first used."""
+    """Import a public name's module when the name is first used."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name], __name__), name)
+
+
+def __dir__() -> list[str]:
+    """Return all public names, including those that are not imported yet."""
+    return [*__all__, "__version__"]

@@ -1,10 +1,11 @@
-"""Starts the command line in a process that is monkey-patched before all else.
+"""Start the command line, as a supervisor or in a monkey-patched process.
 
-Decides the order of things and nothing more: note what was imported too early, patch, import the rest.
+This module records which modules were imported before patching, patches the process, and only then imports the rest.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 
@@ -12,36 +13,24 @@ import warnings
 def main() -> int:
     """Run the command line and return the exit code."""
     early = frozenset(sys.modules)
+    from .cli.choice import may_be_supervisor
+
+    if may_be_supervisor(sys.argv[1:], os.environ):
+        from .cli.supervising import supervise
+
+        code = supervise(sys.argv[1:])
+        if code is not None:
+            return code
     from gevent import monkey
 
     with warnings.catch_warnings():
-        # `check` and `serve` name the modules that were imported too early, in words of their own.
+        # Suppress gevent's warning, because `check` and `serve` report modules that were imported too early.
         warnings.simplefilter("ignore", monkey.MonkeyPatchWarning)
         monkey.patch_all()
-    if sys.version_info < (3, 11):
-        _forget_log_handlers_at_exit()
-    from .cli import run
+    from .cli.main import run
     from .process.leaving import run_and_leave
 
     return run_and_leave(lambda: run(sys.argv[1:], early))
-
-
-def _forget_log_handlers_at_exit() -> None:
-    """Shut logging down after the application's `atexit` functions, and drop its handlers then.
-
-    Python 3.10 drops them only while greenlet is being finalized, and writes a traceback for each, as it takes their
-    patched lock (seen with greenlet 3.5).
-    """
-    import atexit
-    import logging
-
-    def forget() -> None:
-        logging.shutdown()
-        handlers: list[object] = vars(logging)["_handlerList"]
-        handlers.clear()
-
-    # Functions that are registered later, as the application's are, run earlier.
-    atexit.register(forget)
 
 
 if __name__ == "__main__":

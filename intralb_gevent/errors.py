@@ -1,8 +1,8 @@
-"""Every error this package raises, and the signals that end a running request.
+"""The errors that this package raises, and the aborts that end a running request.
 
-An error says what was wrong and what to do about it. A signal (`Abort`) is not an error of the
-application's: it is thrown into a slot to end its job, so it derives from `BaseException` and passes
-through the `except Exception` of frameworks and libraries. This module knows nothing else of ours.
+The message of each error says what was wrong and what to do about it. An `Abort` is not an application error: it is
+thrown into a slot to end its job. An `Abort` derives from `BaseException`, so that it passes through the `except
+Exception` of frameworks and libraries.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .policy.answers import Answer
+    from .policy.cannedresponses import CannedResponse
 
 __all__ = [
     "Abort",
     "ClientDisconnected",
     "DeadlineExceeded",
+    "EndedByOperator",
     "IllegalTransition",
     "IntraLBError",
     "LoadError",
@@ -31,64 +32,68 @@ __all__ = [
 
 
 class IntraLBError(Exception):
-    """Base of every error raised by this package."""
+    """Base class of every error raised by this package."""
 
 
 class OptionError(IntraLBError, ValueError):
-    """A setting has a value it cannot have; the message names the field, the value and what is allowed."""
+    """A setting has an invalid value; the message contains the field, the value and what is allowed."""
 
 
 class LoadError(IntraLBError):
-    """A `MODULE:NAME` reference could not be turned into an object; the message says why and what to check."""
+    """A `MODULE:NAME` reference does not refer to an object; the message says why, and what to check."""
 
 
 class NoCurrentJob(IntraLBError, RuntimeError):
-    """Something that belongs to a running request was asked for outside of one."""
+    """Code outside of a request has used something that exists only during a request, such as its session."""
 
 
 class RequestBodyError(IntraLBError, OSError):
     """The rest of a streamed request body cannot be read.
 
-    The client has left, has sent nothing for too long, or has sent what cannot be taken. If the application lets it
-    pass, `answer` is the response; None if nobody can read one.
+    The client has disconnected, has sent nothing for too long, or has sent something invalid. If the application does
+    not catch this error, the server sends `answer` as the response; `answer` is None if the client has disconnected.
     """
 
-    def __init__(self, message: str, answer: Answer | None = None) -> None:
+    def __init__(self, message: str, answer: CannedResponse | None = None) -> None:
         super().__init__(message)
         self.answer = answer
 
 
 class WrongThread(IntraLBError, RuntimeError):
-    """A balancer was called in another thread than the one in which it runs."""
+    """A balancer was called in a thread other than the one in which it runs."""
 
 
 class IllegalTransition(IntraLBError, RuntimeError):
-    """A job was moved to a state that its present state does not lead to: a bug in this package."""
+    """A job was moved to a state that cannot follow its current state, which is a bug in this package."""
 
 
 class Abort(BaseException):
-    """Base of the signals that end a running request; handlers let it pass, their `finally` blocks run."""
+    """Base class of the exceptions that end a running request; handlers must not catch them, but may clean up."""
 
 
 class DeadlineExceeded(Abort):
-    """The request's deadline has passed while it was running."""
+    """The request's deadline passed while the request was running."""
 
 
 class ClientDisconnected(Abort):
-    """The client left while its request was running."""
+    """The client disconnected while its request was running."""
 
 
 class RequestKilled(Abort):
-    """The server ends this request because its own time to shut down is over."""
+    """The server is shutting down, and ends this request because the time for running requests is over."""
+
+
+class EndedByOperator(RequestKilled):
+    """An operator has ended this request, on the status page."""
 
 
 class SessionUnavailable(Abort):
-    """`db_init_func` failed, so this request cannot have a session; it is answered 503."""
+    """`db_init_func` failed, so the request has no session and is answered 503."""
 
 
 class StreamsFull(Abort):
-    """`max_streams` responses are streamed already, so this one cannot begin; it is answered 503."""
+    """`max_streams` responses are already being streamed, so this one cannot begin; the request is answered 503."""
 
 
 class UpgradesFull(Abort):
-    """`max_upgraded` connections are taken over already, so this one cannot be; its request is answered 503."""
+    """Applications have already taken over `max_upgraded` connections, so this upgrade request is answered 503."""

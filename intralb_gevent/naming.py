@@ -1,33 +1,39 @@
-"""Names for values of the application in logs and messages, without calling any of its code.
+"""Describe values that belong to the application in logs and messages, without calling the application's code.
 
-`repr()` and `str()` of such a value may fail, wait, compute for ever, or return 50 MB.
+Calling `repr()` or `str()` on such a value could fail, wait, run forever, or return 50 MB.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from .quoting import escaped
+
 __all__ = ["function_name", "shown_value", "type_name"]
 
 _LONGEST = 200
-"""Characters of a text that are shown."""
+"""Maximum number of characters of a text that are shown."""
 
 
 def type_name(value: object) -> str:
-    """Return the qualified name of a value's type, as a traceback has it: `ValueError`, `shop.errors.NoStock`."""
+    """Return the qualified name of a value's type, as in a traceback: `ValueError`, `shop.errors.NoStock`.
+
+    The name is returned as one line, because a type that the application creates at run time may have any text as its
+    name.
+    """
     kind = type(value)
     prefix = "" if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}."
-    return prefix + kind.__qualname__
+    return escaped(prefix + kind.__qualname__)
 
 
 def function_name(function: Any) -> str:
-    """Return the qualified name of a function, or the type's name of another callable."""
+    """Return the qualified name of a function, or the type name of any other callable."""
     name = getattr(function, "__qualname__", None)
     return f"{function.__module__}.{name}" if isinstance(name, str) else f"a {type_name(function)}"
 
 
 def shown_value(value: Any) -> str:
-    """Return a text or number as a literal, shortened, and of every other value its type."""
+    """Return a text, bytes or a number as a literal, shortened if long; for any other value, return only its type."""
     if type(value) is str and len(value) > _LONGEST:
         return f"{value[:_LONGEST]!r}..."
     if value is None or type(value) in (str, int, float, bool):

@@ -1,9 +1,7 @@
-"""The classes of requests: which matter more than others.
+"""The priorities of requests, in order of importance.
 
-Decides their names and their order. It must not know what follows from them (`policy/priority.py`).
-
-They are Google's (`CRITICAL_PLUS` to `SHEDDABLE`: "Handling Overload", in Site Reliability Engineering by Beyer and
-others, 2016).
+The names are Google's (`CRITICAL_PLUS` to `SHEDDABLE`: "Handling Overload", in Site Reliability Engineering by Beyer et
+al., 2016). `policy/priority.py` schedules requests by these priorities.
 """
 
 from __future__ import annotations
@@ -15,17 +13,17 @@ __all__ = ["PRIORITIES", "Priority"]
 
 
 class Priority(IntEnum):
-    """The class of a request; the lower number matters more."""
+    """The priority of a request; a lower number means a more important request."""
 
     CRITICAL_PLUS = 0
-    """What nobody should miss."""
+    """Requests that must not be missed."""
     CRITICAL = 1
-    """What somebody waits for: everything that has not been given another class."""
+    """Requests for which a user is waiting; this is the default."""
     SHEDDABLE_PLUS = 2
-    """What may come later."""
+    """Requests that can be answered later."""
     SHEDDABLE = 3
-    """What its clients can do without."""
+    """Requests whose clients can do without a response."""
 
 
 PRIORITIES: Final[dict[str, Priority]] = {priority.name.lower(): priority for priority in Priority}
-"""The classes by the names that options and headers give them."""
+"""The priorities, by the names that options and headers use."""

@@ -1,8 +1,8 @@
-"""Text of others in log records: what an exception of the application says, and clients through it.
+"""Quote foreign text in log records, because messages of the application's exceptions may contain a client's text.
 
-Decides how such a text looks, so that no line of it can be taken for a record. Its lines begin with a bar, as those of
-Python's exception groups do: programs that join lines take them for the rest of the record, since they begin with a
-space, and programs that read JSON do not take any for an object.
+No line of quoted text can be mistaken for a log record. Each line begins with spaces and a bar, as in Python's
+exception groups. Because of the leading spaces, log collectors that join continuation lines add such a line to the
+record. Because of the bar, collectors that read JSON do not parse the line as an object.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from typing import Final
 __all__ = ["escaped", "quoted"]
 
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
-"""What starts a line or an escape sequence where the log is read; a tab does not."""
+"""Matches characters that start a line or an escape sequence in a log viewer; a tab is harmless."""
 
 _BAR: Final = "  | "
 
 
 def escaped(text: str) -> str:
-    """Return a text in one line, with its control characters written as Python writes them."""
+    """Return a text as one line, with control characters escaped as in Python."""
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def quoted(text: str) -> str:
-    """Return the lines of a text behind bars, as what follows the first line of a record."""
+    """Return a text with a bar before each line, to be appended after the first line of a record."""
     return "\n".join(_BAR + escaped(line) for line in text.splitlines())

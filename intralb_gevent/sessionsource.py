@@ -1,7 +1,7 @@
-"""Where database sessions come from, and what is done with one between two requests and at its end.
+"""The interface for opening, checking, resetting and closing database sessions.
 
-Decides which questions there are; a subclass answers them for a driver (`integrations/`), or three plain functions do.
-It must not know when they are asked: `pool/session.py` does.
+A subclass implements this interface for a driver (see `integrations/`); `FunctionSource` wraps three plain functions.
+`pool/session.py` calls the methods.
 """
 
 from __future__ import annotations
@@ -14,55 +14,62 @@ __all__ = ["FunctionSource", "SessionSource"]
 
 
 class SessionSource(ABC):
-    """Opens the sessions of a balancer's slots: give an instance as `db_init_func`.
+    """Opens the sessions of a balancer's slots; pass an instance as `db_init_func`.
 
-    Each session belongs to one slot, and is used by one request at a time. All methods but `sized_for` and `isolate`
-    are called in the slot's greenlet and may wait; `reset`, `discard` and `close` have five seconds each. Only `open`
-    must be given.
+    Each session belongs to one slot, and is used by one request at a time. All methods except `sized_for` and `isolate`
+    are called in the slot's greenlet and may wait; `reset`, `discard` and `close` may take up to five seconds each.
+    A subclass must implement only `open`.
     """
 
     def __call__(self, worker_id: int) -> Any:
-        """Open a session, as the plain function does in whose place the source is given."""
+        """Open a session; because of this method, a source can be called like a plain `db_init_func`."""
         return self.open(worker_id)
 
     def sized_for(self, sessions: int) -> None:  # noqa: B027  # most sources have nothing to size
-        """Learn, before the first `open`, how many sessions there will be at the same time at most."""
+        """Prepare for `sessions` open sessions, which is the maximum; called before the first `open`."""
 
     @abstractmethod
     def open(self, worker_id: int) -> Any:
-        """Return a new session; if this raises, the request is answered 503."""
+        """Return a new session; if this method raises an exception, the request is answered 503."""
 
     def check(self, session: Any) -> bool:
-        """Say whether a session can still be used; asked before its first use in a request. An exception means no."""
+        """Return True if a session is still usable; called before its first use in a request.
+
+        A session whose check raises an exception counts as unusable.
+        """
         return True
 
     def begin(self, session: Any, seconds: float) -> None:  # noqa: B027  # most sessions need nothing
-        """Prepare a session for a request that has so many seconds left; if this raises, it is answered 503."""
+        """Prepare a session for a request with `seconds` left; if this raises an exception, the answer is 503."""
 
     def isolate(self) -> None:  # noqa: B027  # most sources keep nothing
-        """Forget all connections of this source, in a process that a handler has forked.
+        """Drop all connections of this source; called in a process that a handler has forked.
 
-        They belong to the parent, so nothing may be sent on them. Must not wait: it is called inside `os.fork()`.
+        The connections belong to the parent process, so nothing must be sent on them. This method runs inside
+        `os.fork()`, so it must not wait.
         """
 
     def reset(self, session: Any) -> None:
-        """Make a session ready for the next request, after one that used it; if this raises, it is discarded."""
+        """Make a used session ready for the next request; if this raises an exception, the session is discarded."""
         _call(session, "rollback")
 
     def discard(self, session: Any) -> None:
-        """Give up a session in an unknown state: its request was interrupted, or it cannot be used any more.
+        """Close a session in an unknown state, because its request was interrupted or it is no longer usable.
 
-        What it still does on the server should end, too, and its connection must not be used again.
+        If a statement is still running on the server, it should be cancelled. The connection must not be used again.
         """
         self.close(session)
 
     def close(self, session: Any) -> None:
-        """Close a session that is in order."""
+        """Close a session that is in a known, clean state."""
         _call(session, "close")
 
 
 class FunctionSource(SessionSource):
-    """The functions `db_init_func`, `db_reset_func` and `db_close_func`; None is what a source does by itself."""
+    """A source that calls `db_init_func`, `db_reset_func` and `db_close_func`.
+
+    If `reset` or `close` is None, the default method of `SessionSource` applies.
+    """
 
     def __init__(
         self,
@@ -78,18 +85,18 @@ class FunctionSource(SessionSource):
         return f"<FunctionSource {self._open!r}>"
 
     def open(self, worker_id: int) -> Any:
-        """Return a new session."""
+        """Open a new session with `db_init_func`."""
         return self._open(worker_id)
 
     def reset(self, session: Any) -> None:
-        """Make a session ready for the next request."""
+        """Make a session ready for the next request with `db_reset_func`."""
         if self._reset is not None:
             self._reset(session)
         else:
             super().reset(session)
 
     def close(self, session: Any) -> None:
-        """Close a session."""
+        """Close a session with `db_close_func`."""
         if self._close is not None:
             self._close(session)
         else:

@@ -1,1 +1,4 @@
-"""Load tests of the sample application: `python -m loadtests.run`. Nothing in the package knows of them."""
+"""Load tests of the sample application, and benchmarks of our server against others.
+
+See docs/measurements/loadtests.md.
+"""

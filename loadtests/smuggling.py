@@ -1,15 +1,8 @@
-"""Ambiguous requests, and the answers of the clients behind them: `python -m loadtests.smuggling`, or by its path.
+"""Sends ambiguous requests, directly and through proxies: `python -m loadtests.smuggling`."""
 
-Decides nothing but how it is found; the rest is in nightly/.
-"""
-
-import pathlib
 import sys
 
-# Started by its path, it would not find the package that it is in.
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-
-from loadtests.nightly.smuggle import main
+from .nightly.smuggle import main as main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,15 +1,8 @@
-"""Clients that do everything at random, and their books: `python -m loadtests.storm`, or by its path.
+"""Sends random traffic of every kind: `python -m loadtests.storm`."""
 
-Decides nothing but how it is found; the rest is in nightly/.
-"""
-
-import pathlib
 import sys
 
-# Started by its path, it would not find the package that it is in.
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-
-from loadtests.nightly.storming import main
+from .nightly.storm import storm as main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,6 +1,6 @@
-"""Copies the project without the package to a directory, for the tests to run there: `python tests/apart.py DIRECTORY`.
+"""Copy the project without the package to a directory, and run the tests there: `python tests/apart.py DIRECTORY`.
 
-So the tests import what is installed, which may be compiled, and not the source that they lie beside.
+The tests then import the installed package, compiled or not, instead of the source next to them.
 """
 
 import shutil
@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-LEFT_OUT = shutil.ignore_patterns(
-    "intralb_gevent",
+LEFT_OUT = (
     "build",
     "dist",
     "*.egg-info",
@@ -22,5 +21,12 @@ LEFT_OUT = shutil.ignore_patterns(
     "reports",
 )
 
+
+def copy(directory: Path, with_package: bool = False) -> None:
+    """Copy the project to a directory, without what builds and tests have left in it."""
+    left_out = LEFT_OUT if with_package else (*LEFT_OUT, "intralb_gevent")
+    shutil.copytree(ROOT, directory, ignore=shutil.ignore_patterns(*left_out), dirs_exist_ok=True)
+
+
 if __name__ == "__main__":
-    shutil.copytree(ROOT, sys.argv[1], ignore=LEFT_OUT, dirs_exist_ok=True)
+    copy(Path(sys.argv[1]))

@@ -1,4 +1,4 @@
-"""What tests share: balancers and servers that are always stopped, servers in processes, and a bounded patience."""
+"""Fixtures shared by all tests: balancers and servers that are always stopped, server processes, and time limits."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import textwrap
@@ -17,17 +18,22 @@ from typing import Any, NamedTuple
 
 import gevent
 import pytest
+from gevent.baseserver import BaseServer
 from hypothesis import HealthCheck, settings
 
 from intralb_gevent import LoadBalancer, Options, WSGIServer
+from intralb_gevent.http import unpatched
 from intralb_gevent.pool.slotlog import FAILURES
 
-# How long an example takes says something about the machine, and nothing about the code.
+# Set no deadline for examples, because their duration depends on the machine, not on the code.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
 
-PATIENCE = 10.0
-"""Seconds after which something awaited is taken to be lost."""
+# The tests' process is not monkey-patched on purpose; tests/test_library.py tests the warning.
+unpatched._warned = True
+
+PATIENCE = 30.0
+"""Seconds after which an awaited event is considered lost."""
 
 SERVED = """
 # /wait/0.5 takes half a second, and `at` adds a path that calls a function.
@@ -55,20 +61,39 @@ def at(function):
 
 @pytest.fixture(autouse=True)
 def bounded() -> Iterator[None]:
-    """No test of greenlets hangs: it fails with the place at which it waited."""
+    """Limit the run time of each test, so that a hanging test fails and shows where it waits."""
     with gevent.Timeout(30, AssertionError("the test has hung")):
         yield
 
 
 @pytest.fixture(autouse=True)
+def nothing_raised_in_the_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fail a test during which a callback of the hub has raised.
+
+    Greenlets and pywsgi may raise, because the application may. Servers report a broken listener to the hub.
+    """
+    hub = gevent.get_hub()
+    report, raised = hub.handle_error, list[Any]()
+
+    def handle_error(context: Any, kind: Any, error: Any, trace: Any) -> None:
+        if not isinstance(context, (gevent.Greenlet, BaseServer, dict)) and isinstance(error, Exception):
+            raised.append((context, error))
+        report(context, kind, error, trace)
+
+    monkeypatch.setattr(hub, "handle_error", handle_error)
+    yield
+    assert not raised
+
+
+@pytest.fixture(autouse=True)
 def unsummed() -> None:
-    """Let no test's failures count as more of those of another test."""
+    """Reset the summary of failures, so that one test's failures are not added to another's."""
     FAILURES.forget()
 
 
 @pytest.fixture
 def eventually() -> Callable[[Callable[[], Any]], Any]:
-    """Give the hub turns until a condition holds, and return what it returned."""
+    """Return a function that runs the event loop until a condition returns a true value, and returns that value."""
 
     def wait(condition: Callable[[], Any]) -> Any:
         end = time.monotonic() + PATIENCE
@@ -82,7 +107,7 @@ def eventually() -> Callable[[Callable[[], Any]], Any]:
 
 @pytest.fixture
 def balance() -> Iterator[Callable[..., LoadBalancer]]:
-    """Make balancers that are drained when the test is over."""
+    """Return a function that creates balancers; they are drained at the end of the test."""
     made: list[LoadBalancer] = []
 
     def make(application: Any, **options: Any) -> LoadBalancer:
@@ -94,13 +119,18 @@ def balance() -> Iterator[Callable[..., LoadBalancer]]:
         balancer.drain(0)
 
 
+def failed_callbacks(said: str) -> list[str]:
+    """Return the errors that the event loop of a process has printed; the application's own greenlets may fail."""
+    return [line for line in re.findall(r"^.* failed with \w+$", said, re.MULTILINE) if "<Greenlet" not in line]
+
+
 class Answer(NamedTuple):
     status: int
     body: str
 
 
 class ServedProgram:
-    """A server in a process of its own, started by the command line."""
+    """A server process that the command line has started."""
 
     def __init__(self, directory: pathlib.Path, flags: tuple[str, ...], variables: dict[str, str]) -> None:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("INTRALB_")}
@@ -120,7 +150,7 @@ class ServedProgram:
 
     @property
     def said(self) -> str:
-        """All that it has written to its standard error."""
+        """All text that the server has written to standard error."""
         return self._log.read_text()
 
     def wait_until(self, condition: Callable[[], Any]) -> Any:
@@ -131,10 +161,10 @@ class ServedProgram:
             time.sleep(0.01)
         return result
 
-    def get(self, path: str) -> Answer:
+    def get(self, path: str, **headers: str) -> Answer:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=2 * PATIENCE)
         try:
-            connection.request("GET", path)
+            connection.request("GET", path, headers=headers)
             response = connection.getresponse()
             return Answer(response.status, response.read().decode())
         finally:
@@ -143,7 +173,10 @@ class ServedProgram:
 
 @pytest.fixture(scope="module")
 def serve_program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., ServedProgram]]:
-    """Serve an application given as text in a process that is killed when the tests of the module are over."""
+    """Return a function that serves an application, given as source text, in a process.
+
+    The process is killed after the tests of the module.
+    """
     made: list[ServedProgram] = []
 
     def start(application: str, *flags: str, **variables: str) -> ServedProgram:
@@ -156,11 +189,12 @@ def serve_program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
     for program in made:
         program.process.kill()
         program.process.wait()
+        assert not failed_callbacks(program.said), program.said
 
 
 @pytest.fixture
 def serve() -> Iterator[Callable[..., WSGIServer]]:
-    """Start servers on a free port that are stopped when the test is over."""
+    """Return a function that starts servers on free ports; they are stopped at the end of the test."""
     made: list[WSGIServer] = []
 
     def start(application: Any, **options: Any) -> WSGIServer:
@@ -175,9 +209,14 @@ def serve() -> Iterator[Callable[..., WSGIServer]]:
 
 
 class Process:
-    """A process of the command line or of a program, in a directory of its own, with what it writes in files there."""
+    """A process that runs a command or a program, in its own directory, which has files for its output."""
 
-    def __init__(self, directory: pathlib.Path, arguments: Sequence[str], **more: Any):
+    callbacks_may_fail = False
+    """True if the application itself raises in the event loop."""
+
+    def __init__(
+        self, directory: pathlib.Path, arguments: Sequence[str], variables: Mapping[str, str] | None = None, **more: Any
+    ):
         self.directory = directory
         self.ready_file = directory / "ready.json"
         clean = {name: value for name, value in os.environ.items() if not name.startswith("INTRALB_")}
@@ -185,7 +224,7 @@ class Process:
             self.process = subprocess.Popen(
                 [sys.executable, *arguments],
                 cwd=directory,
-                env={**clean, "PYTHONPATH": str(pathlib.Path(__file__).parents[1])},
+                env={**clean, "PYTHONPATH": str(pathlib.Path(__file__).parents[1]), **(variables or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=error,
@@ -201,7 +240,7 @@ class Process:
         return (self.directory / "stderr").read_text()
 
     def until(self, condition: Callable[[], Any]) -> Any:
-        """Wait until a condition holds, and return what it returned."""
+        """Wait until a condition returns a true value, and return that value."""
         end = time.monotonic() + PATIENCE
         while not (result := condition()):
             assert time.monotonic() < end, self.said
@@ -222,9 +261,9 @@ class Process:
             return response.status
 
     def asked(self, path: str) -> Callable[[], int | None]:
-        """Ask in a thread, wait until the application has begun, and return a function that waits for the status.
+        """Send a request in a thread, wait until its handler begins, and return a function that waits for the status.
 
-        It is None for a request that was cut.
+        The status is None if the request was cut.
         """
         statuses: list[int | None] = []
 
@@ -249,19 +288,23 @@ class Process:
         self.process.send_signal(number)
 
     def ended(self) -> int:
-        """Wait for the end, and return the exit code."""
+        """Wait for the process to end, and return the exit code."""
         return self.process.wait(PATIENCE)
 
 
 @pytest.fixture
 def run_python(tmp_path: pathlib.Path) -> Iterator[Callable[..., Process]]:
-    """Run Python with these arguments, in a new directory with these files, until the test is over at most."""
+    """Return a function that runs Python in a new directory with the given files.
+
+    The process is killed at the end of the test.
+    """
     made: list[Process] = []
 
     def begin(*arguments: str, files: Mapping[str, str] | None = None, **more: Any) -> Process:
         directory = tmp_path / str(len(made))
         directory.mkdir()
         for name, content in (files or {}).items():
+            (directory / name).parent.mkdir(exist_ok=True)
             (directory / name).write_text(content)
         made.append(Process(directory, arguments, **more))
         return made[-1]
@@ -270,11 +313,15 @@ def run_python(tmp_path: pathlib.Path) -> Iterator[Callable[..., Process]]:
     for each in made:
         each.process.kill()
         each.process.wait()
+        assert each.callbacks_may_fail or not failed_callbacks(each.said), each.said
 
 
 @pytest.fixture
 def begin_serving(run_python: Callable[..., Process]) -> Callable[..., Process]:
-    """Begin to serve an application with the command line; `parts` are added to its module."""
+    """Return a function that starts a server for an application by the command line, without waiting for the start.
+
+    `parts` are appended to the application's module.
+    """
 
     def begin(*parts: str, flags: Sequence[str] = (), **more: Any) -> Process:
         module = "\n".join([SERVED, *map(textwrap.dedent, parts)])
@@ -286,7 +333,7 @@ def begin_serving(run_python: Callable[..., Process]) -> Callable[..., Process]:
 
 @pytest.fixture
 def serve_app(begin_serving: Callable[..., Process]) -> Callable[..., Process]:
-    """Serve an application with the command line; `parts` are added to its module."""
+    """Return a function that serves an application by the command line; `parts` are appended to its module."""
 
     def begin(*parts: str, flags: Sequence[str] = (), **more: Any) -> Process:
         process = begin_serving(*parts, flags=flags, **more)

@@ -1,6 +1,6 @@
-"""The balancer inside gunicorn, gevent.pywsgi and our own server's `handler_class`, beside the same application alone.
+"""Tests of the balancer inside gunicorn, gevent.pywsgi, and our server with a `handler_class`.
 
-What the outer server does with an application's answers, errors and request bodies it does through the balancer too.
+The outer server must treat responses, errors and request bodies the same with and without the balancer.
 """
 
 from __future__ import annotations
@@ -194,14 +194,14 @@ GUNICORN = ["-m", "gunicorn", "-k", "gevent", "--no-control-socket", "behind:app
 
 
 class Outer:
-    """An outer server in a process of its own."""
+    """An outer server process."""
 
     def __init__(self, kind: str, directory: Path) -> None:
         self.kind = kind
         self._log = directory / "log.txt"
         (directory / "behind.py").write_text(APPLICATION)
         (directory / "served.py").write_text(SERVED)
-        # Listening before the server starts, so that clients need not wait for it.
+        # Listen before the server starts, so that clients can connect without waiting for the server.
         with socket.create_server(("127.0.0.1", 0)) as listener, self._log.open("w") as log:
             self.port = listener.getsockname()[1]
             number = listener.fileno()
@@ -215,7 +215,7 @@ class Outer:
         return self._log.read_text()
 
     def ask(self, path: str, rest: str = "", method: str = "GET") -> bytes:
-        """Return the whole answer but for its date."""
+        """Send a request, and return the whole response without its Date header."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=10) as client:
             client.sendall(
                 f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{rest or chr(13) + chr(10)}".encode()

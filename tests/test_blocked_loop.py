@@ -1,4 +1,4 @@
-"""A loop that is blocked is reported while it is, and the process ends when it was blocked for too long."""
+"""A blocked event loop is reported; if the loop is blocked for too long, the process ends."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import gevent
 import pytest
 from gevent import socket
 
-from intralb_gevent.pool import blockedloop
-from intralb_gevent.pool.blockedloop import EXIT_CODE, LONGEST_STEP, REPORT_SECONDS, BlockedLoop
+from intralb_gevent.aborts import blockedloop
+from intralb_gevent.aborts.blockedloop import EXIT_CODE, LONGEST_STEP, REPORT_SECONDS, BlockedLoop
 
 PROGRAM = """
 import os
 import gevent
-from intralb_gevent.pool import blockedloop
+from intralb_gevent.aborts import blockedloop
 blockedloop.REPORT_SECONDS = 0.2
 
 def a_loop():
@@ -105,7 +105,7 @@ def test_a_process_that_was_stopped_meanwhile_goes_on(start) -> None:
     process, port, errors = start("--block-timeout-seconds", "0.5")
     for _ in range(3):
         process.send_signal(signal.SIGSTOP)
-        # Longer than it may be blocked; there is nothing to wait for in a process that is stopped.
+        # Stop the process for longer than its loop is allowed to be blocked; there is no event to wait for instead.
         time.sleep(0.7)
         process.send_signal(signal.SIGCONT)
         ask(port, "/")
@@ -127,7 +127,7 @@ def test_only_time_in_which_the_thread_could_look_counts(clock: list[float], cap
         clock[0] += 3600
         looks += 1
         report = capfd.readouterr().err
-    # The first look only sees that the loop is busy.
+    # Do not count the watchdog's first check, which only detects that the loop is busy.
     assert looks - 1 == pytest.approx(REPORT_SECONDS / LONGEST_STEP, abs=1)
     assert "kept the event loop from all other work for 5." in report
     loop.look(99.0)
@@ -143,7 +143,7 @@ def test_the_program_itself_may_take_its_time(clock: list[float], capfd: pytest.
     assert capfd.readouterr().err == ""
 
 
-# Handlers that recurse. One that was not ended would end the server.
+# Tests of recursive handlers: if such a handler were not aborted, the whole server would end.
 
 RECURSES = """
     def again(depth=0):

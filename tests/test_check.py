@@ -1,6 +1,6 @@
-"""What `check` finds, and what it leaves alone, in patched processes that import an application as a server does.
+"""Tests of `check`, in patched processes that import an application: its findings, and cases that it must not report.
 
-The database drivers are stand-ins with the names of the real ones: what is looked at is which modules are there.
+The database drivers are fakes with the real names, because `check` only inspects imported modules.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Checked:
 
 @pytest.fixture
 def write(tmp_path: pathlib.Path) -> Callable[..., None]:
-    """Write modules, each given by its path."""
+    """Return a function that writes source texts to the given paths."""
 
     def files(texts: dict[str, str]) -> None:
         for name, text in texts.items():
@@ -56,7 +56,7 @@ def write(tmp_path: pathlib.Path) -> Callable[..., None]:
 
 @pytest.fixture
 def check(tmp_path: pathlib.Path, write: Callable[..., None]) -> Callable[..., Checked]:
-    """Check an application given as text."""
+    """Return a function that runs the check on an application, given as source text."""
 
     def checked(application: str, *flags: str) -> Checked:
         write({"myapp": application})
@@ -68,7 +68,7 @@ def check(tmp_path: pathlib.Path, write: Callable[..., None]) -> Callable[..., C
 
 def process(command: list[str], directory: pathlib.Path) -> subprocess.CompletedProcess[str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("INTRALB_")}
-    # The directory comes first, so that a sitecustomize in it is imported at the start of the process.
+    # Put the directory first, so that a sitecustomize in it is imported when the process starts.
     environment = {**clean, "PYTHONPATH": os.pathsep.join([str(directory), str(ROOT)])}
     return subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, timeout=30)
 
@@ -93,12 +93,12 @@ def test_nothing_is_found_where_every_module_came_after_patching(
     imports = "".join(f"import with_{name}\n" for name in FRAMEWORKS)
     script = (
         f"from gevent import monkey\nmonkey.patch_all()\n{imports}"
-        "from intralb_gevent import Options, check\nprint(check.findings(Options()))\n"
+        "from intralb_gevent import Options\nfrom intralb_gevent.cli import check\nprint(check.findings(Options()))\n"
     )
     assert process([sys.executable, "-c", script], tmp_path).stdout == "[]\n"
 
 
-# Imported before patching.
+# Modules imported before patching.
 
 
 EARLY = """
@@ -153,11 +153,12 @@ def test_a_module_that_asks_gevent_for_an_original_is_left_alone(check: Callable
 def test_the_server_warns_at_its_start_in_one_line_each(tmp_path: pathlib.Path, write: Callable[..., None]) -> None:
     write({"sitecustomize": "import early\n", "early": EARLY})
     write({"MySQLdb/__init__": "import MySQLdb._mysql\n", "MySQLdb/_mysql": "", "myapp": "import MySQLdb\n" + WSGI})
-    # It cannot listen there, and so it ends by itself.
+    # Bind to a path where the server cannot listen, so that the server exits by itself.
     command = [sys.executable, "-m", "intralb_gevent", "serve", "myapp:app", "--bind", "unix:nowhere/app.sock"]
     early, driver, _ = process(command, tmp_path).stderr.splitlines()
-    assert early.startswith("intralb-gevent: warning: early was imported before monkey-patching; import it after ")
-    assert driver.startswith("intralb-gevent: warning: mysqlclient (MySQLdb) blocks every request while it waits; use ")
+    assert " WARNING " in early
+    assert " early was imported before monkey-patching; import it after " in early
+    assert " mysqlclient (MySQLdb) blocks every request while it waits; use " in driver
 
 
 # Drivers.
@@ -266,10 +267,10 @@ FIFTEEN_SLOTS = ("--max-workers", "3", "--max-concurrent-per-router", "5")
 def test_an_engine_with_fewer_connections_than_slots(check: Callable[..., Checked]) -> None:
     pytest.importorskip("sqlalchemy")
     checked = check(ENGINE.format("'sqlite:///file.db'"))
-    assert checked.code == 1
-    (told,) = checked.titles("warning")
+    assert checked.code == 0
+    (told,) = checked.titles("hint")
     assert told == "Engine(sqlite:///file.db) lends 15 connections, and there are 1000 slots"
-    assert "until there are at most 15 slots" in " ".join(checked.text.split())
+    assert "serve with --max-workers 1 --max-concurrent-per-router 15, " in " ".join(checked.text.split())
 
 
 @pytest.mark.parametrize(("sizes", "code"), [("pool_size=9, max_overflow=5", 1), ("pool_size=9, max_overflow=6", 0)])
@@ -296,7 +297,7 @@ def test_an_engine_is_told_once_and_without_its_password(
     write({"driver": "paramstyle = 'format'\nsqlite_version_info = (3,)\n"})
     engine = "import driver\n" + ENGINE.format("'mysql+pymysql://me:secret@host/base', module=driver")
     checked = check(engine + "other = engine.execution_options(isolation_level='AUTOCOMMIT')\n")
-    (told,) = checked.titles("warning")
+    (told,) = checked.titles("hint")
     assert told.startswith("Engine(mysql+pymysql://me:***@host/base) lends 15 connections")
     assert "secret" not in checked.text
 
@@ -334,7 +335,7 @@ def test_djangos_settings(check: Callable[..., Checked], database: str, warnings
     assert checked.code == len(warnings)
 
 
-# What it cannot check.
+# Applications that cannot be checked.
 
 
 def test_an_application_that_cannot_be_imported_is_code_2(check: Callable[..., Checked]) -> None:
@@ -555,14 +556,14 @@ def test_what_does_not_wait_for_multiprocessing_is_left_alone(check: Callable[..
     assert check(text + WSGI).text == "myapp:app: found nothing that hurts under gevent\n"
 
 
-# Protection of connections.
+# Protection of database connections.
 
 
 UNPROTECTED = """
 from gevent import monkey
 monkey.patch_all()
 {}
-from intralb_gevent.check.protection import unprotected
+from intralb_gevent.cli.check.protection import unprotected
 print([finding.title for finding in unprotected({})])
 """
 
@@ -605,7 +606,8 @@ def test_a_program_with_an_original_context_is_told_of_the_recursion(
     tmp_path: pathlib.Path, write: Callable[..., None]
 ) -> None:
     script = (
-        "import early\nfrom gevent import monkey\nmonkey.patch_all()\nfrom intralb_gevent import Options, check\n"
+        "import early\nfrom gevent import monkey\nmonkey.patch_all()\n"
+        "from intralb_gevent import Options\nfrom intralb_gevent.cli import check\n"
         "(finding,) = check.findings(Options(), ['early'])\nprint(finding.detail)\n"
         "try:\n    early.context()\nexcept RecursionError:\n    print('it is so')\n"
     )
@@ -625,3 +627,21 @@ def test_the_remedy_for_opentelemetrys_command_is_its_own_variable(
     command = [sys.executable, "-m", "intralb_gevent", "check", "myapp:app"]
     text = " ".join(process(command, tmp_path).stdout.split())
     assert "set OTEL_PYTHON_AUTO_INSTRUMENTATION_EXPERIMENTAL_GEVENT_PATCH=patch_all in the environment of" in text
+
+
+def test_sessions_and_pools_are_multiplied_by_the_processes(check: Callable[..., Checked]) -> None:
+    application = "def connect(worker_id): ...\n" + WSGI
+    sizes = ("--db-init-func", "myapp:connect", "--max-workers", "2", "--max-concurrent-per-router", "5")
+    assert check(application, *sizes).code == 0
+    assert check(application, *sizes).titles("hint") == []
+    several = check(application, *sizes, "--processes", "4")
+    assert several.titles("hint") == ["up to 40 database sessions, as there are 4 processes x 2 workers x 5 slots"]
+    assert several.code == 0
+
+
+def test_an_engine_of_each_process(check: Callable[..., Checked]) -> None:
+    pytest.importorskip("sqlalchemy")
+    engine = "import sqlalchemy\nengine = sqlalchemy.create_engine('sqlite:///file.db')\n" + WSGI
+    several = check(engine, "--max-workers", "1", "--max-concurrent-per-router", "15", "--processes", "4")
+    said = "Engine(sqlite:///file.db) lends up to 15 connections in each of 4 processes, 60 in all"
+    assert several.titles("hint")[0] == said

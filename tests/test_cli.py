@@ -1,4 +1,4 @@
-"""The command line as its users meet it: processes of their own, real sockets, what they print and how they end."""
+"""Tests of the command line from outside: processes, real sockets, output and exit codes."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from intralb_gevent import __version__, settings
-from intralb_gevent.options import declarations
+from intralb_gevent import __version__
+from intralb_gevent.config import sources
+from intralb_gevent.config.options import declarations
 
 ROOT = pathlib.Path(__file__).parents[1]
 PATIENCE = 20.0
@@ -71,7 +72,7 @@ def app_module(tmp_path: pathlib.Path) -> pathlib.Path:
 
 @pytest.fixture
 def run(tmp_path: pathlib.Path) -> Callable[..., Ended]:
-    """Run a command to its end, in the directory of the test."""
+    """Return a function that runs a command in the test's directory until it ends."""
 
     def to_the_end(*arguments: str, **variables: str) -> Ended:
         done = subprocess.run(
@@ -90,7 +91,7 @@ class Answer(NamedTuple):
 
 
 class Running:
-    """A server in a process of its own, known by its ready file."""
+    """A server process, with the addresses from its ready file."""
 
     def __init__(
         self,
@@ -144,7 +145,7 @@ class Running:
 
 @pytest.fixture
 def start(tmp_path: pathlib.Path) -> Iterator[Callable[..., Running]]:
-    """Start servers that are ended with the test."""
+    """Return a function that starts servers; they are stopped at the end of the test."""
     with contextlib.ExitStack() as stack:
 
         def running(*arguments: str, before: tuple[str, ...] = (), **variables: str) -> Running:
@@ -159,7 +160,7 @@ def start(tmp_path: pathlib.Path) -> Iterator[Callable[..., Running]]:
 ANYWHERE = ("--bind", "127.0.0.1:0")
 
 
-# What it says of itself.
+# Version and help.
 
 
 def test_version(run: Callable[..., Ended]) -> None:
@@ -169,11 +170,13 @@ def test_version(run: Callable[..., Ended]) -> None:
 
 
 def test_help_tells_the_commands_and_a_command_tells_every_setting(run: Callable[..., Ended]) -> None:
-    assert re.findall(r"^    (\w+) ", run("--help").out, re.MULTILINE) == ["serve", "demo", "check"]
+    assert re.findall(r"^    ([a-z]+)\b", run("--help").out, re.MULTILINE) == [
+        *("serve", "demo", "check", "migrate", "top", "completion"),
+    ]
     ended = run("serve", "--help")
     assert ended.code == 0
     for declaration in declarations():
-        assert settings.flag(declaration.name) in ended.out
+        assert sources.flag(declaration.name) in ended.out
     assert "--no-enable-logging" in ended.out
     assert "exit codes:" in ended.out
 
@@ -191,9 +194,9 @@ def test_the_console_script_is_the_same(tmp_path: pathlib.Path) -> None:
     ("arguments", "said"),
     [
         ((), "the following arguments are required: COMMAND"),
-        (("sreve",), "invalid choice: 'sreve'"),
-        (("serve",), "name the application, as MODULE:APP; see intralb-gevent serve --help"),
-        (("check",), "name the application, as MODULE:APP"),
+        (("sreve",), "did you mean serve?"),
+        (("serve",), "there is no application here (no FLASK_APP, wsgi.py, app.py, or */wsgi.py beside manage.py); "),
+        (("check",), "name it, as MODULE:APP"),
         (("serve", "myapp:app", "--queue-sise", "5"), "'--queue-sise' is not understood; did you mean --queue-size?"),
         (("serve", "myapp:app", "--queue", "5"), "'--queue' is not understood"),
         (("serve", "myapp:app", "other:app"), "'other:app' is not understood"),
@@ -201,9 +204,30 @@ def test_the_console_script_is_the_same(tmp_path: pathlib.Path) -> None:
         (("serve", "myapp:app", "--min-workers", "20"), "min_workers: 20 is not allowed"),
         (("serve", "myapp:app", "--db-init-func", "myapp:conect"), "did you mean 'connect'? (from --db-init-func)"),
         (("serve", "myapp:app", "--config", "nothing.toml"), "cannot read the settings file 'nothing.toml'"),
-        (("serve", "myapp:app", "--bind", "8000"), "--bind: '8000' is not allowed; it must be HOST:PORT"),
-        (("serve", "myapp:app", "--bind", "127.0.0.1:65536"), "--bind: '127.0.0.1:65536' is not allowed"),
-        (("serve", "myapp:app", "--bind", "unix:"), "--bind: 'unix:' is not allowed"),
+        (("serve", "myapp:app", "--bind", "here"), "bind: 'here' is not allowed; it must be HOST:PORT"),
+        (("serve", "myapp:app", "--bind", "127.0.0.1:65536"), "bind: '127.0.0.1:65536' is not allowed"),
+        (("serve", "myapp:app", "--bind", "unix:"), "bind: 'unix:' is not allowed"),
+        (("serve", "myapp:app", "--bind", "fd:93"), "bind: descriptor 93 is not open"),
+        (("serve", "myapp:app", "--workers", "4"), "'--workers' is not understood; use --processes 4"),
+        (("serve", "myapp:app", "-k", "gevent"), "'-k' is not understood; leave it out"),
+        (("serve", "myapp:app", "--timeout=9"), "use --request-timeout-seconds 9"),
+        (("serve", "myapp:app", "--threads", "8"), "for 8, --max-workers 1 --max-concurrent-per-router 8"),
+        (
+            ("serve", "myapp:app", "-k", "gevent", "--workers", "4"),
+            "; '--workers' is not understood; use --processes 4",
+        ),
+        (("serve", "myapp:app", "--prot", "80"), "'--prot' is not understood; write --bind :80"),
+        (("serve", "myapp:app", "-p", "80"), "'-p' is not understood; write --bind :80"),
+        (("myapp:app",), "invalid choice: 'myapp:app' (choose from"),
+        (("myapp:app",), "; did you mean 'serve myapp:app'?"),
+        (("serve", "myapp.app"), "there is no module 'myapp.app'; did you mean myapp:app?"),
+        (("serve", "myapp:app", "--bind", "80000"), "with a port of at most 65535"),
+        (("serve", "myapp:app", "--cert-reqs", "optional"), "cert_reqs: not allowed alone; ca_certs must name"),
+        (("serve", "myapp:app", "--certfile", "no.pem"), "certfile: 'no.pem' cannot be read"),
+        (("serve", "myapp:app", "--keyfile", "key.pem"), "keyfile: not allowed alone; certfile must name"),
+        (("serve", "myapp:app", "--user", "no-such"), "user: there is no user 'no-such'"),
+        (("serve", "myapp:app", "--chdir", "nowhere"), "chdir: 'nowhere' cannot be entered"),
+        (("serve", "myapp:app", "--env-file", "none.env"), "env_file: 'none.env' cannot be read"),
         (("serve", "nowhere:app"), "there is no module 'nowhere'"),
         (("serve", "myapp:asgi"), "is an ASGI application"),
         (("serve", "myapp:create_app"), "write myapp:create_app() if it makes the application"),
@@ -213,34 +237,37 @@ def test_the_console_script_is_the_same(tmp_path: pathlib.Path) -> None:
 def test_wrong_usage_is_one_line_and_code_2(run: Callable[..., Ended], arguments: tuple[str, ...], said: str) -> None:
     ended = run(*arguments)
     assert (ended.code, ended.out) == (2, "")
-    assert re.fullmatch(r"intralb-gevent( \w+)?: error: .*\n", ended.error)
+    assert re.fullmatch(r"(intralb-gevent( \w+)?: error:|\S+ ERROR \d+) .*\n", ended.error)
     assert said in ended.error
 
 
-def test_an_application_that_fails_is_told_in_one_line(run: Callable[..., Ended], tmp_path: pathlib.Path) -> None:
+def test_an_application_that_fails_is_told_with_the_line_that_fails(
+    run: Callable[..., Ended], tmp_path: pathlib.Path
+) -> None:
     (tmp_path / "broken.py").write_text("import os\nos.environ['NOT_SET_ANYWHERE']\n")
     ended = run("serve", "broken:app")
     assert ended.code == 2
-    assert ended.error == (
-        f"intralb-gevent: error: importing 'broken' failed: KeyError: 'NOT_SET_ANYWHERE' ({tmp_path}/broken.py:2)\n"
+    assert re.sub(r"^\S+ ERROR \d+ ", "", ended.error) == (
+        f"importing 'broken' failed: KeyError: 'NOT_SET_ANYWHERE' ({tmp_path}/broken.py:2)\n"
+        "  broken.py:2  os.environ['NOT_SET_ANYWHERE']\n"
     )
 
 
-# Where it cannot listen.
+# Addresses on which the server cannot listen.
 
 
 def refusal(ended: Ended) -> str:
     assert (ended.code, ended.out) == (1, "")
     assert ended.error.count("\n") == 1
-    return ended.error.removeprefix("intralb-gevent: error: ").rstrip("\n")
+    return re.sub(r"^(intralb-gevent: error:|\S+ ERROR \d+) ", "", ended.error).rstrip("\n")
 
 
 def test_a_taken_port(run: Callable[..., Ended]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         ended = run("serve", "myapp:app", "--bind", f"127.0.0.1:{port}")
-    told = f"cannot listen on http://127.0.0.1:{port}: Address already in use; choose another --bind"
-    assert refusal(ended) == told
+    told = f"cannot listen on http://127.0.0.1:{port}: Address already in use; "
+    assert refusal(ended) == told + "stop what listens there, or choose another --bind"
 
 
 def test_a_taken_unix_socket_is_left_alone(run: Callable[..., Ended], tmp_path: pathlib.Path) -> None:
@@ -290,8 +317,8 @@ def test_serve_patches_first_tells_where_and_ends_well(start: Callable[..., Runn
     (address,) = server.addresses
     assert (address["host"], server.pid) == ("127.0.0.1", server.process.pid)
     assert address["url"] == f"http://127.0.0.1:{address['port']}"
-    assert server.said == (
-        f"intralb-gevent {__version__} serving myapp:app on {address['url']} - "
+    assert re.sub(r"^\S+ INFO \d+ ", "", server.said) == (
+        f"intralb-gevent {__version__} (process {server.pid}) serving myapp:app on {address['url']} - "
         "3-4 workers x 100 slots, queue 7 each, deadline 30 s\n"
     )
     assert server.end() == 0
@@ -300,7 +327,7 @@ def test_serve_patches_first_tells_where_and_ends_well(start: Callable[..., Runn
 
 def test_the_address_by_default(run: Callable[..., Ended]) -> None:
     with contextlib.ExitStack() as stack:
-        # Whether by us or by somebody else on this machine: once taken, it is named in the refusal.
+        # The port is used by this socket or by another process; in both cases, the error must name the port.
         with contextlib.suppress(OSError):
             stack.enter_context(socket.create_server(("127.0.0.1", 8000)))
         assert "cannot listen on http://127.0.0.1:8000: " in refusal(run("serve", "myapp:app"))
@@ -389,7 +416,7 @@ def test_a_ready_file_is_not_written_through_a_link_that_somebody_has_planted(
     start: Callable[..., Running], tmp_path: pathlib.Path
 ) -> None:
     (tmp_path / "victim").write_text("precious")
-    # Only the number of the process could be guessed, and it stays the same when the shell becomes the server.
+    # Create links as an attacker could who guesses the process id; the shell and the server have the same id.
     plant = 'for name in ready.json.$$ ready.json.tmp ready.json~; do ln -s victim $name; done; exec "$@"'
     server = start("serve", "myapp:app", *ANYWHERE, before=("/bin/sh", "-c", plant, "sh"))
     assert (tmp_path / f"ready.json.{server.pid}").is_symlink()
@@ -474,7 +501,7 @@ def job_lines(server: Running) -> list[str]:
 
 def test_a_line_for_each_request_on_the_standard_error(start: Callable[..., Running]) -> None:
     (line,) = job_lines(start("serve", "myapp:app", *ANYWHERE, "--enable-logging"))
-    assert line.startswith("GET /logged 200 completed ")
+    assert re.match(r"\S+ INFO \d+ GET /logged 200 completed ", line)
 
 
 def test_lines_of_json_are_nothing_but_json(start: Callable[..., Running]) -> None:
@@ -496,7 +523,7 @@ def test_the_applications_own_logging_neither_doubles_nor_hides_them(
 ) -> None:
     app_module.write_text(f"import logging.config\n{configuration}\n{APP}")
     (line,) = job_lines(start("serve", "myapp:app", *ANYWHERE, "--enable-logging"))
-    assert line.startswith("GET /logged 200 ")
+    assert re.match(r"\S+ INFO \d+ GET /logged 200 ", line)
 
 
 def test_an_application_that_configures_our_logger_has_its_way(

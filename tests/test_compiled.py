@@ -1,4 +1,4 @@
-"""What is installed is compiled or is not, as it was wanted."""
+"""Tests that the installed package is compiled if, and only if, INTRALB_COMPILE requested a compiled package."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from intralb_gevent.compiling import is_compiled
+from intralb_gevent._mypyc import is_compiled
 
 SETUP = (Path(__file__).parents[1] / "setup.py").read_text()
 MODULES = re.findall(r'"((?:http|pool|policy|observe)/[a-z0-9]+)"', SETUP)

@@ -1,4 +1,4 @@
-"""The end of the process: bounded, whatever Python waits for, and not a record that is logged meanwhile is lost."""
+"""The process exits within bounded time, whatever Python waits for at its exit, and loses no log record."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 GRACE = ("--graceful-timeout-seconds", "0.2")
 LEAST = 3.0
-"""How long Python may take to end at least."""
+"""Seconds that Python is always allowed to take to exit, even if graceful_timeout_seconds is shorter."""
 
 HANGS = {
     "threads busy": """
@@ -135,7 +135,7 @@ def lives(pid: str) -> bool:
 def test_a_second_signal_after_the_shutdown_ends_it_at_once(serve_app, named: str) -> None:
     server = serve_app(HANGS[named], flags=("--graceful-timeout-seconds", "60"))
     server.signal(signal.SIGTERM)
-    # It is removed after the last step.
+    # Wait for the removal of the ready file, which follows the last step of the shutdown.
     server.until(lambda: not server.ready_file.exists())
     if named.startswith("at "):
         server.until((server.directory / "waiting").exists)
@@ -290,7 +290,7 @@ def test_check_and_a_server_that_cannot_listen_end_in_time(run_python, named: st
     assert named in serve.said
 
 
-# Before it serves.
+# SIGTERM before serving.
 
 
 def test_sigterm_ends_a_process_that_still_imports_its_application(begin_serving) -> None:

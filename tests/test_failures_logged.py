@@ -1,10 +1,11 @@
-"""What the log says of an application's exception, and that writing it stops no other request."""
+"""Tests of the log record for an application's exception, which is written without blocking other requests."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import pathlib
+import re
 import threading
 import time
 import unicodedata
@@ -110,8 +111,11 @@ def forge_unprintable():
     except EndlessStr:
         raise Forging(FORGED)
 
+def forge_type():
+    raise type(FORGED, (Exception,), {"__module__": FORGED})
+
 HANDLERS = {
-    "forged": forge, "forged-unprintable": forge_unprintable,
+    "forged-type": forge_type, "forged": forge, "forged-unprintable": forge_unprintable,
     "endless-repr": raising(EndlessRepr), "endless-str": raising(EndlessStr), "stubborn-str": raising(StubbornStr),
     "exiting-str": raising(ExitingStr), "argument": raising(lambda: ValueError(EndlessStr())),
     "endless-bool": raising(EndlessBool), "long": long_message, "chain": chain, "notes": notes, "many": many,
@@ -146,15 +150,15 @@ def served(serve_program):
 
 
 def failure(served, path: str) -> str:
-    """Return the record of a request that fails."""
+    """Return the log record of a request that fails."""
     before, record = len(served.said), f"GET {path} failed: "
     assert served.get(path).status == 500
-    # The record follows the answer, and others may stand around it. A long one is written in several pieces, so it is
-    # whole only once another one has begun.
+    # The server logs the record after the response, and other records can precede or follow it. A long record is
+    # written in pieces, so it is complete only once the next record has begun.
     served.wait_until(lambda: record in served.said[before:])
     assert served.get("/end").status == 500
-    served.wait_until(lambda: "\nGET /end failed: " in served.said[before:].partition(record)[2])
-    return record + served.said[before:].partition(record)[2].partition("\nGET ")[0]
+    served.wait_until(lambda: re.search('[" ]GET /end failed: ', served.said[before:].partition(record)[2]))
+    return record + re.split(r"\n\d{4}-|\n\{", served.said[before:].partition(record)[2])[0]
 
 
 @pytest.mark.parametrize("kind", TYPES)
@@ -177,7 +181,7 @@ def test_others_are_served_while_it_is_written(served, kind: str) -> None:
 def test_it_is_named_with_its_type_and_its_traceback(served, kind: str) -> None:
     said = failure(served, f"/{kind}")
     lines = said.splitlines()
-    assert lines[0] == f"GET /{kind} failed: {TYPES[kind]}"
+    assert re.fullmatch(rf"GET /{kind} failed: {re.escape(TYPES[kind])} \(request \w+\)", lines[0])
     assert "Traceback (most recent call last):" in said
     assert 'myapp.py", line' in said or kind == "header"
     assert any(line.startswith(f"  | {TYPES[kind]}") for line in lines), said
@@ -186,7 +190,7 @@ def test_it_is_named_with_its_type_and_its_traceback(served, kind: str) -> None:
 @pytest.mark.parametrize("log_format", ["text", "json"])
 def test_the_text_of_an_exception_looks_like_no_other_line(serve_program, log_format: str) -> None:
     served = serve_program(APP, "--priority-func", "myapp:classify", "--enable-logging", "--log-format", log_format)
-    for path in ("/forged", "/forged-unprintable"):
+    for path in ("/forged", "/forged-unprintable", "/forged-type"):
         said = failure(served, path)
         assert said.count("GET /admin 200 completed forged") >= 6
     assert served.get("/forged-class").status == 200
@@ -195,7 +199,7 @@ def test_the_text_of_an_exception_looks_like_no_other_line(serve_program, log_fo
     for line in served.said.splitlines():
         assert not line.startswith("GET /admin")
         with contextlib.suppress(ValueError):
-            assert json.loads(line)["path"] != "/faked"
+            assert json.loads(line).get("path") != "/faked"
 
 
 def test_a_long_message_is_logged_once_and_shortened(served) -> None:

@@ -1,4 +1,4 @@
-"""Processes that a handler forks: what they must not do to the server's clients, and what works in them."""
+"""Tests of child processes that a handler forks: they must work, and must not affect the server's clients."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def note(name, text):
     with open(name, "a") as file:
         file.write(f"{text}\\n")
 
-# How a handler forks; the child calls what it is given, and then ends.
+# Ways in which a handler forks; the child calls the given function and exits.
 
 def by_fork(child):
     if not os.fork():
@@ -257,14 +257,14 @@ def page(path):
 
 @page("/without-length")
 def without_length(environ, start_response):
-    # Known by its end only, which HTTP/1.0 does not tell otherwise.
+    # Without a length, only the close of the connection ends the response in HTTP/1.0.
     by_fork(linger)
     start_response("200 OK", [])
     return iter([b"answer"])
 
 @page("/unknown-child")
 def unknown_child(environ, start_response):
-    # Forked by code in C, so that nothing of Python's or ours runs in it.
+    # Forked by C code, so that neither Python's fork hooks nor ours run.
     by_fork(sleep)
     library = ctypes.PyDLL(None)
     child = library.fork()
@@ -373,7 +373,7 @@ def terminated(environ, start_response):
 
 
 class Server:
-    """A server in a process of its own, and what the children of its handlers have written."""
+    """A server process, and the files that its handlers' child processes write."""
 
     def __init__(
         self, directory: pathlib.Path, *arguments: str, command: list[str] | None = None, fds: Any = ()
@@ -403,7 +403,7 @@ class Server:
         return socket.create_connection(("127.0.0.1", port or self.port), timeout=PATIENCE)
 
     def get(self, path: str, version: str = "1.0") -> bytes:
-        """Ask on a connection of its own, and return all that comes until its end."""
+        """Send a request on a new connection, and return all data until the connection is closed."""
         with self.connect() as connection:
             connection.sendall(f"GET {path} HTTP/{version}\r\nHost: x\r\n\r\n".encode())
             return everything(connection)
@@ -453,7 +453,7 @@ def everything(connection: socket.socket) -> bytes:
 
 
 def is_alive(pid: int) -> bool:
-    """Say whether a process runs; one that has ended and was not waited for does not."""
+    """Return True if a process is running; a zombie is not."""
     try:
         return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
@@ -475,7 +475,7 @@ def start(tmp_path: pathlib.Path) -> Iterator[Callable[..., Server]]:
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server for tests that leave it as it was."""
+    """Start one server for all tests that do not change its state."""
     server = Server(tmp_path_factory.mktemp("shared"))
     yield server
     server.clean_up()
@@ -497,18 +497,18 @@ def test_a_child_that_waits_is_no_second_server(start: Callable[..., Server], wa
         pids = {server.body("/pid") for _ in range(50)}
         assert pids == {b"%d" % server.process.pid}
         server.wait_for_lines("ledger")
-        # By then every deadline of the requests that were running at the fork is over.
+        # After this response, the deadlines of all requests that were running at the fork have passed.
         assert server.get("/charge?60").startswith(b"HTTP/1.1 504")
         assert is_alive(child)
         if way == "executor":
-            # At its exit Python waits for what an executor still runs.
+            # Kill the child, because Python would wait at its exit for the running jobs of an executor.
             os.kill(child, signal.SIGKILL)
         assert server.end() == 0
         if way != "preexec":
             assert everything(asking).count(b"HTTP/1.1") == 1
         assert everything(other).endswith(b"receipt")
     assert server.lines("ledger") == [f"charged by {server.process.pid}"]
-    # Python goes on when what it calls after a fork has raised, with a child that is not isolated.
+    # If a fork hook raises an exception, Python ignores the exception, and the child is not isolated.
     assert "Exception ignored" not in server.said
 
 
@@ -576,7 +576,7 @@ def test_what_a_child_releases_wakes_no_greenlet_of_its_parent(start: Callable[.
         holding.sendall(b"GET /releases HTTP/1.0\r\n\r\n")
         server.wait_for_lines("holding")
         waiting.sendall(b"GET /locked HTTP/1.0\r\n\r\n")
-        # It waits as soon as a later request has been answered.
+        # Once a later request has been answered, the handler of /locked is waiting.
         assert server.body("/pid")
         (server.directory / "go on").touch()
         assert everything(waiting).endswith(b"had the lock")
@@ -622,7 +622,7 @@ def test_an_answer_over_tls_ends_while_a_child_lives(tmp_path: pathlib.Path, sta
     for path in ("/without-length", "/unknown-child"):
         with context.wrap_socket(server.connect(), server_hostname="localhost") as connection:
             connection.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
-            # Where the end was not said by TLS, this would raise.
+            # Reading raises an exception if the connection ends without a close_notify.
             assert everything(connection).endswith(b"answer")
     assert all(map(is_alive, map(int, server.wait_for_lines("children", 2))))
 
@@ -658,7 +658,7 @@ def test_nothing_is_left_of_a_server_that_ends_before_a_child(
         (child,) = map(int, server.wait_for_lines("children"))
         assert kept.recv(4096).endswith(b"forked")
         server.end(number)
-        # Python ends the daemonic children of multiprocessing at its own exit.
+        # Only daemonic children of multiprocessing are allowed to have ended, because Python ends them at its exit.
         assert is_alive(child) or (way, number) == ("process", signal.SIGTERM)
         assert everything(kept) == b""
         with contextlib.suppress(ConnectionResetError):
@@ -686,7 +686,7 @@ def test_a_child_is_no_second_server_inside_another_server(
             (child,) = map(int, server.wait_for_lines("children"))
             assert {server.body("/pid") for _ in range(50)} == {serving}
             server.wait_for_lines("ledger")
-            # By then the deadlines of both requests are over.
+            # After this response, the deadlines of both requests have passed.
             assert b" 504 " in server.get("/charge?60")
             assert is_alive(child)
             other.setblocking(False)

@@ -1,4 +1,4 @@
-"""Memory that a process has freed goes back to the system while it serves."""
+"""A serving process returns freed memory to the kernel."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""A route with workers of its own is answered while all others are flooded with work that keeps the core."""
+"""Requests to a route with a lane are answered while all other routes are flooded with CPU-bound requests."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_health_is_answered_while_everything_else_is_flooded(port: int) -> None:
         enough.set()
     answered = [each for submitted in floods for each in submitted.result()]
     assert health == [200] * CHECKS
-    # A flood it was: most were refused, and still some had their turn.
+    # Check that the load was a flood: some requests were rejected, and some were served.
     assert set(answered) == {200, 503}
     assert answered.count(503) > answered.count(200)
 

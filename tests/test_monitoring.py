@@ -1,4 +1,4 @@
-"""What OpenTelemetry's and Sentry's own packages know of requests that were ended before their time."""
+"""OpenTelemetry's and Sentry's packages report spans and events for requests that were ended early."""
 
 from __future__ import annotations
 
@@ -165,6 +165,22 @@ def test_opentelemetry_has_a_span_of_each_request(serve_program, framework: str,
         assert complaint not in served.said
 
 
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+
+TRACES = """
+def report():
+    return [[f"{span.context.trace_id:032x}", span.status.status_code.name] for span in exporter.get_finished_spans()]
+"""
+
+
+def test_a_trace_that_came_with_the_request_continues_after_an_abort(serve_program) -> None:
+    pytest.importorskip("opentelemetry.instrumentation.wsgi")
+    served = serve_program(HANDLERS + SPANS + TRACES + WSGI, *DEADLINE)
+    assert served.get("/waits", traceparent=f"00-{TRACE}-00f067aa0ba902b7-01").status == 504
+    served.wait_until(lambda: report(served))
+    assert report(served) == [[TRACE, "ERROR"]]
+
+
 def test_a_response_that_is_cut_has_a_span_that_says_so(serve_program) -> None:
     pytest.importorskip("opentelemetry.instrumentation.wsgi")
     served = serve_program(HANDLERS + SPANS + WSGI, "--stream-idle-timeout-seconds", "0.2")
@@ -191,6 +207,7 @@ def test_a_request_that_never_ran_has_no_span(serve_program) -> None:
 
 def test_sentry_has_an_event_of_each_request_that_was_cut(serve_program) -> None:
     pytest.importorskip("sentry_sdk")
-    served = serve_program(HANDLERS + SENTRY, *DEADLINE)
+    # Building an event blocks the event loop, for which the next request has to wait in time.
+    served = serve_program(HANDLERS + SENTRY, *DEADLINE, "--request-timeout-seconds", "2")
     assert [served.get(path).status for path in ("/ok", "/waits", "/computes")] == [200, 504, 504]
     served.wait_until(lambda: report(served) == ["DeadlineExceeded", "DeadlineExceeded"])

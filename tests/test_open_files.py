@@ -1,4 +1,4 @@
-"""What a low limit of open files is to clients, handlers and probes, seen from outside of the process."""
+"""Tests, from outside the process, of how a low limit of open files affects clients, handlers and probes."""
 
 import http.client
 import json
@@ -48,7 +48,7 @@ def soft_limit(process) -> int:
 
 @pytest.fixture
 def connect():
-    """Connect to ports of this machine until the test is over."""
+    """Return a function that connects to local ports; the connections are closed at the end of the test."""
     made = []
 
     def connected(port: int) -> http.client.HTTPConnection:
@@ -84,7 +84,7 @@ def test_what_the_limit_does_not_allow_is_refused_and_all_others_go_on(serve_app
     kept = connect(server.port)
     assert status_of(kept, "/") == 200
     silent = [connect(server.port) for _ in range(2 * LOW)]
-    # Those that are refused are closed, and then others are told so.
+    # Rejected connections are closed, so later clients also get the 503 response.
     server.until(lambda: told_that_there_are_too_many(server.port))
     assert [status_of(kept, path) for path in ("/file", "/process", "/")] == [200, 200, 200]
     assert status_of(connect(admin), "/ready") == 200
@@ -123,5 +123,5 @@ def test_silent_connections_to_the_admin_address_take_no_open_files_from_others(
         connect(admin)
     assert status_of(connect(admin), "/ready") == 200
     assert [server.get(path) for path in ("/file", "/process", "/")] == [200, 200, 200]
-    assert "accepts no connections" not in server.said
+    assert "not accepting connections" not in server.said
     assert "Traceback" not in server.said

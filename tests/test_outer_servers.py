@@ -1,4 +1,4 @@
-"""The balancer as a WSGI callable inside other gevent servers, checked by wsgiref.validate on both sides."""
+"""Tests of the balancer as a WSGI callable inside other gevent servers, with wsgiref.validate on both sides."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def port(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     directory: Path = tmp_path_factory.mktemp(request.param)
     (directory / "balanced.py").write_text(APPLICATION)
     (directory / "served.py").write_text(PYWSGI)
-    # Listening before the server starts, so that clients need not wait for it.
+    # Listen before the server starts, so that clients can connect without waiting for the server.
     with socket.create_server(("127.0.0.1", 0)) as listener:
         number = listener.fileno()
         commands = {
@@ -140,7 +140,7 @@ def test_more_than_slots_and_queue_is_503(port: int) -> None:
 
 
 def read_all(client: socket.socket) -> tuple[bytes, str]:
-    """Read until the end, and return how that was."""
+    """Read until the connection ends; return the data, and how the connection ended."""
     data = bytearray()
     try:
         while part := client.recv(65536):
@@ -167,7 +167,7 @@ def test_the_time_of_a_slow_client_does_not_count(port: int) -> None:
         client.sendall(b"GET /slow-client HTTP/1.0\r\n\r\n")
         began = time.monotonic()
         data = client.recv(1)
-        # Longer than a stream may be silent, and shorter than its client may take nothing.
+        # Wait for longer than a stream's idle limit, but not as long as the client's write timeout.
         time.sleep(0.5)
         rest, end = read_all(client)
     assert end == "regular"

@@ -1,4 +1,4 @@
-"""Signals that operators, tools and terminals send: which of them end the server, and what its application hears."""
+"""Tests of signals from operators, tools and terminals: some end the server, and some reach the application."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-# A traceback that shows this line must not be counted as a call.
+# Split the text, so that a traceback that shows this line does not count as a call of the handler.
 OWN = r"lambda *_: os.write(2, b'own handler ' + b'called\n')"
 
 
@@ -38,7 +38,7 @@ def test_sigquit_shuts_down_as_sigterm_does(serve_app) -> None:
     server.signal(signal.SIGQUIT)
     assert answer() == 200
     assert server.ended() == 0
-    assert "SIGQUIT: shutting down" in server.said
+    assert "SIGQUIT: finishing 1 request, at most 5 s" in server.said
 
 
 @pytest.mark.parametrize("mode", ["a", "w"])
@@ -259,7 +259,7 @@ def test_a_signal_that_a_handler_raises_for_itself_meets_a_computing_handler_too
     assert server.ended() == 0
 
 
-# What is no signal, but looks like one.
+# Tests of exceptions that look like effects of a signal, but have other causes.
 
 TIMEOUTS = """
     import _thread
@@ -331,7 +331,7 @@ def test_a_timer_that_has_outlived_its_request_interrupts_no_other(serve_app, pa
     assert server.process.poll() is None
 
 
-# In processes that are forked.
+# In forked processes.
 
 
 def test_a_forked_child_of_a_handler_dies_of_sigterm_and_the_server_does_not_notice(serve_app) -> None:

@@ -1,4 +1,4 @@
-"""WebSockets in whole processes: under `serve`, inside gunicorn and gevent.pywsgi, and through a deploy."""
+"""Tests of WebSockets in server processes: `serve`, gunicorn and gevent.pywsgi, and during a deployment."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ OWN = "i.WSGIServer(s, served.app, log=None, handler_class=g.WSGIHandler).serve_
 
 
 class Outer:
-    """A server of another kind in a process, with what it has written to its standard error."""
+    """A process of gunicorn or gevent.pywsgi; its standard error is kept."""
 
     def __init__(self, directory: Path, kind: str, module: str) -> None:
         (directory / "served.py").write_text(module)
@@ -111,7 +111,7 @@ def outer(tmp_path: Path) -> Iterator[Callable[[str], Outer]]:
 
 @pytest.fixture
 def opened() -> Iterator[Callable[..., Any]]:
-    """Open WebSockets that are closed when the test is over."""
+    """Return a function that opens WebSockets; they are closed at the end of the test."""
     made: list[Any] = []
 
     def open_one(port: int, path: str = "/echo") -> Any:
@@ -144,7 +144,7 @@ def test_inside_another_server_it_has_no_deadline_and_no_slot_and_ends_in_silenc
         assert b"a page" in page(server.port)
     for client in clients[:3]:
         client.close()
-    # One that vanishes with a reset, too.
+    # Let one client end its connection with a reset.
     clients[3].sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     clients[3].sock.close()
     assert b"a page" in page(server.port)

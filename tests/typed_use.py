@@ -1,4 +1,4 @@
-"""What a program with types writes: checked by mypy (`tox -e types`), never run."""
+"""Typed example code, which mypy checks (`tox -e types`) and which is never run."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ if TYPE_CHECKING:
 
 
 def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    """Answer as any application does."""
+    """A WSGI application."""
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [bytes(current_session())]
 
 
 class Sessions(SessionSource):
-    """Sessions of a driver of one's own."""
+    """A session source that a user defines."""
 
     def open(self, worker_id: int) -> bytes:
-        """Open one."""
+        """Open a session."""
         return b"session"
 
 
 def main() -> WSGIApplication:
-    """Give options as the documentation writes them."""
+    """Create a balancer with options, as in the documentation."""
     options = Options(
         routes=[Route("/reports/*", request_timeout_seconds=120, priority="sheddable")],
         trusted_proxies=["127.0.0.1", "unix"],

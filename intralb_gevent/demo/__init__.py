@@ -1,8 +1,7 @@
-"""The bundled sample application: legacy WSGI code as our users have it, to try the balancer on.
+"""The bundled sample application: typical legacy WSGI code with which to try the balancer.
 
-Decides which database file the ready-made application uses and when it is created. Nothing in this package
-imports gevent or the rest of ours: it is written for threads, and monkey-patching does what it does to any
-such code.
+This package imports neither gevent nor other modules of intralb_gevent. The application is written for threads, and
+monkey-patching affects it like any other code for threads.
 """
 
 from __future__ import annotations
@@ -25,18 +24,19 @@ _one_at_a_time = threading.Lock()
 
 
 def make_application(path: str) -> WSGIApplication:
-    """Return the sample application on the SQLite file `path`, which is created when it is missing.
+    """Return the sample application on the SQLite file `path`, which is created if missing.
 
-    Raises `sqlite3.DatabaseError` when the file cannot be created or is not a database.
+    Raises `sqlite3.DatabaseError` if the file cannot be created or is not a database.
     """
     open_connection(path).close()
     return Application(path)
 
 
 def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    """Answer with the application on the file that INTRALB_DEMO_DATABASE names; created on the first request.
+    """Run the sample application, on the database file that the variable INTRALB_DEMO_DATABASE names.
 
-    Without that variable the file is one of this user's in the directory for temporary files.
+    Without this variable, the file is in the directory for temporary files, with one file per user. The file is created
+    at the first request.
     """
     with _one_at_a_time:
         made = _made(default_path())
@@ -44,9 +44,9 @@ def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iter
 
 
 def open_session(worker_id: int) -> sqlite3.Connection:
-    """Open a session for one slot, on the same file as `application`: meant for `db_init_func`.
+    """Open a session for one slot, on the database file of `application`; this function is meant for `db_init_func`.
 
-    Rows can be read by column name. The worker's id makes no difference to SQLite, so it is not used.
+    Rows can be read by column name. The worker's id is not used.
     """
     return open_connection(default_path())
 

@@ -1,6 +1,6 @@
-"""Counts the requests of the application, in the manner of threads: a lock and a thread-local.
+"""Count the application's requests as threaded code does, with a lock and a thread-local.
 
-Decides what is counted and keeps it bounded; it must not know what a page is or who serves it.
+The number of counters is bounded.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from typing import NamedTuple
 __all__ = ["Counts", "RequestCounters"]
 
 WORKERS_SHOWN = 24
-"""A balancer replaces workers in time, so only the newest are remembered."""
+"""Maximum number of workers with a counter; a balancer replaces workers over time, so only the newest are kept."""
 
 
 class Counts(NamedTuple):
-    """One consistent picture: requests per page and per worker, and seconds since the start."""
+    """A consistent snapshot of the counters: requests per page and per worker, and seconds since the start."""
 
     ended: dict[str, int]
     running: dict[str, int]
     workers: dict[int, int]
-    """How many requests each worker has begun."""
+    """Number of requests that each worker has begun, by the worker's id."""
     uptime: float
 
 
@@ -30,7 +30,7 @@ class RequestCounters:
     """Counts requests as they begin and end, from any number of threads."""
 
     def __init__(self) -> None:
-        """Start at nothing."""
+        """Set all counts to zero."""
         self._lock = threading.Lock()
         self._local = threading.local()
         self._started = time.monotonic()
@@ -54,17 +54,17 @@ class RequestCounters:
 
     @property
     def requests_of_thread(self) -> int:
-        """How many requests the calling thread has begun, this one included."""
+        """Number of requests that the calling thread has begun, including the current one."""
         return getattr(self._local, "requests", 0)
 
     @property
     def answered(self) -> int:
-        """How many requests have ended, of all pages."""
+        """Number of requests that have ended, on all pages."""
         with self._lock:
             return sum(self._ended.values())
 
     def counts(self) -> Counts:
-        """Return the picture of this moment."""
+        """Return a snapshot of the counts."""
         with self._lock:
             return Counts(
                 dict(self._ended), dict(+self._running), dict(self._workers), time.monotonic() - self._started

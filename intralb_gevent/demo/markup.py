@@ -1,6 +1,6 @@
-"""Fills templates of HTML so that nothing from outside can become markup.
+"""Fill HTML templates so that no text from a client can become markup.
 
-Decides what is escaped: everything that was not made here. It must not know any page.
+All values are escaped, except HTML that this module has produced.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ __all__ = ["Html", "fill", "join"]
 
 
 class Html(str):
-    """Text that is HTML already, because `fill` or `join` has made it."""
+    """Text that is already HTML, because `fill` or `join` has returned it."""
 
     __slots__ = ()
 
 
 def fill(template: str, **values: object) -> Html:
-    """Return the template with each `{name}` replaced by the value: escaped, unless it is `Html`."""
+    """Return the template with each `{name}` replaced by its value, which is escaped unless it is `Html`."""
     return Html(template.format_map({name: _safe(value) for name, value in values.items()}))
 
 
 def join(parts: Iterable[Html]) -> Html:
-    """Return the parts one after the other."""
+    """Return the concatenation of the parts."""
     return Html("".join(parts))
 
 

@@ -1,7 +1,6 @@
-"""Words the pages: what each one says, filled into its template.
+"""The pages of the sample application; each function fills in a template.
 
-Decides the words; it must not know where the values come from. Every value goes through `fill`, which
-escapes it.
+`fill` escapes every value.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from typing import NamedTuple
 from . import templates
 from .counters import Counts
 from .markup import Html, fill, join
+from .rush import SECONDS, Progress
 from .store import AUTHOR_LENGTH, LATEST, SEARCH_LENGTH, TEXT_LENGTH, Note
 
 __all__ = [
@@ -35,17 +35,20 @@ _CARDS = (
     ("/slow", "Slow", "Sleeps with time.sleep. It holds one slot, and everybody else is answered."),
     ("/stream", "Stream", "Writes a line at a time, and each is sent as soon as it is written."),
     ("/fail", "Fail", "Raises an exception. The answer is 500, and the neighbours notice nothing."),
-    ("/status", "Status", "What the application itself has counted: pages, workers, running requests."),
+    ("/status", "Status", "Counts of the application, and a rush: more requests than the server can serve."),
     ("/healthz", "Health", "One word for a probe, without a database or a page around it."),
 )
 _MORE_LINES = 40
 
+ADMIN_VARIABLE = "INTRALB_DEMO_ADMIN"
+"""Environment variable with the URL of the server's own status page."""
+
 
 class Served(NamedTuple):
-    """How a request is being served, as every page tells it."""
+    """Facts about how a request is served, which every page shows."""
 
     root: str
-    """What comes before each path in a link: where the application is mounted."""
+    """Path at which the application is mounted; it is the prefix of every link."""
     worker: int | None
     seconds_left: float | None
     session_of_balancer: bool
@@ -54,7 +57,7 @@ class Served(NamedTuple):
 
 
 def home(served: Served) -> Html:
-    """Write the first page: what this is, how this request was served, and where to go."""
+    """Return the home page: what this application is, how the request was served, and links to the pages."""
     lede = (
         "This is ordinary WSGI code, written for threads: it sleeps, it blocks, it keeps a database "
         "connection per thread. Behind the balancer it runs in greenlets as it is, with short queues and "
@@ -69,7 +72,7 @@ def home(served: Served) -> Html:
 
 
 def notes(served: Served, found: Sequence[Note], search: str, total: int) -> Html:
-    """Write the list of notes, with the forms to search them and to add one."""
+    """Return the list of notes, with forms to search them and to add one."""
     lede = "Each request here borrows one database session, which no other running request shares."
     content = fill(
         templates.NOTES,
@@ -85,14 +88,14 @@ def notes(served: Served, found: Sequence[Note], search: str, total: int) -> Htm
 
 
 def note(served: Served, one: Note) -> Html:
-    """Write the page of one note."""
+    """Return the page that shows one note."""
     lede = "One row, read by its key: the shortest work that a slot and its session do."
     content = fill(templates.NOTE_ALONE, item=_item(served.root, one), root=served.root)
     return _document(served, f"Note {one.id}", lede, content, here="/notes")
 
 
 def slow(served: Served, seconds: float, others: int, longest: float) -> Html:
-    """Write what happened while this request slept; `longest` is the most it may be asked to sleep."""
+    """Return the page about this request's sleep; `longest` is the maximum number of seconds to choose from."""
     figures = _figures({"asleep": f"{seconds:g} s", "answered meanwhile": _counted(others, "other request")})
     content = fill(
         templates.SLOW,
@@ -106,7 +109,7 @@ def slow(served: Served, seconds: float, others: int, longest: float) -> Html:
 
 
 def stream_beginning(served: Served, lines: int) -> Html:
-    """Write the first part of the growing page."""
+    """Return the first part of the streamed page."""
     lede = (
         f"{_counted(lines, 'line')}, a tenth of a second apart, each sent as soon as it is written. "
         "It holds its slot until the last line is written, however slowly the lines are read."
@@ -115,12 +118,12 @@ def stream_beginning(served: Served, lines: int) -> Html:
 
 
 def stream_line(number: int, lines: int, elapsed: float) -> Html:
-    """Write one line of the growing page."""
+    """Return one line of the streamed page."""
     return fill(templates.STREAM_LINE, number=number, lines=lines, elapsed=f"{elapsed:.2f} s")
 
 
 def stream_end(served: Served) -> Html:
-    """Write the last part of the growing page."""
+    """Return the last part of the streamed page."""
     sentence = "That was all."
     if served.seconds_left is not None:
         sentence = f"That was all, with {served.seconds_left:.1f} s left: the body counts towards the deadline."
@@ -128,8 +131,8 @@ def stream_end(served: Served) -> Html:
     return join([end, _end(served)])
 
 
-def status(served: Served, counts: Counts) -> Html:
-    """Write what the application has counted in this process."""
+def status(served: Served, counts: Counts, rush: Progress | None) -> Html:
+    """Return the page that shows this process's counts, and from which a rush is sent."""
     lede = "What the application counts under a lock, as threads need it; it stays right in greenlets."
     figures = {
         "answered": f"{sum(counts.ended.values()):,}",
@@ -140,6 +143,7 @@ def status(served: Served, counts: Counts) -> Html:
     content = fill(
         templates.STATUS,
         figures=_figures(figures),
+        rush=_rush(served, rush),
         pages=_page_table(counts),
         workers=_worker_table(counts.workers),
     )
@@ -147,7 +151,7 @@ def status(served: Served, counts: Counts) -> Html:
 
 
 def error(served: Served, status_line: str, message: str) -> Html:
-    """Write the page for a request that is answered with an error status."""
+    """Return the page for an error status."""
     code, _, reason = status_line.partition(" ")
     return _document(served, reason, f"{code}. {message}", fill(templates.ERROR, root=served.root))
 
@@ -182,7 +186,7 @@ def _panel(served: Served) -> Html:
 def _worker_tile(served: Served) -> Html:
     if served.worker is None:
         return _tile("Worker", "none", "No balancer is in front of this page.")
-    return _tile("Worker", str(served.worker), "The least busy one when the request came.")
+    return _tile("Worker", str(served.worker), "The least busy one when the request arrived.")
 
 
 def _deadline_tile(served: Served) -> Html:
@@ -193,7 +197,7 @@ def _deadline_tile(served: Served) -> Html:
 
 def _thread_tile(served: Served) -> Html:
     number = f"{served.requests_of_thread:,}"
-    return _tile("Requests so far", number, "Of this thread: under gevent, of this greenlet.")
+    return _tile("Requests so far", number, "In this thread; under gevent, in this greenlet.")
 
 
 def _session_tile(served: Served) -> Html:
@@ -251,8 +255,22 @@ def _advice(served: Served) -> str:
         return "Start a long one and open another page in a second tab: does it wait?"
     return (
         f"There were {served.seconds_left:.1f} s left to the deadline. Sleep for longer than that, and the "
-        "balancer answers 504 in time, ends the sleep and uses the slot for somebody else."
+        "balancer answers 504 in time, ends the sleep and uses the slot for another request."
     )
+
+
+def _rush(served: Served, rush: Progress | None) -> Html:
+    address = os.environ.get(ADMIN_VARIABLE, "")
+    live = fill(templates.LIVE, address=address) if address.startswith("http") else Html("")
+    return fill(templates.RUSH, root=served.root, seconds=f"{SECONDS:g}", live=live, progress=_rush_progress(rush))
+
+
+def _rush_progress(rush: Progress | None) -> str:
+    if rush is None:
+        return "None has been sent yet."
+    how_far = f"{rush.seconds:.0f} s ago, a rush began" if rush.running else "The last rush is over"
+    rejected = f"{rush.answered:,} answered, {rush.refused:,} rejected at once or after a short wait"
+    return f"{how_far}: {_counted(rush.sent, 'request')} sent, {rejected}."
 
 
 def _page_table(counts: Counts) -> Html:

@@ -1,7 +1,4 @@
-"""Reads what a request says out of its WSGI environ, within bounds.
-
-Decides what can be read and what is refused; it must not know which page is asked for.
-"""
+"""Parse a request from its WSGI environ, within limits."""
 
 from __future__ import annotations
 
@@ -15,26 +12,26 @@ if TYPE_CHECKING:
 __all__ = ["BODY_BYTES", "Refused", "Request"]
 
 BODY_BYTES = 64 * 1024
-"""The largest form that is read; a note of full length stays well below it."""
+"""Maximum size of a form in bytes; a note of maximum length is much shorter."""
 FIELDS = 20
 FORM_TYPE = "application/x-www-form-urlencoded"
 
 
 class Refused(Exception):
-    """The request cannot be answered as asked; `status` goes in the response, the message on the page."""
+    """The request is rejected; `status` is the response's status, and the message is shown on the page."""
 
     def __init__(self, status: str, message: str, allow: str | None = None) -> None:
-        """Keep the status line, the sentence for the reader, and the methods for an Allow header if any."""
+        """Store the status line, the message for the user, and the methods for the Allow header, if any."""
         super().__init__(message)
         self.status = status
         self.allow = allow
 
 
 class Request:
-    """One request: its path, parameters and form, and what the balancer has told about it."""
+    """One request: its path, parameters and form, and the balancer's values in its environ."""
 
     def __init__(self, environ: WSGIEnvironment) -> None:
-        """Wrap the environ; nothing is read from the client yet."""
+        """Store the environ, without reading the request's body."""
         self._environ = environ
         self.method: str = environ["REQUEST_METHOD"]
         self.path: str = environ.get("PATH_INFO") or "/"
@@ -44,23 +41,31 @@ class Request:
         self.session: Any = environ.get("intralb.session")
 
     @property
+    def server_address(self) -> tuple[str, int] | None:
+        """Host and port of the server; None if they are unknown, or if clients connect by TLS."""
+        port = str(self._environ.get("SERVER_PORT", ""))
+        if not port.isdecimal() or self._environ.get("wsgi.url_scheme") != "http":
+            return None
+        return self._environ.get("SERVER_NAME", ""), int(port)
+
+    @property
     def is_head(self) -> bool:
-        """Whether only the headers are wanted."""
+        """True if the client requests only the headers."""
         return self.method == "HEAD"
 
     @property
     def seconds_left(self) -> float | None:
-        """The seconds until this request's deadline, at this moment; None without a balancer."""
+        """Seconds left until this request's deadline; None without a balancer."""
         deadline = self._environ.get("intralb.deadline")
         return None if deadline is None else max(0.0, deadline.remaining())
 
     def query(self, name: str, default: str = "") -> str:
-        """Return the first value of a query parameter. Raises `Refused` when there are too many of them."""
+        """Return the first value of a query parameter. Raises `Refused` if there are too many parameters."""
         text = self._environ.get("QUERY_STRING", "").encode("latin-1").decode("utf-8", "replace")
         return _fields(text).get(name, default)
 
     def number(self, name: str, default: float, lowest: float, highest: float) -> float:
-        """Return a query parameter as a number within limits. Raises `Refused` when it is none."""
+        """Return a query parameter as a number, clamped to the limits. Raises `Refused` for any other text."""
         text = self.query(name, f"{default:g}")
         try:
             value = float(text)
@@ -74,7 +79,7 @@ class Request:
         return min(max(value, lowest), highest)
 
     def form(self) -> dict[str, str]:
-        """Read the body and return its fields. Raises `Refused` for a body that is no form or too large."""
+        """Read the body and return its fields. Raises `Refused` if the body is not a form or too large."""
         kind = self._environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower()
         if kind not in ("", FORM_TYPE):
             raise Refused("415 Unsupported Media Type", f"This form is read as {FORM_TYPE}, not as {kind[:60]}.")
@@ -83,7 +88,7 @@ class Request:
     def _body(self) -> bytes:
         declared = self._declared_length()
         if declared is None:
-            # The server marks the end of a body without Content-Length (a chunked one) only if it says so.
+            # Without Content-Length (a chunked body), the server ends the body only if wsgi.input_terminated is set.
             terminated = self._environ.get("wsgi.input_terminated", False)
             return _within_bounds(self._environ["wsgi.input"].read(BODY_BYTES + 1)) if terminated else b""
         body: bytes = self._environ["wsgi.input"].read(declared)

@@ -1,7 +1,4 @@
-"""Makes the responses: status, headers, and a body of bytes.
-
-Decides the headers that go with each kind of body; it must not know what the body says.
-"""
+"""Build the responses: status, headers, and a body of bytes."""
 
 from __future__ import annotations
 
@@ -25,7 +22,7 @@ _STATIC_TYPES = {"css": "text/css; charset=utf-8", "svg": "image/svg+xml"}
 
 
 class Response(NamedTuple):
-    """What `start_response` is told, and the body."""
+    """The arguments for `start_response`, and the body."""
 
     status: str
     headers: list[tuple[str, str]]
@@ -33,7 +30,7 @@ class Response(NamedTuple):
 
 
 def page(document: str, status: str = "200 OK", allow: str | None = None) -> Response:
-    """Answer with an HTML document, and an Allow header if `allow` lists methods."""
+    """Return a response with an HTML document, and an Allow header if `allow` lists methods."""
     content = document.encode("utf-8", "replace")
     headers = [*_HTML, ("Content-Length", str(len(content)))]
     if allow is not None:
@@ -42,12 +39,12 @@ def page(document: str, status: str = "200 OK", allow: str | None = None) -> Res
 
 
 def stream(parts: Iterable[str]) -> Response:
-    """Answer with an HTML document that comes in parts, each sent when it is ready."""
+    """Return a response with an HTML document in parts; each part is sent when it is ready."""
     return Response("200 OK", list(_HTML), _encoded(parts))
 
 
 def plain(text: str) -> Response:
-    """Answer with a line of text."""
+    """Return a response with a line of text."""
     content = text.encode("utf-8")
     headers = [
         ("Content-Type", "text/plain; charset=utf-8"),
@@ -58,13 +55,13 @@ def plain(text: str) -> Response:
 
 
 def redirect(location: str) -> Response:
-    """Send the client to another page after a form, with GET."""
+    """Return a response to a submitted form; it makes the client request another page with GET."""
     answer = plain(f"See {location}")
     return Response("303 See Other", [*answer.headers, ("Location", location)], answer.body)
 
 
 def static_file(name: str) -> Response:
-    """Answer with a file of the package; the caller has made sure that it is one of ours."""
+    """Return a response with a static file of this package; the caller has checked the name."""
     content = _read(name)
     headers = [
         ("Content-Type", _STATIC_TYPES[name.rpartition(".")[2]]),

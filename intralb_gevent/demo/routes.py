@@ -1,7 +1,6 @@
-"""Leads each request to its page, and does what the page is for.
+"""Route each request to its page, and produce the page's response.
 
-Decides which paths and methods exist and what each does; it must not know HTML, SQL or what server calls it.
-What a balancer has put into the environ is used when it is there.
+These functions use the values that a balancer puts into the environ, if there are any.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from . import pages, responses, store
 from .counters import RequestCounters
 from .requests import Refused, Request
 from .responses import Response
+from .rush import Rush
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -28,11 +28,11 @@ LINE_SECONDS = 0.1
 
 
 class DeliberateFailure(Exception):
-    """What the page that fails raises; nobody is meant to catch it."""
+    """The exception that the page "Fail" raises on purpose; no code of the application catches it."""
 
 
 class Route(NamedTuple):
-    """One page: its name in the counters, its path, and what answers each method."""
+    """One page: its name in the counters, its path, and the handler for each method."""
 
     page: str
     path: re.Pattern[str]
@@ -43,9 +43,10 @@ class Application:
     """The sample application: a WSGI callable."""
 
     def __init__(self, path: str) -> None:
-        """Use the SQLite file `path`; connections to it are opened when they are needed."""
+        """Store the path of the SQLite file; connections to the file are opened when they are needed."""
         self._connections = store.ConnectionPerThread(path)
         self._counters = RequestCounters()
+        self._rush = Rush()
         self._routes = (
             _route("home", "/", GET=self._home),
             _route("notes", "/notes", GET=self._notes, POST=self._write_note),
@@ -54,6 +55,7 @@ class Application:
             _route("stream", "/stream", GET=self._stream),
             _route("fail", "/fail", GET=_fail),
             _route("status", "/status", GET=self._status),
+            _route("rush", "/rush", POST=self._begin_rush),
             _route("health", "/healthz", GET=_health),
             _route("static", r"/static/(style\.css|icon\.svg)", GET=_static),
         )
@@ -95,7 +97,7 @@ class Application:
 
     def _connection(self, request: Request) -> sqlite3.Connection:
         if request.session is not None:
-            return request.session  # type: ignore[no-any-return]  # it behaves as a connection of ours
+            return request.session  # type: ignore[no-any-return]  # it has the methods of our connections
         return self._connections.current()
 
     def _home(self, request: Request) -> Response:
@@ -144,7 +146,14 @@ class Application:
         yield pages.stream_end(self._served(request))
 
     def _status(self, request: Request) -> Response:
-        return responses.page(pages.status(self._served(request), self._counters.counts()))
+        return responses.page(pages.status(self._served(request), self._counters.counts(), self._rush.progress))
+
+    def _begin_rush(self, request: Request) -> Response:
+        address = request.server_address
+        if address is None:
+            raise Refused("409 Conflict", "The rush needs a server with a port and without TLS.")
+        self._rush.begin(*address, request.root)
+        return responses.redirect(f"{request.root}/status")
 
 
 def _route(page: str, path: str, **methods: Callable[[Request], Response]) -> Route:
@@ -154,7 +163,8 @@ def _route(page: str, path: str, **methods: Callable[[Request], Response]) -> Ro
 def _handler(route: Route, request: Request) -> Callable[[Request], Response]:
     handler = route.methods.get("GET" if request.is_head else request.method)
     if handler is None:
-        allow = ", ".join(["GET", "HEAD", *(method for method in route.methods if method != "GET")])
+        reading = ["GET", "HEAD"] if "GET" in route.methods else []
+        allow = ", ".join([*reading, *(method for method in route.methods if method != "GET")])
         raise Refused(
             "405 Method Not Allowed",
             f"This page does not answer {request.method[:20]}; it answers {allow}.",
@@ -164,7 +174,7 @@ def _handler(route: Route, request: Request) -> Callable[[Request], Response]:
 
 
 def _checked(form: dict[str, str], field: str, longest: int) -> str:
-    # A browser counts a new line as one character and sends it as two.
+    # Replace "\r\n", because a browser counts a newline as one character, but sends two.
     value = form.get(field, "").replace("\r\n", "\n").strip()
     if len(value) > longest:
         raise Refused("400 Bad Request", f"The {field} has {len(value):,} characters; {longest:,} is the most.")
@@ -188,7 +198,7 @@ def _not_found(request: Request) -> Response:
 
 
 class _Body:
-    """The body of a response; its request has ended when this is closed, however far it was read."""
+    """The body of a response; closing it ends the request, even if the body was not read to its end."""
 
     def __init__(self, parts: Iterable[bytes], ended: Callable[[], None]) -> None:
         self._parts = iter(parts)
@@ -201,4 +211,5 @@ class _Body:
         return next(self._parts)
 
     def close(self) -> None:
+        """End the request."""
         self._ended()

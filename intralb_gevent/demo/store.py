@@ -1,8 +1,7 @@
-"""Keeps the notes in SQLite, the classical way: one connection per thread, short transactions.
+"""Keep the notes in SQLite, in the classic way, with one connection per thread and short transactions.
 
-Decides the schema, the bounds and what a transaction holds; it must not know of HTTP, HTML or a balancer.
-Under gevent a wait for SQLite's lock stops the whole process, so no transaction here lasts beyond a few
-statements and none does anything else in between.
+Under gevent, waiting for SQLite's lock blocks the whole process. Therefore, each transaction has only a few statements,
+and no other code runs between them.
 """
 
 from __future__ import annotations
@@ -33,14 +32,14 @@ __all__ = [
 
 DATABASE_VARIABLE = "INTRALB_DEMO_DATABASE"
 LATEST = 50
-"""How many notes a list holds at most."""
+"""Maximum number of notes in a list."""
 KEPT = 10_000
-"""How many notes the file holds at most; older ones go, so that a load test does not fill the disk."""
+"""Maximum number of notes in the file; older notes are deleted, so that a load test does not fill the disk."""
 TEXT_LENGTH = 1000
 AUTHOR_LENGTH = 60
 SEARCH_LENGTH = 200
 BUSY_SECONDS = 5.0
-"""How long SQLite waits for another writer before it says that the database is locked."""
+"""Maximum number of seconds that SQLite waits for another writer before it fails with "database is locked"."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS notes (
@@ -64,7 +63,7 @@ _SEED = (
 
 
 class Note(NamedTuple):
-    """One note as it is stored; `written_at` is in seconds since the epoch."""
+    """One stored note; `written_at` is in seconds since the epoch."""
 
     id: int
     text: str
@@ -73,38 +72,40 @@ class Note(NamedTuple):
 
 
 class ConnectionPerThread:
-    """Gives each thread its own connection to one file, opened when the thread first asks."""
+    """Gives each thread its own connection to a file, which is opened when the thread first needs it."""
 
     def __init__(self, path: str) -> None:
-        """Remember the file; nothing is opened yet."""
+        """Store the path, without opening the file."""
         self._path = path
         self._local = threading.local()
 
     def current(self) -> sqlite3.Connection:
-        """Return the connection of the calling thread; it is closed when the thread ends."""
+        """Return the calling thread's connection; it is closed when the thread ends."""
         if not hasattr(self._local, "held"):
             self._local.held = _Held(open_connection(self._path))
-        return self._local.held.connection  # type: ignore[no-any-return]  # the lines above have put it there
+        return self._local.held.connection  # type: ignore[no-any-return]  # set above
 
 
 class _Held:
-    # A connection is part of a reference cycle: left to itself it stays open until some garbage collection.
-    # Nothing refers to this but the thread-local, so it goes in the moment the thread ends.
+    # Only the thread-local refers to this object, so this object closes the connection when the thread ends. The
+    # connection itself is part of a reference cycle, so without this object, it would stay open until a garbage
+    # collection.
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
         weakref.finalize(self, connection.close)
 
 
 def default_path() -> str:
-    """Return the file that INTRALB_DEMO_DATABASE names, or this user's own in the temporary directory."""
+    """Return the path in INTRALB_DEMO_DATABASE, or the path of this user's file in the temporary directory."""
     ours = os.path.join(tempfile.gettempdir(), f"intralb-demo-{os.getuid()}.sqlite3")
     return os.environ.get(DATABASE_VARIABLE) or ours
 
 
 def open_connection(path: str) -> sqlite3.Connection:
-    """Open the file, with schema and first notes if it has none yet; rows can be read by column name.
+    """Open the file, and create the schema and the first notes if the file has no schema.
 
-    The connection may be used by any thread, by one at a time. Raises `sqlite3.DatabaseError`.
+    Rows can be read by column name. Any thread may use the connection, but only one thread at a time. Raises
+    `sqlite3.DatabaseError` if the file cannot be used.
     """
     try:
         return _prepared(sqlite3.connect(path, timeout=BUSY_SECONDS, check_same_thread=False))
@@ -126,20 +127,21 @@ def _prepared(connection: sqlite3.Connection) -> sqlite3.Connection:
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
-    # Safe with the write-ahead log, and it spares each commit a wait for the disk.
+    # With NORMAL, commits need not wait for the disk; this is safe because the write-ahead log is in use.
     connection.execute("PRAGMA synchronous = NORMAL")
     if _schema_version(connection) == _SCHEMA_VERSION:
         return
     _use_write_ahead_log(connection)
     connection.execute("BEGIN IMMEDIATE")
-    # Another process may have been faster between the first look and the lock.
+    # Check again, because another process may have created the schema before this process got the lock.
     if _schema_version(connection) != _SCHEMA_VERSION:
         _create(connection)
     connection.commit()
 
 
 def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
-    # SQLite does not wait when two processes change the journal of a new file at once: it refuses one.
+    # Retry: if two processes change the journal mode of a new file at the same time, SQLite does not wait, and one of
+    # them fails.
     give_up = time.monotonic() + BUSY_SECONDS
     while True:
         try:
@@ -163,7 +165,7 @@ def _create(connection: sqlite3.Connection) -> None:
 
 
 def latest(connection: sqlite3.Connection, search: str) -> list[Note]:
-    """Return the newest notes with `search` in text or author, at most `LATEST`; all have "" in them."""
+    """Return the newest notes, at most `LATEST`, with `search` in their text or author; "" matches all notes."""
     rows = connection.execute(
         f"SELECT {_COLUMNS} FROM notes WHERE instr(lower(text || ' ' || author), lower(?)) > 0"
         " ORDER BY id DESC LIMIT ?",
@@ -173,24 +175,24 @@ def latest(connection: sqlite3.Connection, search: str) -> list[Note]:
 
 
 def find(connection: sqlite3.Connection, note_id: int) -> Note | None:
-    """Return the note with this id, or None when there is none."""
+    """Return the note with this id, or None if there is none."""
     rows = connection.execute(f"SELECT {_COLUMNS} FROM notes WHERE id = ?", (note_id,)).fetchall()
     return Note(*rows[0]) if rows else None
 
 
 def count(connection: sqlite3.Connection) -> int:
-    """Return how many notes there are."""
+    """Return the number of stored notes."""
     return int(connection.execute("SELECT count(*) FROM notes").fetchall()[0][0])
 
 
 def write(connection: sqlite3.Connection, text: str, author: str) -> int:
-    """Store a note and return its id; the oldest note goes when there are more than `KEPT`."""
+    """Store a note and return its id; if there are more than `KEPT` notes, delete the oldest."""
     try:
         note_id = connection.execute(_INSERT, (text, author, int(time.time()))).lastrowid or 0
         connection.execute("DELETE FROM notes WHERE id <= ?", (note_id - KEPT,))
         connection.commit()
     except BaseException:
-        # Whatever ends the request here must not leave SQLite's write lock held.
+        # Roll back after any exception; otherwise, SQLite's write lock would stay held.
         connection.rollback()
         raise
     return note_id

@@ -1,7 +1,4 @@
-"""The HTML of the pages, with a `{name}` for each value.
-
-Decides the markup; it must not know how a value is found or worded. The module `markup` fills them in.
-"""
+"""The HTML templates of the pages, with a `{name}` for each value; `markup.fill` inserts the values."""
 
 from __future__ import annotations
 
@@ -93,7 +90,15 @@ STREAM_LINE = """<li><b>{number}</b>
 STREAM_END = """</ol>
 <p class="aside">{sentence} <a href="{root}/stream?lines={more}">Once more, with {more} lines</a></p>"""
 
+RUSH = """<h2>Send a rush</h2>
+<p>For {seconds} seconds, the server gets more requests than it can serve. The pool grows, the queue fills, and the rest
+is rejected within milliseconds; then everything recovers. This page stays quick.{live}</p>
+<form method="post" action="{root}/rush"><button class="primary">Send a rush</button></form>
+<p class="aside">{progress} <a href="{root}/status">Look again</a></p>
+"""
+LIVE = """ Watch it on the <a href="{address}" target="_blank" rel="noreferrer">status page of the server</a>."""
 STATUS = """{figures}
+{rush}
 <h2>Pages</h2>
 {pages}
 <h2>Workers</h2>

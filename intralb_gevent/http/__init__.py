@@ -1,4 +1,1 @@
-"""Sockets: connections read in the hub, requests made of them, responses written back, the server around them.
-
-Knows the pool only as "submit this job".
-"""
+"""The HTTP server: connections read in the hub, their requests, responses, and the server's life cycle."""

@@ -1,6 +1,6 @@
-"""What a Host field says: a name, and a port or none. Pure.
+"""Parse a Host field: a name and an optional port.
 
-Decides how it is read, and which name and port a server has that is bound to neither, as on a unix socket.
+The field also sets SERVER_NAME and SERVER_PORT if the server's address has no name, as on a unix socket.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ import re
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
-from .proxies import read_address
+from .proxy.trusted import read_address
 
 __all__ = ["DEFAULT_PORTS", "Authority", "read_authority", "read_port", "set_server_name"]
 
 DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
 
 _LONGEST: Final = 300
-"""Characters; a name has at most 255, and long ones must not fill the cache."""
+"""Maximum length of a Host field in characters. A host name has at most 255; longer fields must not fill the cache."""
 
 _IS_PORT: Final = re.compile(r"[0-9]{1,5}").fullmatch
 _AUTHORITY: Final = re.compile(
@@ -25,7 +25,7 @@ _AUTHORITY: Final = re.compile(
 
 
 class Authority(NamedTuple):
-    """A host field: its whole text, the name in it, and the port in it or ''."""
+    """The parts of a Host field: the whole text, the name, and the port or ''."""
 
     text: str
     name: str
@@ -33,7 +33,7 @@ class Authority(NamedTuple):
 
 
 def read_authority(text: str) -> Authority | None:
-    """Return what a host with or without a port says; None for anything else."""
+    """Return the parts of a Host field, with or without a port; return None for anything else."""
     return _remembered(text) if len(text) <= _LONGEST else None
 
 
@@ -51,12 +51,12 @@ def _remembered(text: str) -> Authority | None:
 
 
 def read_port(text: str) -> str:
-    """Return a port from 1 to 65535 without leading zeros, or '' for anything else."""
+    """Return a port from 1 to 65535 without leading zeros; return '' for anything else."""
     return str(int(text)) if _IS_PORT(text) and 0 < int(text) <= 65535 else ""
 
 
 def set_server_name(environ: dict[str, Any]) -> None:
-    """Set SERVER_NAME and SERVER_PORT from the Host field, where there is one that says a name."""
+    """Set SERVER_NAME and SERVER_PORT from the Host field, if it is valid."""
     authority = read_authority(environ.get("HTTP_HOST", ""))
     if authority is not None:
         environ["SERVER_NAME"] = authority.name

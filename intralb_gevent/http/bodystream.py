@@ -1,7 +1,7 @@
-"""The body of a request that the application reads as it arrives: `wsgi.input` of a route that streams bodies.
+"""A request body that the application reads as it arrives: `wsgi.input` of a route that streams bodies.
 
-Decides when the application waits, and when the client has to, as the application is too far behind. It must not know
-sockets or HTTP. It is not compiled, as Python's own buffered files read from it, and expect a class of theirs.
+Reading a streamed body blocks the application while no data is available. The connection stops reading while too much
+data is unread. This module is not compiled, because `io.BufferedReader` can read only from a Python class.
 """
 
 from __future__ import annotations
@@ -13,53 +13,58 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 from gevent.event import Event
 
 from ..errors import RequestBodyError
-from ..pool.current import wait_for_client
-from .limits import SKIPPED_BODY_BYTES, STREAMED_BODY_BYTES
+from ..pool.requestcontext import wait_for_client
+from .body import SKIPPED_BODY_BYTES
 
 if TYPE_CHECKING:
-    from ..policy.answers import Answer
+    from ..policy.cannedresponses import CannedResponse
 
 __all__ = ["BodySource", "StreamedBody"]
 
+STREAMED_BODY_BYTES = 256 * 1024
+"""High-water mark of a streamed request body: unread bytes above which the connection stops reading its socket."""
+
 BUFFER_BYTES = 64 * 1024
-"""Read by the application's buffered file at a time."""
+"""Bytes that the application's buffered file reads at a time."""
 
 
 class BodySource(Protocol):
-    """The connection that receives a body; its methods never wait."""
+    """The connection that receives a body, as the body sees it. No method waits."""
 
     @property
     def body_timeout_seconds(self) -> float:
-        """How long the application waits for a byte."""
+        """Maximum seconds that the application waits for the next byte of the body."""
 
     def ask_for_body(self) -> None:
-        """Send `100 Continue` to a client that waits for it."""
+        """Send `100 Continue` to a client that waits for this response."""
 
     def resume_body(self) -> None:
-        """Read on, as the application has caught up."""
+        """Resume reading from the client, because the application has read enough of the body."""
 
     def body_late(self) -> None:
-        """Fail the body: no byte arrived for `body_timeout_seconds`."""
+        """Fail the body, because no byte has arrived for `body_timeout_seconds`."""
 
 
 class _Early(Protocol):
-    """The part of a body that arrived while the connection was busy with an earlier request."""
+    """The part of a body that arrived while the connection was answering an earlier request."""
 
     size: int
 
-    def open(self) -> IO[bytes]: ...
+    def open(self) -> IO[bytes]:
+        """Return a file with the data received so far."""
 
-    def release(self) -> None: ...
+    def release(self) -> None:
+        """Release the memory and the file that hold the data."""
 
 
 class StreamedBody(io.RawIOBase):
-    """The hub calls `add`, `end` and `fail`; the application reads, and waits for what has not arrived."""
+    """A streamed body. The hub calls `add`, `end` and `fail`; the application reads, and waits for missing data."""
 
     def __init__(self, source: BodySource, length: int, early: _Early | None, awaits_continue: bool) -> None:
         self.size = 0 if early is None else early.size
-        """Bytes that have arrived."""
+        """Bytes of the body that have arrived."""
         self.unread = 0
-        """Bytes that have arrived, are in memory, and were not read yet."""
+        """Unread bytes of the body in memory."""
         self._length = length
         self._source: BodySource | None = source
         self._early = early
@@ -67,7 +72,7 @@ class StreamedBody(io.RawIOBase):
         self._awaits_continue = awaits_continue and not self.size
         self._parts: deque[bytes | memoryview] = deque()
         self._complete = False
-        self._failure: tuple[str, Answer | None] | None = None
+        self._failure: tuple[str, CannedResponse | None] | None = None
         self._arrived = Event()
 
     def __repr__(self) -> str:
@@ -75,12 +80,12 @@ class StreamedBody(io.RawIOBase):
 
     @property
     def far_ahead(self) -> bool:
-        """Whether so much is unread that the client has to wait."""
+        """True while the unread bytes exceed the high-water mark."""
         return self.unread > STREAMED_BODY_BYTES
 
     @property
     def can_be_skipped(self) -> bool:
-        """Whether the connection can be used again though the rest is not read."""
+        """True if the connection can be reused even if the rest of the body is not read."""
         if self._complete:
             return True
         return not self._awaits_continue and self._length - self.size <= SKIPPED_BODY_BYTES
@@ -89,10 +94,10 @@ class StreamedBody(io.RawIOBase):
         """Return the file that the application reads from."""
         return io.BufferedReader(self, BUFFER_BYTES)
 
-    # The connection's side.
+    # Methods for the connection.
 
     def add(self, data: bytes) -> None:
-        """Take a piece."""
+        """Append a piece of the body."""
         self.size += len(data)
         if self._source is None:
             return
@@ -102,22 +107,22 @@ class StreamedBody(io.RawIOBase):
         self._arrived.set()
 
     def end(self) -> None:
-        """Note that the whole body has arrived."""
+        """Mark the body as complete."""
         self._complete = True
         self._arrived.set()
 
-    def fail(self, message: str, answer: Answer | None) -> None:
-        """Raise `RequestBodyError` in the application once it has read what has arrived."""
+    def fail(self, message: str, answer: CannedResponse | None) -> None:
+        """Raise `RequestBodyError` in the application once it has read the bytes that have arrived."""
         self._failure = self._failure or (message, answer)
         self._arrived.set()
 
     def release(self) -> None:
-        """Give back what it takes, as its request or its connection has ended; it cannot be read afterwards."""
+        """Release the memory when the request or the connection has ended; the body cannot be read afterwards."""
         self.drop()
         self._arrived.set()
 
     def drop(self) -> None:
-        """Do the same without waking an application that waits: its abort is on the way."""
+        """Release the memory without waking a waiting application: the application is about to be aborted."""
         self._failure = self._failure or ("the request has been answered, or its connection has ended", None)
         self._parts.clear()
         self.unread = 0
@@ -126,14 +131,14 @@ class StreamedBody(io.RawIOBase):
             self._early.release()
             self._early = None
 
-    # The application's side.
+    # Methods for the application.
 
     def readable(self) -> bool:
         """Return True."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Read what is there, and wait while nothing is; return the number of bytes, 0 at the end."""
+        """Read the available data, or wait for data; return the number of bytes, 0 at the end of the body."""
         if self._early_file is not None:
             count: int = self._early_file.readinto(buffer)  # type: ignore[attr-defined]  # it is a binary file
             if count:

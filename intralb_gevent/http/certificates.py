@@ -1,6 +1,6 @@
-"""What an application is told of a client's certificate, under the names and in the forms of Apache's mod_ssl.
+"""Describe a client's certificate to an application, with the names and formats of Apache's mod_ssl.
 
-Decides how a distinguished name is written (RFC 2253). It must not know how a certificate is verified.
+Distinguished names are formatted as in RFC 2253. OpenSSL has already verified the certificate.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ _SHORT_NAMES: Final = {
     "surname": "SN",
     "givenName": "GN",
 }
-"""As OpenSSL abbreviates them; others it writes as they are."""
+"""OpenSSL's abbreviations of attribute names; OpenSSL writes all other names in full."""
 
 _SPECIAL: Final = re.compile(r'[,+"\\<>;]|^[ #]| \Z')
 _UNPRINTABLE: Final = re.compile(rb"[^\x20-\x7e]")
 
 
 def client_certificate(connection: ssl.SSLObject) -> dict[str, str]:
-    """Return SSL_CLIENT_VERIFY, and of a certificate its PEM text, subject and issuer.
+    """Return SSL_CLIENT_VERIFY and, if the client sent a certificate, its PEM text, subject and issuer.
 
-    A client with a certificate that cannot be verified does not come through its handshake.
+    An invalid certificate makes the TLS handshake fail before this function is called.
     """
     encoded = connection.getpeercert(binary_form=True)
     if encoded is None:
@@ -48,7 +48,7 @@ def client_certificate(connection: ssl.SSLObject) -> dict[str, str]:
 
 
 def distinguished_name(name: Any) -> str:
-    """Return a name as `SSLSocket.getpeercert` gives it in one line, the most particular part first: `CN=me,O=we`."""
+    """Return a name from `SSLSocket.getpeercert` in one line, most specific part first: `CN=me,O=we`."""
     return ",".join(
         "+".join(f"{_SHORT_NAMES.get(key, key)}={_escaped(text)}" for key, text in part) for part in name[::-1]
     )

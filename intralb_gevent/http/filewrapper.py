@@ -1,6 +1,6 @@
-"""`wsgi.file_wrapper`: the kernel sends a regular file; any other file-like object is read in blocks.
+"""Implement `wsgi.file_wrapper`: the kernel sends a regular file; any other file-like object is read in blocks.
 
-Decides which objects the kernel may send: those for which `read()` surely returns what is in the file.
+The kernel may send a file only if `read()` is certain to return the contents of the file.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from collections.abc import Iterator
 from io import BufferedRandom, BufferedReader, FileIO
 from typing import IO, Any, Final
 
-from ..pool.safepoints import calls_application
+from ..aborts.safepoints import calls_application
 
 __all__ = ["FileWrapper"]
 
 _READING: Final = frozenset({"read", "readinto", "readall"})
-"""Methods that an application may have replaced on a single file object."""
+"""Names of the read methods that an application may have replaced on a single file object."""
 
 
 class FileWrapper:
-    """An iterable over the blocks of a file-like object, which the server closes at the end of the response."""
+    """An iterable of the blocks of a file-like object. The server closes the object at the end of the response."""
 
     def __init__(self, file: IO[Any], block_size: int = 64 * 1024) -> None:
         self.file = file
@@ -34,11 +34,11 @@ class FileWrapper:
 
     @calls_application
     def _read(self) -> Any:
-        # Blocks may be a bytearray, and the end of what only looks like a file '' or None.
+        # A block may be a bytearray. At the end of its data, a file-like object may return '' or None.
         return self.file.read(self.block_size) or b""
 
     def stretch(self) -> tuple[int, int, int] | None:
-        """Return the descriptor, offset and size of the rest of a regular file; None if `read()` has to be called."""
+        """Return the descriptor, offset and size of the rest of a regular file, or None if `read()` must be called."""
         file = _plain_file(self.file)
         if file is None:
             return None
@@ -55,9 +55,9 @@ class FileWrapper:
 
 
 def _plain_file(file: Any) -> Any:
-    """Return the file of the `io` module that `file` is or that a wrapper of `tempfile` stands for; None for others.
+    """Return a plain file of the `io` module, also from inside a wrapper of `tempfile`; return None for anything else.
 
-    A subclass may decipher in its `read()`, and an object that passes attribute lookups on to a file may limit it.
+    A subclass may decrypt in its `read()`. An object that delegates to a file may limit the bytes that are read.
     """
     file = _without_tempfile(file)
     if type(file) is FileIO:

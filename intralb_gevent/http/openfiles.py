@@ -1,7 +1,8 @@
-"""How many files the process may open, and how many of them are kept from clients, for handlers, probes and logs.
+"""Divide the limit on open files between clients and all other uses: handlers, probes and logs.
 
-The system gives each new file the lowest number that is free. So a connection whose number is `clients_end` or more
-shows that all lower ones are taken, by whatever; it is refused, and the numbers from there on are left to others.
+The kernel gives each new file the lowest free descriptor. So if a connection gets the descriptor `clients_end` or a
+higher one, all lower descriptors are in use, and the connection is rejected. The descriptors above are reserved for
+other uses.
 """
 
 from __future__ import annotations
@@ -11,19 +12,21 @@ import resource
 import sys
 from typing import Final
 
-from ..options import Options
-from .limits import REFUSED_CONNECTIONS
+from ..config.options import Options
 
-__all__ = ["OPEN_FILES"]
+__all__ = ["OPEN_FILES", "REFUSED_CONNECTIONS"]
+
+REFUSED_CONNECTIONS: Final = 256
+"""Maximum connections beyond `max_connections` that are answered with 503; more are closed without a response."""
 
 _FILES_OF_A_HANDLER: Final = 2
-"""A database session, and one more file or socket, for each slot."""
+"""Open files per slot: a database session and one more file or socket."""
 
 _OWN_FILES: Final = 128
-"""Listeners, logs, the connections to the admin address, and what Python and gevent have open."""
+"""Open files for listeners, logs, connections to the admin address, Python and gevent."""
 
 _LEAST_RESERVE: Final = 96
-"""Kept from clients where the limit is low, though never more than half of it."""
+"""Minimum number of files to reserve for other uses if the limit is low; but at most half of the limit is reserved."""
 
 _RAISED: Final = "raised the limit of open files from {} to {}, which max_connections={} and the handlers need"
 _TOO_FEW: Final = (
@@ -33,25 +36,25 @@ _TOO_FEW: Final = (
 
 
 class _OpenFiles:
-    """The limit of this process, shared out between clients and everything else when a server starts."""
+    """The process's limit on open files, divided between clients and all other uses when a server starts."""
 
     def __init__(self) -> None:
         self.clients_end = sys.maxsize
-        """The first number of an open file with which a connection is refused."""
+        """The lowest descriptor with which a connection is rejected."""
         self.refused = REFUSED_CONNECTIONS
-        """Connections beyond that which are answered 503, and not just closed."""
+        """Maximum number of rejected connections that are answered with 503; more are closed without a response."""
         self._reported = ""
 
     def __repr__(self) -> str:
-        return f"<_OpenFiles: clients below {self.clients_end}, then {self.refused} refused ones>"
+        return f"<_OpenFiles: clients below {self.clients_end}, then {self.refused} rejected ones>"
 
     @property
     def refused_end(self) -> int:
-        """The first number of an open file that nothing of a client's may have."""
+        """The lowest descriptor that no file of a client may have."""
         return self.clients_end + self.refused
 
     def raise_limit(self, options: Options, addresses: int) -> None:
-        """Raise the soft limit to what the servers on so many addresses need, as far as the hard one allows."""
+        """Raise the soft limit to the files that servers on this number of addresses need, up to the hard limit."""
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         most = _needed(options, addresses)
         if hard != resource.RLIM_INFINITY:
@@ -61,12 +64,12 @@ class _OpenFiles:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
         except (OSError, ValueError):
-            # macOS has a lower limit that it does not tell; `share_out` says what the present one allows.
+            # macOS has a lower limit that it does not report; `share_out` logs what the current limit allows.
             return
         _report(logging.INFO, _RAISED.format(soft, most, options.max_connections))
 
     def share_out(self, options: Options) -> None:
-        """Find out what the present limit allows clients to have, and warn if that is less than `max_connections`."""
+        """Compute how many connections the current limit allows; warn if it allows fewer than `max_connections`."""
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         if limit == resource.RLIM_INFINITY:
             limit = sys.maxsize
@@ -77,7 +80,7 @@ class _OpenFiles:
             self._warn(_TOO_FEW.format(limit, self.clients_end, options.max_connections, _needed(options, 1)))
 
     def _warn(self, text: str) -> None:
-        # Once, not for each address.
+        # Warn once, not for each address.
         if text != self._reported:
             self._reported = text
             _report(logging.WARNING, text)
@@ -100,4 +103,4 @@ def _report(level: int, text: str) -> None:
 
 
 OPEN_FILES: Final = _OpenFiles()
-"""The limit is the process's, so there is one of these."""
+"""The only instance, because the limit applies to the process."""

@@ -1,8 +1,7 @@
-"""What a connection has still to send, in the order in which it was said.
+"""Keep the unsent data of a connection, in order.
 
-Decides where it is kept: in memory while the server's connections together keep little there, in a temporary file
-beyond. So clients that do not read hold no slot, and many of them hold little memory. It must not know when a socket
-can be written to.
+Unsent data is kept in memory while the server's budget lasts, then in temporary files. So clients that do not read
+occupy no slots and little memory.
 """
 
 from __future__ import annotations
@@ -12,26 +11,28 @@ import os
 from collections import deque
 from typing import Any, Final
 
-from .limits import SPILL_FILE_BYTES
 from .spill import temporary_file, write_all
 
 __all__ = ["Outbox", "OutputBudget"]
 
-TURN_BYTES: Final = 4 * 1024 * 1024
-"""Sent to one client before others have their turn."""
+MAX_BYTES_PER_CALL: Final = 4 * 1024 * 1024
+"""Maximum bytes sent to one client before the hub serves other clients."""
+
+SPILL_FILE_BYTES: Final = 32 * 1024 * 1024
+"""Size in bytes at which a temporary file is full, and a new one is created; each is deleted once its data is sent."""
 
 READ_BYTES: Final = 256 * 1024
-"""Read from a file at a time where the system cannot send it by itself (TLS)."""
+"""Bytes per read from a file that the kernel cannot send directly, as with TLS."""
 
 SMALL_BYTES: Final = 4 * 1024
-"""Up to this size bytes are copied behind each other: kept as they are, an answer of 100 bytes would take 500."""
+"""Maximum size in bytes of data that is copied into a shared buffer. As a separate object, 100 bytes would take 500."""
 
 JOINED_MOST_BYTES: Final = 64 * 1024
-"""Copied behind each other before another piece is begun."""
+"""Size in bytes at which a shared buffer is full, and a new one is created."""
 
 
 class OutputBudget:
-    """How much all connections of a server keep unsent, in memory and in files."""
+    """The unsent bytes of all connections of a server, in memory and in files, and the limit for those in memory."""
 
     __slots__ = ("in_files", "in_memory", "memory_limit")
 
@@ -45,7 +46,7 @@ class OutputBudget:
 
 
 class _Spill:
-    """A temporary file of unsent bytes: how far it is written, and how much of it is still to be sent."""
+    """A temporary file of unsent data, with the number of bytes written to it and of those still to be sent."""
 
     __slots__ = ("end", "file", "left")
 
@@ -56,7 +57,7 @@ class _Spill:
 
 
 class _FilePart:
-    """A stretch of an open file, which is a temporary one of ours or a descriptor that is ours alone to close."""
+    """A range of an open file: a temporary file of this module, or another file that must be closed once it is sent."""
 
     __slots__ = ("count", "descriptor", "offset", "spill")
 
@@ -68,12 +69,12 @@ class _FilePart:
 
 
 def _held(part: memoryview) -> int:
-    """Return how many bytes are kept for the sake of a part: those of the object that it is a part of."""
+    """Return the bytes of memory that a part keeps alive: the size of the whole object behind the view."""
     return memoryview(part.obj).nbytes
 
 
 class Outbox:
-    """A queue of bytes and stretches of files; `size` is how many bytes are in it."""
+    """A queue of bytes and ranges of files; `size` is the number of bytes in the queue."""
 
     __slots__ = ("_budget", "_parts", "_spill", "sent", "size")
 
@@ -81,16 +82,16 @@ class Outbox:
         self._budget = budget
         self._parts: deque[memoryview | bytearray | _FilePart] = deque()
         self._spill: _Spill | None = None
-        """The file that is written to now."""
+        """The temporary file that is being written; None if there is none."""
         self.size = 0
         self.sent = 0
-        """How many bytes have been sent from it."""
+        """Total number of bytes sent from the queue."""
 
     def __repr__(self) -> str:
         return f"<Outbox {self.size} bytes in {len(self._parts)} parts>"
 
     def add(self, data: memoryview) -> None:
-        """Keep bytes, in memory if the budget allows; raises OSError when the temporary file cannot take them."""
+        """Append bytes, in memory if the budget allows it. Raises OSError if the temporary file cannot be written."""
         small = len(data) <= SMALL_BYTES
         held = len(data) if small else _held(data)
         self.size += len(data)
@@ -125,16 +126,16 @@ class Outbox:
         spill.left += len(data)
 
     def add_file(self, descriptor: int, offset: int, count: int) -> None:
-        """Keep a stretch of an open file; the descriptor is closed when it is sent."""
+        """Append a range of an open file; the descriptor is closed once the range is sent."""
         self.size += count
         self._parts.append(_FilePart(descriptor, offset, count))
 
     def send_to(self, sock: Any) -> None:
-        """Send as much as the socket takes now, `TURN_BYTES` at most.
+        """Send as much as the socket accepts now, up to about `MAX_BYTES_PER_CALL`.
 
-        Raises BlockingIOError at the socket's limit, another OSError when it is broken.
+        Raises BlockingIOError if the socket is full, and another OSError if it is broken.
         """
-        enough = self.size - TURN_BYTES
+        enough = self.size - MAX_BYTES_PER_CALL
         while self._parts and self.size > enough:
             part = self._parts[0]
             if isinstance(part, _FilePart):
@@ -146,20 +147,20 @@ class Outbox:
         sent = sock.send(part)
         self.size -= sent
         self.sent += sent
-        if isinstance(part, bytearray):
-            self._budget.in_memory -= sent
-            del part[:sent]
-            if not part:
-                self._parts.popleft()
-        elif sent < len(part):
+        left = len(part) - sent
+        if left:
+            # Copy the rest: deleting the sent bytes could leave a bytearray with twice the memory that it needs.
             self._parts[0] = part[sent:]
         else:
-            self._budget.in_memory -= _held(part)
             self._parts.popleft()
+        if isinstance(part, bytearray):
+            self._budget.in_memory -= sent
+        elif not left:
+            self._budget.in_memory -= _held(part)
 
     def _send_file(self, sock: Any, part: _FilePart) -> None:
         if isinstance(sock, _socket.socket):
-            sent = os.sendfile(sock.fileno(), part.descriptor, part.offset, min(part.count, TURN_BYTES))
+            sent = os.sendfile(sock.fileno(), part.descriptor, part.offset, min(part.count, MAX_BYTES_PER_CALL))
         else:
             sent = sock.send(os.pread(part.descriptor, min(part.count, READ_BYTES), part.offset))
         if not sent:
@@ -173,7 +174,7 @@ class Outbox:
             self._parts.popleft()
 
     def _forget(self, part: _FilePart, count: int) -> None:
-        """So much of a part needs no file any more; close the file with the last of it."""
+        """Release `count` sent bytes of a file, and close the file after its last byte."""
         spill = part.spill
         if spill is None:
             if not part.count:
@@ -187,7 +188,7 @@ class Outbox:
                 self._spill = None
 
     def clear(self) -> None:
-        """Forget everything unsent."""
+        """Discard all unsent data."""
         for part in self._parts:
             if isinstance(part, _FilePart):
                 unsent, part.count = part.count, 0
@@ -196,7 +197,7 @@ class Outbox:
                 self._budget.in_memory -= len(part) if isinstance(part, bytearray) else _held(part)
         self._parts.clear()
         if self._spill is not None:
-            # It was made, and could not be written.
+            # The temporary file was created, but could not be written.
             self._spill.file.close()
             self._spill = None
         self.size = 0

@@ -1,13 +1,13 @@
-"""Why a request is refused before an application sees it: a status for each rule, and fixed words that name the rule.
+"""The responses to requests that are rejected before an application is called: a status and a fixed text for each rule.
 
-Decides the words, also for the errors of httptools. They never show what a client sent, so they may be logged.
+The texts also cover the errors of httptools. No text contains data of a client, so all texts may be logged.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from ..policy.answers import Answer
+from ..policy.cannedresponses import CannedResponse
 
 __all__ = [
     "BAD_AUTHORITY",
@@ -35,28 +35,39 @@ __all__ = [
     "UNKNOWN_CODING",
     "UNKNOWN_EXPECTATION",
     "UNKNOWN_VERSION",
+    "Refused",
     "refusal_of",
 ]
 
 
-def _bad(words: str) -> Answer:
-    return Answer("400 Bad Request", words)
+class Refused(Exception):
+    """Raised in a callback of the parser to reject the request; its argument is the response."""
 
 
-TOO_SLOW: Final = Answer("408 Request Timeout", "The request did not arrive in time.")
-BODY_TOO_LARGE: Final = Answer("413 Content Too Large", "The request's body is larger than this server takes.")
-TARGET_TOO_LONG: Final = Answer("414 URI Too Long", "The request's target is longer than this server takes.")
-UNKNOWN_EXPECTATION: Final = Answer("417 Expectation Failed", "This server does not know what the request expects.")
-FIELDS_TOO_LARGE: Final = Answer(
-    "431 Request Header Fields Too Large", "The request's header fields are more or larger than this server takes."
+def _bad(words: str) -> CannedResponse:
+    return CannedResponse("400 Bad Request", words)
+
+
+TOO_SLOW: Final = CannedResponse("408 Request Timeout", "The request did not arrive in time.")
+BODY_TOO_LARGE: Final = CannedResponse(
+    "413 Content Too Large", "The request's body is larger than this server accepts."
 )
-CONNECT_REFUSED: Final = Answer("501 Not Implemented", "This server makes no tunnels (CONNECT).")
-METHOD_TOO_LONG: Final = Answer("501 Not Implemented", "The request's method is longer than this server takes.")
-UNKNOWN_CODING: Final = Answer("501 Not Implemented", "This server knows no transfer coding but chunked.")
-UNKNOWN_VERSION: Final = Answer("505 HTTP Version Not Supported", "This server speaks HTTP/1.0 and HTTP/1.1.")
-NO_ROOM_FOR_BODY: Final = Answer("507 Insufficient Storage", "This server has no room for the request's body.")
+TARGET_TOO_LONG: Final = CannedResponse("414 URI Too Long", "The request's target is longer than this server accepts.")
+UNKNOWN_EXPECTATION: Final = CannedResponse("417 Expectation Failed", "This server does not support this Expect field.")
+FIELDS_TOO_LARGE: Final = CannedResponse(
+    "431 Request Header Fields Too Large", "The request's header fields are more or larger than this server accepts."
+)
+CONNECT_REFUSED: Final = CannedResponse("501 Not Implemented", "This server does not support CONNECT (tunnels).")
+METHOD_TOO_LONG: Final = CannedResponse(
+    "501 Not Implemented", "The request's method is longer than this server accepts."
+)
+UNKNOWN_CODING: Final = CannedResponse("501 Not Implemented", "This server supports no transfer coding but chunked.")
+UNKNOWN_VERSION: Final = CannedResponse("505 HTTP Version Not Supported", "This server speaks HTTP/1.0 and HTTP/1.1.")
+NO_ROOM_FOR_BODY: Final = CannedResponse(
+    "507 Insufficient Storage", "This server has no disk space for the request's body."
+)
 
-BODY_TOO_SHORT: Final = _bad("The request's body has ended before its length.")
+BODY_TOO_SHORT: Final = _bad("The request's body ended before its declared length.")
 PLAIN_HTTP: Final = _bad("This port speaks HTTPS, and the request is plain HTTP.")
 ENCRYPTED: Final = _bad("This port speaks plain HTTP, and the request is HTTPS.")
 NO_HOST: Final = _bad("The request has no Host field.")
@@ -66,13 +77,13 @@ LENGTH_TOO_LONG: Final = _bad("The request's Content-Length has more than 20 dig
 BAD_HOST: Final = _bad(
     "The request's Host field has a character that is not allowed in a host, or a port of more than five digits."
 )
-FRAGMENT: Final = _bad("The request's target has a #, which stays with the client; as a part of a path it is %23.")
+FRAGMENT: Final = _bad("The request's target has a #, which a client must not send; in a path it is written %23.")
 BAD_FORM_OF_TARGET: Final = _bad("The request's target is neither a path nor an http or https URI.")
 BAD_AUTHORITY: Final = _bad(
     "The host of the request's target is missing, or has a character that is not allowed, or a port of more than five "
     "digits."
 )
-CHUNKED_HTTP_1_0: Final = _bad("The request has a Transfer-Encoding, which HTTP/1.0 does not know.")
+CHUNKED_HTTP_1_0: Final = _bad("The request has a Transfer-Encoding, which HTTP/1.0 does not support.")
 TOO_MANY_LINE_ENDS: Final = _bad("There are too many line ends before the request.")
 CHUNKS_TOO_SMALL: Final = _bad("The chunks of the request's body are too small, or their extensions too large.")
 
@@ -83,7 +94,7 @@ REPEATED: Final = {
     "HTTP_AUTHORIZATION": _bad("The request has two Authorization fields."),
     "HTTP_EXPECT": _bad("The request has two Expect fields."),
 }
-"""Fields that may be sent once only, by their names in the environ: a second one is an error, or smuggling."""
+"""Responses to repeated header fields, by environ key. A second such field is an error, or request smuggling."""
 
 _MALFORMED: Final = _bad("The request is not well-formed HTTP.")
 _METHOD: Final = _bad("The request does not begin with a method and a space.")
@@ -154,11 +165,11 @@ _REFUSALS: Final = {
     "Missing expected CR after chunk data": _CHUNK_END,
     "Expected LF after chunk data": _CHUNK_END,
 }
-"""By what httptools says of its errors; another version may say other things."""
+"""Responses by the messages of httptools' errors. Another version of httptools may have other messages."""
 
 
-def refusal_of(error: Exception) -> Answer:
-    """Return what a request is answered that httptools cannot parse."""
+def refusal_of(error: Exception) -> CannedResponse:
+    """Return the response to a request that httptools cannot parse."""
     said = str(error)
     if "chunk extension" in said:
         return _CHUNK_EXTENSION

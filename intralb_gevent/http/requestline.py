@@ -1,8 +1,8 @@
-"""Request lines that httptools refuses and HTTP allows: any token as a method, HTTP/1.2 to 1.9, raw bytes in a target.
+"""Parse request lines that HTTP allows and httptools rejects: any method, HTTP/1.2 to 1.9, raw bytes in a target.
 
-Decides which line httptools is given instead, with the same meaning to it: it knows a fixed list of methods, treats
-all of them alike but CONNECT, and tells nobody where in its input a request begins. Only requests that it has refused
-come here.
+A request with such a line is parsed again with a substitute line. httptools knows a fixed list of methods and treats
+all of them alike except CONNECT, so the substitute line has no other effect. This module also determines where in its
+input a request begins, because httptools does not report it. Only rejected requests are parsed again.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from urllib.parse import quote_from_bytes
 
 import httptools
 
-from ..policy.answers import Answer
+from ..policy.cannedresponses import CannedResponse
 from .refusals import ENCRYPTED, METHOD_TOO_LONG
 
-__all__ = ["LineReplaced", "StandIn", "last_beginning", "line_begun", "line_refusal", "line_replaced"]
+__all__ = ["LineReplaced", "StandIn", "last_beginning", "line_begun", "line_refusal", "line_replaced", "possible_end"]
 
 METHOD_BYTES: Final = 64
-"""The longest method; the longest registered one has 17."""
+"""Maximum length of a method in bytes; the longest registered method has 17."""
 
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 _METHOD: Final = re.compile(rb"(%b{1,%d}) " % (_TOKEN, METHOD_BYTES)).match
@@ -30,33 +30,33 @@ _LONG_METHOD: Final = re.compile(rb"%b{%d}" % (_TOKEN, METHOD_BYTES + 1)).match
 _LINE_BEGUN: Final = re.compile(rb"%b{1,%d}(?: [^\x00-\x1f\x7f]*\r?)?" % (_TOKEN, METHOD_BYTES)).fullmatch
 _LATER_VERSION: Final = re.compile(rb" HTTP/1\.[2-9]\r\n\Z")
 _TLS_HANDSHAKE: Final = b"\x16\x03"
-"""The type of the first record of TLS, and the first byte of its version (RFC 8446, 5.1)."""
+"""The first two bytes of a TLS handshake: a record type and the first byte of a version (RFC 8446, 5.1)."""
 _ASCII: Final = bytes(range(0x80))
 
 
 class LineReplaced(NamedTuple):
-    """The method of a request, and its bytes with a line that httptools understands."""
+    """The method of a request, and the bytes of the request with a request line that httptools accepts."""
 
     method: bytes
     data: bytes
 
 
-def line_refusal(data: bytes, refusal: Answer) -> Answer:
-    """Return what a request is answered whose line is refused: that it is HTTPS, its method too long, or `refusal`."""
+def line_refusal(data: bytes, refusal: CannedResponse) -> CannedResponse:
+    """Return `refusal`, or a more exact response to a request line with HTTPS on a plain port or a long method."""
     if data.startswith(_TLS_HANDSHAKE):
         return ENCRYPTED
     return METHOD_TOO_LONG if _LONG_METHOD(data) else refusal
 
 
 def line_begun(data: bytes) -> bool:
-    """Say whether bytes without a line feed may become a request line with more to come."""
+    """Return whether `data`, which has no line feed, may be the beginning of a request line."""
     return _LINE_BEGUN(data) is not None
 
 
 def line_replaced(data: bytes) -> LineReplaced | None:
-    """Return the bytes of a request with another line; None where it does not begin with a method and a space.
+    """Return a request with a substitute line, or None if it does not begin with a method and a space.
 
-    A version after 1.1 is read as that (RFC 9110, 2.5), and raw bytes of a target are percent-encoded.
+    A version after 1.1 is replaced by 1.1 (RFC 9110, 2.5), and raw bytes of a target are percent-encoded.
     """
     match = _METHOD(data)
     if match is None:
@@ -70,7 +70,7 @@ def line_replaced(data: bytes) -> LineReplaced | None:
 
 
 class StandIn:
-    """A parser of httptools that reads a request with another method first: it reports this one for that request."""
+    """An httptools parser for a request with a substitute method, which reports the original method."""
 
     __slots__ = ("_method", "_parser", "feed_data", "get_http_version", "should_keep_alive", "should_upgrade")
 
@@ -87,17 +87,17 @@ class StandIn:
 
     @property
     def in_head(self) -> bool:
-        """Whether the head of the request with the other method has not been read yet."""
+        """True until the head of the request with the substitute method has been read."""
         return self._method is not None
 
     def get_method(self) -> bytes:
-        """Return the method of a request whose head is complete; called once for each."""
+        """Return the method of a request with a complete head. Call this once for each request."""
         method, self._method = self._method, None
         return self._parser.get_method() if method is None else method
 
 
 class _Beginnings:
-    """Counts the requests that begin in bytes."""
+    """A counter of the requests that begin in the parsed data."""
 
     __slots__ = ("count",)
 
@@ -105,11 +105,12 @@ class _Beginnings:
         self.count = 0
 
     def on_message_begin(self) -> None:
+        """Count a request."""
         self.count += 1
 
 
 def last_beginning(data: bytes) -> int:
-    """Return where in these bytes the last of the requests begins that begin there; they begin between two requests."""
+    """Return the offset at which the last request in `data` begins; `data` must begin between two requests."""
     count = _beginnings(data)
     if count == 1:
         return len(data) - len(data.lstrip(b"\r\n"))
@@ -121,3 +122,17 @@ def _beginnings(data: bytes) -> int:
     with suppress(httptools.HttpParserError, httptools.HttpParserUpgrade):
         httptools.HttpRequestParser(beginnings).feed_data(data)
     return beginnings.count
+
+
+_LINE_ENDS: Final = re.compile(rb"[\r\n]+").match
+_EMPTY_LINE: Final = re.compile(rb"\n\r\n[\r\n]*").search
+
+
+def possible_end(data: bytes, start: int) -> int:
+    """Return an offset in `data` that is at or after `start`, and not beyond the first byte of the next request.
+
+    Heads and chunked bodies end with an empty line; the first bytes of this line may be in earlier data. Line ends
+    before a request have no meaning.
+    """
+    match = _LINE_ENDS(data, start) or _EMPTY_LINE(data, start)
+    return len(data) if match is None else match.end()

@@ -1,7 +1,7 @@
-"""The exchange of a connection: what an application answers, framed as HTTP/1.1.
+"""The exchange of a connection, which runs the application and frames its response as HTTP/1.1.
 
-Decides framing: by length where one is known, in chunks where not, by closing for HTTP/1.0; and what a connection may
-be used for afterwards. It must not know sockets: it hands bytes to its connection.
+A body of known length gets a Content-Length. Any other body is chunked or, for HTTP/1.0, ended by closing the
+connection. This module also decides whether the connection can be reused.
 """
 
 from __future__ import annotations
@@ -10,16 +10,14 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ..aborts.safepoints import calls_application
 from ..errors import ClientDisconnected
-from ..integrations.geventwebsocket import WEBSOCKET_KEY, open_websocket, wants_websocket
-from ..policy.answers import Answer
-from ..pool.exchange import Application, Exchange, Runner, as_bytes, require_room
-from ..pool.safepoints import calls_application
-from ..pool.upgrades import SOCKET_KEY, SWITCHING, FirstUse, Upgrade
+from ..policy.cannedresponses import CannedResponse
+from ..pool.exchange import Application, Runner, as_bytes, require_room
 from .filewrapper import FileWrapper
-from .framing import SERVER_LINE, ResponseHead, date_and_server_lines, date_line, hints, response_head
-from .parser import Request
-from .upgrade import switching_head
+from .request import Request
+from .responsehead import SERVER_LINE, ResponseHead, date_and_server_lines, date_line, hints, response_head
+from .takeover import UpgradableExchange
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -27,44 +25,27 @@ if TYPE_CHECKING:
 __all__ = ["Response"]
 
 
-class Response(Exchange):
+class Response(UpgradableExchange):
     """One response on a connection, from `start_response` to its last byte."""
 
     __slots__ = (
         "_chunked",
-        "_connection",
-        "_diverted",
         "_head",
-        "_held",
+        "_head_size",
         "_left",
         "_passed",
-        "_started",
-        "_switching",
-        "ended",
-        "request",
-        "status",
     )
 
     def __init__(self, connection: Connection, request: Request) -> None:
-        self.status = ""
-        self._connection = connection
-        self.request = request
+        super().__init__(connection, request)
         self._head: ResponseHead | None = None
-        self._started = False
-        self.ended = False
-        """Whether nothing more is sent: all of it is, or has been given up."""
-        self._diverted = False
-        """Whether the application has switched protocols, so that what it returns is no response."""
-        self._switching = b""
-        """The head of an answer with status 101, after which what the application returns is sent as it is."""
-        self.upgrade = None
         self._chunked = False
         self._left: int | None = None
-        """Bytes of body that may still be sent, where that is known; all others are dropped."""
+        """Bytes of the body that may still be sent, or None if the length is unknown; excess bytes are dropped."""
+        self._head_size = 0
+        """Bytes of the response's head."""
         self._passed = 0
-        """Bytes given to the connection."""
-        self._held: list[bytes] | None = None
-        """The parts of a stream that is kept back."""
+        """Bytes of the response passed to the connection, including the head."""
 
     def __repr__(self) -> str:
         progress = "ended" if self.ended else "started" if self._started else "not started"
@@ -72,9 +53,9 @@ class Response(Exchange):
 
     @calls_application
     def run(self, application: Application, environ: dict[str, Any], runner: Runner) -> None:
-        """Call the application and send all that it yields; raises what the application raises.
+        """Call the application and send all parts of its response. Raises any exception of the application.
 
-        A list of one part, which is what most frameworks return, goes out in one piece with its head.
+        Most frameworks return a list of one part; such a part is sent together with the head.
         """
         self._runner = runner
         self._in_parts = False
@@ -82,7 +63,7 @@ class Response(Exchange):
         if self.request.offers_upgrade:
             self._offer(application, environ)
         try:
-            # Of any type, and so are its parts.
+            # The result of the application and its parts may be of any type.
             result: Any = application(environ, self.start_response)
             try:
                 if type(result) is list and len(result) == 1 and not self._started:
@@ -96,7 +77,7 @@ class Response(Exchange):
                             self.write(chunk)
                 self.finish()
             finally:
-                # Looking for what a list has not would take longer than all else here.
+                # Skip the lookup of `close` for a list, because it would take longer than the rest of this method.
                 close = None if type(result) is list else getattr(result, "close", None)
                 if close is not None:
                     close()
@@ -109,57 +90,8 @@ class Response(Exchange):
     def _may_send_file(self, result: Any) -> bool:
         return type(result) is FileWrapper and not (self._started or self._diverted)
 
-    # An offer to upgrade.
-
-    def _offer(self, application: Application, environ: dict[str, Any]) -> None:
-        """Let the application take the connection over by using what it finds in the environ."""
-        environ[SOCKET_KEY] = FirstUse(self._taken_socket)
-        if wants_websocket(environ):
-            environ[WEBSOCKET_KEY] = FirstUse(lambda: self._taken_websocket(application, environ))
-
-    def _taken_socket(self) -> Any:
-        return self._take_over().sock
-
-    def _taken_websocket(self, application: Application, environ: dict[str, Any]) -> Any:
-        upgrade = self._take_over()
-        websocket, upgrade.at_end = open_websocket(upgrade.sock, environ, application)
-        return websocket
-
-    def _take_over(self) -> Upgrade:
-        """Return the connection, which is the application's from now on; waits until earlier responses are sent."""
-        if self.upgrade is None:
-            self._runner.wait_for_client(self._connection.wait_until_all_taken)
-        # It may have been taken over meanwhile, in another greenlet of the application's.
-        return self._take_over_now() if self.upgrade is None else self.upgrade
-
-    def _take_over_now(self) -> Upgrade:
-        self._check_open()
-        if self._started or self._held is not None:
-            raise RuntimeError("the response has begun, so its connection cannot be taken over any more")
-        self.status = self.status if self._switching else SWITCHING
-        self._runner.begin_upgrade()
-        self._diverted = self.ended = True
-        self.upgrade = upgrade = self._connection.hand_over(self.request)
-        if self._switching:
-            upgrade.sock.sendall(self._switching)
-        return upgrade
-
-    def _divert(self, data: Any) -> None:
-        """Send bytes as they are if the application has answered 101; otherwise what it returns is no response."""
-        if self._switching:
-            self._take_over().sock.sendall(data)
-
-    def _switch(self, status: str, headers: Any) -> Callable[[Any], object]:
-        """Take the status 101 and its headers; the connection is taken over with the first bytes behind them."""
-        self._switching = switching_head(status, headers)
-        self.status = status
-        self._diverted = True
-        return self.write
-
-    # The response.
-
     def start_response(self, status: Any, headers: Any, exc_info: Any = None) -> Callable[[Any], object]:
-        """Take status and headers as PEP 3333 says; return `write`."""
+        """Set status and headers as PEP 3333 specifies, and return `write`."""
         if exc_info is not None:
             try:
                 if self._started and exc_info[1] is not None:
@@ -175,7 +107,7 @@ class Response(Exchange):
         if self.request.offers_upgrade and str(status)[:3] == "101":
             return self._switch(status, headers)
         if self._diverted:
-            # By `exc_info` the application takes the status 101 back.
+            # By calling `start_response` with `exc_info`, the application withdraws its status 101.
             self._diverted, self._switching = False, b""
         self._head = head = response_head(status, headers)
         self.status = status
@@ -186,21 +118,21 @@ class Response(Exchange):
         return self.write
 
     def early_hints(self, headers: Any) -> None:
-        """Send header fields ahead of the response, as `wsgi.early_hints`; waits while the client is too far behind."""
+        """Send header fields ahead of the response (`wsgi.early_hints`); wait while the client is too far behind."""
         data = hints(headers)
         self._check_open()
         if self._started:
             raise RuntimeError("early hints cannot be sent behind the headers of the response; send them before")
         if self.request.http_1_1:
-            if self._connection.far_behind:
-                self._runner.wait_for_client(self._connection.wait_until_taken)
+            if self._output.far_behind:
+                self._runner.wait_for_client(self._output.wait_drained)
                 self._check_open()
-            self._connection.send(data, b"")
+            self._output.send(data, b"")
 
     def write(self, data: Any) -> None:
-        """Send a part of the body, headers first; waits while the client is too far behind."""
-        if self._runner.turn_wanted:
-            self._runner.take_turn()
+        """Send a part of the body, and first the head if unsent; wait while the client is too far behind."""
+        if self._runner.yield_requested:
+            self._runner.yield_to_hub()
         data = as_bytes(data)
         if self._diverted:
             self._divert(data)
@@ -208,22 +140,22 @@ class Response(Exchange):
         self._check_open()
         if not self._started and self._keeps_back(data):
             return
-        connection = self._connection
-        if connection.far_behind:
-            self._runner.wait_for_client(connection.wait_until_taken)
+        output = self._output
+        if output.far_behind:
+            self._runner.wait_for_client(output.wait_drained)
             self._check_open()
         head = b"" if self._started else self._start(None)
         data = self._framed(data)
         self._passed += len(head) + len(data)
         if self._left == 0 and not self._chunked:
-            connection.send_last(head, data)
+            output.send_final(head, data)
         else:
-            connection.send(head, data)
+            output.send(head, data)
         if data and self._pace is not None:
             self._pace.part_sent()
 
     def _keeps_back(self, data: bytes) -> bool:
-        """Begin a stream with its first part; say whether that, or one after it, is kept back."""
+        """Begin a stream if this is its first part; return whether this part and later parts are held back."""
         if self._pace is None and self._is_stream(len(data)):
             self._pace = self._runner.begin_stream()
         held = self._held
@@ -234,34 +166,34 @@ class Response(Exchange):
         return True
 
     def _is_stream(self, size: int) -> bool:
-        """Say whether more may come behind the first part, which has so many bytes, and is not there yet."""
+        """Return whether a first part of `size` bytes may be followed by parts that are not available yet."""
         head = self._head
         if self._in_parts or head is None or head.bodiless or self.request.head_only:
             return False
         return head.length is None or size < head.length
 
     def hold(self) -> None:
-        """Keep the parts back that come from now on."""
+        """Hold back all parts of the body that are written from now on."""
         self._held = []
 
     def release(self) -> None:
-        """Send what has been kept back."""
+        """Send the parts that were held back."""
         held, self._held = self._held, None
-        if not held or self.ended or self._connection.closed:
+        if not held or self.ended or self._output.closed:
             return
         head = self._start(None)
         data = b"".join([self._framed(part) for part in held])
         self._passed += len(head) + len(data)
-        self._connection.send(head, data)
+        self._output.send(head, data)
 
     def _send_whole(self, data: Any) -> None:
-        """Send a body that is there as a whole together with its head."""
+        """Send a complete body together with its head."""
         data = as_bytes(data)
         if self._diverted:
             self._divert(data)
             return
-        connection = self._connection
-        if self.ended or connection.closed:
+        output = self._output
+        if self.ended or output.closed:
             self._check_open()
         head = self._start(len(data))
         if self._left == len(data):
@@ -269,10 +201,10 @@ class Response(Exchange):
         else:
             data = self._framed(data)
         self._passed = len(head) + len(data)
-        connection.send_last(head, data)
+        output.send_final(head, data)
 
     def _send_file(self, descriptor: int, offset: int, count: int) -> None:
-        """Let the system send a stretch of a file; the slot need not wait for the client to take it."""
+        """Let the connection send a range of a file; the slot does not wait until the range is sent."""
         self._check_open()
         head = self._start(count)
         count = min(count, self._left or 0)
@@ -280,45 +212,46 @@ class Response(Exchange):
             self._left -= count
         self._passed = len(head) + count
         if count:
-            self._connection.send_file(head, os.dup(descriptor), offset, count)
+            self._output.send_file(head, os.dup(descriptor), offset, count)
         else:
-            self._connection.send(head, b"")
+            self._output.send(head, b"")
 
     @property
     def client_disconnected(self) -> Callable[[], bool]:
-        """What says whether the client has left, as far as its socket tells."""
+        """A function that returns whether the client has disconnected, as far as its socket shows."""
         return self._connection.has_left
 
-    def unseen_seconds(self) -> float:
-        """Return how long the request was here before it was read, as far as the system knows."""
-        return self._connection.unseen_seconds()
+    def socket_wait(self) -> float:
+        """Return the seconds that the request waited in the kernel before it was read, or 0 if unknown."""
+        return self._connection.socket_wait()
 
     @property
     def passed(self) -> int:
-        """Bytes of the response that the connection has been given."""
+        """Bytes of the response passed to the connection."""
         return self._passed
 
     @property
     def sent(self) -> int | None:
-        """Bytes of the response that the system has taken; None if not even its head was given to the connection."""
-        return max(0, self._passed - self._connection.unsent) if self._started else None
+        """Bytes of the response that the kernel has accepted; None if the response has not started."""
+        return max(0, self._passed - self._output.unsent) if self._started else None
+
+    @property
+    def body_size(self) -> int:
+        """Bytes of the response's body that were passed to the connection, for the log, with the framing of chunks."""
+        return max(0, self._passed - self._head_size)
 
     @property
     def begun(self) -> bool:
-        """Whether a part of it was sent, and more is to come."""
+        """True if the response has started and is not complete."""
         return self._started and not self.ended
 
     @property
     def lost(self) -> bool:
-        """Whether its connection is closed."""
-        return self._connection.closed
-
-    def _check_open(self) -> None:
-        if self.ended or self._connection.closed:
-            raise ClientDisconnected("nobody is there to read the response")
+        """True if the connection is closed."""
+        return self._output.closed
 
     def _start(self, length: int | None) -> bytes:
-        """Return the bytes of the head, having decided how the body is framed; `length` is its size if known."""
+        """Decide the framing of a body of `length` bytes (None if unknown), and return the bytes of the head."""
         head = self._head
         if head is None:
             raise RuntimeError("the application sent a body without having called start_response")
@@ -326,19 +259,24 @@ class Response(Exchange):
             lines = (b"" if head.has_date else date_line()) + (b"" if head.has_server else SERVER_LINE)
         else:
             lines = date_and_server_lines()
-        # Only now: where this is compiled, an abort may still arrive in Python's code that writes the date.
+        if load := self._connection.load_line:
+            lines += load
+        # Set this only now, because an abort may have been raised in the interpreted code that formats the date.
         self._started = True
         framing, request = self._framing_line(head, length), self.request
         if request.has_body:
             request.settle()
-        if request.keep_alive and request.http_1_1 and not self._connection.closing:
-            return b"%b%b%b\r\n" % (head.data, lines, framing)
-        return b"%b%b%b%b\r\n" % (head.data, lines, framing, self._connection_line())
+        if request.keep_alive and request.http_1_1 and not (self._connection.closing and self._connection.must_close):
+            data = b"%b%b%b\r\n" % (head.data, lines, framing)
+        else:
+            data = b"%b%b%b%b\r\n" % (head.data, lines, framing, self._connection_line())
+        self._head_size = len(data)
+        return data
 
     def _framing_line(self, head: ResponseHead, length: int | None) -> bytes:
         request = self.request
         if head.bodiless or request.head_only:
-            # What an application sends for HEAD says the length of GET's body only if it is there.
+            # For HEAD, the size of the body equals that for GET only if the application has sent a body.
             self._left = 0
             unsaid = length if head.length is None and not head.bodiless else None
             return b"Content-Length: %d\r\n" % unsaid if unsaid else b""
@@ -351,12 +289,12 @@ class Response(Exchange):
             self._chunked = True
             return b"Transfer-Encoding: chunked\r\n"
         request.keep_alive = False
-        self._connection.close_ends_body = True
+        self._output.close_ends_body = True
         return b""
 
     def _connection_line(self) -> bytes:
         request = self.request
-        if self._connection.closing:
+        if self._connection.must_close:
             request.keep_alive = False
         if not request.keep_alive:
             return b"Connection: close\r\n"
@@ -367,42 +305,44 @@ class Response(Exchange):
             return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
         if self._left is not None:
             if len(data) > self._left:
-                # More than was promised would be read as the beginning of the next response.
+                # Drop bytes beyond the declared length, which the client would parse as the next response.
                 data = data[: self._left]
             self._left -= len(data)
         return data
 
     def finish(self) -> None:
-        """Send what is left after the last part of the body, and let the connection go on."""
+        """Send the end of the response, and let the connection go on to the next request."""
         if self._diverted:
             self._divert(b"")
+            if self.upgrade is not None:
+                self.upgrade.complete = True
             return
-        connection = self._connection
-        if self.ended or connection.closed:
+        output = self._output
+        if self.ended or output.closed:
             self._check_open()
         if self._held is not None:
             self._runner.stream_is_whole()
             self.release()
         if not self._started:
-            connection.send_last(self._start(None if self.request.head_only else 0), b"")
+            output.send_final(self._start(None if self.request.head_only else 0), b"")
         if self._chunked:
-            connection.send_last(b"0\r\n\r\n", b"")
+            output.send_final(b"0\r\n\r\n", b"")
         if self._left:
-            # Less than was promised: only a closed connection tells the client.
+            # The body is shorter than declared; only closing the connection shows this to the client.
             self.request.keep_alive = False
         self.ended = True
-        if connection.closed:
-            raise ClientDisconnected("nobody is there to read the response")
+        if output.closed:
+            raise ClientDisconnected("the client has disconnected")
         length = None if self._head is None else self._head.length
-        connection.response_ended(self.request, self.request.keep_alive, self.status, length)
+        self._connection.response_ended(self.request, self.request.keep_alive, self.status, length)
 
-    def refuse(self, answer: Answer) -> None:
-        """Answer in the place of an application that is not run."""
+    def reject(self, answer: CannedResponse) -> None:
+        """Send `answer` without running the application."""
         self.request.release()
         self._answer(answer)
 
-    def fail(self, answer: Answer) -> None:
-        """End a response that cannot be finished: with `answer` before headers, by a cut after them."""
+    def fail(self, answer: CannedResponse) -> None:
+        """End a response that cannot be finished: send `answer` if the head is unsent, else cut the connection."""
         if self.ended:
             return
         if self._started:
@@ -411,7 +351,8 @@ class Response(Exchange):
         else:
             self._answer(answer)
 
-    def _answer(self, answer: Answer) -> None:
+    def _answer(self, answer: CannedResponse) -> None:
         self.ended = True
         self.status = answer.status
+        self._passed = 0 if self.request.head_only else len(answer.body)
         self._connection.answer(self.request, answer)

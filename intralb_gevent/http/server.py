@@ -1,15 +1,11 @@
-"""The server: gevent's `pywsgi.WSGIServer` outside, our own connections inside.
+"""The server: gevent's `pywsgi.WSGIServer` with this package's connections in place of gevent's handlers.
 
-Decides which connections are ours (all but those with a handler class of the user's) and how a server starts and stops.
-It must not know HTTP.
+This module starts and stops the server; `accepting.py` accepts connections. If the user passes a `handler_class`,
+gevent handles the connections.
 """
 
 from __future__ import annotations
 
-import _socket
-import contextlib
-import errno
-import math
 import socket
 from collections.abc import Callable
 from itertools import count
@@ -22,80 +18,83 @@ from gevent import pywsgi
 from gevent.exceptions import LoopExit
 
 from ..errors import OptionError
-from ..policy.answers import DRAINING, TOO_MANY_CONNECTIONS
+from ..hub.forks import FORKS, close_copy
+from ..hub.log import HubLog
+from ..policy.cannedresponses import DRAINING
 from ..pool.balancer import LoadBalancer
 from ..pool.cutlog import SHUTTING_DOWN
 from ..pool.exchange import Application
-from ..pool.forks import FORKS, close_copy
-from ..pool.hublog import HubLog
 from ..process.outlet import outlet_of
 from ..process.signals import SIGNALS
 from ..process.strays import Strays
+from ..siblings.sockets import listener_number
+from ..siblings.source import Siblings
+from ..supervise.table import OwnRow
+from .accepting import AcceptingServer
 from .authority import DEFAULT_PORTS
-from .connection import Connection
+from .body import BodyBudget
+from .context import ServerContext
 from .filewrapper import FileWrapper
-from .framing import SERVER
-from .front import Front
 from .hints import early_hints
-from .limits import BODIES_IN_MEMORY_BYTES, REFUSED_CONNECTIONS, UNSENT_IN_MEMORY_BYTES
+from .middleware import MiddlewareEntry
 from .openfiles import OPEN_FILES
 from .outbox import OutputBudget
-from .parser import BodyBudget
-from .shared import Shared
+from .requesthead import SET_BY_EVERY_REQUEST
+from .rescue import Rescue
+from .responsehead import SERVER
+from .sharing import Sharing
 from .shutdown import Shutdown, graceful_shutdown
 from .sweep import Sweep
-from .tls import tls_context
+from .tlscontext import tls_context
+from .unpatched import warn_if_unpatched
 
 __all__ = ["WSGIServer", "graceful_shutdown"]
 
 
-_OUT_OF_SOMETHING = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+UNSENT_IN_MEMORY_BYTES = 64 * 1024 * 1024
+"""Maximum bytes of unsent responses in memory, over all connections of a server; the rest goes to temporary files."""
 
-PAUSE_SECONDS = 0.1
-"""How long no connection is accepted after the system had nothing left for one."""
+BODIES_IN_MEMORY_BYTES = 32 * 1024 * 1024
+"""Maximum bytes of large request bodies in memory, over all connections of a server.
+
+Writing a body to a file takes longer than handling a request.
+"""
 
 REFUSED_SECONDS = 0.5
-"""How long clients whose requests have not arrived in time may read that, when the server stops."""
+"""Seconds that a stopping server gives clients to read the rejection of their incomplete requests."""
 
 ASKING_SECONDS = 1.0
-"""How long a connection on which nothing was asked yet stays open when the server stops, or half of the grace."""
-
-REPORT_SECONDS = 10.0
-"""How long it must have gone well before that is logged again."""
-
-_SET_BY_EVERY_REQUEST = (
-    *("REQUEST_METHOD", "RAW_URI", "REQUEST_URI", "PATH_INFO", "QUERY_STRING", "SERVER_PROTOCOL"),
-    *("REMOTE_ADDR", "REMOTE_PORT", "wsgi.input"),
-    *("intralb.deadline", "intralb.client_disconnected", "intralb.worker"),
-)
+"""Maximum seconds that a stopping server waits for the first request of new connections; at most half its timeout."""
 
 
-class WSGIServer(pywsgi.WSGIServer):
+class WSGIServer(AcceptingServer):
     """A `gevent.pywsgi.WSGIServer` whose requests go through a `LoadBalancer`.
 
-    Takes the arguments of its base class; `application` is a `LoadBalancer` or a plain WSGI application, which gets
-    one with default options. Middleware in front of a balancer is given together with it,
-    `WSGIServer(listener, middleware(balancer), balancer=balancer)`: it runs in a greenlet for each request and holds no
-    slot. Connections are looked after by the hub, with TLS too, so `spawn` has no part in them. With a
-    `handler_class` connections take gevent's own way, with the balancer behind it.
+    The server takes the arguments of its base class. `application` is a `LoadBalancer` or a plain WSGI application. For
+    a plain application, a balancer with default options is created. To put middleware in front of a balancer, pass
+    both: `WSGIServer(listener, middleware(balancer), balancer=balancer)`. Middleware runs in one greenlet per request
+    and occupies no slot. The hub handles all connections, including TLS, so `spawn` has no effect. With a
+    `handler_class`, gevent handles the connections and calls the balancer as its application.
     """
 
     backlog = 1024
     base_env = {**pywsgi.WSGIServer.base_env, "SERVER_SOFTWARE": SERVER, "wsgi.multithread": True}  # noqa: RUF012
 
     SWEEP_SECONDS = 0.5
-    """How often connections are looked at for clients that have taken too long."""
+    """Interval in seconds of the checks for connections that have timed out."""
 
-    socket: Any
-    _do_read: Any
-    _start_accepting_if_started: Any
-    _timer: Any
-    _stop_event: Any
-    _last_pause = -math.inf
-    _listener_failed = False
     shutdown: Shutdown | None = None
-    """What `graceful_shutdown` has prepared."""
+    """The shutdown that `graceful_shutdown` has set up."""
     _sweeper: Sweep | None = None
+    siblings_listen: Callable[[], bool] = staticmethod(lambda: False)
+    """Function that returns whether other processes continue to accept from this listener when the server stops."""
+    siblings: Callable[[int], Siblings] | None = None
+    """Function that returns, for the number of the listener's open file, the other processes that accept from it.
+
+    If the function is set, the server exchanges connections with these processes. Set the function before the server
+    starts.
+    """
+    _sharing = Sharing()
 
     def __init__(
         self,
@@ -117,10 +116,10 @@ class WSGIServer(pywsgi.WSGIServer):
         self.options = self.balancer.options
         self.own_connections = handler_class is None
         if not self.own_connections:
-            # Libraries tell by it where gevent's handler keeps the socket.
+            # By this value, libraries recognize gevent's handler, and then find its socket.
             self.base_env = {**self.base_env, "SERVER_SOFTWARE": pywsgi.WSGIServer.base_env["SERVER_SOFTWARE"]}
         self._accepted: WeakSet[Any] = WeakSet()
-        """The sockets of connections that are not ours."""
+        """The sockets of connections that gevent handles."""
         if ssl_args and self.own_connections:
             self.shared.tls = tls_context(ssl_args)
             ssl_args = {"ssl_context": self.shared.tls}
@@ -129,37 +128,37 @@ class WSGIServer(pywsgi.WSGIServer):
             self.shared.request_log = HubLog(self._write_request)
 
     def _take_application(self, application: Any, balancer: LoadBalancer | None) -> Application:
-        """Find the balancer, and return what is to be called for a request: it, or what stands in front of it."""
-        entry: LoadBalancer | Front
+        """Set the balancer; return the application to call for each request: balancer or middleware."""
+        entry: LoadBalancer | MiddlewareEntry
         _check_balancer(balancer, application)
         if isinstance(application, LoadBalancer):
             entry = balancer = application
         elif balancer is None:
             entry = balancer = LoadBalancer(application)
         else:
-            entry = Front(application, balancer)
+            entry = MiddlewareEntry(application, balancer)
         self.balancer = balancer
         budget, bodies = OutputBudget(UNSENT_IN_MEMORY_BYTES), BodyBudget(BODIES_IN_MEMORY_BYTES)
-        self.shared = Shared(balancer, entry, budget, bodies)
+        self.shared = ServerContext(balancer, entry, budget, bodies)
         return balancer if entry is balancer else application
 
     def __repr__(self) -> str:
         return f"<WSGIServer at {self.address}: {len(self.connections)} connections, {self.balancer!r}>"
 
     @property
-    def connections(self) -> set[Connection]:
-        """The connections that are open."""
-        return self.shared.connections
+    def connection_ratio(self) -> float:
+        """Number of open connections divided by the number from which on connections are rejected."""
+        return len(self.connections) / max(1, min(self.options.max_connections, OPEN_FILES.clients_end))
 
     @property
     def closing(self) -> bool:
-        """Whether every connection is closed after its present response."""
+        """True once every connection must close after its current response."""
         return self.shared.closing
 
     # The life cycle of gevent's servers.
 
     def init_socket(self) -> None:
-        """Bind and listen; small answers leave at once, on every connection accepted here."""
+        """Bind and listen, with TCP_NODELAY for every accepted connection."""
         super().init_socket()
         self._listener_failed = False
         self.socket.setblocking(False)
@@ -169,15 +168,15 @@ class WSGIServer(pywsgi.WSGIServer):
         self.shared.loop = self.loop
         self.shared.environ = {
             **self.get_environ(),
-            # Every request sets these; being here, they do not make its copy grow.
-            **dict.fromkeys(_SET_BY_EVERY_REQUEST),
+            # Every request sets these keys. If the template contains them, its copies need not grow.
+            **dict.fromkeys(SET_BY_EVERY_REQUEST),
             "wsgi.input_terminated": True,
             "wsgi.file_wrapper": FileWrapper,
             "wsgi.early_hints": early_hints,
         }
 
     def update_environ(self) -> None:
-        """Fill in the server's name and port: where its address has none, those of the Host field come instead."""
+        """Set the server's name and port. If the address has no name, each request sets them from its Host field."""
         super().update_environ()
         if not self.environ["SERVER_NAME"]:
             self.shared.nameless = True
@@ -185,26 +184,34 @@ class WSGIServer(pywsgi.WSGIServer):
             self.environ["SERVER_PORT"] = DEFAULT_PORTS[self.environ["wsgi.url_scheme"]]
 
     def start(self) -> None:
-        """Bind if need be, and accept connections."""
-        self.balancer.require_own_thread()
+        """Bind if necessary, and accept connections."""
+        self.balancer.intake.require_own_thread()
+        warn_if_unpatched()
         super().start()
         self.shared.closing = False
         self._open()
         FORKS.serving.add(self)
         self._sweeper = Sweep(self.shared, self.SWEEP_SECONDS, self._sweep)
+        if self.siblings is not None and self.own_connections:
+            self._sharing = Sharing.of(self.shared, listener_number(self.socket), self.siblings)
+
+    def rescue_with(self, row: OwnRow) -> Rescue | None:
+        """Move requests that find no free slot to other processes; return None if they cannot move."""
+        return self._sharing.rescue_with(row)
 
     def _open(self) -> None:
-        """Have the balancer admit requests, from no more connections than the limit of open files allows."""
+        """Divide the limit on open files between clients and other uses, then let the balancer admit requests."""
         OPEN_FILES.share_out(self.options)
-        self.balancer.open_for(self)
+        self.balancer.intake.attach(self)
 
     def serve_forever(self, stop_timeout: float | None = None) -> None:
-        """Serve until stopped; after a graceful shutdown that cut something, exit with code 1.
+        """Serve until stopped. Exit with code 1 after a graceful shutdown that cut a request or followed an exception.
 
-        Meanwhile SystemExit, KeyboardInterrupt and SystemError of greenlets and timers are logged, and end nothing.
+        While the server runs, a SystemExit, KeyboardInterrupt or SystemError in a greenlet or timer is logged, and does
+        not stop the server.
         """
         if self.shutdown is not None and self.shutdown.over and not self.shutdown.ends_process:
-            # It has ended an earlier life of this server, not the process.
+            # An earlier shutdown has stopped this server, but not the process.
             self.shutdown = None
         if not self.started and (self.shutdown is None or not self.shutdown.begun):
             self.start()
@@ -230,45 +237,34 @@ class WSGIServer(pywsgi.WSGIServer):
                 waiting_for()
                 return
             except BaseException as error:
-                # Another one must not cut the shutdown short; but a loop that cannot run at all never ends it.
+                # A second exception must not cut the shutdown short, unless the event loop cannot run at all.
                 if isinstance(error, LoopExit) and self.shutdown.failed:
                     raise
                 self.shutdown.fail(error)
 
     def close(self) -> None:
-        """Stop accepting and close the listener, having taken in what clients had already connected.
+        """Accept the clients that have already connected, then close the listener.
 
-        gevent calls this, too, from `_do_read`, when the listener has failed for good: then there is nothing to take.
+        If other processes accept from the same listener, these clients are left to them.
+        gevent also calls this from `_do_read` if the listener has failed permanently; then there is nothing to accept.
         """
         if not (self.own_connections and self.started):
             super().close()
             return
-        # A socket of gevent's keeps its descriptor until the loop's next iteration; who connects until then is reset.
+        # gevent closes a descriptor only in the next iteration; clients that connect before would be reset.
         listener = getattr(self.socket, "_sock", self.socket)
+        if self.siblings_listen():
+            super().close()
+            listener.close()
+            return
         self._take_in()
         super().close()
         self._close_behind_last(listener)
 
-    def _take_in(self) -> None:
-        for _ in range(self.backlog // self.max_accept + 1):
-            if self._listener_failed:
-                break
-            self._do_read()
-
-    def _close_behind_last(self, listener: Any) -> None:
-        """Close the listener right behind the last client that has connected, and take in those that have meanwhile."""
-        accepted: list[tuple[int, Any]] = []
-        with contextlib.suppress(OSError):
-            while not self._listener_failed and len(accepted) < self.backlog:
-                accepted.append(listener._accept())
-        listener.close()
-        for descriptor, address in accepted:
-            self.do_handle(self._plain(descriptor), address)
-
     def stop(self, timeout: float | None = None) -> None:
-        """Close the listener, let running requests finish for `timeout` seconds (default `stop_timeout`), cut the rest.
+        """Close the listener, let requests run for `timeout` seconds (default `stop_timeout`), and cut the rest.
 
-        The balancer is drained when no other server uses it. Waits, so it must not be called in the hub.
+        The balancer is drained if no other server uses it. This method waits, so the hub must not call it.
         """
         if self.shutdown is not None and self.shutdown.begun:
             self.shutdown.wait()
@@ -276,17 +272,17 @@ class WSGIServer(pywsgi.WSGIServer):
             self.finish(monotonic() + (self.stop_timeout if timeout is None else timeout))
 
     def finish(self, deadline: float) -> int:
-        """Stop until `deadline`, in `time.monotonic()` seconds; return how many requests were cut."""
-        self.close()
-        self.shared.closing = True
+        """Stop the server by `deadline`, in `time.monotonic()` seconds; return how many requests were cut."""
+        self._leave_to_siblings(deadline)
         self._close_idle(spares_new=True)
         self.shared.wait_until_all_closed(min(ASKING_SECONDS, max(0.0, deadline - monotonic()) / 2))
         self._close_idle(spares_new=False)
         self.shared.wait_until_all_closed(max(0.0, deadline - monotonic()))
-        last = self.balancer.close_for(self)
+        last = self.balancer.intake.detach(self)
         cut = self.balancer.drain(max(0.0, deadline - monotonic())) if last else 0
         gevent.sleep(0)
         self._refuse_unfinished()
+        self._sharing.end()
         cut += sum(connection.unsent > 0 for connection in self.connections)
         for connection in list(self.connections):
             connection.report_cut(SHUTTING_DOWN)
@@ -297,15 +293,27 @@ class WSGIServer(pywsgi.WSGIServer):
         self.shared.flush_logs(max(0.0, deadline - monotonic()))
         return cut
 
+    def _leave_to_siblings(self, deadline: float) -> None:
+        """Stop accepting and receiving connections; if other processes accept, move idle connections to them."""
+        if self.siblings_listen():
+            self._sharing.wait_until_accepted(deadline)
+        # The other processes must no longer count on this one when they look whether they are the last.
+        self._sharing.stop_receiving()
+        shares = self.siblings_listen()
+        self.close()
+        self.shared.closing = True
+        if shares and deadline > monotonic():
+            self._sharing.hand_over()
+
     def _close_idle(self, spares_new: bool) -> None:
-        """Have all connections close once they are idle; those that have not asked yet may have their moment first."""
+        """Close idle connections now, and others once idle; with `spares_new`, keep those without a request so far."""
         for connection in list(self.connections):
             connection.closing = True
             if not (spares_new and connection.new):
                 connection.close_if_idle()
 
     def _refuse_unfinished(self) -> None:
-        """Answer the clients whose requests have arrived in part, and give them a moment to read that."""
+        """Reject all incomplete requests, and give their clients time to read the response."""
         answers = (DRAINING.not_executed(number) for number in count())
         refused = [each for each in list(self.connections) if each.refuse_unfinished(next(answers))]
         if refused:
@@ -314,61 +322,13 @@ class WSGIServer(pywsgi.WSGIServer):
     def isolate(self) -> None:
         """Close the copies of all sockets in a process that a handler has forked."""
         close_copy(self.socket)
+        self._sharing.isolate()
         for connection in self.connections:
             connection.isolate()
         for accepted in self._accepted:
             close_copy(accepted)
 
     # Connections.
-
-    def do_read(self) -> Any:
-        """Accept one connection; ours stay plain sockets, as only the hub reads them."""
-        if not self.own_connections:
-            return super().do_read()
-        try:
-            descriptor, address = self.socket._accept()
-        except BlockingIOError:
-            return None
-        except OSError as error:
-            if error.errno not in _OUT_OF_SOMETHING:
-                self._listener_failed = bool(self.is_fatal_error(error))
-                raise
-            self._pause_accepting(error)
-            return None
-        return self._plain(descriptor), address
-
-    def _plain(self, descriptor: int) -> _socket.socket:
-        accepted = _socket.socket(*self._accepted_kind, fileno=descriptor)
-        accepted.setblocking(False)
-        return accepted
-
-    def _pause_accepting(self, error: OSError) -> None:
-        """Out of descriptors or memory: the clients in the backlog wait until there may be some again."""
-        now = monotonic()
-        if now - self._last_pause > REPORT_SECONDS:
-            self.shared.report(
-                "accepts", f"accepts no connections for the moment: {error.strerror}; raise the limit of open files"
-            )
-        self._last_pause = now
-        self.stop_accepting()
-        self._timer = self.loop.timer(PAUSE_SECONDS)
-        self._timer.start(self._start_accepting_if_started)
-
-    def do_handle(self, *args: Any) -> None:
-        """Look after an accepted connection."""
-        if self.own_connections:
-            self._look_after(Connection(self.shared, *args), args[0].fileno())
-        else:
-            self._accepted.add(args[0])
-            super().do_handle(*args)
-
-    def _look_after(self, connection: Connection, descriptor: int) -> None:
-        beyond = max(len(self.connections) - self.options.max_connections, descriptor - OPEN_FILES.clients_end)
-        self.connections.add(connection)
-        if beyond >= min(REFUSED_CONNECTIONS, OPEN_FILES.refused):
-            connection.close()
-        elif beyond >= 0:
-            connection.refuse(TOO_MANY_CONNECTIONS.not_executed(len(self.connections)))
 
     def _sweep(self) -> None:
         now = monotonic()
@@ -385,7 +345,7 @@ class WSGIServer(pywsgi.WSGIServer):
 
 
 def _check_balancer(balancer: Any, application: Any) -> None:
-    """Raise OptionError unless `balancer` can be the one that this application stands in front of."""
+    """Raise OptionError unless `balancer` can be the balancer behind this application."""
     if balancer is None:
         return
     if not isinstance(balancer, LoadBalancer):

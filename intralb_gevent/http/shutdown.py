@@ -1,6 +1,6 @@
-"""The shutdown of a process: the steps between the first signal and the end, and the one deadline that they share.
+"""Run the graceful shutdown of a process, from the first signal to the exit, with one deadline for all steps.
 
-The servers and their balancers take the steps; nothing here knows connections or jobs.
+The servers and their balancers carry out the steps.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 import gevent
 from gevent.event import Event
 
+from ..config.kinds import seconds
 from ..errors import OptionError
-from ..kinds import seconds
+from ..naming import type_name
 from ..process.ending import END, LEAST_SECONDS
 from ..process.interrupts import keep_interrupts_in_requests
 from ..process.signals import SIGNALS
@@ -27,14 +28,16 @@ if TYPE_CHECKING:
 __all__ = ["Shutdown", "graceful_shutdown"]
 
 _BEGIN_SECONDS: Final = 1.0
-"""How long after the deadline a blocked event loop may begin with the steps: a handler that computes is interrupted at
-the deadline, and then the loop runs again."""
+"""Seconds after the deadline within which even a blocked event loop must begin the steps.
+
+A CPU-bound handler is aborted at the deadline; the loop then runs again.
+"""
 
 _BLOCKED_SECONDS: Final = 2.5
-"""How long the event loop may be blocked after the deadline, as by a handler that cleans up."""
+"""Maximum seconds for which the event loop may be blocked after the deadline, for example by a handler's cleanup."""
 
 _LAST_STEPS_SECONDS: Final = 12.0
-"""How long sessions may close and logs be written, all in all, once handlers have had `cleanup_seconds`."""
+"""Maximum total seconds to close sessions and write logs after the `cleanup_seconds` of the handlers."""
 
 _BEAT_SECONDS: Final = 0.25
 _STAGE: Final = "the shutdown was not over in time"
@@ -54,11 +57,11 @@ class Shutdown:
         self._steps: gevent.Greenlet[..., None] | None = None
         self._over = Event()
         self.ends_process = False
-        """Whether the process ends soon after the last step, whatever Python waits for."""
+        """True if the process is forced to exit soon after the last step, even if Python still waits for threads."""
         self.cut = 0
-        """How many requests were ended before their time."""
+        """Number of requests that were cut."""
         self.failed = False
-        """Whether an exception has begun it."""
+        """True if an exception has reached the main greenlet."""
 
     def __repr__(self) -> str:
         state = "over" if self.over else "begun" if self.begun else "not begun"
@@ -66,18 +69,26 @@ class Shutdown:
 
     @property
     def begun(self) -> bool:
-        """Whether it has been requested."""
+        """True once the shutdown has been requested."""
         return self._deadline is not None
 
     @property
     def over(self) -> bool:
-        """Whether the last step has been taken."""
+        """True once the last step is complete."""
         return bool(self._over.is_set())
 
-    def request(self) -> None:
-        """Begin; when requested again, give running requests no more time.
+    def plan(self) -> str:
+        """Return what a shutdown that begins now finishes, and for how long, for the log. Never waits."""
+        count = sum(intake.load for intake in {server.balancer.intake for server in self._servers})
+        finishing = f"finishing {_requests(count)}, at most {self._timeout:g} s"
+        if self._delay:
+            return f"serving for another {self._delay:g} s (drain_delay_seconds), then {finishing}"
+        return finishing
 
-        Never waits, and may be called in any thread and in signal handlers.
+    def request(self) -> None:
+        """Begin the shutdown; a second call gives running requests no more time.
+
+        This method never waits. Any thread and any signal handler may call it.
         """
         now = monotonic()
         if self._deadline is not None and now >= self._deadline:
@@ -85,14 +96,14 @@ class Shutdown:
             return
         self._deadline = now if self.begun else now + self._delay + self._timeout
         for server in self._servers:
-            server.balancer.end_by(self._deadline)
+            server.balancer.intake.end_by(self._deadline)
         self._end_by(self._deadline + _BEGIN_SECONDS, _STAGE)
-        # The loop may have been destroyed.
+        # Ignore errors, because the loop may have been destroyed.
         with contextlib.suppress(Exception):
             self._loop.run_callback_threadsafe(self._begin)
 
     def fail(self, error: BaseException) -> None:
-        """Begin because of an exception that has reached the main greenlet; the exit code will be 1."""
+        """Begin the shutdown after an exception has reached the main greenlet; the exit code will be 1."""
         if not self.failed:
             self.failed = True
             SIGNALS.log.record(logging.CRITICAL, lambda: _cause(error))
@@ -100,7 +111,7 @@ class Shutdown:
             self.request()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until it is over; return whether it is."""
+        """Wait until the shutdown is over, or for `timeout` seconds; return whether it is over."""
         return bool(self._over.wait(timeout))
 
     def _begin(self) -> None:
@@ -110,7 +121,7 @@ class Shutdown:
         if earlier is not None:
             earlier.kill()
         for server in self._servers:
-            server.balancer.condition = "draining"
+            server.balancer.intake.condition = "draining"
         beat = self._loop.timer(0.0, _BEAT_SECONDS, ref=False)
         beat.start(self._beat)
         try:
@@ -122,7 +133,7 @@ class Shutdown:
         SIGNALS.is_over()
 
     def _beat(self) -> None:
-        """Put off the end of the process as long as the event loop runs, until the last steps have had their time."""
+        """While the event loop runs, postpone the forced exit, at most until the time for the last steps is over."""
         deadline = self._deadline or 0.0
         latest = deadline + self._cleanup + _LAST_STEPS_SECONDS
         self._end_by(min(max(deadline, monotonic()) + _BLOCKED_SECONDS, latest), _STAGE)
@@ -130,7 +141,16 @@ class Shutdown:
     def _drain(self, deadline: float) -> None:
         gevent.sleep(max(0.0, deadline - self._timeout - monotonic()))
         self._finish(deadline)
+        if self.ends_process:
+            SIGNALS.log.record(logging.INFO, self._stopped)
         SIGNALS.log.flush(_LAST_STEPS_SECONDS)
+
+    def _stopped(self) -> str:
+        code = int(self.cut > 0 or self.failed)
+        causes = [f"{_requests(self.cut)} {'was' if self.cut == 1 else 'were'} cut"] if self.cut else []
+        if self.failed:
+            causes.append("an exception has ended it")
+        return f"stopped, exit {code}{': ' if causes else ''}{', '.join(causes)}"
 
     def _finish(self, deadline: float) -> None:
         finishing = [gevent.spawn(server.finish, deadline) for server in self._servers]
@@ -138,12 +158,12 @@ class Shutdown:
             gevent.joinall(finishing)
         finally:
             gevent.killall(finishing)
-        # gevent has logged what another one has raised.
+        # Count only successful greenlets; gevent has logged the exceptions of the others.
         self.cut += sum(greenlet.get() for greenlet in finishing if greenlet.successful())
 
     @property
     def rest(self) -> float:
-        """For how many seconds Python may wait, after the last step, for threads and others."""
+        """Maximum seconds for which Python may wait for threads and child processes after the last step."""
         return max(self._timeout, LEAST_SECONDS)
 
     def _end_by(self, at: float, stage: str) -> None:
@@ -151,35 +171,39 @@ class Shutdown:
             END.by(at, stage)
 
 
+def _requests(count: int) -> str:
+    return f"{count:,} request{'' if count == 1 else 's'}"
+
+
 def _cause(error: BaseException) -> str:
     text = quoted("".join(traceback.format_exception(error)))
-    return f"shutting down because of {type(error).__name__} outside of requests:\n{text}"
+    return f"shutting down because of {type_name(error)} outside of requests:\n{text}"
 
 
 def graceful_shutdown(server: WSGIServer, *more: WSGIServer, timeout: float | None = None) -> Shutdown:
-    """Let SIGTERM, SIGINT and SIGQUIT end the servers without losing a request; a second signal ends them at once.
+    """Let SIGTERM, SIGINT and SIGQUIT stop the servers without losing a request; a second signal forces the stop.
 
-    Readiness fails at once; after `drain_delay_seconds` the listeners close, idle connections close, and running
+    Readiness fails immediately; after `drain_delay_seconds` the listeners and idle connections close, and running
     requests have `timeout` seconds (default `graceful_timeout_seconds`) before they are cut. `serve_forever` then
-    returns, or exits with code 1 if something was cut. Call it in the main thread, before `serve_forever`.
+    returns, or exits with code 1 if something was cut. Call this in the main thread, before `serve_forever`.
 
-    From the first signal on the process ends in bounded time: within another `timeout` (3 seconds at least) after the
-    shutdown it exits with code 1, whatever Python still waits for, with a line on the standard error that names the
-    threads and child processes that are left. Another signal in that time ends the process at once.
+    After the first signal the process ends in bounded time. After the shutdown, Python may wait for threads and child
+    processes for another `timeout` (at least 3 seconds). Then the process lists those that remain in a line on the
+    standard error, and exits with code 1. Another signal in that time ends the process immediately.
 
-    Handlers that the application has installed for these signals are called too. SIGUSR1 reopens the log files of
-    `logging`. SIGHUP, SIGUSR2, SIGALRM, SIGTTIN and SIGTTOU are ignored, with a line in the log. A handler that is
-    installed for one of these, or for SIGQUIT or SIGUSR1, stays alone. An exception that reaches `serve_forever` begins
-    the same shutdown, and the exit code is 1.
+    Handlers that the application has installed for these signals are called, too. SIGUSR1 reopens the log files of
+    `logging`. SIGHUP, SIGUSR2, SIGALRM, SIGTTIN and SIGTTOU are logged and ignored. An application's own handler
+    for one of these signals, or for SIGQUIT or SIGUSR1, stays in place. An exception that reaches `serve_forever`
+    begins the same shutdown, and the exit code is 1.
 
-    Raises `OptionError` when `timeout` is no number of seconds, 0 or more, or a server is not one of ours, and
-    `ValueError` in a thread that is not the main one.
+    Raises `OptionError` if `timeout` is not a number of seconds, 0 or more, or a server is not a `WSGIServer` of this
+    package; `ValueError` in a thread that is not the main one.
     """
     servers = (server, *more)
     for each in servers:
         _require_ours(each)
     if timeout is not None:
-        # Not when the signal arrives, which would be too late to say so.
+        # Check the timeout now: an error when the signal arrives would be too late.
         timeout = seconds(positive=False).check("timeout", timeout)
     shutdown = Shutdown(servers, timeout)
     END.remember_main()

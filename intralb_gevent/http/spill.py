@@ -1,7 +1,6 @@
-"""Temporary files for what is too large to be kept in memory.
+"""Write data that is too large for memory to temporary files.
 
-Decides how they are made and written: without a buffer of Python's, so that a full disk shows at once and only once. It
-must not know what is in them.
+The files have no Python buffer, so that a full disk is reported immediately and only once.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ __all__ = ["temporary_file", "write_all"]
 
 
 def temporary_file() -> FileIO:
-    """Return a new file without a name, and without a buffer; whoever asked closes it.
+    """Return a new unnamed, unbuffered file; the caller must close it.
 
-    Raises OSError where it would take one of the open files that are kept for handlers and probes.
+    Raises OSError if the file would use a descriptor that is reserved for handlers and probes.
     """
     file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  # it is the caller's
     if file.fileno() >= OPEN_FILES.refused_end:
@@ -29,7 +28,7 @@ def temporary_file() -> FileIO:
 
 
 def write_all(file: FileIO, data: bytes | bytearray | memoryview) -> None:
-    """Write all of it; raises OSError when there is no room, though some may have been written."""
+    """Write all of the data. Raises OSError if the disk is full, possibly after writing a part of the data."""
     view = memoryview(data)
     while view:
         view = view[file.write(view) :]

@@ -1,7 +1,7 @@
-"""Ends what clients have taken too long for, at intervals; the time that the event loop was kept is not their fault.
+"""Close timed-out connections at regular intervals, without counting time for which the event loop was blocked.
 
-Decides when a connection whose time is over is asked to end. Timers that are due run before sockets are read. So after
-the loop was kept, one sweep is left out, in which all that came meanwhile is read.
+The event loop runs due timers before it reads sockets. So after the loop was blocked, one sweep is skipped, and data
+that arrived in that time is read first.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any, Final
 
-from .shared import Shared
+from .context import ServerContext
 
 __all__ = ["Sweep"]
 
 LATE_SECONDS: Final = 0.1
-"""A sweep that is so late tells that the event loop was kept."""
+"""Seconds of a sweep's delay above which the event loop counts as having been blocked."""
 
 
 class Sweep:
-    """A timer of the event loop that has all connections of a server looked at."""
+    """A periodic timer that checks all connections of a server for timeouts."""
 
-    def __init__(self, shared: Shared, seconds: float, sweep: Callable[[], None]) -> None:
+    def __init__(self, shared: ServerContext, seconds: float, sweep: Callable[[], None]) -> None:
         self._shared = shared
         self._seconds = seconds
         self._sweep = sweep
-        """Ends what is over."""
+        """The function that ends the connections that have timed out."""
         self._due = monotonic() + seconds
         self._left_out = False
         self._timer: Any = shared.loop.timer(seconds, seconds, ref=False)
@@ -35,13 +35,13 @@ class Sweep:
         return f"<Sweep of {self._shared!r} every {self._seconds:g} s>"
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop the timer."""
         self._timer.stop()
 
     def _look(self) -> None:
         now = monotonic()
         late, self._due = now - self._due, now + self._seconds
-        # Never twice in a row: a loop that is kept again and again would end nothing.
+        # Never skip two sweeps in a row: if the loop were blocked repeatedly, no connection would time out.
         self._left_out = late > LATE_SECONDS and not self._left_out
         if self._left_out:
             self._shared.kept_until = now

@@ -1,6 +1,6 @@
-"""Blocking sockets for applications that take over a connection, and the head of an answer that says 101.
+"""Provide blocking sockets for applications that take over a connection, and the head of a 101 response.
 
-The hub has read from the connection before, so what it had read behind the request comes first.
+The first reads from such a socket return the bytes that the hub has already received after the request.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any, Final
 
 import gevent
 from gevent import socket
+from gevent.lock import Semaphore
 
-from ..pool.forks import FORKS
-from .framing import has_controls
-from .limits import TLS_RECEIVE_BYTES
-from .tls import TlsSocket
+from ..hub.forks import FORKS
+from .responsehead import has_controls
+from .tls import TLS_RECEIVE_BYTES, TlsSocket
 
 __all__ = ["TakenSocket", "TakenTlsSocket", "switching_head", "taken"]
 
@@ -27,7 +27,7 @@ _PEEK: Final = socket.MSG_PEEK
 
 
 def taken(sock: Any, held: bytes) -> Any:
-    """Return a blocking socket in the place of a connection's own; `held` are the bytes that it gives first."""
+    """Return a blocking socket that replaces the socket of a connection; its first reads return `held`."""
     if isinstance(sock, TlsSocket):
         return TakenTlsSocket(sock, held)
     family, kind, proto = sock.family, sock.type, sock.proto
@@ -35,12 +35,35 @@ def taken(sock: Any, held: bytes) -> Any:
 
 
 class TakenSocket(socket.socket):
-    """A socket of gevent's that first returns what the server has read from the connection."""
+    """A gevent socket that first returns the bytes that the server has already received.
+
+    Without a timeout, `send` sends all bytes, as a blocking socket of the system does. simple-websocket relies on this;
+    otherwise its frames would be incomplete. Greenlets that send at the same time wait for each other.
+    """
 
     def __init__(self, family: int, kind: int, proto: int, descriptor: int, held: bytes) -> None:
         super().__init__(family, kind, proto, fileno=descriptor)
         self.setblocking(True)
         self._held = held
+        self._sending = Semaphore()
+
+    def send(self, data: Any, flags: int = 0, **timeout: Any) -> int:
+        """Send all bytes or, with a timeout, as many as the kernel accepts at once; return the number sent."""
+        if timeout or self.timeout is not None:
+            return int(super().send(data, flags, **timeout))
+        view = memoryview(data).cast("B")
+        sent = 0
+        with self._sending:
+            while sent < len(view):
+                sent += super().send(view[sent:], flags)
+        return sent
+
+    def sendall(self, data: Any, flags: int = 0) -> None:
+        """Send all bytes."""
+        if self.timeout is None:
+            self.send(data, flags)
+        else:
+            super().sendall(data, flags)
 
     def recv(self, size: int, flags: int = 0) -> bytes:
         """Return up to `size` bytes, as soon as there are any."""
@@ -52,7 +75,7 @@ class TakenSocket(socket.socket):
         return data
 
     def recv_into(self, buffer: Any, size: int = 0, flags: int = 0) -> int:
-        """Read into a buffer, up to `size` bytes, or as many as it has room for; return how many."""
+        """Read up to `size` bytes into a buffer, or as many as fit if `size` is 0; return their number."""
         if not self._held:
             return super().recv_into(buffer, size, flags)
         view = memoryview(buffer).cast("B")
@@ -61,17 +84,20 @@ class TakenSocket(socket.socket):
         return len(data)
 
     def dup(self) -> TakenSocket:
-        """Return a duplicate, which takes along what was held."""
+        """Return a duplicate of the socket, and move the held bytes to it."""
         copy = super().dup()
         descriptor = copy.detach()
         held, self._held = self._held, b""
         return TakenSocket(self.family, self.type, self.proto, descriptor, held)
 
     def close(self) -> None:
-        """Close it, also where a forked process has a copy."""
+        """End the output, even if a forked process holds a copy of the socket, and close the socket.
+
+        The input is not ended, because the client may have to read the last data while it still sends.
+        """
         if FORKS.made and self.fileno() >= 0:
             with suppress(OSError):
-                self.shutdown(socket.SHUT_RDWR)
+                self.shutdown(socket.SHUT_WR)
         super().close()
 
 
@@ -79,27 +105,28 @@ class _Input(RawIOBase):
     """The input of a `TakenTlsSocket` as a raw file."""
 
     def __init__(self, sock: TakenTlsSocket) -> None:
-        self._taken = sock
+        self._drained = sock
 
     def readable(self) -> bool:
         """Return True."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Read into a buffer; return how many bytes, 0 at the end."""
-        return self._taken.recv_into(buffer)
+        """Read into a buffer; return the number of bytes, 0 at the end of the input."""
+        return self._drained.recv_into(buffer)
 
 
 class TakenTlsSocket:
-    """A TLS connection with the methods of a blocking socket; only the greenlet that calls one waits."""
+    """A TLS connection with the methods of a blocking socket; only the calling greenlet waits."""
 
     def __init__(self, sock: TlsSocket, held: bytes) -> None:
         self._tls = sock
         self._held = held
+        self._sending = Semaphore()
         self._timeout: float | None = None
         self._closed = False
         self.input_ended = False
-        """Whether the end of what the client sends has been read."""
+        """True once the end of the client's data has been read."""
 
     def __repr__(self) -> str:
         return f"<TakenTlsSocket {self._tls!r}>"
@@ -110,7 +137,7 @@ class TakenTlsSocket:
         return self._tls._sock
 
     def _wait(self, event: int, step: Callable[[], Any]) -> Any:
-        """Try a step until it need not wait for the socket."""
+        """Call `step` until it succeeds, and wait for the socket before each new attempt."""
         while True:
             try:
                 return step()
@@ -123,7 +150,7 @@ class TakenTlsSocket:
     # Reading.
 
     def recv(self, size: int = DEFAULT_BUFFER_SIZE, flags: int = 0) -> bytes:
-        """Return up to `size` bytes, as soon as there are any; b"" at the end."""
+        """Return up to `size` bytes, as soon as there are any; b"" at the end of the input."""
         if not self._held:
             self._held = self._wait(_READ, lambda: self._tls.recv(TLS_RECEIVE_BYTES))
             self.input_ended = not self._held
@@ -135,44 +162,51 @@ class TakenTlsSocket:
     read = recv
 
     def recv_into(self, buffer: Any, size: int = 0, flags: int = 0) -> int:
-        """Read into a buffer, up to `size` bytes, or as many as it has room for; return how many."""
+        """Read up to `size` bytes into a buffer, or as many as fit if `size` is 0; return their number."""
         view = memoryview(buffer).cast("B")
         data = self.recv(size or len(view), flags)
         view[: len(data)] = data
         return len(data)
 
     def pending(self) -> int:
-        """Return how many bytes can be read without waiting."""
+        """Return the number of bytes that can be read without waiting."""
         return len(self._held)
 
     def makefile(self, mode: str = "rb", buffering: int = -1, **more: Any) -> Any:
-        """Return the input as a binary file; no other mode is there."""
+        """Return the input as a binary file; no other mode is supported."""
         if mode not in ("r", "rb") or more:
             raise ValueError(f"mode {mode!r} is not allowed; it must be 'rb'")
         return _Input(self) if buffering == 0 else BufferedReader(_Input(self), max(buffering, DEFAULT_BUFFER_SIZE))
 
     # Writing.
 
-    def send(self, data: Any, flags: int = 0) -> int:
-        """Send bytes; return how many."""
+    def _send_some(self, data: Any) -> int:
         return int(self._wait(_WRITE, lambda: self._tls.send(data)))
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        """Send all bytes or, with a timeout, as many as are accepted at once; return the number of bytes sent."""
+        if self._timeout is not None:
+            return self._send_some(data)
+        self.sendall(data)
+        return memoryview(data).nbytes
 
     write = send
 
     def sendall(self, data: Any, flags: int = 0) -> None:
-        """Send all bytes."""
+        """Send all bytes. Greenlets that send at the same time wait for each other."""
         view = memoryview(data).cast("B")
-        while view:
-            view = view[self.send(view) :]
+        with self._sending:
+            while view:
+                view = view[self._send_some(view) :]
 
     def sendmsg(self, parts: Iterable[Any]) -> int:
-        """Send the parts one after the other; return how many bytes."""
+        """Send the parts in order; return the number of bytes sent."""
         return int(self._wait(_WRITE, lambda: self._tls.sendmsg(list(parts))))
 
-    # The rest of a socket.
+    # The remaining methods of a socket.
 
     def fileno(self) -> int:
-        """Return the descriptor; -1 when closed."""
+        """Return the descriptor, or -1 if the socket is closed."""
         return -1 if self._closed else self._tls.fileno()
 
     def getpeername(self) -> Any:
@@ -196,31 +230,31 @@ class TakenTlsSocket:
         return self._tls.version()
 
     def gettimeout(self) -> float | None:
-        """Return how long a method waits, in seconds; None is for ever."""
+        """Return the timeout of each method in seconds; None means no timeout."""
         return self._timeout
 
     def settimeout(self, seconds: float | None) -> None:
-        """Set how long a method waits, in seconds; None is for ever."""
+        """Set the timeout of each method in seconds; None means no timeout."""
         self._timeout = seconds
 
     timeout = property(gettimeout, settimeout)
 
     def setblocking(self, blocking: bool) -> None:
-        """Let methods wait for ever, or not at all."""
+        """Let methods wait without a limit if `blocking` is true; otherwise, let them never wait."""
         self._timeout = None if blocking else 0.0
 
     def shutdown(self, how: int) -> None:
-        """End the output, with a close_notify, the input, or both."""
+        """End the input, the output, or both; the output ends with a close_notify."""
         self._tls.shutdown(how)
 
     def close(self) -> None:
-        """Close the connection; greenlets that wait for it see the end."""
+        """Close the connection; greenlets that wait for its socket are woken."""
         if self._closed:
             return
         self._closed = True
         loop = gevent.get_hub().loop
         if loop.closing_fd(self._tls.fileno()):
-            # Those that wait must have been woken first; libev does not bear a watcher of a closed descriptor.
+            # Close only after waiting greenlets are woken: libev cannot handle a watcher of a closed descriptor.
             check = loop.check()
             check.start(self._close_after, check)
         else:
@@ -233,7 +267,7 @@ class TakenTlsSocket:
 
 
 def switching_head(status: str, headers: Iterable[tuple[str, str]]) -> bytes:
-    """Return the head of an answer that switches protocols: as the application has given it, and nothing added."""
+    """Return the head of a 101 response exactly as the application has set it, with nothing added."""
     lines = [f"HTTP/1.1 {status}", *(f"{name}: {value}" for name, value in headers)]
     for line in lines:
         if has_controls(line):

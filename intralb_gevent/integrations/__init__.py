@@ -1,4 +1,4 @@
-"""What this package knows of other people's libraries: a module for each, imported by those who use it.
+"""Adapters for third-party libraries, one module per library.
 
-Decides nothing. It must not import any of its modules: each needs its library to be installed.
+Each module imports its library, so this package imports none of the modules.
 """

@@ -1,9 +1,9 @@
-"""Coroutines that a request has handed to asgiref's `async_to_sync`, as Flask and Django do with async views.
+"""Cancel coroutines of aborted requests in asgiref's `async_to_sync`, which Flask and Django use for async views.
 
-asgiref runs a coroutine on an event loop of its own in another thread, which is a greenlet here, and the request only
-waits for it. So an abort does not reach the coroutine, and as long as it runs no other request can run one: asyncio
-keeps the running loop for each native thread. Decides which coroutines an aborted request has left running. Nothing is
-imported: where the application has not loaded asgiref, there are none.
+asgiref runs a coroutine on an asyncio event loop in another thread, while the request waits. Under gevent, that thread
+is a greenlet, so aborting the request does not stop the coroutine. While the coroutine runs, no other request can run a
+coroutine, because asyncio allows one running loop per native thread. This module does not import asgiref: if the
+application has not loaded asgiref, there are no such coroutines.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ __all__ = ["protect"]
 
 
 def protect() -> None:
-    """Cancel the coroutines of requests that are aborted; a second call changes nothing."""
+    """Cancel the coroutines of aborted requests from now on; a second call changes nothing."""
     register(_GUARD)
 
 
 class _AsyncToSyncGuard(Guard):
-    """Cancels what an aborted request has waited for in `async_to_sync`."""
+    """Cancels the coroutines that an aborted request waits for in `async_to_sync`."""
 
     def __repr__(self) -> str:
         return "asgiref's guard"
 
     def abandon(self) -> None:
-        """Have the loop that runs on behalf of this greenlet cancel its tasks, upon which asyncio closes it."""
+        """Cancel the tasks of the asyncio loop that runs for this greenlet; asyncio then closes the loop."""
         module: Any = sys.modules.get("asgiref.sync")
         loops = {} if module is None else module.AsyncToSync.loop_thread_executors
         for loop, executor in list(loops.items()):
-            # A loop that has just ended refuses it.
+            # Suppress the RuntimeError that a loop raises if it has just ended.
             if getattr(executor, "_work_thread", None) is threading.current_thread():
                 with suppress(RuntimeError):
                     loop.call_soon_threadsafe(_cancel_tasks, loop)

@@ -1,8 +1,8 @@
-"""Django: the database connections that it keeps for each slot's greenlet, protected or as that slot's session.
+"""Protect Django's database connections, either on their own (`protect`) or as the slots' sessions (`DjangoSessions`).
 
-Decides what becomes of them when a request was interrupted, and that they end with their slot. When they are opened,
-how old they may get and whether they are checked stays Django's (`CONN_MAX_AGE`, `CONN_HEALTH_CHECKS`). It must not
-know drivers: `drivers.py` finds out how a statement of theirs is ended.
+Django keeps separate connections for each greenlet. After an interrupted request, and when a slot ends, the slot's
+connections are closed. Django itself opens the connections, limits their age and checks them (`CONN_MAX_AGE`,
+`CONN_HEALTH_CHECKS`). `drivers.py` cancels the connections' statements on the server.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from django.db.utils import DatabaseErrorWrapper
 from gevent import getcurrent
 
 from ..errors import NoCurrentJob
-from ..pool.forks import FORKS, detach, when_isolated
+from ..hub.forks import FORKS, detach, when_isolated
 from ..pool.guards import Guard, register, watch_slot
 from ..pool.session import current_session
 from ..sessionsource import SessionSource
@@ -27,14 +27,15 @@ from .drivers import end_statement, interrupts, make_cooperative
 __all__ = ["DjangoSessions", "SlotConnections", "protect"]
 
 _KEPT = "intralb_django_connections"
-"""The attribute of a slot's greenlet that lists Django's connections which were opened in it."""
+"""Attribute of a slot's greenlet that lists the Django connections opened in it."""
 
 
 def protect() -> None:
-    """Look after Django's connections in all slots, with or without other sessions; a second call changes nothing.
+    """Protect Django's connections in all slots, with or without a `db_init_func`; a second call changes nothing.
 
-    When a request is interrupted, the statement that it waits for is ended on the server, and the connections of its
-    slot are closed. So are they when a request ends within a transaction, and with the slot. All else is Django's.
+    When a request is interrupted, its current statement is cancelled on the server, and the connections of its slot are
+    closed. The connections are also closed if a request ends within a transaction, and when the slot ends. Everything
+    else is left to Django.
     """
     connection_created.connect(_guard, dispatch_uid=__name__)
     register(_GUARD)
@@ -42,24 +43,24 @@ def protect() -> None:
 
 
 class _DjangoGuard(Guard):
-    """Looks after Django's connections of a slot's greenlet."""
+    """Cleans up the Django connections that belong to a slot's greenlet."""
 
     def __repr__(self) -> str:
         return "Django's guard"
 
     def dirty(self) -> bool:
-        """Say whether a request has left a connection within a transaction."""
+        """Return True if a request has left a transaction open on a connection."""
         for database in vars(getcurrent()).get(_KEPT, ()):
             if database.in_atomic_block or database.closed_in_transaction:
                 return True
         return False
 
     def abandon(self) -> None:
-        """End what the connections do on their servers, and close them."""
+        """Cancel the statements of the slot's connections on their servers, and close the connections."""
         _give_up_all()
 
     def leave(self) -> None:
-        """Close the connections."""
+        """Close the slot's connections."""
         _close_all()
 
 
@@ -67,7 +68,7 @@ _GUARD = _DjangoGuard()
 
 
 class SlotConnections:
-    """Django's connections of one slot: what `current_session()` returns. `session["default"]` is one of them."""
+    """The session that `current_session()` returns; `session[alias]` is Django's connection with that alias."""
 
     def __init__(self, worker_id: int) -> None:
         self.worker_id = worker_id
@@ -81,17 +82,17 @@ class SlotConnections:
 
 
 class DjangoSessions(SessionSource):
-    """Looks after Django's own connections: `Options(db_init_func=DjangoSessions())` is all that is needed.
+    """Sessions that are Django's own connections: `Options(db_init_func=DjangoSessions())`.
 
-    Nothing changes in the application: it uses Django's connections as before, and each request of Django's has them
-    for its session. When a request is interrupted, the statement that it waits for is ended on the server, the
-    connections of its slot are closed, and so is every transaction. Those of other greenlets that a view starts are not
-    closed for it. Django's settings hold: with `CONN_MAX_AGE` a slot keeps its connections between requests, and with
-    `CONN_HEALTH_CHECKS` a restarted server costs no request.
+    The application needs no changes: it uses Django's connections as before, and these connections are the session of
+    each Django request. When a request is interrupted, its current statement is cancelled on the server, and the
+    connections of its slot are closed, which ends all their transactions. If a view has started other greenlets, their
+    connections stay open. Django's settings apply: with `CONN_MAX_AGE`, a slot keeps its connections between requests;
+    with `CONN_HEALTH_CHECKS`, no request fails because a database server was restarted.
     """
 
     def __init__(self) -> None:
-        # Django refers to them weakly: they are called as long as these sessions are in use.
+        # Django's signals refer to receivers weakly, so `_on_request` is called only while this object exists.
         request_started.connect(self._on_request)
         connection_created.connect(_guard, dispatch_uid=__name__)
 
@@ -99,50 +100,51 @@ class DjangoSessions(SessionSource):
         return f"<DjangoSessions {list(connections)}>"
 
     def _on_request(self, **event: object) -> None:
-        """Have the slot know that its request may use Django's connections."""
-        # Elsewhere than in a slot, as in a test client, there is nothing to do.
+        """Mark the current slot's session as used, because its request may use Django's connections."""
+        # Outside of a slot, as with Django's test client, there is no session to mark.
         with suppress(NoCurrentJob):
             current_session()
 
     def sized_for(self, sessions: int) -> None:
-        """See to it that none of the drivers stops the whole process while it waits."""
+        """Make the database drivers cooperative, so that no driver blocks the whole process while it waits."""
         _make_drivers_cooperative()
 
     def open(self, worker_id: int) -> SlotConnections:
-        """Return what stands for the connections; Django opens each when it is used."""
+        """Return an object for the slot's connections; Django opens each connection at its first use."""
         return SlotConnections(worker_id)
 
     def reset(self, session: SlotConnections) -> None:
-        """Give up connections that a request has left in a transaction; Django keeps or closes the others."""
+        """Close connections that a request has left in a transaction; Django keeps or closes all other connections."""
         for database in _known():
             if database.in_atomic_block or database.closed_in_transaction:
                 _give_up(database)
 
     def discard(self, session: SlotConnections) -> None:
-        """End what the connections do on their servers, and close them."""
+        """Cancel the statements of the slot's connections on their servers, and close the connections."""
         _give_up_all()
 
     def close(self, session: SlotConnections) -> None:
-        """Close the connections."""
+        """Close the slot's connections."""
         _close_all()
 
 
 class _Watch(DatabaseErrorWrapper):  # type: ignore[misc]  # Django has no types
-    """What Django lets every call of a driver go through; this one knows when a call has been interrupted, too."""
+    """An extension of Django's wrapper for driver calls that also closes the connection when a call is interrupted."""
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any) -> None:
         if kind is None:
             return
         if interrupts(error):
-            # Now, for an atomic block on the way out closes the connection, and nobody knows then what it was doing.
+            # Cancel the statement before the exception reaches an atomic block, which would close the connection while
+            # the statement still runs.
             _abandon(self.wrapper)
-            # So that the block does not open another one.
+            # Keep the atomic block from opening a new connection.
             self.wrapper.closed_in_transaction = True
         super().__exit__(kind, error, traceback)
 
 
 _GUARDED: WeakSet[Any] = WeakSet()
-"""Django's connections of all greenlets."""
+"""The Django connections of all greenlets."""
 
 
 def _guard(connection: Any, **event: object) -> None:
@@ -162,8 +164,8 @@ def _make_drivers_cooperative() -> None:
 
 
 def _known() -> list[Any]:
-    """Return Django's connections of the present greenlet, open or not."""
-    # Django's own way to ask for them differs between its versions.
+    """Return the current greenlet's Django connections, open or closed."""
+    # Do not use Django's own method for this, because it differs between versions of Django.
     return [connections[alias] for alias in connections if hasattr(connections._connections, alias)]
 
 
@@ -178,7 +180,7 @@ def _give_up_all() -> None:
 
 
 def _give_up(database: Any) -> None:
-    """Close a connection and forget it, with all that it knows of transactions."""
+    """Close a connection, and drop it together with its transaction state."""
     _abandon(database)
     del connections[database.alias]
     kept = vars(getcurrent()).get(_KEPT, [])
@@ -187,19 +189,19 @@ def _give_up(database: Any) -> None:
 
 
 def _abandon(database: Any) -> None:
-    """End what a connection does on its server, and close it."""
+    """Cancel a connection's statement on its server, and close the connection."""
     connection = database.connection
     if connection is not None:
         end_statement(connection)
         with suppress(Exception):
-            # First the driver's, lest a pool of Django's takes it back.
+            # Close the driver's connection first; otherwise, Django's pool would reuse it.
             connection.close()
         with suppress(Exception):
             database.close()
 
 
 def _isolate() -> None:
-    """Forget the connections of the greenlet that has forked; Django opens others when they are used."""
+    """Drop the forking greenlet's connections in the child; Django opens new connections when it needs them."""
     for database in _GUARDED:
         detach(database.connection)
     for database in _known():

@@ -1,7 +1,7 @@
-"""What to do with a connection whose driver is not known beforehand, as SQLAlchemy and Django hand them out.
+"""Cancel the running statement of a connection, whatever its driver; used for SQLAlchemy and Django.
 
-Decides which adapter knows how a driver's statement is ended on its server, and sees to it that the ending itself is
-not interrupted. It must not know how a driver does that: the driver's own module here does.
+This module finds the adapter for a connection's driver, and protects the cancellation itself from interruptions. There
+is one adapter module per driver; it sends the cancellation to the server.
 """
 
 from __future__ import annotations
@@ -23,23 +23,25 @@ __all__ = ["cancel_statement", "cancelling", "end_statement", "interrupts", "mak
 logger = logging.getLogger("intralb_gevent")
 
 PATIENCE_SECONDS = 0.5
-"""How long an interrupted request waits for that; a slot that will not end after about a second is given up."""
+"""Seconds that an interrupted request waits for the cancellation. The wait must be short, because a slot that does not
+end within about a second is abandoned."""
 
 _cancelling: set[object] = set()
-"""The greenlets that are cancelling a statement."""
+"""Greenlets that are cancelling a statement."""
 
 
 def make_cooperative(driver: str) -> None:
-    """Have a driver, of which this is the name, wait in gevent's hub; most do when the process is patched."""
+    """Make the named driver wait in gevent's hub; most drivers do so by themselves once the process is patched."""
     if driver == "psycopg2":
         import_module(".psycopg2", __package__).install_wait_callback()
 
 
 def cancel_statement(connection: Any) -> None:
-    """End on its server what a connection of psycopg, psycopg2, PyMySQL or sqlite3 is doing, if anything.
+    """Cancel the running statement, if any, of a psycopg, psycopg2, PyMySQL or sqlite3 connection on its server.
 
-    For other drivers nothing is done: a statement of theirs goes on until its server notices that nobody waits for it.
-    May wait, and may raise what the driver raises. The connection is of no use afterwards, and should be closed.
+    This function does nothing for other drivers; their statements run until the server notices the closed connection.
+    The function may wait, and may raise the driver's errors. The connection is unusable afterwards, and should be
+    closed.
     """
     cancel = _cancel_of(type(connection))
     if cancel is not None:
@@ -47,11 +49,11 @@ def cancel_statement(connection: Any) -> None:
 
 
 def end_statement(connection: Any) -> None:
-    """Call `cancel_statement` where the caller may be interrupted again; raises nothing.
+    """Call `cancel_statement` in a way that withstands further interruptions of the caller; raises no exception.
 
-    It runs in a greenlet of its own for five seconds at most, and is waited for during the first half of one. What
-    interrupts the caller meanwhile is dropped: the caller is cleaning up after an interruption already. Does nothing
-    within `cancelling`.
+    The cancellation runs in a separate greenlet for at most five seconds, and the caller waits for the first half
+    second. Exceptions that are thrown into the caller during this wait are dropped, because the caller is already
+    cleaning up after an interruption. Inside a `cancelling` block, this function does nothing.
     """
     if getcurrent() in _cancelling:
         return
@@ -67,7 +69,10 @@ def end_statement(connection: Any) -> None:
 
 @contextmanager
 def cancelling() -> Iterator[None]:
-    """Run a block that cancels a statement over another connection; if that one is interrupted, it is only closed."""
+    """Mark a block of code that cancels a statement over a second connection.
+
+    If a statement on the second connection is interrupted, it is not cancelled; the connection is only closed.
+    """
     current = getcurrent()
     if current in _cancelling:
         yield
@@ -80,8 +85,8 @@ def cancelling() -> Iterator[None]:
 
 
 def interrupts(error: BaseException | None) -> bool:
-    """Say whether an exception interrupts what it passes through, as an `Abort` or a `gevent.Timeout` does."""
-    # GeneratorExit tells a generator that nobody wants more of it; the connection is in order.
+    """Return True if an exception interrupts the code that it unwinds, as `Abort` and `gevent.Timeout` do."""
+    # GeneratorExit only means that a generator's consumer has stopped; the connection is still usable.
     return error is not None and not isinstance(error, (Exception, GeneratorExit))
 
 
@@ -94,7 +99,7 @@ def _end(connection: Any) -> None:
 
 
 def _cancel_of(kind: type) -> Callable[[Any], object] | None:
-    # A driver may be used through a class derived from its own.
+    # Search the base classes, too, because the connection's class may be derived from the driver's class.
     drivers = (base.__module__.partition(".")[0] for base in kind.__mro__)
     return next((_CANCELS[driver] for driver in drivers if driver in _CANCELS), None)
 

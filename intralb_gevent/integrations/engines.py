@@ -1,7 +1,7 @@
-"""SQLAlchemy's engines, whoever opens sessions on them: what becomes of connections that an interrupted request used.
+"""Protect all SQLAlchemy engines by invalidating the connections that an interrupted request has used.
 
-Decides which connections are given up. It must not know drivers: `drivers.py` finds out how a statement of theirs is
-ended. It uses only what SQLAlchemy 1.4 has, too; `sqlalchemy.py` has the sessions, for which 2.0 is needed.
+`drivers.py` cancels the statements of these connections on the server. This module also works with SQLAlchemy 1.4,
+while the sessions in `sqlalchemy.py` need 2.0.
 """
 
 from __future__ import annotations
@@ -20,21 +20,22 @@ from .drivers import end_statement, interrupts
 __all__ = ["protect"]
 
 _LENT = "intralb_lent_connections"
-"""The attribute of a slot's greenlet that lists the connections which pools have lent it."""
+"""Attribute of a slot's greenlet that lists the connections that the greenlet has checked out."""
 
 _MOST_LENT = 16
-"""From this length on the list is freed of connections that were given back."""
+"""Length of this list from which on entries for returned connections are removed."""
 
 _ENDED = "intralb_gevent.ended"
 
 
 def protect(engine: Engine | type[Engine] = Engine) -> None:
-    """End on the server what a connection was doing when its request was interrupted; without a SessionSource.
+    """Cancel the statements of interrupted requests on the server, for engines that are used without a SessionSource.
 
-    SQLAlchemy closes a connection that was interrupted, but its statement may go on in the server. It does not notice
-    an interruption between two statements, after which a session in a thread-local keeps its transaction open; such a
-    connection is closed, too. This is for sessions that are not opened by `SQLAlchemySessions`, such as those of
-    Flask-SQLAlchemy and `scoped_session`. One call covers all engines, present and future.
+    SQLAlchemy closes a connection whose statement was interrupted, but the statement may continue to run on the server.
+    SQLAlchemy does not notice an interruption between two statements, after which a session in a thread-local would
+    keep its transaction open. So a connection that was interrupted there is closed as well. This function is meant for
+    sessions that `SQLAlchemySessions` has not opened, such as those of Flask-SQLAlchemy and `scoped_session`. By
+    default, one call covers all existing and future engines.
     """
     if not event.contains(engine, "invalidate", _on_invalidate):
         event.listen(engine, "invalidate", _on_invalidate)
@@ -43,13 +44,13 @@ def protect(engine: Engine | type[Engine] = Engine) -> None:
 
 
 class _EngineGuard(Guard):
-    """Gives up what an aborted request has not given back to its pools."""
+    """Invalidates connections that an aborted request has not returned to their pools."""
 
     def __repr__(self) -> str:
         return "SQLAlchemy's guard"
 
     def abandon(self) -> None:
-        """Invalidate the connections that are still lent to this greenlet; their pools open others when needed."""
+        """Invalidate connections that this greenlet still has checked out; pools open new ones when needed."""
         for reference in vars(getcurrent()).pop(_LENT, ()):
             lent = reference()
             if lent is not None and lent.is_valid:
@@ -61,7 +62,7 @@ _GUARD = _EngineGuard()
 
 def _on_checkout(connection: object, record: object, lent: Any) -> None:
     current = getcurrent()
-    # The one connection of a StaticPool is everybody's.
+    # Do not list the connection of a StaticPool, because all greenlets share it.
     if not hasattr(current, "intralb_slot") or isinstance(lent._pool, StaticPool):
         return
     known = vars(current).setdefault(_LENT, [])
@@ -71,8 +72,9 @@ def _on_checkout(connection: object, record: object, lent: Any) -> None:
 
 
 def _on_invalidate(connection: Any, record: Any, error: BaseException | None) -> None:
-    # Without an error it was asked for, perhaps after an abort. An Exception is a server that is not there any more.
+    # Without an error, the invalidation was explicit, perhaps after an abort. An error derived from Exception means
+    # that the connection to the server is lost, so nothing can be cancelled.
     if (error is None or interrupts(error)) and _ENDED not in record.info:
-        # The engine and all engines may be protected each.
+        # Mark the connection, because listeners may be registered both on this engine and on the class Engine.
         record.info[_ENDED] = True
         end_statement(connection)

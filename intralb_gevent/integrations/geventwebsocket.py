@@ -1,8 +1,8 @@
-"""WebSockets for applications that are written for gevent-websocket: its own handler, on a socket of ours.
+"""Support applications written for gevent-websocket by running its handler on this server's socket.
 
-Such an application finds the WebSocket in `environ["wsgi.websocket"]`. Here that is made at its first use, by the
-handshake of gevent-websocket's `WebSocketHandler`. Nothing is imported from there: where the application has not loaded
-it, it has no use for such a WebSocket.
+An application written for it finds the WebSocket in `environ["wsgi.websocket"]`. This module creates the WebSocket at
+its first use, through the handshake of gevent-websocket's `WebSocketHandler`. An application that has not loaded
+gevent-websocket does not use such WebSockets, so this module imports the package only for the first handshake.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _PACKAGE: Final = "geventwebsocket"
 
 
 class _Server:
-    """What a WebSocket's handler has as its server: the clients of an application, to which it may broadcast."""
+    """The server object for gevent-websocket's handler; it holds the clients to which an application can broadcast."""
 
     pre_start_hook = None
 
@@ -39,20 +39,21 @@ def _server_of(application: Any) -> _Server:
     try:
         return _SERVERS.setdefault(application, _Server(application))
     except TypeError:
-        # It cannot be hashed, or has no weak references.
+        # The application is unhashable, or does not support weak references.
         return _Server(application)
 
 
 def wants_websocket(environ: dict[str, Any]) -> bool:
-    """Return whether a request that offers an upgrade should find `wsgi.websocket` in its environ."""
+    """Return True if the environ of a request that offers an upgrade should contain `wsgi.websocket`."""
     loaded = _PACKAGE in sys.modules
     return loaded and environ["REQUEST_METHOD"] == "GET" and environ["HTTP_UPGRADE"].strip().lower() == "websocket"
 
 
 def open_websocket(sock: Any, environ: dict[str, Any], application: Any) -> tuple[Any, Callable[[], None]]:
-    """Shake hands as gevent-websocket does; return the WebSocket, and what ends it when the application has ended.
+    """Do gevent-websocket's handshake; return the WebSocket, and a function to call after the application has ended.
 
-    Where the handshake is refused the client gets the answer of gevent-websocket, and this raises its WebSocketError.
+    If gevent-websocket rejects the handshake, the client receives the response of gevent-websocket, and this function
+    raises its WebSocketError.
     """
     module: Any = importlib.import_module(f"{_PACKAGE}.handler")
     handler = module.WebSocketHandler(sock, _address(environ), _server_of(application))
@@ -71,7 +72,7 @@ def _address(environ: dict[str, Any]) -> tuple[str, int]:
 
 
 def _prepare(handler: Any, environ: dict[str, Any]) -> None:
-    """Set what the handler would have set by reading the request itself."""
+    """Set the attributes that the handler itself would set while it reads a request."""
     handler.environ = environ
     handler.application = handler.server.application
     handler.request_version = environ["SERVER_PROTOCOL"]
@@ -84,17 +85,17 @@ def _prepare(handler: Any, environ: dict[str, Any]) -> None:
 
 
 def _refuse(handler: Any) -> None:
-    """Send the handler's own answer."""
+    """Send the response with which the handler rejects the handshake, and raise WebSocketError."""
     handler.result = [text.encode() if isinstance(text, str) else text for text in handler.result or ()]
     if handler.status:
         handler.close_connection = True
         handler.process_result()
     exceptions: Any = importlib.import_module(f"{_PACKAGE}.exceptions")
-    raise exceptions.WebSocketError("the handshake was refused")
+    raise exceptions.WebSocketError("the handshake was rejected")
 
 
 def _end(handler: Any, client: Any) -> None:
-    """Close the WebSocket, if the application has not, and forget the client."""
+    """Close the WebSocket if the application has not closed it, and remove the client."""
     clients = handler.server.clients
     if clients.get(handler.client_address) is client:
         del clients[handler.client_address]

@@ -1,9 +1,9 @@
-"""Lets OpenTelemetry see requests that were ended before their time.
+"""Report requests that were ended early to OpenTelemetry.
 
-Its instrumentation of WSGI, Django, Flask and Falcon ends spans on `Exception` only. A request that is aborted with
-a `BaseException` then has a span that never ends, and is never exported, or one that looks like a success. The spans of
-a request are found in its environ and in the frames that the abort has passed through. Nothing is imported from
-OpenTelemetry: where the application has not loaded it, there are no such spans.
+OpenTelemetry's instrumentation of WSGI, Django, Flask and Falcon handles only `Exception`, but an abort is a
+`BaseException`. After an abort, a span either never ends and is never exported, or appears to be successful. This
+module finds the spans of a request in its environ, and in the frames that the abort has unwound. This module does not
+import OpenTelemetry: if the application has not loaded OpenTelemetry, there are no spans.
 """
 
 from __future__ import annotations
@@ -14,29 +14,33 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import FrameType, TracebackType
 from typing import Any, Final
 
+from ..framevariables import variables
+
 __all__ = ["end_spans", "mark_spans", "open_spans"]
 
 _PACKAGE: Final = "opentelemetry"
 _INSTRUMENTATION: Final = "opentelemetry.instrumentation."
 
 _STATUS_CODES: Final = {"http.method": "http.status_code", "http.request.method": "http.response.status_code"}
-"""By the attribute of a request, which tells the old conventions from the new ones, the attribute of its response."""
+"""Names of the attributes for the status code, keyed by the attribute for the method, in the old and new semantic
+conventions."""
 
 
 def mark_spans(environ: Mapping[str, Any], frame: FrameType | None, outcome: str, status: str) -> None:
-    """Give the spans of a request that is being ended its outcome; never waits. `frame` is where its handler is.
+    """Set the outcome on the spans of a request that is being aborted; never waits.
 
-    Flask's and Falcon's instrumentation end them when the abort leaves the application, after which it is too late.
+    `frame` is the handler's current frame. The instrumentation of Flask and Falcon ends a span as soon as the abort
+    leaves the application; an ended span can no longer be changed.
     """
     if _PACKAGE in sys.modules:
-        # Spans can be of any class, and nothing may be raised here.
+        # Suppress all exceptions, because a span can be of any class, and this function must not raise an exception.
         with contextlib.suppress(Exception):
             for span in filter(_is_free, _open(environ, _outwards(frame))):
                 _mark(span, outcome, status)
 
 
 def _is_free(span: Any) -> bool:
-    """Say whether a method of the span would not wait: the handler may have been interrupted while it held its lock."""
+    """Return True if the span's lock is free; if the interrupted handler holds it, the span's methods would wait."""
     lock = getattr(span, "_lock", None)
     if lock is None or not lock.acquire(blocking=False):
         return False
@@ -45,18 +49,19 @@ def _is_free(span: Any) -> bool:
 
 
 def open_spans(environ: Mapping[str, Any], trace: TracebackType | None) -> list[Any]:
-    """Return the spans that an abort has left open: those of the environ and of the frames in its traceback."""
+    """Return the spans that an abort has left open, found in the environ and in the frames of the abort's traceback."""
     if _PACKAGE not in sys.modules:
         return []
     return _open(environ, reversed(list(_passed(trace))))
 
 
 def end_spans(spans: Iterable[Any], environ: Mapping[str, Any], outcome: str, status: str) -> None:
-    """End the spans of a request that was ended; an exporter may wait. Called in the context of the request."""
+    """End the spans of an ended request. Call this function in the request's context, because an exporter may block."""
     for span in spans:
         _mark(span, outcome, status)
     for activation in list(_kept(environ, "activation_key")):
-        # Django's instrumentation keeps this open, too; a garbage collector would close it in another context.
+        # Django's instrumentation also leaves its context manager open; the garbage collector would close it in another
+        # context.
         activation.__exit__(None, None, None)
     for span in spans:
         if span.is_recording():
@@ -64,18 +69,19 @@ def end_spans(spans: Iterable[Any], environ: Mapping[str, Any], outcome: str, st
 
 
 def _open(environ: Mapping[str, Any], frames: Iterable[FrameType]) -> list[Any]:
-    """Return the spans of these frames and of the environ, each once, that are of a server and have not ended."""
+    """Return the server spans that have not ended, found in the frames and in the environ, without duplicates."""
     found = {id(span): span for span in (*_of_frames(frames), *_kept(environ, "span_key"))}
     return [span for span in found.values() if _is_of_server(span) and span.is_recording()]
 
 
 def _is_of_server(span: Any) -> bool:
-    # A middleware within another has one of kind INTERNAL. Those of outgoing requests are ended by their own libraries.
+    # A nested middleware has a span of kind INTERNAL. Spans for outgoing requests are left out, because the libraries
+    # that create such spans also end them.
     return getattr(getattr(span, "kind", None), "name", None) in ("SERVER", "INTERNAL")
 
 
 def _kept(environ: Mapping[str, Any], kind: str) -> Iterator[Any]:
-    """Yield what the instrumentation has put in the environ under names that end so."""
+    """Yield the instrumentation's values in the environ whose keys end with `kind`."""
     for key, value in list(environ.items()):
         if key.startswith(_PACKAGE) and key.endswith(kind):
             yield value
@@ -84,7 +90,7 @@ def _kept(environ: Mapping[str, Any], kind: str) -> Iterator[Any]:
 def _of_frames(frames: Iterable[FrameType]) -> Iterator[Any]:
     for frame in frames:
         if str(frame.f_globals.get("__name__")).startswith(_INSTRUMENTATION):
-            yield frame.f_locals.get("span")
+            yield variables(frame).get("span")
 
 
 def _outwards(frame: FrameType | None) -> Iterator[FrameType]:

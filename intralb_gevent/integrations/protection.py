@@ -1,7 +1,7 @@
-"""Protection of an application's database connections without an option: it finds the libraries that are in use.
+"""Protect an application's database connections without configuration, by detecting the libraries in use.
 
-Decides which libraries are in use, by what the application has imported or imports later. It must not import a library
-itself, nor know what protects one: the library's own module here does.
+A library is in use if the application has imported it or imports it later. This module imports no library. Each library
+has an adapter module in this package, with a function `protect`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ logger = logging.getLogger("intralb_gevent")
 
 @dataclass(frozen=True)
 class _Library:
-    """A library, the package that is imported where it is used, and the module here which has its `protect`."""
+    """A library: its name, the package that an application imports, and the adapter module in this package."""
 
     name: str
     package: str
@@ -34,7 +34,7 @@ class _Library:
 
     @property
     def in_use(self) -> bool:
-        """Whether the application uses it."""
+        """True if the application uses the library."""
         return self.package in sys.modules and self.is_configured()
 
 
@@ -46,33 +46,36 @@ def _django_has_databases() -> bool:
     return any(engine and engine != "django.db.backends.dummy" for engine in engines)
 
 
-# Django is first, as its protection imports the drivers that its settings name.
+# Django is first, because protecting it imports the drivers that Django's settings name.
 _LIBRARIES = (
     _Library("Django", "django.db", "django", _django_has_databases),
     _Library("SQLAlchemy", "sqlalchemy", "engines"),
     _Library("psycopg", "psycopg", "psycopg"),
+    _Library("psycopg_pool", "psycopg_pool", "psycopg_pool"),
     _Library("psycopg2", "psycopg2", "psycopg2"),
     _Library("PyMySQL", "pymysql", "pymysql"),
     _Library("sqlite3", "sqlite3", "sqlite3_orphans"),
 )
 
 _outcomes: dict[_Library, bool] = {}
-"""Whether each library that was tried is protected."""
+"""Results of protection so far, by library: True if it is protected, False if protecting it has failed."""
 
 
 def found() -> tuple[str, ...]:
-    """Return the names of the libraries that `protect` would protect at this moment; imports and changes nothing."""
+    """Return the names of the libraries that `protect` would protect now, without importing or changing anything."""
     return tuple(library.name for library in _in_use())
 
 
 def protect() -> tuple[str, ...]:
-    """Protect the connections of Django, SQLAlchemy, psycopg, psycopg2, PyMySQL and sqlite3, as far as they are in use.
+    """Protect the connections of Django, SQLAlchemy, psycopg and its pool, psycopg2, PyMySQL and sqlite3, if in use.
 
-    When a request is interrupted, by its deadline for instance, the statement that it waits for is ended on the server,
-    and the connections that it has used are closed, with their transactions and locks. Call this once, when the
-    application has been imported; `intralb-gevent serve` does so itself. Libraries that are imported later are
-    protected then, but Django only if it has been set up by now. Returns the names of the protected libraries. A
-    library that cannot be protected is logged. Async views, which have no connections, are cancelled then as well.
+    When a request is interrupted, for example by its deadline, its current statement is cancelled on the server. The
+    connections that the request has used are closed, which also ends their transactions and releases their locks. If
+    the request runs an async view, the view's coroutine is cancelled, too.
+
+    Call this function once, after importing the application; `intralb-gevent serve` calls it automatically. A library
+    that is imported later is protected at its import, but Django is protected only if it is already set up now. Returns
+    the names of the protected libraries; a library that cannot be protected is reported in the log.
     """
     asgiref.protect()
     for library in _in_use():
@@ -84,7 +87,7 @@ def protect() -> tuple[str, ...]:
 
 def _in_use() -> Iterator[_Library]:
     for library in _LIBRARIES:
-        # Settings that are not as they should be are reported by the library itself.
+        # Suppress exceptions, because Django itself reports invalid settings.
         with suppress(Exception):
             if library.in_use:
                 yield library
@@ -102,10 +105,10 @@ def _protect(library: _Library) -> None:
 
 
 class _Finder:
-    """An import hook that protects a library when the application imports it after the start."""
+    """An import hook that protects libraries imported after the start."""
 
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: Any = None) -> ModuleSpec | None:
-        """Return the spec that the other finders have for a library, with its protection added; else None."""
+        """Return another finder's spec for a library, extended by the protection; None for any other module."""
         library = _IMPORTED_LATE.get(name)
         if library is None or library in _outcomes:
             return None
@@ -117,7 +120,7 @@ class _Finder:
         return spec
 
 
-# When Django is imported nothing is known of its databases yet.
+# Leave out Django, because its databases are not yet configured when it is imported.
 _IMPORTED_LATE = {library.package: library for library in _LIBRARIES if library.name != "Django"}
 
 
@@ -126,10 +129,10 @@ def _protect_when_loaded(loader: Any, library: _Library) -> None:
 
     def exec_module(module: ModuleType) -> None:
         execute(module)
-        # A loader may have more than one module to load.
+        # Check the name, because a loader may load more than one module.
         if module.__name__ == library.package:
             _protect(library)
 
-    # Where a loader does not let itself be changed, the library stays as it is.
+    # If the loader does not allow this attribute, the library stays unprotected.
     with suppress(AttributeError):
         loader.exec_module = exec_module

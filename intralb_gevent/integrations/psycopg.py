@@ -1,8 +1,4 @@
-"""psycopg 3: its connections as sessions, `Options(db_init_func=PsycopgSessions("host=... dbname=..."))`, and others'.
-
-Decides how such a connection is opened, checked, made ready, interrupted on the server and closed. It must not know
-when, nor whose request uses it: `pool/session.py` does.
-"""
+"""Support for psycopg 3: connections as sessions, protection of other connections, and cancellation of statements."""
 
 from __future__ import annotations
 
@@ -32,14 +28,14 @@ Connection = psycopg.Connection[Any]
 
 logger = logging.getLogger("intralb_gevent")
 
-# The patched one would go round the hub also when it is not to wait.
+# Use the original poll(), because gevent's poll() would yield to the hub even with a timeout of 0.
 _poll_at_once = monkey.get_original("select", "poll")
 
 CANCEL_SECONDS = 2.0
-"""How long the server may take to accept that a statement is cancelled."""
+"""Maximum number of seconds for the server to accept a cancel request."""
 
 MOST_CANCELS = 3
-"""How often a statement is cancelled that goes on nevertheless."""
+"""Maximum number of cancel requests that are sent for one statement."""
 
 _ANSWER_MILLISECONDS = 300
 _LONGEST_TIMEOUT = 2_147_483_647
@@ -47,17 +43,17 @@ _SHOWN = ("host", "port", "dbname", "user")
 
 
 class PsycopgSessions(SessionSource):
-    """Opens a `psycopg.Connection` for each slot that uses one.
+    """A source that opens a `psycopg.Connection` for each slot that uses one.
 
-    `conninfo` and the keyword arguments are those of `psycopg.connect`. With `statement_timeout=True` the server's
-    `statement_timeout` is set to the time that is left to each request before it uses its connection, which costs a
-    round trip. A request that leaves a transaction open has it rolled back.
+    `conninfo` and the keyword arguments are those of `psycopg.connect`. With `statement_timeout=True`, the server's
+    `statement_timeout` is set to the request's remaining time before the request uses its connection, which costs a
+    round trip. A transaction that a request leaves open is rolled back.
 
-    A connection on which something has arrived while it was idle is replaced, since that is how a server says that it
-    has closed it; so this is not for connections that LISTEN.
+    A connection that has received data while idle is replaced, because a server sends data when it closes a connection.
+    Therefore, this class does not work for connections that LISTEN.
 
-    Raises `OptionError` when psycopg would block the whole process while it waits, because it was imported before
-    gevent has patched it, and `psycopg.ProgrammingError` when `conninfo` is malformed.
+    Raises `psycopg.ProgrammingError` if `conninfo` is malformed. Raises `OptionError` if psycopg was imported before
+    gevent has patched the process, because psycopg would then block the whole process while it waits.
     """
 
     def __init__(self, conninfo: str = "", *, statement_timeout: bool = False, **kwargs: Any) -> None:
@@ -72,42 +68,42 @@ class PsycopgSessions(SessionSource):
         return f"<PsycopgSessions {self._place} open={self._open}>"
 
     def open(self, worker_id: int) -> Connection:
-        """Connect; raises `psycopg.OperationalError` if that fails."""
+        """Return a new connection; raises `psycopg.OperationalError` if connecting fails."""
         connection = psycopg.connect(self._conninfo, **self._kwargs)
         self._open += 1
         return connection
 
     def check(self, session: Connection) -> bool:
-        """Say whether the connection is in order, as far as can be seen without asking the server."""
+        """Return True if the connection looks usable, without sending anything to the server."""
         return not session.closed and not _has_something_to_read(session)
 
     def begin(self, session: Connection, seconds: float) -> None:
-        """Tell the server how much time is left, if it is to know."""
+        """Set the server's statement timeout to the request's remaining time, if `statement_timeout` is True."""
         if self._statement_timeout:
             milliseconds = min(max(seconds, 0.001) * 1000, _LONGEST_TIMEOUT)
             _outside_of_transactions(session, f"set statement_timeout = {math.ceil(milliseconds)}")
 
     def reset(self, session: Connection) -> None:
-        """Roll back what a request has not committed; raises `psycopg.Error` if the connection is not idle then."""
+        """Roll back an open transaction; raises `psycopg.Error` if the connection is not idle afterwards."""
         if session.info.transaction_status != TransactionStatus.IDLE:
             session.rollback()
         if session.info.transaction_status != TransactionStatus.IDLE:
             raise psycopg.OperationalError(f"{session!r} is not idle after a rollback")
 
     def discard(self, session: Connection) -> None:
-        """End what the connection still does on the server, and close it."""
+        """Cancel the connection's statement on the server, and close the connection."""
         try:
             cancel_statement(session)
         finally:
             self.close(session)
 
     def close(self, session: Connection) -> None:
-        """Close the connection; the server rolls back what was not committed."""
+        """Close the connection; the server rolls back an open transaction."""
         self._open -= 1
         session.close()
 
 
-# Connections of the application's own.
+# Protection of the application's own connections.
 
 _wait_for_psycopg = psycopg.Connection.wait
 
@@ -118,7 +114,7 @@ def _wait(self: Connection, *args: Any, **kwargs: Any) -> Any:
     try:
         return _wait_for_psycopg(self, *args, **kwargs)
     except BaseException as error:
-        # One that was waiting for notifications is in order, and may go on to be used.
+        # Keep a connection that was only waiting for notifications, because it is still usable.
         if interrupts(error) and _is_active(self):
             end_statement(self)
             self.close()
@@ -126,11 +122,11 @@ def _wait(self: Connection, *args: Any, **kwargs: Any) -> Any:
 
 
 def protect() -> None:
-    """End on the server what any connection of psycopg's is doing when its wait is interrupted, and close it.
+    """When a wait of any psycopg connection is interrupted, cancel its statement, and close the connection.
 
-    psycopg itself does so for KeyboardInterrupt only; after other exceptions the statement goes on, and the connection
-    cannot be used. A transaction that an aborted request has left open is rolled back if no other slot has used the
-    connection.
+    psycopg itself does this only for KeyboardInterrupt. After other exceptions, the statement continues to run on the
+    server, and the connection is unusable. A transaction that an aborted request has left open is rolled back if no
+    other slot has used the connection.
     """
     psycopg.Connection.wait = _wait  # type: ignore[method-assign]
     register(_GUARD)
@@ -144,14 +140,14 @@ _OPEN_TRANSACTION = (TransactionStatus.INTRANS, TransactionStatus.INERROR)
 _GUARD = TransactionGuard("psycopg", _in_transaction)
 
 
-# Ending what runs on the server.
+# Cancelling statements on the server.
 
 
 def cancel_statement(connection: Connection) -> None:
-    """End what an interrupted connection still runs on the server, if it does; close it afterwards.
+    """Cancel the statement that an interrupted connection still runs on the server.
 
-    Waits for some seconds at most, without blocking the hub. If the server cannot be reached this is logged, and no
-    error.
+    This function waits for at most a few seconds, without blocking the hub. If the server cannot be reached, the error
+    is logged, not raised. The caller must close the connection afterwards.
     """
     try:
         with cancelling():
@@ -165,7 +161,7 @@ def _cancel_until_answered(connection: Connection) -> None:
         if not _is_active(connection):
             break
         _cancel(connection)
-        # One that the statement has overtaken on its way finds nothing to cancel.
+        # A cancel request has no effect if it reaches the server before the statement that it should cancel.
         if _is_answered(connection):
             break
 
@@ -182,7 +178,7 @@ def _cancel(connection: Connection) -> None:
 
 
 def _can_cancel_without_blocking() -> bool:
-    # psycopg has it from 3.2 on, and libpq from 17 on; the older way waits in C.
+    # psycopg can do this from version 3.2 on, with libpq 17 or later; the older `cancel()` waits in C.
     capabilities = getattr(psycopg, "capabilities", None)
     return capabilities is not None and capabilities.has_cancel_safe()
 
@@ -201,8 +197,8 @@ def _has_something_to_read(connection: Connection) -> bool:
 
 
 def _is_answered(connection: Connection) -> bool:
-    # The connection may be closed meanwhile by a caller of `end_statement`, which waits for a limited time. libev
-    # aborts the process when it is to watch a descriptor that has been closed, so it watches a copy.
+    # Watch a copy of the descriptor: a caller of `end_statement` waits for a limited time, and may close the connection
+    # before this wait ends. libev aborts the process if it watches a closed descriptor.
     descriptor = os.dup(connection.fileno())
     try:
         look = poll()
@@ -216,12 +212,12 @@ def _outside_of_transactions(connection: Connection, statement: str) -> None:
     autocommit = connection.autocommit
     connection.autocommit = True
     connection.execute(statement)
-    # Not in a `finally`: a connection that was interrupted here is busy, and given up.
+    # Do not use `finally`, because a connection that was interrupted here is busy, and will be discarded.
     connection.autocommit = autocommit
 
 
 def _place(text: str, kwargs: dict[str, Any]) -> str:
-    """Say where a connection goes to, without what is secret."""
+    """Return a description of the server that a connection uses, without secrets."""
     known: dict[str, Any] = {**conninfo.conninfo_to_dict(text), **kwargs}
     return " ".join(f"{name}={known[name]}" for name in _SHOWN if name in known)
 
@@ -236,7 +232,7 @@ def _require_cooperation() -> None:
 
 
 def _waits_in_c() -> bool:
-    """Say whether psycopg has chosen how it waits before gevent could offer its own way."""
+    """Return True if psycopg has selected its function for waiting before gevent could replace it."""
     chosen = vars(waiting)
     ours = selectors.DefaultSelector
     return chosen["wait"] is chosen.get("wait_c") or chosen.get("DefaultSelector", ours) is not ours

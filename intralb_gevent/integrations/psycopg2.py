@@ -1,11 +1,8 @@
-"""psycopg2 connections as sessions: `Options(db_init_func=Psycopg2Sessions("host=... dbname=..."))`.
+"""Support for psycopg2: connections as sessions, protection of other connections, and cancellation of statements.
 
-Decides how such a connection waits, and how it is opened, checked, made ready, interrupted on the server and closed. It
-must not know when, nor whose request uses it: `pool/session.py` does.
-
-A connection of psycopg2 that is interrupted while it waits closes itself, and its statement runs on: the server looks
-at a connection only between statements. Nor can it be asked any more which process of the server that is. So this is
-remembered, and the process ended from another connection.
+A psycopg2 connection that is interrupted while it waits closes itself, but its statement continues to run, because the
+server checks the connection only between statements. A closed connection no longer reports the pid of its server
+process. Therefore, the pid is recorded earlier, and the server process is terminated from another connection.
 """
 
 from __future__ import annotations
@@ -37,20 +34,20 @@ Connection = extensions.connection
 logger = logging.getLogger("intralb_gevent")
 
 CANCEL_SECONDS = 3.0
-"""How long it may take to connect to the server and have it end a statement."""
+"""Maximum number of seconds to connect to the server and to make it end a statement."""
 
 MOST_CANCELLING = 4
-"""How many connections may be open at the same time to end statements, beside those of the slots."""
+"""Maximum number of connections that are open to end statements, in addition to the slots' connections."""
 
 _cancelling = BoundedSemaphore(MOST_CANCELLING)
 
-# The patched one would go round the hub also when it is not to wait.
+# Use the original poll(), because gevent's poll() would yield to the hub even with a timeout of 0.
 _poll_at_once = monkey.get_original("select", "poll")
 
 _LONGEST_TIMEOUT = 2_147_483_647
 _SHOWN = ("host", "port", "dbname", "user")
 
-# A process that is younger than the connection has got the number of one that has ended.
+# Exclude server processes that are younger than the connection, because they have reused the pid of an ended process.
 _TERMINATE = """
     select pg_terminate_backend(pid) from pg_stat_activity
     where pid = %s and backend_start <= clock_timestamp() - %s * interval '1 second'
@@ -58,22 +55,22 @@ _TERMINATE = """
 
 
 class Psycopg2Sessions(SessionSource):
-    """Opens a psycopg2 connection for each slot that uses one.
+    """A source that opens a psycopg2 connection for each slot that uses one.
 
-    `dsn` and the keyword arguments are those of `psycopg2.connect`. With `statement_timeout=True` the server's
-    `statement_timeout` is set to the time that is left to each request before it uses its connection, which costs a
-    round trip. A request that leaves a transaction open has it rolled back.
+    `dsn` and the keyword arguments are those of `psycopg2.connect`. With `statement_timeout=True`, the server's
+    `statement_timeout` is set to the request's remaining time before the request uses its connection, which costs a
+    round trip. A transaction that a request leaves open is rolled back.
 
-    psycopg2 gets a wait callback, so that only the request that waits is stopped: `install_wait_callback()`. With one
-    it has neither COPY nor large objects. The name of the server is looked up by libpq, which stops everything: give
-    `hostaddr` where that can take long.
+    `install_wait_callback()` gives psycopg2 a wait callback, so that a wait does not block the whole process. With a
+    wait callback, psycopg2 supports neither COPY nor large objects. libpq's lookup of the server's name still blocks
+    the whole process; set `hostaddr` if the lookup can take a long time.
 
-    What an aborted request was doing is ended on the server from another connection, of which there are at most
-    `MOST_CANCELLING` at the same time: leave room for them. Behind a pooler that does not tell the numbers of the
-    server's processes this cannot be: use `statement_timeout=True` there.
+    The statement of an aborted request is ended on the server from another connection. The server must allow
+    `MOST_CANCELLING` such connections in addition to the slots' own. Behind a pooler that hides the pids of the server
+    processes, statements cannot be ended in this way; use `statement_timeout=True` in that case.
 
-    A connection on which something has arrived while it was idle is replaced, since that is how a server says that it
-    has closed it; so this is not for connections that LISTEN. Raises `psycopg2.ProgrammingError` when `dsn` is
+    A connection that has received data while idle is replaced, because a server sends data when it closes a connection.
+    Therefore, this class does not work for connections that LISTEN. Raises `psycopg2.ProgrammingError` if `dsn` is
     malformed.
     """
 
@@ -88,7 +85,7 @@ class Psycopg2Sessions(SessionSource):
         return f"<Psycopg2Sessions {self._place} open={self._open}>"
 
     def open(self, worker_id: int) -> Connection:
-        """Connect; raises `psycopg2.OperationalError` if that fails."""
+        """Return a new connection; raises `psycopg2.OperationalError` if connecting fails."""
         install_wait_callback()
         connection: Connection = psycopg2.connect(self._dsn, **self._kwargs)
         self._open += 1
@@ -96,31 +93,31 @@ class Psycopg2Sessions(SessionSource):
         return connection
 
     def check(self, session: Connection) -> bool:
-        """Say whether the connection is in order, as far as can be seen without asking the server."""
+        """Return True if the connection looks usable, without sending anything to the server."""
         return not session.closed and not _has_something_to_read(session)
 
     def begin(self, session: Connection, seconds: float) -> None:
-        """Tell the server how much time is left, if it is to know."""
+        """Set the server's statement timeout to the request's remaining time, if `statement_timeout` is True."""
         if self._statement_timeout:
             milliseconds = min(max(seconds, 0.001) * 1000, _LONGEST_TIMEOUT)
             _outside_of_transactions(session, f"set statement_timeout = {math.ceil(milliseconds)}")
 
     def reset(self, session: Connection) -> None:
-        """Roll back what a request has not committed; raises `psycopg2.Error` if the connection is not idle then."""
+        """Roll back an open transaction; raises `psycopg2.Error` if the connection is not idle afterwards."""
         if session.info.transaction_status != extensions.TRANSACTION_STATUS_IDLE:
             session.rollback()
         if session.info.transaction_status != extensions.TRANSACTION_STATUS_IDLE:
             raise psycopg2.OperationalError(f"{session!r} is not idle after a rollback")
 
     def discard(self, session: Connection) -> None:
-        """End what the connection still does on the server, and close it."""
+        """End the connection's statement on the server, and close the connection."""
         try:
             cancel_statement(session)
         finally:
             self.close(session)
 
     def close(self, session: Connection) -> None:
-        """Close the connection; the server rolls back what was not committed."""
+        """Close the connection; the server rolls back an open transaction."""
         self._open -= 1
         session.close()
 
@@ -129,10 +126,10 @@ class Psycopg2Sessions(SessionSource):
 
 
 def install_wait_callback() -> None:
-    """Have all connections of psycopg2 wait in gevent's hub; call it before the first of them is opened.
+    """Make all psycopg2 connections wait in gevent's hub; call this before the first connection is opened.
 
-    A wait callback that is there already is kept, and the log tells of it: it must wait with gevent, as that of
-    psycogreen does.
+    An existing wait callback is kept, with a warning in the log. A wait callback must wait with gevent, like that of
+    psycogreen.
     """
     present = extensions.get_wait_callback()
     if present is None:
@@ -142,10 +139,10 @@ def install_wait_callback() -> None:
 
 
 def protect() -> None:
-    """Have all connections of psycopg2 wait in gevent's hub, and end on the server what an interrupted one is doing.
+    """Make all psycopg2 connections wait in gevent's hub, and end the statements of interrupted ones on the server.
 
-    A transaction that an aborted request has left open is rolled back if no other slot has used the connection.
-    Where the application has installed a wait callback itself, as that of psycogreen, it goes on to be called.
+    A transaction that an aborted request has left open is rolled back if no other slot has used the connection. A wait
+    callback that the application has installed, such as that of psycogreen, is still called.
     """
     present = extensions.get_wait_callback()
     if not isinstance(present, _Protected):
@@ -160,13 +157,13 @@ def _wait(connection: Connection) -> None:
         try:
             (wait_read if state == extensions.POLL_READ else wait_write)(connection.fileno())
         except BaseException:
-            # Once this function is left the connection is closed, and cannot be asked any more.
+            # Record the pid now, because psycopg2 closes the connection when this function raises an exception.
             _remember(connection)
             raise
 
 
 class _Protected:
-    """A wait callback that also ends, on the server, the statement whose wait is interrupted."""
+    """A wait callback that also ends an interrupted statement on the server."""
 
     def __init__(self, callback: Callable[[Connection], object]) -> None:
         self._callback = callback
@@ -175,7 +172,7 @@ class _Protected:
         return f"<protected {self._callback!r}>"
 
     def __call__(self, connection: Connection) -> None:
-        """Wait for what a connection waits for."""
+        """Wait until the connection is ready."""
         _GUARD.note_use(connection)
         try:
             self._callback(connection)
@@ -194,18 +191,18 @@ _OPEN_TRANSACTION = (extensions.TRANSACTION_STATUS_INTRANS, extensions.TRANSACTI
 _GUARD = TransactionGuard("psycopg2", _in_transaction)
 
 
-# Ending what runs on the server.
+# Ending statements on the server.
 
 
 class _Backend(NamedTuple):
-    """The process of the server that serves a connection, and how to reach that server."""
+    """The server process of a connection, and the parameters to connect to its server."""
 
     pid: int
     known_at: float
     parameters: dict[str, Any]
 
     def __repr__(self) -> str:
-        # Without the parameters: there is a password among them.
+        # Leave out the parameters, because they include a password.
         return f"<_Backend {self.pid}>"
 
 
@@ -215,17 +212,18 @@ _backends: WeakKeyDictionary[Connection, _Backend] = WeakKeyDictionary()
 def _remember(connection: Connection) -> None:
     info = connection.info
     if info.backend_pid and connection not in _backends:
-        # Of several servers this is the one that was chosen.
+        # Record the host and port of the server in use, because the DSN may list several servers.
         chosen = {"host": info.host, "port": info.port, "password": info.password or None}
         _backends[connection] = _Backend(info.backend_pid, monotonic(), {**info.dsn_parameters, **chosen})
 
 
 def cancel_statement(connection: Connection) -> None:
-    """End what an interrupted connection still runs on the server, if it does; close it afterwards.
+    """End the statement that an interrupted connection still runs on the server.
 
-    The server's process is ended altogether, from another connection and without blocking the hub. Waits for some
-    seconds at most. If the server cannot be reached this is logged, and no error. It knows the connections that
-    `Psycopg2Sessions` has opened, and those that were interrupted in the wait callback of `install_wait_callback`.
+    The server process is terminated from another connection. This function waits for at most a few seconds, without
+    blocking the hub. If the server cannot be reached, the error is logged, not raised. The caller must close the
+    connection afterwards. This function works for connections that `Psycopg2Sessions` has opened, and for connections
+    that were interrupted in the wait callback of `install_wait_callback`.
     """
     backend = _backends.pop(connection, None)
     if backend is None or not _may_be_running(connection):
@@ -239,7 +237,7 @@ def cancel_statement(connection: Connection) -> None:
 
 
 def _may_be_running(connection: Connection) -> bool:
-    """Say whether a statement was interrupted: the connection is broken by that, which is more than closed."""
+    """Return True if a statement may still be running; the connection of an interrupted statement counts as broken."""
     if connection.closed:
         return connection.closed == _BROKEN
     return connection.info.transaction_status == extensions.TRANSACTION_STATUS_ACTIVE
@@ -258,7 +256,7 @@ def _terminate(backend: _Backend) -> None:
         connection.close()
 
 
-# Small things.
+# Helpers.
 
 
 def _has_something_to_read(connection: Connection) -> bool:
@@ -272,20 +270,20 @@ def _outside_of_transactions(connection: Connection, statement: str) -> None:
     connection.autocommit = True
     with connection.cursor() as cursor:
         cursor.execute(statement)
-    # Not in a `finally`: a connection that was interrupted here is given up.
+    # Do not use `finally`, because a connection that was interrupted here will be discarded.
     connection.autocommit = autocommit
 
 
 def _place(dsn: str, kwargs: dict[str, Any]) -> str:
-    """Say where a connection goes to, without what is secret."""
+    """Return a description of the server that a connection uses, without secrets."""
     known: dict[str, Any] = {**extensions.parse_dsn(dsn), **kwargs}
     return " ".join(f"{name}={known[name]}" for name in _SHOWN if name in known)
 
 
-_told: set[int] = set()
+_reported: set[int] = set()
 
 
 def _tell_of(callback: Any) -> None:
-    if id(callback) not in _told:
-        _told.add(id(callback))
+    if id(callback) not in _reported:
+        _reported.add(id(callback))
         logger.warning("psycopg2 has a wait callback already, which is kept: %r; it must wait with gevent", callback)

@@ -1,9 +1,6 @@
-"""Sessions that are PyMySQL connections, for MariaDB and MySQL.
+"""Support for PyMySQL, with MariaDB and MySQL: sessions, protection of other connections, cancellation of statements.
 
-Decides how a connection is checked, made clean and given up, and how what it runs is ended on the server, too. It must
-not know when that is asked: `pool/session.py` does.
-
-PyMySQL waits in Python's sockets, so it is cooperative once gevent has patched them.
+PyMySQL waits in Python's sockets, so it is cooperative once gevent has patched the sockets.
 """
 
 from __future__ import annotations
@@ -32,41 +29,42 @@ from .transactions import TransactionGuard
 __all__ = ["PyMySQLSessions", "cancel_statement", "protect"]
 
 CANCEL_SECONDS = 2.0
-"""How long connecting to the server, and each of its answers, may take when a statement is cancelled."""
+"""Maximum number of seconds to connect to the server, and to wait for each response, when a statement is cancelled."""
 
 MOST_CANCELLING = 2
-"""How many connections there are at most, at one time, that cancel statements; more are no faster."""
+"""Maximum number of connections that cancel statements at the same time; more connections would not be faster."""
 
 LONGEST_TIMEOUT = 31_536_000.0
-"""The longest statement timeout that MariaDB takes, in seconds."""
+"""MariaDB's maximum statement timeout, in seconds."""
 
 logger = logging.getLogger("intralb_gevent")
 
 _poll = get_original("select", "poll")
-# Aborts come in storms, and a server has few connections: those that cancel must not take the last of them.
+# Limit the connections that cancel statements, because aborts occur in bursts, and a server limits its connections.
 _cancelling = BoundedSemaphore(MOST_CANCELLING)
 
 
 class SlotConnection(Connection):  # type: ignore[misc]  # the driver has no types
-    """A PyMySQL connection that knows a little more of itself, and is closed by an interrupted write as by a read."""
+    """A PyMySQL connection with additional state; an interrupted write closes it, just as an interrupted read does."""
 
     def __init__(self, **arguments: Any) -> None:
         self.connected_at = monotonic()
         self.at_rest = False
-        """Whether nothing of it runs on the server: the last thing it did was a rollback, which was answered."""
+        """True if no statement of the connection runs on the server, because the server has confirmed a rollback."""
         super().__init__(**arguments)
         self.autocommit_at_first: bool = self.get_autocommit()
 
     def _create_ssl_ctx(self, sslp: Any) -> Any:
-        # Where nothing is said of TLS the driver makes a context for each connection, and reading the certificates of
-        # the system, which that one does not verify with, takes tens of milliseconds in which nothing else runs.
+        # Without TLS arguments, share one context. The driver would create a context for each connection and load the
+        # CA certificates, which blocks the process for tens of milliseconds, although such a context does not verify
+        # certificates.
         return super()._create_ssl_ctx(sslp) if sslp else _default_context()
 
     def _write_bytes(self, data: bytes) -> None:
         try:
             super()._write_bytes(data)
         except BaseException:
-            # Half a packet may have gone; the server would take the next one for the rest of it.
+            # Only part of a packet may have been sent; the server would take the next packet as the rest of it.
             self._force_close()
             raise
 
@@ -77,17 +75,17 @@ def _default_context() -> Any:
 
 
 class PyMySQLSessions(SessionSource):
-    """Opens a PyMySQL connection for each slot: `Options(db_init_func=PyMySQLSessions(host=..., user=...))`.
+    """A source of PyMySQL connections, one for each slot: `Options(db_init_func=PyMySQLSessions(host=..., user=...))`.
 
-    Takes the arguments of `pymysql.connect`, which are used for each connection. After each request the transaction is
-    rolled back and the autocommit mode is as it was at first; whatever else a request leaves on its session (variables,
-    temporary tables, locks taken with GET_LOCK) stays there. After an abort the connection is closed, and a second
-    one, opened with the same arguments for that moment, ends what it ran; see `cancel_statement` for the limits.
+    The arguments are those of `pymysql.connect`. After each request, the transaction is rolled back, and the initial
+    autocommit mode is restored. Other session state of a request (variables, temporary tables, GET_LOCK locks) is kept.
+    After an abort, the connection is closed, and its statement is ended from a second, short-lived connection with the
+    same arguments; `cancel_statement` describes the limits.
 
-    With `statement_timeout` the server is told at the beginning of each request how long a statement may take: what is
-    left until the deadline. It ends a statement then even if this process is gone. That is one more round trip for
-    each request that uses its session. MariaDB ends all statements (`max_statement_time`), MySQL ends SELECT only
-    (`max_execution_time`).
+    With `statement_timeout`, the server's time limit for statements is set to the request's remaining time, before the
+    request uses its session. The server then ends a statement at the deadline even if this process is gone. The setting
+    costs one more round trip for each request that uses its session. MariaDB limits all statements
+    (`max_statement_time`), and MySQL limits only SELECT (`max_execution_time`).
     """
 
     def __init__(self, *, statement_timeout: bool = False, **connect: Any) -> None:
@@ -95,44 +93,44 @@ class PyMySQLSessions(SessionSource):
         self._connect = connect
 
     def __repr__(self) -> str:
-        told = {name: self._connect.get(name) for name in ("user", "host", "port", "unix_socket", "database")}
-        where = " ".join(f"{name}={value!r}" for name, value in told.items() if value is not None)
+        known = {name: self._connect.get(name) for name in ("user", "host", "port", "unix_socket", "database")}
+        where = " ".join(f"{name}={value!r}" for name, value in known.items() if value is not None)
         return f"<PyMySQLSessions {where} statement_timeout={self.statement_timeout}>"
 
     def open(self, worker_id: int) -> Connection:
-        """Return a new connection; raises `pymysql.Error`."""
+        """Return a new connection; raises `pymysql.Error` if connecting fails."""
         return SlotConnection(**self._connect)
 
     def check(self, session: SlotConnection) -> bool:
-        """Say whether it is open and the server has not closed it, without asking the server."""
-        # Nobody has asked for anything: what can be read is the server's farewell.
+        """Return True if neither end has closed the connection, without sending anything to the server."""
+        # No query is pending, so a readable socket means that the server has closed the connection.
         return session.open and not _readable(session)
 
     def begin(self, session: SlotConnection, seconds: float) -> None:
-        """Let the server end statements when the request must have ended, if `statement_timeout` is set."""
+        """Set the server's statement timeout to the request's remaining time, if `statement_timeout` is True."""
         session.at_rest = False
         if self.statement_timeout:
             _execute(session, _limiting(session, seconds))
 
     def reset(self, session: SlotConnection) -> None:
-        """Roll back, and restore the autocommit mode."""
+        """Roll back the transaction, and restore the initial autocommit mode."""
         session.rollback()
         if session.get_autocommit() != session.autocommit_at_first:
             session.autocommit(session.autocommit_at_first)
         session.at_rest = True
 
     def discard(self, session: SlotConnection) -> None:
-        """Close it without a farewell, and end what it runs on the server."""
+        """Close the connection without COM_QUIT, and end its statement on the server if one may still be running."""
         _hang_up(session)
         if not session.at_rest:
             cancel_statement(session)
 
     def close(self, session: SlotConnection) -> None:
-        """Say farewell to the server and close it."""
+        """Send COM_QUIT and close the connection."""
         session.close()
 
 
-# Connections of the application's own.
+# Protection of the application's own connections.
 
 _force_close_of_pymysql = Connection._force_close
 _write_bytes_of_pymysql = Connection._write_bytes
@@ -151,18 +149,18 @@ def _write_bytes(self: Connection, data: bytes) -> None:
     try:
         _write_bytes_of_pymysql(self, data)
     except BaseException as error:
-        # Half a packet may have been sent; the server would take the next one for the rest of it.
+        # Only part of a packet may have been sent; the server would take the next packet as the rest of it.
         if interrupts(error):
             self._force_close()
         raise
 
 
 def protect() -> None:
-    """End on the server what any connection of PyMySQL's is doing when its wait is interrupted.
+    """End the statement of any PyMySQL connection on the server if the connection's wait is interrupted.
 
-    PyMySQL itself closes the connection, but the statement goes on, and keeps its locks. Only what is called when a
-    connection is closed or written to is replaced, so reading rows costs nothing more. A transaction that an aborted
-    request has left open is rolled back if no other slot has used the connection.
+    PyMySQL itself closes such a connection, but the statement continues to run and keeps its locks. Only the methods
+    for closing and writing are replaced, so reading rows is not slower. A transaction that an aborted request has left
+    open is rolled back if no other slot has used the connection.
     """
     Connection._force_close = _force_close
     Connection._write_bytes = _write_bytes
@@ -170,26 +168,28 @@ def protect() -> None:
 
 
 def _in_transaction(connection: Connection) -> bool:
-    # After commit() this is still what the statement before it has reported; a rollback too many does no harm.
+    # After commit(), the status is still that of the preceding statement; this causes an unnecessary but harmless
+    # rollback.
     return connection.open and bool(connection.server_status & SERVER_STATUS.SERVER_STATUS_IN_TRANS)
 
 
 _GUARD = TransactionGuard("PyMySQL", _in_transaction)
 
 
-# Ending what runs on the server.
+# Ending statements on the server.
 
 
 def cancel_statement(connection: Connection) -> bool:
-    """End on the server what `connection` ran there; say whether nothing of it is left.
+    """End the statement of `connection` on the server; return True if it is no longer running on the server.
 
-    For a connection whose wait was interrupted, whether the driver has closed it or not; it cannot be used afterwards.
-    It may be any PyMySQL connection. A second one is opened with the same arguments, for it keeps them all, password
-    and TLS context among them, and has the server kill the first. At most 2 do so at the same time; others wait.
+    Call this for any PyMySQL connection whose wait was interrupted, even if the driver has closed it; the connection is
+    unusable afterwards. To end its statement, a second connection is opened with the same arguments, including the
+    password and the TLS context; it asks the server to kill the first connection. At most two callers can do this at
+    the same time; further callers wait.
 
-    Never raises because the server is away or refuses: that is logged, and False returned, after 2 seconds for each
-    step at most. Nothing is killed if the server has been restarted in between, as thread ids begin anew then. Behind
-    a proxy that gives thread ids of its own, the proxy must understand KILL.
+    If the server is unreachable or refuses, the error is logged, and False is returned; each step takes at most
+    2 seconds. If the server was restarted in between, no connection is killed, because thread ids then start again. A
+    proxy that assigns its own thread ids must understand KILL.
     """
     try:
         with cancelling(), _cancelling:
@@ -216,13 +216,13 @@ def _kill(connection: Connection) -> bool:
             raise
     finally:
         _hang_up(killer)
-    # It may be given up once more, by the pool or the ORM that it belongs to.
+    # Kill the connection only once, because a pool or an ORM may discard it again.
     connection.server_thread_id = None
     return True
 
 
 def _thread_id(connection: Connection) -> int | None:
-    """Return the server's number of a connection, or None if it never heard one."""
+    """Return the server's id of a connection, or None if the connection never received one."""
     number = getattr(connection, "server_thread_id", None)
     return number[0] if number else None
 
@@ -232,9 +232,9 @@ def _address(connection: Connection) -> str:
 
 
 def _another(connection: Connection) -> Connection:
-    """Return a connection with the arguments of another one, not connected yet."""
+    """Return an unconnected copy of a connection, with the same arguments."""
     other = copy(connection)
-    # First of all: what they both hold is closed when either of them is collected.
+    # Clear the copy's socket first; otherwise, freeing either object would close the socket to which both refer.
     other._sock = other._rfile = other._result = None
     other.init_command = other.sql_mode = other.autocommit_mode = None
     other.connect_timeout = other._read_timeout = other._write_timeout = CANCEL_SECONDS
@@ -242,7 +242,7 @@ def _another(connection: Connection) -> Connection:
 
 
 def _restarted(killer: Connection, connection: Connection) -> bool:
-    """Say whether `connection` is older than the server that `killer` has reached."""
+    """Return True if the server that `killer` has reached started after `connection` was opened."""
     if _thread_id(killer) < _thread_id(connection):  # type: ignore[operator]  # both have been connected
         return True
     connected_at = getattr(connection, "connected_at", None)
@@ -251,7 +251,7 @@ def _restarted(killer: Connection, connection: Connection) -> bool:
     with killer.cursor(pymysql.cursors.Cursor) as cursor:
         cursor.execute("SHOW GLOBAL STATUS LIKE 'Uptime'")
         uptime = int(cursor.fetchone()[1])
-    # The server counts whole seconds.
+    # The server's uptime is in whole seconds.
     return bool(monotonic() - connected_at > uptime + 1)
 
 
@@ -261,8 +261,8 @@ def _execute(connection: Connection, statement: str) -> None:
 
 
 def _limiting(connection: Connection, seconds: float) -> str:
-    """Return the statement that has the server end later ones after so many seconds."""
-    # Zero would mean no limit at all.
+    """Return the SQL statement that limits later statements to `seconds`."""
+    # Set at least one millisecond, because zero would mean no limit.
     milliseconds = max(1, int(min(seconds, LONGEST_TIMEOUT) * 1000))
     if "MariaDB" in connection.server_version:
         return f"SET SESSION max_statement_time = {milliseconds / 1000:.3f}"
@@ -276,7 +276,7 @@ def _readable(connection: Connection) -> bool:
 
 
 def _hang_up(connection: Connection) -> None:
-    """Close the socket of a connection at once, even while another greenlet waits on it."""
+    """Close the socket of a connection immediately, even while another greenlet waits on it."""
     with suppress(Exception):
         connection._sock.shutdown(socket.SHUT_RDWR)
     with suppress(Exception):

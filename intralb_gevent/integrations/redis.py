@@ -1,9 +1,6 @@
-"""Sessions that are redis-py clients, each with connections of its own.
+"""Support for redis-py clients as sessions; each client has its own connections.
 
-Decides what a request may leave behind on a connection and when one is dropped. It must not know when that is asked:
-`pool/session.py` does.
-
-redis-py waits in Python's sockets, so it is cooperative once gevent has patched them.
+redis-py waits in Python's sockets, so it is cooperative once gevent has patched the sockets.
 """
 
 from __future__ import annotations
@@ -26,31 +23,33 @@ _LASTING = frozenset(
         *(f"CLIENT {what}" for what in ("CACHING", "NO-EVICT", "NO-TOUCH", "REPLY", "SETINFO", "SETNAME", "TRACKING")),
     }
 )
-"""The commands after which a connection is not as it was; of most others the server remembers nothing."""
+"""Commands that leave state on a connection; most other commands leave none."""
 
 _UNDONE = {"EXEC": {"MULTI", "WATCH"}, "DISCARD": {"MULTI", "WATCH"}, "UNWATCH": {"WATCH"}}
-"""What is over after a command."""
+"""Commands that clear state on a connection, each with the commands that had set this state."""
 
 _ENDED = "this client belonged to a request that has ended; call current_session() in each request"
 
 
 class SlotConnection(AbstractConnection):  # type: ignore[misc]  # the driver's types are not used
-    """What a connection is beside one of redis-py's kinds: it remembers what a request has left on it."""
+    """A mixin for redis-py's connection classes; it records the state that a request has left on the connection."""
 
     given_up = False
-    """Whether it must not be connected again, whoever still has it."""
+    """True if the connection must not reconnect, even if a client still refers to it."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.left: set[str] = set()
-        """The commands that still have an effect."""
+        """Names of the commands that have left state on this connection."""
         super().__init__(*args, **kwargs)
 
     def send_command(self, *args: Any, **kwargs: Any) -> Any:
+        """Send one command, and record the state that it leaves on the connection."""
         super().send_command(*args, **kwargs)
-        # Afterwards, because it may have connected first.
+        # Record the command after sending it, because sending may connect first, which clears the record.
         self._heed(args)
 
     def pack_commands(self, commands: Any) -> Any:
+        """Encode the commands of a pipeline, and record the state that they leave on the connection."""
         commands = list(commands)
         for command in commands:
             self._heed(command)
@@ -64,13 +63,15 @@ class SlotConnection(AbstractConnection):  # type: ignore[misc]  # the driver's 
             self.left -= _UNDONE[name]
 
     def connect(self, *args: Any, **kwargs: Any) -> Any:
+        """Connect if necessary; a fresh connection has no recorded state."""
         self._connecting(super().connect, *args, **kwargs)
 
     def connect_check_health(self, *args: Any, **kwargs: Any) -> Any:
+        """Connect as `connect` does; some versions of redis-py call this method directly."""
         self._connecting(super().connect_check_health, *args, **kwargs)
 
     def _connecting(self, connect: Any, *args: Any, **kwargs: Any) -> None:
-        """Connect; what the handshake has sent is how the connection should be."""
+        """Connect, and clear the record, because the state that the handshake sets is intended."""
         fresh = self._sock is None
         connect(*args, **kwargs)
         if fresh:
@@ -83,7 +84,10 @@ class SlotConnection(AbstractConnection):  # type: ignore[misc]  # the driver's 
 
 
 def _name(command: tuple[Any, ...]) -> str:
-    """Return the name of a command, of CLIENT with what it is asked; redis-py gives that in one word or in two."""
+    """Return the name of a command; for CLIENT, include the subcommand.
+
+    redis-py passes CLIENT and its subcommand as one argument or as two.
+    """
     first = command[0].decode() if isinstance(command[0], bytes) else str(command[0])
     words = first.upper().split()
     if words != ["CLIENT"]:
@@ -97,7 +101,7 @@ def _kept_by_a_slot(kind: type) -> type:
 
 
 class SlotPool(redis.ConnectionPool):  # type: ignore[misc]  # the driver's types are not used
-    """The connections of one slot: one as a rule, another while a pipeline watches or a subscription is open."""
+    """A slot's connections: usually one connection, but two while a pipeline watches keys or a subscription is open."""
 
     given_up = False
 
@@ -106,29 +110,31 @@ class SlotPool(redis.ConnectionPool):  # type: ignore[misc]  # the driver's type
 
     @property
     def usable(self) -> bool:
-        """Whether its connections are open and have nothing to say, as nobody has asked; without a round trip."""
+        """True if there are idle connections, and the server has closed none of them; the check takes no round trip."""
         idle = self._available_connections
-        # With a cache, which redis-py has had since 5.1, the server may tell of what has changed.
-        told = getattr(self, "cache", None) is not None
-        return bool(idle) and (told or not any(connection.can_read() for connection in idle))
+        # Data on an idle connection means that the server has closed it. With client-side caching (redis-py 5.1), the
+        # data can also be an invalidation.
+        may_be_invalidation = getattr(self, "cache", None) is not None
+        return bool(idle) and (may_be_invalidation or not any(connection.can_read() for connection in idle))
 
     def settle(self) -> None:
-        """Drop all connections if one of them is still in use or not as it was."""
+        """Drop all connections if any of them is still in use, or if a request has left state on any of them."""
         if self._in_use_connections or any(_inner(one).left for one in self._available_connections):
             self.drop()
 
     def give_up(self) -> None:
-        """Disconnect for good: somebody may still have a client, and must not come back with it."""
+        """Disconnect permanently, so that a client to which a request still refers cannot reconnect."""
         self.given_up = True
         self.drop()
 
     def make_connection(self) -> Any:
+        """Create a connection; raises `redis.ConnectionError` after `give_up`."""
         if self.given_up:
             raise redis.ConnectionError(_ENDED)
         return super().make_connection()
 
     def drop(self) -> None:
-        """Disconnect, and see to it that none of the connections there are is used again."""
+        """Disconnect all connections, and prevent their reuse."""
         for connection in (*self._available_connections, *self._in_use_connections):
             _inner(connection).given_up = True
         self.disconnect()
@@ -136,20 +142,20 @@ class SlotPool(redis.ConnectionPool):  # type: ignore[misc]  # the driver's type
 
 
 def _inner(connection: Any) -> Any:
-    """Return the connection itself, if it is wrapped for client-side caching."""
+    """Return the underlying connection; client-side caching may have wrapped it."""
     return getattr(connection, "_conn", connection)
 
 
 class RedisSessions(SessionSource):
-    """Gives each slot a redis-py client: `Options(db_init_func=RedisSessions("redis://127.0.0.1:6379/0"))`.
+    """A source of redis-py clients, one per slot: `Options(db_init_func=RedisSessions("redis://127.0.0.1:6379/0"))`.
 
-    Takes the arguments of `redis.Redis.from_url`. The connections of a client are its slot's own, so an interrupted
-    answer cannot reach anyone else. A request that leaves something behind (a transaction, a watched key, a
-    subscription, a pipeline not closed, another database or user) has its connections closed at its end. After an
-    abort they are closed, too; the server then ends what they waited for (BLPOP).
+    The arguments are those of `redis.Redis.from_url`. Each slot's client has its own connections, so no other request
+    can receive the response to an interrupted command. If a request leaves state on its connections (a transaction, a
+    watched key, a subscription, an unclosed pipeline, another database or user), these connections are closed when the
+    request ends. The connections are also closed after an abort; the server then ends a blocking command such as BLPOP.
 
-    Nothing is repeated after an error unless `retry` is given, as with `from_url`. There is no statement timeout:
-    Redis has none.
+    Commands are not retried after an error unless `retry` is passed, as with `from_url`. There is no statement timeout,
+    because Redis has none.
     """
 
     def __init__(self, url: str = "redis://127.0.0.1:6379/0", **kwargs: Any) -> None:
@@ -162,7 +168,7 @@ class RedisSessions(SessionSource):
         return f"<RedisSessions {parts.scheme}://{where}>"
 
     def open(self, worker_id: int) -> redis.Redis:
-        """Return a new client that has reached the server; raises `redis.RedisError`."""
+        """Return a new client that has pinged the server; raises `redis.RedisError` if that fails."""
         pool = SlotPool.from_url(self._url, **self._kwargs)
         try:
             client = redis.Redis(connection_pool=pool)
@@ -173,17 +179,17 @@ class RedisSessions(SessionSource):
         return client
 
     def check(self, session: redis.Redis) -> bool:
-        """Say whether the client's connection is open and the server has not closed it, without asking the server."""
+        """Return True if neither end has closed the client's connection, without sending anything to the server."""
         return bool(session.connection_pool.usable)
 
     def reset(self, session: redis.Redis) -> None:
-        """Drop connections that a request has left something on; costs no round trip."""
+        """Drop the connections if a request has left state on them, without a round trip."""
         session.connection_pool.settle()
 
     def discard(self, session: redis.Redis) -> None:
-        """Disconnect for good."""
+        """Disconnect the client permanently."""
         session.connection_pool.give_up()
 
     def close(self, session: redis.Redis) -> None:
-        """Disconnect for good."""
+        """Disconnect the client permanently."""
         session.connection_pool.give_up()

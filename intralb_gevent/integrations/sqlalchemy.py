@@ -1,7 +1,6 @@
-"""SQLAlchemy 2: a `Session` for each slot over one engine, whose pool is as large as there are slots.
+"""Support for SQLAlchemy 2: a `Session` for each slot, and one engine with as many pooled connections as slots.
 
-Decides when a session's connection goes back to the engine's pool, and what becomes of one that was interrupted. It
-must not know drivers: `drivers.py` finds out how a statement of theirs is ended.
+`drivers.py` cancels the statements of interrupted sessions on the server.
 """
 
 from __future__ import annotations
@@ -14,14 +13,14 @@ from traceback import clear_frames
 from typing import Any
 from weakref import WeakSet
 
-from gevent import getcurrent
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.engine.interfaces import Dialect
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import Pool, QueuePool
 
+from ..aborts.slotgreenlet import current_slot
 from ..errors import OptionError
-from ..pool.forks import FORKS, detach
+from ..hub.forks import FORKS, detach
 from ..sessionsource import SessionSource
 from .drivers import interrupts, make_cooperative
 from .engines import protect
@@ -31,27 +30,30 @@ __all__ = ["SQLAlchemySessions", "protect"]
 logger = logging.getLogger("intralb_gevent")
 
 LONGEST_TIMEOUT = 2_000_000.0
-"""Seconds that every server takes for a timeout."""
+"""Largest timeout, in seconds, that all supported servers accept."""
 
 _DEADLINE = "intralb_gevent.deadline"
 
 
 class SQLAlchemySessions(SessionSource):
-    """Opens a `Session` for each slot that uses one: `Options(db_init_func=SQLAlchemySessions(url))`.
+    """A source that opens a `Session` for each slot that uses one: `Options(db_init_func=SQLAlchemySessions(url))`.
 
-    Given a URL, it makes the engine once the number of slots is known: a `QueuePool` with a connection for each of
-    them, opened when first needed and checked before each transaction. `engine_options` are arguments of
-    `create_engine`, in addition or instead. Given an engine, it uses that as it is, and logs a warning when its pool is
-    smaller.
+    If `database` is a URL, the engine is created once the number of slots is known. The engine's pool is a `QueuePool`
+    with one connection for each slot; a connection is opened when it is first needed, and checked before each
+    transaction. `engine_options` are arguments of `create_engine` that override these defaults or add to them. If
+    `database` is an engine, it is used unchanged; a warning is logged if its pool has fewer connections than there are
+    slots.
 
-    After each request a session is closed: it forgets its objects, and its connection goes back to the pool. A slot
-    keeps no connection, for a pool needs fewer, replaces those of a restarted server, and lends one only while a
-    transaction lasts. So it is the pool that limits their age: `engine_options={"pool_recycle": 3600}`. When no slot
-    has a session any more, an engine that was made here closes its connections.
+    After each request, the session is closed: it drops its objects, and its connection returns to the pool. Slots keep
+    no connections, because a pool needs fewer connections, replaces them after the server has restarted, and lends each
+    only for the duration of a transaction. Therefore, limit the age of connections in the pool:
+    `engine_options={"pool_recycle": 3600}`. When no slot has a session any more, an engine that this class has created
+    closes its connections.
 
-    `session_class` makes the sessions, which may be a `sessionmaker`; `session_options` are its arguments. With
-    `statement_timeout` each transaction on PostgreSQL, MariaDB and MySQL begins with telling the server how much time
-    the request has left, which is one more round trip; `OptionError` for other databases.
+    `session_class` creates the sessions and may be a `sessionmaker`; `session_options` are its arguments. With
+    `statement_timeout`, each transaction first sets the server's timeout to the request's remaining time, which costs
+    one more round trip. The option works with PostgreSQL, MariaDB and MySQL; with other databases, it raises
+    `OptionError`.
     """
 
     def __init__(
@@ -72,7 +74,7 @@ class SQLAlchemySessions(SessionSource):
         self._statement_timeout = statement_timeout
         self._sessions = 0
         self._connections: WeakSet[Any] = WeakSet()
-        """The driver's connections of the engine."""
+        """The driver connections that the engine has opened."""
         if self._engine is not None:
             self._prepare(self._engine)
 
@@ -82,7 +84,7 @@ class SQLAlchemySessions(SessionSource):
 
     @property
     def engine(self) -> Engine:
-        """The engine; RuntimeError where it is to be made from a URL and no balancer has been given these sessions."""
+        """The engine; raises RuntimeError until a balancer has received these sessions, which creates the engine."""
         if self._engine is None:
             raise RuntimeError(
                 "there is no engine before a balancer is given these sessions and says how many there will be; "
@@ -91,10 +93,10 @@ class SQLAlchemySessions(SessionSource):
         return self._engine
 
     def sized_for(self, sessions: int) -> None:
-        """Make the engine, or see whether the one that is there lends enough connections."""
+        """Create the engine, or check that the existing one lends enough connections."""
         if self._engine is None:
             sizes = {"poolclass": QueuePool, "pool_size": sessions, "max_overflow": 0}
-            # The connection that was used last is taken first, so that few are open.
+            # Reuse the most recently used connection first, so that few connections are open.
             habits = {"pool_use_lifo": True, "pool_pre_ping": True}
             self._engine = create_engine(self._url, **{**sizes, **habits, **self._engine_options})
             self._prepare(self._engine)
@@ -114,12 +116,13 @@ class SQLAlchemySessions(SessionSource):
         protect(engine)
 
     def _on_connect(self, connection: Any, record: object) -> None:
-        # Python's own for SQLite, which has no socket, cannot be referred to weakly.
+        # Suppress the TypeError for connections of Python's sqlite3: they do not support weak references, and have no
+        # socket to detach.
         with suppress(TypeError):
             self._connections.add(connection)
 
     def open(self, worker_id: int) -> Session:
-        """Return a new session, whose `info["worker"]` is the worker's number; it connects when it is used."""
+        """Return a new session with the worker's number in `info["worker"]`; it connects at its first use."""
         session = self._session_class(bind=self.engine, info={"worker": worker_id}, **self._session_options)
         if self._statement_timeout:
             event.listen(session, "after_begin", _limit_statements)
@@ -127,11 +130,11 @@ class SQLAlchemySessions(SessionSource):
         return session
 
     def begin(self, session: Session, seconds: float) -> None:
-        """Remember when the request has to be done."""
+        """Record the request's deadline in the session."""
         session.info[_DEADLINE] = monotonic() + seconds
 
     def isolate(self) -> None:
-        """Give the engine an empty pool, as the connections in the present one belong to the parent."""
+        """Give the engine an empty pool, because the connections in the current pool belong to the parent process."""
         for connection in self._connections:
             detach(connection)
         if self._engine is not None:
@@ -140,15 +143,15 @@ class SQLAlchemySessions(SessionSource):
         self._sessions = 0
 
     def reset(self, session: Session) -> None:
-        """Roll back, forget all objects, and give the connection back to the pool."""
+        """Roll back the transaction, drop all objects, and return the connection to the pool."""
         session.close()
 
     def discard(self, session: Session) -> None:
-        """End what the session's connection does on the server, and close both."""
+        """Cancel the statement of the session's connection on the server, and close the connection and the session."""
         self._end(session.invalidate)
 
     def close(self, session: Session) -> None:
-        """Close the session; its connection goes back to the pool."""
+        """Close the session; its connection returns to the pool."""
         self._end(session.close)
 
     def _end(self, end: Callable[[], None]) -> None:
@@ -161,14 +164,14 @@ class SQLAlchemySessions(SessionSource):
 
 
 def _leaving_nothing(connect: Callable[..., Any]) -> Callable[..., Any]:
-    """Have an interrupted `connect` of a driver let go of what it had opened by then, which the server sees."""
+    """Wrap a driver's `connect` function so that an interrupted call releases its half-open connection."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
             return connect(*args, **kwargs)
         except BaseException as error:
             if interrupts(error):
-                # SQLAlchemy leaves its traceback, with all that is in it, to the garbage collector.
+                # SQLAlchemy leaves the traceback, and all objects in its frames, to the garbage collector.
                 clear_frames(error.__traceback__)
             raise
 
@@ -176,7 +179,7 @@ def _leaving_nothing(connect: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _most_connections(pool: Pool) -> float:
-    """Return how many connections a pool lends at the same time at most."""
+    """Return the maximum number of connections that a pool lends at the same time."""
     if not isinstance(pool, QueuePool):
         return float("inf")
     size, overflow = pool.size(), pool._max_overflow
@@ -184,9 +187,9 @@ def _most_connections(pool: Pool) -> float:
 
 
 def _limit_statements(session: Session, transaction: object, connection: Connection) -> None:
-    """Tell the server how long the statements of a new transaction may take."""
-    # The request may have been given more time since it began.
-    slot = getattr(getcurrent(), "intralb_slot", None)
+    """Set the server's statement timeout for a new transaction."""
+    # The request's deadline may have been extended since the request began.
+    slot = current_slot()
     extended = slot.job.deadline.at if slot is not None and slot.job is not None else 0.0
     left = max(session.info[_DEADLINE], extended) - monotonic()
     statement = _timeout_statement(connection.dialect, min(max(0.001, left), LONGEST_TIMEOUT))

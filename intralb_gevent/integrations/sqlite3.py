@@ -1,8 +1,4 @@
-"""Sessions that are sqlite3 connections, which wait for each other without stopping the process.
-
-Decides how long a connection waits for another's lock, when a statement is ended, and what is cleaned up after a
-request. It must not know when that is asked: `pool/session.py` does.
-"""
+"""Support for sqlite3: sessions whose connections wait for locks without blocking the process."""
 
 from __future__ import annotations
 
@@ -16,35 +12,35 @@ from typing import Any, TypeVar
 from weakref import WeakSet
 
 import gevent
-from gevent import getcurrent
 from gevent.lock import Semaphore
 
+from ..aborts.safepoints import called_by_library
+from ..aborts.slotgreenlet import current_slot
 from ..errors import OptionError
-from ..pool.safepoints import called_by_library
 from ..sessionsource import SessionSource
 
 __all__ = ["SQLiteSessions"]
 
 INSTRUCTIONS = 1000
-"""After how many instructions of SQLite's machine it is asked whether to go on: some ten microseconds."""
+"""Number of instructions of SQLite's virtual machine between calls of the progress handler: about ten microseconds."""
 
 ABORT_SECONDS = 1.0
-"""How long a statement ended by the deadline waits for the abort that says so."""
+"""Maximum number of seconds for which a statement that was ended at the deadline waits for the abort."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.001, 0.025
 
 Result = TypeVar("Result")
 
 
-class _Turns:
-    """Who waits for the lock of a database in this process; one is woken when another has given it back."""
+class _LockQueue:
+    """A queue of this process's greenlets that wait for a database's lock; each release wakes one greenlet."""
 
     def __init__(self) -> None:
         self._given_back = Semaphore(0)
         self._waiting = 0
 
     def wait(self, seconds: float) -> None:
-        """Wait until somebody in this process has given the lock back; other processes are not seen."""
+        """Wait until this process, not another one, releases the lock, or until the timeout."""
         self._waiting += 1
         try:
             self._given_back.acquire(timeout=seconds)
@@ -52,27 +48,27 @@ class _Turns:
             self._waiting -= 1
 
     def next(self) -> None:
-        """Say that the lock may be free."""
+        """Wake one waiting greenlet, because the lock may be free."""
         if self._waiting and not self._given_back.ready():
             self._given_back.release()
 
 
 class _Limits:
-    """When statements end, and how long they wait for a lock; the connection's progress handler asks it."""
+    """The limits of a connection's statements: the deadline, and the longest wait for locks."""
 
-    def __init__(self, timeout: float, turns: _Turns) -> None:
+    def __init__(self, timeout: float, lock_queue: _LockQueue) -> None:
         self.timeout = timeout
-        self.turns = turns
+        self.lock_queue = lock_queue
         self.ends_at = math.inf
-        """In seconds of `time.monotonic()`."""
+        """Deadline of the statements, in `time.monotonic()` seconds."""
 
     @called_by_library
     def passed(self) -> bool:
-        """Say whether the request's time is over, also if it has been given more since it began."""
+        """Return True if the request's deadline, including any extension, has passed."""
         return monotonic() >= self.ends_at and monotonic() >= self._extended()
 
     def _extended(self) -> float:
-        slot = getattr(getcurrent(), "intralb_slot", None)
+        slot = current_slot()
         if slot is not None and slot.job is not None:
             self.ends_at = max(self.ends_at, slot.job.deadline.at)
         return self.ends_at
@@ -80,53 +76,62 @@ class _Limits:
     def apply(
         self, function: Callable[..., Result], *arguments: Any, again: Callable[[], bool] | None = None
     ) -> Result:
-        """Call a function of SQLite; repeat it while another connection has the lock, unless `again` says no."""
+        """Call a function of SQLite; repeat the call while another connection has the lock.
+
+        If `again` is passed and returns False, the call is not repeated.
+        """
         give_up_at, pause = monotonic() + self.timeout, FIRST_PAUSE
         while True:
             try:
                 return function(*arguments)
             except sqlite3.OperationalError as error:
                 if self.passed():
-                    # The hub knows it, too, and would have thrown the abort here had it been able to.
+                    # Let the hub throw the abort now; it could not do so while SQLite was running.
                     gevent.sleep(ABORT_SECONDS)
                 if not _is_busy(error) or (again and not again()) or monotonic() + pause > give_up_at:
                     raise
-            self.turns.wait(pause)
+            self.lock_queue.wait(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
 
 def _is_busy(error: sqlite3.OperationalError) -> bool:
-    """Say whether waiting may help: another connection has the lock, and not a newer state of the database."""
-    # Python 3.10 does not tell the code; there a transaction that can never go on is waited for, too.
-    code = getattr(error, "sqlite_errorcode", None)
-    return str(error) == "database is locked" and code != getattr(sqlite3, "SQLITE_BUSY_SNAPSHOT", 517)
+    """Return True if waiting may help, because another connection holds the lock.
+
+    Waiting does not help if the transaction's snapshot is outdated.
+    """
+    return str(error) == "database is locked" and error.sqlite_errorcode != sqlite3.SQLITE_BUSY_SNAPSHOT
 
 
 class SlotCursor(sqlite3.Cursor):
-    """A cursor that waits for locks without stopping the process."""
+    """A cursor that waits for locks without blocking the process."""
 
     connection: SlotConnection
 
     def execute(self, *arguments: Any) -> SlotCursor:
+        """Execute a statement; while the database is locked, repeat the call for `timeout` seconds at most."""
         self.connection.limits.apply(super().execute, *arguments)
         return self
 
     def executemany(self, sql: str, parameters: Iterable[Any], /) -> SlotCursor:
+        """Execute a statement with each of several sets of parameters; wait for locks as `execute` does."""
         if not isinstance(parameters, Sequence):
             parameters = list(parameters)
         connection = self.connection
         changes = connection.total_changes
-        # Nothing is done twice.
+        # Repeat the call only if it has written nothing.
         connection.limits.apply(super().executemany, sql, parameters, again=lambda: connection.total_changes == changes)
         return self
 
     def fetchone(self) -> Any:
+        """Return the next row, or None; wait for locks as `execute` does."""
         return self.connection.limits.apply(super().fetchone)
 
     def fetchmany(self, *size: Any, **named: Any) -> list[Any]:
+        """Return the next rows; wait for locks as `execute` does."""
         return self.connection.limits.apply(lambda: super(SlotCursor, self).fetchmany(*size, **named))
 
     def fetchall(self) -> list[Any]:
+        """Return all remaining rows; wait for locks as `execute` does."""
         return self.connection.limits.apply(super().fetchall)
 
     def __next__(self) -> Any:
@@ -134,14 +139,14 @@ class SlotCursor(sqlite3.Cursor):
 
 
 class SlotConnection(sqlite3.Connection):
-    """A connection that waits for locks without stopping the process, and ends statements at the deadline."""
+    """A connection that waits for locks without blocking the process, and ends statements at the deadline."""
 
     limits: _Limits
     file: tuple[str, tuple[int, int]] | None
     cursors: WeakSet[sqlite3.Cursor]
 
     def prepare(self, limits: _Limits) -> None:
-        """Begin to keep to limits."""
+        """Set the limits of this connection, and initialize its fields."""
         self.limits = limits
         self.cursors = WeakSet()
         path = sqlite3.Connection.execute(self, "PRAGMA database_list").fetchone()[2]
@@ -149,36 +154,42 @@ class SlotConnection(sqlite3.Connection):
         self.set_progress_handler(limits.passed, INSTRUCTIONS)
 
     def cursor(self, factory: Any = SlotCursor) -> Any:
+        """Return a new cursor, which `close_cursors` will close."""
         cursor = super().cursor(factory)
         self.cursors.add(cursor)
         return cursor
 
-    # In C the next three would make a cursor that is not ours.
+    # Override the next three methods, because their C versions would create cursors of another class.
 
     def execute(self, *arguments: Any) -> Any:
+        """Execute a statement with a new cursor, and return the cursor."""
         return self.cursor().execute(*arguments)
 
     def executemany(self, sql: str, parameters: Iterable[Any], /) -> Any:
+        """Execute a statement with each of several sets of parameters; return the new cursor."""
         return self.cursor().executemany(sql, parameters)
 
     def executescript(self, script: str, /) -> Any:
+        """Execute several statements with a new cursor, and return the cursor."""
         return self.cursor().executescript(script)
 
     def commit(self) -> None:
+        """Commit the transaction, waiting for locks; then let the next waiting request try to take the lock."""
         self.limits.apply(super().commit)
-        self.limits.turns.next()
+        self.limits.lock_queue.next()
 
     def rollback(self) -> None:
+        """Roll back the transaction; then let the next waiting request try to take the lock."""
         super().rollback()
-        self.limits.turns.next()
+        self.limits.lock_queue.next()
 
     def close_cursors(self) -> None:
-        """Close what was left open: it may hold a lock, and SQLite closes no file before."""
+        """Close cursors that were left open, as they may hold locks and keep SQLite from closing the file."""
         for cursor in list(self.cursors):
             cursor.close()
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> Any:
-        """Commit or roll back, as sqlite3 does, which would not call the method above."""
+        """Commit or roll back with the methods above, which sqlite3's own `__exit__` would bypass."""
         if kind is None:
             try:
                 self.commit()
@@ -196,19 +207,20 @@ def _identity(path: str) -> tuple[int, int]:
 
 
 class SQLiteSessions(SessionSource):
-    """Opens a sqlite3 connection for each slot: `Options(db_init_func=SQLiteSessions("notes.sqlite3"))`.
+    """A source that opens a sqlite3 connection for each slot: `Options(db_init_func=SQLiteSessions("notes.sqlite3"))`.
 
-    Takes the arguments of `sqlite3.connect` except `factory`. SQLite works inside this process: while it runs a
-    statement nothing else runs, and no abort but the deadline's ends it. What this source adds:
+    The arguments are those of `sqlite3.connect`, except `factory`. SQLite runs inside this process, so no other code
+    runs during a statement, and only the deadline ends a statement. These connections add the following to sqlite3:
 
-    - Waiting for another connection's lock, up to `timeout` seconds, lets other requests run, among them the one that
-      has the lock; SQLite's own waiting would stop them all. `executescript` and SQL run outside a request's greenlet
-      do not differ; `executescript` alone does not wait but fails at once.
-    - A statement still running at the request's deadline is ended then, and the request is answered 504.
-    - After each request its transaction is rolled back, and cursors it left open, which would hold a lock, are closed.
-    - A file that has been replaced by another one is opened anew.
+    - While a request waits for another connection's lock, for up to `timeout` seconds, other requests run, including
+      the one that holds the lock. SQLite's own wait would block them all. Statements outside of a request's greenlet
+      wait in the same way. However, `executescript` does not wait, but fails immediately.
+    - A statement that is still running at the request's deadline is ended, and the request is answered 504.
+    - After each request, its transaction is rolled back, and open cursors are closed, because open cursors would hold a
+      lock.
+    - If the database file has been replaced by another file, it is reopened.
 
-    With ":memory:" each slot has a database of its own.
+    With ":memory:", each slot has its own database.
     """
 
     def __init__(self, database: str | os.PathLike[str], *, timeout: float = 5.0, **kwargs: Any) -> None:
@@ -217,13 +229,13 @@ class SQLiteSessions(SessionSource):
         self._database = database
         self._timeout = timeout
         self._kwargs = kwargs
-        self._turns = _Turns()
+        self._turns = _LockQueue()
 
     def __repr__(self) -> str:
         return f"<SQLiteSessions {os.fspath(self._database)!r} timeout={self._timeout}>"
 
     def open(self, worker_id: int) -> sqlite3.Connection:
-        """Return a new connection; raises `sqlite3.Error`."""
+        """Return a new connection; raises `sqlite3.Error` if the database cannot be opened."""
         connection = sqlite3.connect(self._database, timeout=0, factory=SlotConnection, **self._kwargs)
         try:
             connection.prepare(_Limits(self._timeout, self._turns))
@@ -233,23 +245,23 @@ class SQLiteSessions(SessionSource):
         return connection
 
     def check(self, session: SlotConnection) -> bool:
-        """Say whether it is open, and its file is still the one at that path."""
-        # Raises if it is closed.
+        """Return True if the connection is open, and the database's path still refers to the same file."""
+        # Reading `total_changes` raises an error if the connection is closed.
         open_and_unused = session.total_changes >= 0
         return open_and_unused and (session.file is None or _identity(session.file[0]) == session.file[1])
 
     def begin(self, session: SlotConnection, seconds: float) -> None:
-        """Have statements ended that still run when the request must have ended."""
+        """Set the deadline of the session's statements to that of the request."""
         session.limits.ends_at = monotonic() + seconds
 
     def reset(self, session: SlotConnection) -> None:
-        """Close the cursors left open, and roll back."""
+        """Close cursors that were left open, and roll back the transaction."""
         session.limits.ends_at = math.inf
         session.close_cursors()
         session.rollback()
 
     def discard(self, session: SlotConnection) -> None:
-        """Interrupt what it runs in another thread, and close it."""
+        """Interrupt a statement that the connection may be running in another thread, and close the connection."""
         session.interrupt()
         with suppress(sqlite3.Error):
             session.close_cursors()
@@ -257,5 +269,5 @@ class SQLiteSessions(SessionSource):
         self._turns.next()
 
     def close(self, session: SlotConnection) -> None:
-        """Close it."""
+        """Close the connection."""
         self.discard(session)

@@ -1,7 +1,7 @@
-"""sqlite3 connections of the application's own: their statements end at the deadline, and aborted requests leave none.
+"""Protect the application's own sqlite3 connections: end statements at the deadline, and close orphaned connections.
 
-A connection of sqlite3 refers to itself, so one in a thread-local is not closed when its greenlet ends. Its transaction
-and its locks would last until the next full collection. Decides which connections are left so.
+A sqlite3 connection is part of a reference cycle, so a connection in a thread-local is not closed when its greenlet
+ends. After an abort, its transaction and locks would last until the next full garbage collection.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ from weakref import ref
 import gevent
 from gevent import getcurrent
 
+from ..aborts.landing import trace_no_other_frame
+from ..aborts.safepoints import called_by_library
 from ..pool.guards import Guard, register
-from ..pool.landing import trace_no_other_frame
-from ..pool.safepoints import called_by_library
 
 __all__ = ["protect"]
 
 _OPENED = "intralb_sqlite3_connections"
-"""The attribute of a slot's greenlet that lists the connections which were opened in it."""
+"""Attribute of a slot's greenlet that lists the connections opened in it."""
 
 _FACTORY_POSITION = 5
-"""The position of `factory` among the parameters of `sqlite3.connect`."""
+"""Position of `factory` among the parameters of `sqlite3.connect`, counted from 0."""
 
 _connect_of_sqlite3: Callable[..., sqlite3.Connection] = sqlite3.connect
 
 
 INSTRUCTIONS = 1000
-"""After how many instructions of SQLite's machine it is asked whether to go on: some ten microseconds."""
+"""Number of instructions of SQLite's virtual machine between calls of the progress handler: about ten microseconds."""
 
 
 class Connection(sqlite3.Connection):
-    """A connection that can be referred to weakly, and that begins no more statements when a request is to end.
+    """A connection that supports weak references, and starts no more statements once its request is being aborted.
 
-    `interrupt()` alone would not do: `executemany` begins the next short statement all the same. A function that is
-    called again and again during a statement also gives the watchdog a place to look at.
+    `interrupt()` alone would not suffice, because `executemany` would still start the next short statement. The
+    progress handler, which SQLite calls repeatedly during a statement, also lets the watchdog abort the request.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -50,13 +50,14 @@ class Connection(sqlite3.Connection):
 
 @called_by_library
 def _ends_statement() -> bool:
-    # Nothing is called here that is written in Python: a signal that arrives there would find code of ours. Where the
-    # abort waits for something else, such as an `__exit__` that has begun the statement, that must not fail.
+    # Do not call a Python function here, because a signal that arrives in it would find a frame of this package. Make
+    # the statement fail only if the abort waits for the frame that executes the statement. If the abort waits for an
+    # outer frame, such as an `__exit__`, the statement must succeed.
     return sys.gettrace() is trace_no_other_frame and sys._getframe(1).f_trace is not None
 
 
 def protect() -> None:
-    """Close sqlite3 connections that only a slot's greenlet has used, when a request in it has been aborted."""
+    """Close the sqlite3 connections of an aborted request, if only the slot's greenlet has used them."""
     for module in (sqlite3, sqlite3.dbapi2):
         setattr(module, "connect", _connect)  # noqa: B010  # its type is a set of overloads
     register(_GUARD)
@@ -68,7 +69,8 @@ def _connect(*args: Any, **kwargs: Any) -> sqlite3.Connection:
         kwargs.setdefault("factory", Connection)
     connection = _connect_of_sqlite3(*args, **kwargs)
     current = getcurrent()
-    # A factory of the application's may make what has no weak references.
+    # Suppress the TypeError that occurs if the application's `factory` makes connections without weak reference
+    # support.
     if hasattr(current, "intralb_slot"):
         with suppress(TypeError):
             opened = vars(current).setdefault(_OPENED, [])
@@ -78,13 +80,13 @@ def _connect(*args: Any, **kwargs: Any) -> sqlite3.Connection:
 
 
 class _SQLite3Guard(Guard):
-    """Closes the connections that nothing but an ended greenlet used."""
+    """Closes the connections that only the greenlet of an aborted request has used."""
 
     def __repr__(self) -> str:
         return "sqlite3's guard"
 
     def abandon(self) -> None:
-        """Close them once this greenlet has ended, with its thread-locals."""
+        """Close this greenlet's connections once the greenlet and its thread-locals no longer exist."""
         opened = vars(getcurrent()).pop(_OPENED, [])
         if opened:
             gevent.spawn(_close_orphans, opened)
@@ -96,7 +98,7 @@ _GUARD = _SQLite3Guard()
 def _close_orphans(opened: list[ref[sqlite3.Connection]]) -> None:
     for reference in opened:
         connection = reference()
-        # One with more references is shared with other requests, perhaps.
+        # Keep a connection with more references, because it may be shared with other requests.
         if connection is not None and sys.getrefcount(connection) <= _references_of_an_orphan():
             with suppress(sqlite3.Error):
                 connection.rollback()

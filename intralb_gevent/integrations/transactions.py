@@ -1,8 +1,8 @@
-"""Transactions that an aborted request has left open on a connection of the application's own.
+"""Roll back transactions that an aborted request has left open on the application's own connections.
 
-An application that keeps connections by `threading.get_ident()` does not find that of an aborted request again, and its
-locks would be held for ever. Decides which connections are rolled back: those that only the request's slot has used.
-Another request may be using any other one.
+If an application stores connections by `threading.get_ident()`, it never finds an aborted request's connection again,
+so the connection would hold its locks forever. Only connections that no other slot has used are rolled back, because
+another request may be using any other connection.
 """
 
 from __future__ import annotations
@@ -12,15 +12,14 @@ from contextlib import suppress
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from gevent import getcurrent
-
+from ..aborts.slotgreenlet import current_slot
 from ..pool.guards import Guard
 
 __all__ = ["TransactionGuard"]
 
 
 class TransactionGuard(Guard):
-    """Rolls back connections of one driver; `in_transaction` says of a connection whether that may be needed."""
+    """Rolls back the connections of one driver; `in_transaction` returns whether a connection may need a rollback."""
 
     def __init__(self, driver: str, in_transaction: Callable[[Any], bool]) -> None:
         self._driver = driver
@@ -31,14 +30,14 @@ class TransactionGuard(Guard):
         return f"the guard of {self._driver}'s transactions"
 
     def note_use(self, connection: Any) -> None:
-        """Note that the current greenlet uses a connection; never waits."""
-        slot = getattr(getcurrent(), "intralb_slot", None)
+        """Record that the current slot uses a connection; never waits."""
+        slot = current_slot()
         if self._users.setdefault(connection, slot) is not slot:
             self._users[connection] = None
 
     def abandon(self) -> None:
-        """Roll back the connections that only this slot has used, and close those that cannot be rolled back."""
-        slot = getattr(getcurrent(), "intralb_slot", None)
+        """Roll back the connections that only this slot has used; if a rollback fails, close the connection."""
+        slot = current_slot()
         own = [connection for connection, user in list(self._users.items()) if user is slot and user is not None]
         for connection in filter(self._in_transaction, own):
             _roll_back(connection)

@@ -1,1 +1,1 @@
-"""What can be seen of a balancer: counters, pictures of it, and the pages that show them. Changes nothing."""
+"""Observation of a balancer without side effects: counters, snapshots, and the admin pages that show them."""

@@ -1,8 +1,9 @@
-"""What probes and programs may ask of a running balancer, on a listener of its own.
+"""Admin pages for probes and monitoring, served on a separate listener.
 
-The requests take no slot, so a probe does not wait behind traffic, and they change nothing. Connections are looked
-after like those of clients, with narrower bounds: whoever can reach the listener can neither keep the event loop nor
-take the process's open files. It is for operators all the same; bind it where clients cannot reach it.
+Requests for admin pages use no slot, so a probe does not wait behind other requests. Requests for admin pages change
+nothing. The connections of an admin listener have tight limits, so a client of this listener can neither block the
+event loop nor use up the process's open files. The pages are still meant for operators only, so bind the listener where
+clients cannot reach it.
 """
 
 from __future__ import annotations
@@ -10,49 +11,51 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from time import monotonic
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import gevent
 
+from ..config.options import Options
 from ..http.connection import Connection
-from ..http.front import Front
+from ..http.middleware import MiddlewareEntry
 from ..http.response import Response
 from ..http.server import WSGIServer
-from ..options import Options
+from ..hub.forks import FORKS
 from ..pool.balancer import LoadBalancer
 from ..pool.exchange import Exchange
-from ..pool.forks import FORKS
-from .snapshot import Snapshot
+from .metrics.collection import Collection
+from .pages import UNSENT, StatusPages
+from .siterow import SiteRow
 
 __all__ = ["AdminServer"]
 
 _BREAK_RATIO: Final = 9
-"""After each answer comes a break of so many times its duration: all together take a tenth of the loop's time."""
+"""Ratio of the pause after a response to the time that the response took: with 9, admin requests use at most a tenth
+of the event loop's time."""
 
 _LONGEST_BREAK_SECONDS: Final = 0.05
-"""An answer may last long because the process was not running; probes must not wait for that."""
+"""Maximum pause in seconds; a response may have been slow only because the process was suspended."""
 
 
-class Observed(Protocol):
-    """What can be looked at: a balancer."""
+class _OneByOne(MiddlewareEntry):
+    """Answers one request at a time; before the next request, the event loop runs all other code that is due."""
 
-    def snapshot(self) -> Snapshot:
-        """Return one frozen picture of the whole."""
-
-
-class _OneByOne(Front):
-    """Answers one request at a time, and lets the event loop do everything else that is due before the next."""
-
-    def __init__(self, application: Any, balancer: LoadBalancer) -> None:
+    def __init__(self, application: Any, balancer: LoadBalancer, pages: StatusPages) -> None:
         super().__init__(application, balancer)
+        self._pages = pages
         self._waiting: deque[tuple[dict[str, Any], Exchange]] = deque()
         self._greenlet: gevent.Greenlet[..., None] | None = None
 
     def submit(self, environ: dict[str, Any], exchange: Exchange) -> None:
-        """Have a request answered; never waits."""
+        """Queue a request, which is then answered in a greenlet; a viewer's stream has its own. Never waits."""
+        if self._pages.streams(environ) and isinstance(exchange, Response):
+            environ[UNSENT] = lambda: exchange.passed - (exchange.sent or 0)
+            super().submit(environ, exchange)
+            return
         self._waiting.append((environ, exchange))
-        # A handler may have killed all greenlets that it found.
+        # Start a greenlet if there is none, or if a handler of the application has killed it.
         if self._greenlet is None or self._greenlet.dead:
             self._greenlet = gevent.spawn(self._answer_all)
 
@@ -60,7 +63,7 @@ class _OneByOne(Front):
         while self._waiting:
             environ, exchange = self._waiting.popleft()
             if isinstance(exchange, Response) and exchange.lost:
-                # Skipped without a break, for many may come and go in one.
+                # Skip this request without a pause, because many clients may disconnect during one pause.
                 continue
             began = monotonic()
             self._run(environ, exchange)
@@ -68,31 +71,41 @@ class _OneByOne(Front):
 
 
 class AdminServer(WSGIServer):
-    """Answers `/live` (200 while the loop turns), `/ready` (200, or 503 from the first signal on) and `/snapshot`.
+    """Answers `/live` (200 while the event loop runs), `/ready` (200, or 503 from the first signal) and `/snapshot`.
 
-    `/snapshot` is JSON with the fields of `observe.snapshot.Snapshot`. Give it the listener of a `gevent.pywsgi`
-    server and a balancer; start and stop it like any server of gevent. Requests have no bodies.
+    `/` is the status page (docs/guides/page.md). `/metrics` has all metrics in the Prometheus text format, or as
+    OpenMetrics if the client asks for it. `/snapshot` is JSON with the fields of `observe.snapshot.Snapshot`. With a
+    supervisor, `/processes` lists its processes, `/snapshot` also has the sums over all processes as `site`, and
+    `/ready` is 200 while any process accepts requests. `listener` is any listener that a `gevent.pywsgi` server
+    accepts. Start and stop this server like any server of gevent. Requests must not have bodies.
     """
 
     MOST_CONNECTIONS = 32
-    """With one more, the oldest is closed: a probe asks as soon as it is connected, and may connect again."""
+    """Maximum number of connections; a further connection closes the oldest, because a probe can connect again."""
 
     SILENT_SECONDS = 75.0
-    """How long a connection may be idle, a head may take, and nothing of an answer be taken."""
+    """Timeout in seconds for an idle connection, for a request's head, and for a client that does not read."""
 
     MOST_UNSENT_BYTES = 256 * 1024
-    """What a client may leave unread of its answers, beyond what the system keeps; then it is cut."""
+    """Maximum number of unsent response bytes, beyond the kernel's buffers; a client with more is disconnected."""
 
     max_accept = 8
-    """Fewer than `MOST_CONNECTIONS`, so that those that are accepted together are read before one of them is closed."""
+    """Maximum number of connections accepted in one iteration of the event loop. The number is less than
+    `MOST_CONNECTIONS`, so that each connection is read before a further one can close it."""
 
-    def __init__(self, listener: Any, balancer: Observed) -> None:
+    _processes_of_site: Callable[[], dict[str, Any]] | None = None
+
+    _site: SiteRow | None = None
+
+    def __init__(self, listener: Any, balancer: LoadBalancer) -> None:
         self._observed = balancer
-        # Of this balancer only the options are used: it is not started, and has no slots.
+        self.pages = StatusPages(balancer)
+        self.metrics = Collection(balancer, lambda: {} if self.processes is None else self.processes())
+        # Pass a balancer only because of its options; it is not started, and has no slots.
         super().__init__(listener, self._answer, log=None, balancer=LoadBalancer(self._answer, self._bounds()))
-        self.shared.submit = _OneByOne(self._answer, self.balancer).submit
+        self.shared.submit = _OneByOne(self._answer, self.balancer, self.pages).submit
         self._in_order: list[Connection] = []
-        # Probes may come through a proxy, and who asks does not matter.
+        # Do not warn about untrusted proxies, because the client's address does not matter here.
         self.shared.strangers.watching = False
 
     def _bounds(self) -> Options:
@@ -104,18 +117,44 @@ class AdminServer(WSGIServer):
             write_timeout_seconds=self.SILENT_SECONDS,
         )
 
+    @property
+    def processes(self) -> Callable[[], dict[str, Any]] | None:
+        """Function that returns the state of the supervisor and its processes; None without a supervisor."""
+        return self._processes_of_site
+
+    @processes.setter
+    def processes(self, processes: Callable[[], dict[str, Any]]) -> None:
+        self._processes_of_site = self.pages.feed.site = processes
+
+    @property
+    def site(self) -> SiteRow | None:
+        """This process's view of all processes of its site; None without a site."""
+        return self._site
+
+    @site.setter
+    def site(self, site: SiteRow) -> None:
+        self._site = site
+        self.metrics.process, self.metrics.site = str(site.number), site.readings
+        site.problems, self.pages.feed.of_site = self.pages.feed.problems, site.verdict
+
     def __repr__(self) -> str:
         return f"<AdminServer at {self.address} of {self._observed!r}>"
 
+    def start(self) -> None:
+        """Bind if necessary, accept connections, and begin to record the history."""
+        super().start()
+        self.pages.feed.start()
+
     def close(self) -> None:
-        """Stop accepting, and close the listener and all connections."""
+        """Stop accepting connections, and close the listener and all connections."""
         super().close()
+        self.pages.feed.stop()
         for connection in self._in_order:
             connection.close()
         FORKS.serving.discard(self)
 
     def _open(self) -> None:
-        """Do nothing: its connections may have the open files that are kept from clients, and need no slots."""
+        """Do nothing, because admin connections may use the reserved open files, and need no slots."""
 
     def _look_after(self, connection: Connection, descriptor: int) -> None:
         self._in_order = [each for each in self._in_order if not each.closed]
@@ -130,7 +169,16 @@ class AdminServer(WSGIServer):
         super()._sweep()
 
     def _answer(self, environ: dict[str, Any], start_response: Callable[..., object]) -> Iterable[bytes]:
-        pages = {"/live": self._live, "/ready": self._ready, "/snapshot": self._snapshot}
+        if self.pages.has(environ["PATH_INFO"]):
+            return self.pages.answer(environ, start_response)
+        pages: dict[str, Callable[[], tuple[str, str, str]]] = {
+            "/live": self._live,
+            "/metrics": partial(self._metrics, environ.get("HTTP_ACCEPT", "")),
+            "/ready": self._ready,
+            "/snapshot": self._snapshot,
+        }
+        if self.processes is not None:
+            pages["/processes"] = self._processes
         page = pages.get(environ["PATH_INFO"], self._index)
         status, kind, text = page()
         body = text.encode()
@@ -144,11 +192,26 @@ class AdminServer(WSGIServer):
 
     def _ready(self) -> tuple[str, str, str]:
         condition = self._observed.snapshot().condition
+        if self.site is not None and self.site.serves():
+            # A probe asks for the site, which serves while any of its processes does.
+            condition = "serving"
         status = "200 OK" if condition == "serving" else "503 Service Unavailable"
         return status, "text/plain", f"{condition}\n"
 
     def _snapshot(self) -> tuple[str, str, str]:
-        return "200 OK", "application/json", json.dumps(self._observed.snapshot().as_dict(), indent=1) + "\n"
+        snapshot = self._observed.snapshot().as_dict()
+        if self.site is not None:
+            snapshot["site"] = self.site.summary()
+        return "200 OK", "application/json", json.dumps(snapshot, indent=1) + "\n"
+
+    def _metrics(self, accept: str) -> tuple[str, str, str]:
+        return ("200 OK", *self.metrics.text(accept))
+
+    def _processes(self) -> tuple[str, str, str]:
+        state = {} if self.processes is None else self.processes()
+        return "200 OK", "application/json", json.dumps(state, indent=1) + "\n"
 
     def _index(self) -> tuple[str, str, str]:
-        return "404 Not Found", "text/plain", "There are /live, /ready and /snapshot.\n"
+        more = "" if self.processes is None else ", /processes"
+        known = f"/ (the status page), /live, /metrics, /ready{more} and /snapshot"
+        return "404 Not Found", "text/plain", f"There are {known}.\n"

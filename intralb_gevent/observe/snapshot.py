@@ -1,7 +1,4 @@
-"""One frozen picture of a whole balancer: what metrics, pages, logs, tests and the load report read.
-
-Decides which facts there are and what they are called. It must not know how they come about.
-"""
+"""An immutable snapshot of a whole balancer, for metrics, admin pages, logs, tests and the load report."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ Condition = Literal["serving", "draining", "stopped"]
 
 @dataclass(frozen=True)
 class Durations:
-    """A histogram in five figures, all but the count in seconds."""
+    """A summary of a histogram in five figures, which are in seconds except the count."""
 
     count: int
     mean: float
@@ -28,18 +25,18 @@ class Durations:
 
     @classmethod
     def of(cls, histogram: Histogram) -> Durations:
-        """Sum up a histogram."""
+        """Return the summary of a histogram."""
         mean = histogram.total / histogram.count if histogram.count else 0.0
         return cls(histogram.count, mean, histogram.quantile(0.5), histogram.quantile(0.99), histogram.longest)
 
 
 @dataclass(frozen=True)
 class WorkerSnapshot:
-    """One worker: its jobs, the slots it has spawned so far, and the sessions these hold."""
+    """One worker: its jobs, the slots it has created, and their sessions."""
 
     id: int
     lane: str
-    """The name of its lane: "" of the one for all requests that have no other, else its path."""
+    """Name of the worker's lane, which is a route's path; "" for the general lane."""
     queued: int
     running: int
     slots: int
@@ -49,23 +46,26 @@ class WorkerSnapshot:
 
 @dataclass(frozen=True)
 class LaneSnapshot:
-    """Workers of their own for some of the requests, and what holds requests back there."""
+    """One lane (dedicated workers for some requests), and the state of its admission control."""
 
     name: str
-    """The path of its requests; "" for all that have no lane of their own."""
+    """Path of the lane's route; "" for the general lane, which gets all requests without a dedicated lane."""
     limit: int
-    """How many may run at the same time now: the slots, or fewer while the event loop is late."""
+    """Current limit for concurrently running jobs: the number of slots, or less while the event loop is late."""
     overloaded: str
-    """The highest class that has waited too long for a while; "" if none has."""
+    """Highest priority that is overloaded; "" if no priority is overloaded."""
     clients: int
-    """Among how many clients places are shared, while there are too few; else 0."""
+    """Number of clients that hold jobs; 0 while the lane rejects no requests."""
     workers: int
     most_workers: int
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The whole balancer at one moment; submitted == sum of outcomes + queued + running, always."""
+    """The state of the whole balancer at one moment.
+
+    The equation `submitted == sum of outcomes + queued + running` always holds.
+    """
 
     condition: Condition
     submitted: int
@@ -76,36 +76,48 @@ class Snapshot:
     workers: tuple[WorkerSnapshot, ...]
     lanes: tuple[LaneSnapshot, ...]
     most_workers: int
-    """Of all lanes together."""
+    """Maximum number of workers of all lanes together."""
     queue_wait: Durations
     run_time: Durations
     streams: int
-    """Responses that are streamed now."""
+    """Number of responses that are being streamed."""
     upgraded: int
-    """Connections that applications have taken over, such as WebSockets."""
+    """Number of connections that applications have taken over, such as WebSockets."""
     given_up: int
-    """Slots that were replaced, as their handlers swallowed every abort."""
+    """Number of slots that were replaced because their handlers swallowed every abort."""
     hub_lag: Durations
-    """How long the event loop was busy in one go."""
+    """Summary of the durations for which the event loop was busy without polling its sockets."""
     hub_blocked: int
-    """How often a handler or other code kept it for a tenth of a second or more."""
+    """Number of times that a handler or other code blocked the event loop for 0.1 seconds or more."""
     interrupts: str
-    """Whether handlers that never wait are interrupted: "on", or why not."""
+    """Whether CPU-bound handlers are interrupted: "on", or the reason why they are not."""
     log_records_dropped: int
-    """Records of the log of this process that could not be written, or not in time."""
+    """Number of log records of this process that were dropped because writing failed or was too slow."""
+    saturation: float
+    """Demand divided by capacity for the scarcest resource, as a mean over about ten seconds: 1 is full."""
+    saturation_by_resource: dict[str, float]
+    """The saturation of each resource: slots, hub, streams, upgrades and connections."""
+    connections_moved: dict[str, int]
+    """Number of connections that other processes have taken, by kind: `idle`, or `request` with a whole request."""
+    connections_received: dict[str, int]
+    """Number of connections taken from other processes, by kind."""
+    connections_returned: dict[str, int]
+    """Number of attempts to move a connection that failed, by reason; the connection was then served here again."""
+    connections_not_moved: dict[str, int]
+    """Number of connections that were closed while this process drained, because they could not move, by reason."""
     endings_dropped: int
-    """Requests that were ended and not reported, as `on_ended` could not keep up."""
+    """Number of requests that were ended early but not reported to `on_ended`, because `on_ended` could not keep up."""
 
     @property
     def ended(self) -> int:
-        """How many jobs have their outcome."""
+        """Number of jobs that have an outcome."""
         return sum(self.outcomes.values())
 
     @property
     def sessions(self) -> int:
-        """How many database sessions are open."""
+        """Number of open database sessions."""
         return sum(worker.sessions for worker in self.workers)
 
     def as_dict(self) -> dict[str, Any]:
-        """The same as plain dictionaries and lists, ready for JSON."""
+        """Return the snapshot as plain dictionaries and lists, ready for JSON."""
         return asdict(self)

@@ -1,6 +1,6 @@
-"""Counts and times of jobs, kept as they happen.
+"""Running totals of one process: counts and histograms of requests, of connections and of database sessions.
 
-Decides how they are summed up. It must not know what a job is or who reads the figures.
+Every total only grows, so a reader can compute rates from two readings. Totals of several lanes can be added.
 """
 
 from __future__ import annotations
@@ -9,24 +9,52 @@ from itertools import accumulate
 from typing import Final
 
 from ..policy.lifecycle import OUTCOMES, Outcome
+from ..priority import Priority
 from ..stdlib import bisect_left
 
-__all__ = ["Histogram", "Stats"]
+__all__ = ["SLOW_SECONDS", "ConnectionStats", "Exemplar", "Histogram", "SessionStats", "Stats"]
+
+SLOW_SECONDS: Final = 0.1
+"""Duration in seconds from which on a request is slow, so that its trace is kept as an exemplar."""
+
+_CRITICAL: Final = int(Priority.CRITICAL)
+
+_ADMITTED: Final = frozenset({"ended", "expired", "killed", "no_session", "streams", "upgraded"})
+"""Reasons of rejections after the admission; these requests have another outcome than `shed`."""
+
+_MICROSECONDS: Final = 1e6
+_HALF_MILLISECONDS: Final = 2e3
+
+_TABLE_LENGTH: Final = 5000
+"""Largest number of microseconds, or of half milliseconds, whose bucket is found in a table.
+
+A table is faster than a search. Every bound up to 5 ms is a whole number of microseconds, and every bound from there to
+2.5 s a whole number of half milliseconds.
+"""
+
+
+def _bounds() -> tuple[float, ...]:
+    """Return the bounds of the buckets in seconds, each written as the shortest decimal number."""
+    digits = ("1", "1.25", "1.6", "2", "2.5", "3", "4", "5", "6", "7.5")
+    every = [float(f"{digit}e{power}") for power in range(-5, 3) for digit in digits]
+    return tuple(bound for bound in every if 50e-6 <= bound <= 500)
 
 
 class Histogram:
-    """Durations in seconds, counted in buckets whose bounds grow by a quarter.
+    """A histogram of durations in seconds; each bucket's bound is at most 4/3 of the previous bound, and inclusive.
 
-    A quantile is exact to one bucket, so at most 25 % too high. Shorter than 50 microseconds counts as that;
-    longer than the last bound (about ten minutes) counts as the longest seen.
+    The bounds contain those that OpenTelemetry recommends for HTTP exactly. A quantile is at most a third too high. For
+    quantiles, a duration below 50 microseconds counts as 50 microseconds, and a duration above the last bound (500
+    seconds) counts as the longest duration.
     """
 
-    BOUNDS: Final = tuple(50e-6 * 1.25**step for step in range(73))
+    BOUNDS: Final = _bounds()
 
-    __slots__ = ("_counts", "count", "longest", "total")
+    __slots__ = ("count", "counts", "longest", "total")
 
     def __init__(self) -> None:
-        self._counts = [0] * (len(self.BOUNDS) + 1)
+        self.counts = [0] * (len(_BOUNDS) + 1)
+        """Number of durations in each bucket; the last bucket has those above the last bound."""
         self.count = 0
         self.total = 0.0
         self.longest = 0.0
@@ -35,79 +63,274 @@ class Histogram:
         return f"<Histogram count={self.count} p50={self.quantile(0.5):.6f}s p99={self.quantile(0.99):.6f}s>"
 
     def add(self, seconds: float) -> None:
-        """Count one duration."""
-        self._counts[bisect_left(self.BOUNDS, seconds)] += 1
+        """Add one duration."""
+        units, table = seconds * _MICROSECONDS, _SHORT
+        if units > _TABLE_LENGTH:
+            units, table = seconds * _HALF_MILLISECONDS, _LONG
+        if 0.0 <= units <= _TABLE_LENGTH:
+            whole = int(units)
+            self.counts[table[whole if whole == units else whole + 1]] += 1
+        else:
+            self.counts[bisect_left(_BOUNDS, seconds)] += 1
         self.count += 1
         self.total += seconds
         if seconds > self.longest:
             self.longest = seconds
 
     def __add__(self, other: Histogram) -> Histogram:
-        """Return the histogram of the durations of both."""
+        """Return the combined histogram."""
         both = Histogram()
-        both._counts = [mine + others for mine, others in zip(self._counts, other._counts, strict=True)]
+        both.counts = [mine + others for mine, others in zip(self.counts, other.counts, strict=True)]
         both.count, both.total = self.count + other.count, self.total + other.total
         both.longest = max(self.longest, other.longest)
         return both
 
     def quantile(self, share: float) -> float:
-        """Return the duration that `share` (0 to 1) of all durations do not exceed, in seconds; 0 if none."""
+        """Return the quantile for `share` (0 to 1), in seconds; 0 if there are no durations."""
         if not self.count:
             return 0.0
         wanted = share * self.count
-        index = next(i for i, reached in enumerate(accumulate(self._counts)) if reached >= wanted)
-        return min(self.BOUNDS[index], self.longest) if index < len(self.BOUNDS) else self.longest
+        index = next(i for i, reached in enumerate(accumulate(self.counts)) if reached >= wanted)
+        return min(_BOUNDS[index], self.longest) if index < len(_BOUNDS) else self.longest
+
+
+_BOUNDS: Final[tuple[float, ...]] = Histogram.BOUNDS
+_NUMBERS: Final = range(_TABLE_LENGTH + 2)
+_SHORT: Final[list[int]] = [bisect_left(_BOUNDS, number / _MICROSECONDS) for number in _NUMBERS]
+_LONG: Final[list[int]] = [bisect_left(_BOUNDS, number / _HALF_MILLISECONDS) for number in _NUMBERS]
+"""The bucket of each whole number of microseconds, and of half milliseconds."""
+
+
+class Exemplar:
+    """The latest slow request of a bucket: its duration in seconds, the Unix time of its end, and its trace."""
+
+    __slots__ = ("at", "label", "seconds", "value")
+
+    def __init__(self, seconds: float, at: float, label: str, value: str) -> None:
+        self.seconds = seconds
+        self.at = at
+        self.label = label
+        """Name of the exemplar's label: `trace_id` or `request_id`."""
+        self.value = value
+
+    def __repr__(self) -> str:
+        return f"<Exemplar {self.label}={self.value} {self.seconds:.3f}s>"
 
 
 class Stats:
-    """The running totals of one lane, or of several together."""
+    """The running totals of one lane, or of several lanes together."""
 
-    __slots__ = ("_outcomes", "given_up", "queue_wait", "run_time", "shed", "shed_reasons", "submitted")
+    __slots__ = (
+        "_less_usual",
+        "_not_200",
+        "_outcomes",
+        "_statuses",
+        "computing_aborts",
+        "duration",
+        "exemplars",
+        "given_up",
+        "hub_blocked",
+        "queue_wait",
+        "refused",
+        "run_time",
+        "shed",
+        "stolen",
+        "submitted",
+        "waiting_aborts",
+        "worker_changes",
+    )
 
     def __init__(self) -> None:
         self.submitted = 0
+        self._less_usual = [0, 0, 0, 0]
+        """Number of submitted jobs by priority; those of the default priority are not counted here, for speed."""
         self.shed = 0
-        """Jobs that were refused; counted apart from the other outcomes, as it must be cheap."""
-        self.shed_reasons: dict[str, int] = {}
+        """Number of rejected jobs; it is a separate counter, because counting rejections must be cheap."""
+        self.refused: dict[str, list[int]] = {}
+        """Number of jobs that the server itself answered for lack of something, by reason, then by priority."""
         self._outcomes: dict[Outcome, int] = dict.fromkeys(OUTCOMES, 0)
+        self._statuses: dict[str, int] = {}
+        """Number of responses by status code, except 200s of completed jobs and rejections."""
+        self._not_200 = 0
+        """Number of completed jobs with another status than 200, or without a response."""
         self.given_up = 0
-        """Slots whose applications could not be ended."""
+        """Number of slots that were abandoned because their handlers did not end."""
+        self.stolen = 0
+        """Number of queued jobs that the slot of another worker has taken."""
+        self.waiting_aborts = 0
+        self.computing_aborts = 0
+        """Numbers of aborts that were raised in handlers while they waited, and while they computed."""
+        self.hub_blocked = 0
+        """Number of times that a job has blocked the event loop for 0.1 seconds or more."""
+        self.worker_changes: dict[tuple[str, str], int] = {}
+        """Number of workers that were added ("up") or retired ("down"), by direction and cause."""
         self.queue_wait = Histogram()
         self.run_time = Histogram()
+        self.duration = Histogram()
+        """Times from the arrival to the outcome, of all jobs but the rejected ones."""
+        self.exemplars: dict[int, Exemplar] = {}
+        """Latest slow job of each bucket of `duration`."""
 
     def __repr__(self) -> str:
         return f"<Stats submitted={self.submitted} ended={self.ended}>"
 
     def __add__(self, other: Stats) -> Stats:
-        """Return the totals of both."""
+        """Return the combined totals."""
         both = Stats()
-        both.submitted = self.submitted + other.submitted
-        both.given_up = self.given_up + other.given_up
-        both.shed = self.shed + other.shed
-        for outcome in both._outcomes:
-            both._outcomes[outcome] = self._outcomes[outcome] + other._outcomes[outcome]
-        for reasons in (self.shed_reasons, other.shed_reasons):
-            for reason, count in reasons.items():
-                both.shed_reasons[reason] = both.shed_reasons.get(reason, 0) + count
+        for each in (self, other):
+            both._include(each)
         both.queue_wait = self.queue_wait + other.queue_wait
         both.run_time = self.run_time + other.run_time
+        both.duration = self.duration + other.duration
         return both
+
+    def _include(self, other: Stats) -> None:
+        self.submitted += other.submitted
+        self.shed += other.shed
+        self.given_up += other.given_up
+        self.stolen += other.stolen
+        self.waiting_aborts += other.waiting_aborts
+        self.computing_aborts += other.computing_aborts
+        self.hub_blocked += other.hub_blocked
+        self._not_200 += other._not_200
+        self._less_usual = _sums(self._less_usual, other._less_usual)
+        for outcome, count in other._outcomes.items():
+            self._outcomes[outcome] += count
+        for reason, counts in other.refused.items():
+            self.refused[reason] = _sums(self.refused.get(reason, [0, 0, 0, 0]), counts)
+        _include(self._statuses, other._statuses)
+        for change, count in other.worker_changes.items():
+            self.worker_changes[change] = self.worker_changes.get(change, 0) + count
 
     @property
     def ended(self) -> int:
-        """How many jobs have their outcome."""
+        """Number of jobs that have an outcome."""
         return self.shed + sum(self._outcomes.values())
 
     @property
     def outcomes(self) -> dict[Outcome, int]:
-        """How many jobs have had each outcome."""
+        """Number of jobs for each outcome."""
         return {**self._outcomes, "shed": self.shed}
 
+    @property
+    def received(self) -> list[int]:
+        """Number of submitted jobs by priority."""
+        counts = list(self._less_usual)
+        counts[_CRITICAL] = self.submitted - sum(counts)
+        return counts
+
+    @property
+    def shed_reasons(self) -> dict[str, int]:
+        """Number of rejected jobs by reason."""
+        return {reason: sum(counts) for reason, counts in self.refused.items() if reason not in _ADMITTED}
+
+    @property
+    def statuses(self) -> dict[str, int]:
+        """Number of responses by status code, "200" for example."""
+        rejected = self.shed_reasons
+        of_clients = rejected.pop("client", 0)
+        counts = dict(self._statuses)
+        more = {"200": self._outcomes["completed"] - self._not_200, "429": of_clients, "503": sum(rejected.values())}
+        _include(counts, more)
+        return {code: count for code, count in counts.items() if count}
+
+    def receive(self, priority: int) -> None:
+        """Count one submitted job."""
+        self.submitted += 1
+        if priority != _CRITICAL:
+            self._less_usual[priority] += 1
+
     def add(self, outcome: Outcome) -> None:
-        """Count one job that has ended otherwise than refused."""
+        """Count one job that has ended with any outcome but `shed`."""
         self._outcomes[outcome] += 1
 
-    def add_shed(self, reason: str) -> None:
-        """Count one job that was refused, and why."""
+    def add_status(self, status: str, completed: bool) -> None:
+        """Count the response of a job that was not rejected, by its status line; "" if it has none.
+
+        For speed, this is not called for a completed job whose status is 200.
+        """
+        if completed:
+            self._not_200 += 1
+        if status:
+            code = status[:3]
+            self._statuses[code] = self._statuses.get(code, 0) + 1
+
+    def add_shed(self, reason: str, priority: int = _CRITICAL) -> None:
+        """Count one rejected job, and its reason."""
         self.shed += 1
-        self.shed_reasons[reason] = self.shed_reasons.get(reason, 0) + 1
+        self.add_refused(reason, priority)
+
+    def add_refused(self, reason: str, priority: int) -> None:
+        """Count one job that the server itself has answered; a rejected job is counted by `add_shed` instead."""
+        counts = self.refused.get(reason)
+        if counts is None:
+            counts = self.refused[reason] = [0, 0, 0, 0]
+        counts[priority] += 1
+
+    def add_worker_changes(self, cause: str, workers: int) -> None:
+        """Count workers that were added, or, if `workers` is negative, retired."""
+        change = ("up" if workers > 0 else "down", cause)
+        self.worker_changes[change] = self.worker_changes.get(change, 0) + abs(workers)
+
+    def keep_exemplar(self, seconds: float, at: float, label: str, value: str) -> None:
+        """Keep the trace of a slow job that has just ended."""
+        self.exemplars[bisect_left(_BOUNDS, seconds)] = Exemplar(seconds, at, label, value)
+
+
+class SessionStats:
+    """The running totals of the database sessions of one lane."""
+
+    __slots__ = ("discards", "failed", "open_time")
+
+    def __init__(self) -> None:
+        self.open_time = Histogram()
+        """Times in seconds that opening a session has taken; its count is the number of opened sessions."""
+        self.failed = 0
+        """Number of sessions that could not be opened, or could not be prepared for a request."""
+        self.discards: dict[str, int] = {}
+        """Number of sessions that were closed or discarded, by cause."""
+
+    def __repr__(self) -> str:
+        return f"<SessionStats {self.open_time.count} opened, {self.failed} failed>"
+
+    def add_discard(self, cause: str) -> None:
+        """Count one session that was closed or discarded."""
+        self.discards[cause] = self.discards.get(cause, 0) + 1
+
+
+class ConnectionStats:
+    """The running totals of the client connections of all servers of one balancer."""
+
+    __slots__ = ("accepted", "closed", "ends", "invalid", "received_bytes", "sent_bytes")
+
+    def __init__(self) -> None:
+        self.accepted = self.closed = 0
+        self.received_bytes = 0
+        self.sent_bytes = 0
+        self.ends: dict[str, int] = {}
+        """Number of closed connections by cause; those that a client closed, or after a last response, are left out."""
+        self.invalid: dict[str, int] = {}
+        """Number of requests that were rejected because they were malformed, too large or too slow, by status code."""
+
+    def __repr__(self) -> str:
+        return f"<ConnectionStats {self.accepted} accepted, {self.received_bytes} bytes in, {self.sent_bytes} out>"
+
+    def add_closed(self, cause: str) -> None:
+        """Count one closed connection; the cause is empty if the client closed it, or after its last response."""
+        self.closed += 1
+        if cause:
+            self.ends[cause] = self.ends.get(cause, 0) + 1
+
+    def add_invalid(self, status: str) -> None:
+        """Count one request that was rejected because it is malformed, too large or too slow, by its status line."""
+        code = status[:3]
+        self.invalid[code] = self.invalid.get(code, 0) + 1
+
+
+def _sums(mine: list[int], others: list[int]) -> list[int]:
+    return [each + other for each, other in zip(mine, others, strict=True)]
+
+
+def _include(counts: dict[str, int], others: dict[str, int]) -> None:
+    for name, count in others.items():
+        counts[name] = counts.get(name, 0) + count

@@ -1,4 +1,4 @@
-"""Decisions, and nothing else: numbers and `now` come in, a decision comes out.
+"""Pure decision logic: each policy takes numbers and the current time as arguments, and returns a decision.
 
-No module here knows gevent, a clock, I/O or randomness, so a property test can drive each of them.
+No module here uses gevent, a clock, I/O or randomness, so property tests can test each of them.
 """

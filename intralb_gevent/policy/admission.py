@@ -1,14 +1,18 @@
-"""Admission control: how many requests may be queued, from the wait that a new one can expect.
+"""Admission control: it decides whether to admit or reject a request, and limits how many requests may be queued.
 
-It has two states. While *queueing*, a request is rejected only if its expected wait exceeds `max_wait`, and if that is
-plausible: others have waited nearly as long already. The first such request switches to *overloaded*: the queue limit
-becomes short, and requests beyond it are rejected at once. A long queue would serve nobody sooner and everybody later.
+The functions `decide` and `contend` list the possible decisions in order. `Admission` computes the queue limit on which
+they depend.
 
-Overload ends when the arrivals of one second could have been served. Clients that retry immediately can hide that: 20
-of them produce thousands of arrivals. So the state is *probed* every few seconds. The queue limit is raised to the
-number of connections that sent a request in the last second, if their requests fit into `max_wait`. Clients that wait
-for their responses cannot send more than that. If arrivals then match the throughput, overload ends; otherwise the
-queue is cut and the next probe is delayed.
+Admission has two states. In the state *queueing*, a request is rejected only if its expected wait exceeds `max_wait`,
+and only if this prediction is plausible, that is, if queued requests have already waited nearly as long. The first
+rejection switches the state to *overloaded*. The queue limit is then short, and requests beyond it are rejected
+immediately, because a long queue would delay all requests and serve none of them sooner.
+
+Overload ends when all arrivals of one second could have been served. Rejected clients that retry immediately can hide
+this end: 20 such clients produce thousands of arrivals. Therefore, the pool is *probed* every few seconds. A probe
+raises the queue limit to the number of connections that sent a request in the last second, if their requests fit into
+`max_wait`. Clients that wait for their responses cannot send more requests than that. If the arrivals then match the
+throughput, overload ends; otherwise, the queue is cut, and the next probe is delayed.
 """
 
 from __future__ import annotations
@@ -18,34 +22,111 @@ from collections import deque
 from collections.abc import Hashable
 from typing import Final
 
+from .cannedresponses import NO_TIME, OVERLOADED, QUEUE_FULL, TOO_MANY_OF_CLIENT, CannedResponse
 from .servicetime import ServiceTime
 from .throughput import Throughput
 
-__all__ = ["Admission", "short_wait"]
+__all__ = [
+    "ADMIT",
+    "EQUAL",
+    "EVICT",
+    "GROW",
+    "OUTRANKS",
+    "OVER_SHARE",
+    "REJECTIONS",
+    "REJECT_FULL",
+    "REJECT_OVERLOADED",
+    "REJECT_SHARE",
+    "REJECT_TIME",
+    "Admission",
+    "contend",
+    "decide",
+    "short_wait",
+]
+
+# The decisions are small integers, and each rejection is an existing response, so a decision allocates no memory.
+ADMIT: Final = 0
+GROW: Final = 1
+"""Grow the pool, and decide again."""
+EVICT: Final = 2
+"""Evict a queued request, and admit this one; if none can be evicted, reject it for lack of capacity."""
+REJECT_TIME: Final = 3
+REJECT_FULL: Final = 4
+REJECT_OVERLOADED: Final = 5
+REJECT_SHARE: Final = 6
+
+REJECTIONS: Final[dict[int, CannedResponse]] = {
+    REJECT_TIME: NO_TIME,
+    REJECT_FULL: QUEUE_FULL,
+    REJECT_OVERLOADED: OVERLOADED,
+    REJECT_SHARE: TOO_MANY_OF_CLIENT,
+}
+
+EQUAL: Final = 0
+"""The claim of a client that has no competitors, or holds at least as many requests as they do."""
+OVER_SHARE: Final = 1
+"""The claim of a client that must not hold any more requests."""
+OUTRANKS: Final = 2
+"""The claim of a client with fewer queued requests, or with a higher priority, than a client that can lose a
+request."""
+
+
+def decide(*, in_time: bool, full: bool, long_queue: bool, may_grow: bool) -> int:
+    """Return the decision for a request: ADMIT, GROW, or the rejection to send; the cases are checked in this order.
+
+    `full` is true if no more requests of this priority may be queued; `long_queue` is true if the expected wait is too
+    long.
+    """
+    if not in_time:
+        return REJECT_TIME
+    if not (full or long_queue):
+        return ADMIT
+    if may_grow:
+        return GROW
+    return REJECT_FULL if full else REJECT_OVERLOADED
+
+
+def contend(rejection: int, claim: int, *, lower_queued: bool) -> int:
+    """Return the decision for a request that would be rejected for lack of capacity: EVICT, or the rejection to send.
+
+    `claim` is EQUAL, OVER_SHARE or OUTRANKS. `lower_queued` is true if requests of a lower priority have arrived. Lower
+    requests are evicted for this one only if the pool is full, because a long queue of them does not delay a higher
+    priority.
+    """
+    if claim == OVER_SHARE:
+        return REJECT_SHARE
+    if claim == OUTRANKS or (rejection == REJECT_FULL and lower_queued):
+        return EVICT
+    return rejection
+
 
 SHORT_TARGETS: Final = 4
-"""Wait during overload, in units of the throughput's target."""
+"""Maximum wait for a slot during overload, as a multiple of the throughput's target."""
 LOOP_LEAST_TARGET: Final = 0.04
 LOOP_SHORT_TARGETS: Final = 2
-"""The same two for requests that wait for the event loop, not for a slot; the first in seconds."""
+"""Maximum wait for the event loop during overload, while slots are free: `LOOP_SHORT_TARGETS` times the throughput's
+target, where a target below `LOOP_LEAST_TARGET` seconds counts as `LOOP_LEAST_TARGET`."""
 SHORT_RUN_TIMES: Final = 2
-"""Wait during overload, in mean run times, for requests that wait for a slot. If a few requests run much longer than
-the mean, it is the mean residual run time of the running ones."""
+"""Maximum wait for a slot during overload, as a multiple of the mean run time. If a few requests run much longer than
+the mean, the mean residual run time of the running requests applies instead."""
 LIGHT_FACTOR: Final = 3
-"""How much longer the wait may be when few requests are rejected: the queue must then keep the slots busy during lulls.
-Simulated at capacity with ten slots: of the possible goodput within 500 ms, 99 % is reached with constant run times of
-50 ms, 98 % with exponential ones, and 95 % if 5 % take 300 ms and the rest 5 ms. Without it: 97, 96 and 92 %."""
+"""Largest factor by which the wait is extended while few requests are rejected, because the queue must then keep the
+slots busy during lulls. The factor was simulated at capacity, with ten slots and three distributions of run times:
+constant at 50 ms; exponential; and 300 ms for 5 % of the requests but 5 ms for the rest. The goodput within 500 ms was
+99, 98 and 95 % of the maximum. Without the factor, it was 97, 96 and 92 %."""
 EMPTY_EXPONENT: Final = 4
-"""Within that factor, the queue limit is chosen so that the queue is empty in exp(-4) = 2 % of the time. For random
-arrivals with `rejected` rejections per completion, a queue limit of x is empty in a share of
-exp(-2 * x * rejected / (1 + variation)): the diffusion approximation for heavy traffic (Kingman, "The single server
-queue in heavy traffic", 1961), with the drift towards the bound."""
+"""Exponent of the target for an empty queue: within `LIGHT_FACTOR`, the queue limit is chosen so that the queue is
+empty for exp(-4) = 2 % of the time. For random arrivals with `rejected` rejections per completion, a queue with a limit
+of x is empty for a share of exp(-2 * x * rejected / (1 + variation)) of the time. The formula is the diffusion
+approximation for heavy traffic (Kingman, "The single server queue in heavy traffic", 1961), with the drift towards the
+bound."""
 
 
 def short_wait(throughput: Throughput, service: ServiceTime, rejected: float, *, slots_free: bool) -> float:
-    """Return the longest expected wait to admit during overload, in seconds.
+    """Return the longest expected wait, in seconds, with which a request is still admitted during overload.
 
-    `rejected` is the number of rejections per completion. `slots_free` is true if requests wait for the event loop.
+    `rejected` is the number of rejections per completion. `slots_free` is true if requests wait for the event loop
+    while slots are free.
     """
     if slots_free:
         least = LOOP_SHORT_TARGETS * max(LOOP_LEAST_TARGET, throughput.target)
@@ -56,63 +137,75 @@ def short_wait(throughput: Throughput, service: ServiceTime, rejected: float, *,
 
 
 class Admission:
-    """The admission state of one priority with one `max_wait`, in seconds of a monotonic clock.
+    """The admission state for requests of one priority with the same `max_wait`; times are in monotonic seconds.
 
-    With a `max_wait` of 0 it is always overloaded; with infinity it never is. The caller counts arrivals (`asked`),
-    started requests (`begun`) and rejections (`refused`), and calls `review` every tick.
+    If `max_wait` is 0, the state is always overloaded; if `max_wait` is infinity, it is never overloaded. The caller
+    counts arrivals (`asked`), started requests (`begun`) and rejections (`refused`), and calls `review` at every tick.
     """
 
     HORIZON: Final = 1.0
-    """Arrivals and starts are compared over this many seconds, or over `HORIZON_INTERVALS` completions if longer."""
+    """Seconds over which arrivals and starts are compared, or `HORIZON_INTERVALS` times the mean start interval if that
+    is longer."""
     HORIZON_INTERVALS: Final = 20
     TOLERANCE: Final = 1.1
-    """Overload ends when arrivals are at most this multiple of the starts, plus `SPARE_ARRIVALS`."""
+    """Factor for the end of overload: it ends when there are at most `TOLERANCE` times as many arrivals as starts, plus
+    `SPARE_ARRIVALS`."""
     SPARE_ARRIVALS: Final = 2
     PROBE_DELAY: Final = 2.0
     MOST_PROBE_DELAY: Final = 4.0
-    """Delay of the first probe, and the longest delay after failed ones. Clients that retry immediately are served
-    again about this long after a flood has ended."""
-    SETTLING: Final = 0.3
-    """Share of a probe that is ignored: all waiting clients are admitted in it at once."""
+    """Seconds before the first probe, and maximum seconds before the next probe after failed ones. Once a flood has
+    ended, clients that retry immediately are served again after about this delay."""
+    SETTLING: Final = 0.15
+    """Share of a probe's duration, at its start, that is not evaluated, because all waiting clients are admitted
+    then."""
+    CHANCE: Final = 2
+    """Number of standard deviations: if the arrivals exceed the starts by more than this, a probe fails early."""
     PROBE_MARGIN: Final = 1.1
-    """Queue limit of a probe, relative to the number of counted connections."""
+    """Factor by which the queue limit of a probe exceeds the number of counted connections."""
     KEPT_AFTER_PROBE: Final = 2
     KEPT_WAIT: Final = 0.25
-    """A failed probe cuts the queue to this multiple of the short limit, or to this share of `max_wait` if that is
-    more; cutting further would reject late."""
+    """Length to which a failed probe cuts the queue: `KEPT_AFTER_PROBE` times the short limit, or, if that is more, the
+    number of requests that can be started within `KEPT_WAIT` times `max_wait`. A shorter length would reject requests
+    that have already waited long."""
     CROWD: Final = 100
-    """A queue of fewer requests may be a page load of some browsers, at a moment when the server is slow."""
+    """Queue length from which on the queue counts as a crowd; a shorter queue can result from a few browsers that load
+    pages during a short slowdown."""
     EVIDENCE: Final = 0.9
     CROWD_EVIDENCE: Final = 0.5
-    """The oldest queued request must have waited for this share of `max_wait` before another is rejected for its
-    expected wait. At twice the capacity it has waited for half of that when the queue is as long as `max_wait`."""
-    CERTAIN: Final = 2
-    """A crowd in a queue this many times as long as `max_wait` needs no such evidence."""
+    """Share of `max_wait` that the oldest queued request must have waited before a request is rejected for its expected
+    wait; for a crowd, `CROWD_EVIDENCE` applies. At a load of twice the capacity, the oldest request has waited for half
+    of `max_wait` when the expected wait of a new request reaches `max_wait`."""
+    FLOOD: Final = 2
+    FLOOD_EVIDENCE: Final = 0.25
+    """Share of `max_wait` that applies instead if the queue of a crowd is at least `FLOOD` times as long as the queue
+    limit. The share is not 0: after slow requests the limit is low, but 200 quick ones of clients that reconnect must
+    be admitted."""
     MANY_REJECTED: Final = 0.1
-    """A full queue that rejects more than this share of the started requests is overload; fewer are chance."""
+    """Ratio of rejected to started requests above which a full queue means overload; below this ratio, rejections are
+    chance."""
     LEAST_LIMIT: Final = 2
-    """The least queue limit, whatever the expected wait: one request about to start, and one that waits."""
+    """Minimum queue limit, whatever the expected wait: one request that is about to start, and one that waits."""
     NO_LIMIT: Final = 1 << 30
-    """The queue limit while the throughput is unknown."""
+    """Queue limit while the throughput is unknown."""
 
     def __init__(self, max_wait: float) -> None:
         self.max_wait = max_wait
         self.overloaded = max_wait == 0
         self.limit = self.NO_LIMIT
-        """A request may be rejected if at least this many are queued before it."""
+        """Queue limit: a request may be rejected if at least this many are queued before it."""
         self.longest_wait = max_wait
-        """During overload, a request that has waited longer is rejected instead of being started."""
+        """Seconds in the queue after which, during overload, a request is rejected instead of started."""
         self.cut_at = -math.inf
-        """When the queue was last to be cut to `kept` requests."""
+        """Time at which the queue was last cut to `kept` requests."""
         self.counts_connections = False
-        """Whether a probe is due soon, so that rejected requests are passed to `count`."""
+        """True while a probe is due soon; the caller then passes the connections of rejected requests to `count`."""
         self.asked = self.begun = self.refused = 0
         self.kept = self.NO_LIMIT
-        """The number of requests that stay queued when the queue is cut."""
+        """Number of requests that stay in the queue when it is cut."""
         self._after_probe = False
         self._connections: set[Hashable] = set()
         self._windows = deque[tuple[float, int, int, int]]()
-        """End, arrivals, starts and rejections of each window within the horizon."""
+        """End time, arrivals, starts and rejections of each window within the horizon."""
         self._entered = -math.inf
         self._probe_at = math.inf
         self._probing_since: float | None = None
@@ -124,36 +217,37 @@ class Admission:
 
     @property
     def rejects_many(self) -> bool:
-        """Whether a full queue has rejected more requests within the horizon than chance explains."""
+        """True if, within the horizon, more requests were rejected because of a full queue than chance explains."""
         begun = sum(begun for _, _, begun, _ in self._windows)
         refused = sum(refused for *_, refused in self._windows)
         return refused > self.MANY_REJECTED * begun + self.SPARE_ARRIVALS
 
     def full(self, ahead: int, waited: float) -> bool:
-        """Return whether a request with `ahead` requests queued before it is rejected.
+        """Return whether to reject a request that has `ahead` requests queued before it.
 
-        `waited` is for how long the oldest of them has been queued, in seconds.
+        `waited` is the time in seconds for which the oldest of these has been queued.
         """
         if ahead < self.limit:
             return False
-        if self.overloaded or (ahead >= self.CROWD and ahead >= self.CERTAIN * self.limit):
+        if self.overloaded:
             return True
-        return self.plausible(ahead, waited, self.max_wait)
+        flood = ahead >= self.CROWD and ahead >= self.FLOOD * self.limit
+        return waited >= self.FLOOD_EVIDENCE * self.max_wait if flood else self.plausible(ahead, waited, self.max_wait)
 
     @classmethod
     def plausible(cls, ahead: int, waited: float, longest: float) -> bool:
-        """Return whether a request may really wait longer than `longest` seconds, as is predicted.
+        """Return whether the prediction that a request will wait longer than `longest` seconds is plausible.
 
-        `waited` is for how long the oldest of the `ahead` requests before it has been queued, in seconds.
+        `ahead` requests are queued before it, and the oldest of these has waited for `waited` seconds.
         """
         return waited >= (cls.EVIDENCE if ahead < cls.CROWD else cls.CROWD_EVIDENCE) * longest
 
     def overdue(self, waited: float) -> bool:
-        """Return whether a queued request has waited too long to be started, during overload."""
+        """Return whether a queued request has waited too long to be started; without overload, return False."""
         return self.overloaded and waited > self.longest_wait
 
     def count(self, connection: Hashable) -> None:
-        """Record the connection of a rejected request, while `counts_connections`."""
+        """Record the connection of a rejected request; called while `counts_connections` is true."""
         self._connections.add(connection)
 
     def update(self, throughput: Throughput, short: float) -> None:
@@ -182,7 +276,7 @@ class Admission:
         self._reset()
 
     def review(self, now: float, throughput: Throughput, held: int) -> None:
-        """Close the current window, and end the overload, or start or end a probe, if it is time.
+        """Close the current window; if the conditions are met, also end the overload, start a probe, or end a probe.
 
         `held` is the number of queued and running requests.
         """
@@ -204,15 +298,20 @@ class Admission:
         else:
             self.counts_connections = now >= self._probe_at - self.HORIZON
 
-    def _sustainable(self, since: float) -> bool:
-        """Return whether the arrivals since then, within the horizon, could have been served."""
+    def _sustainable(self, since: float, chance: float = 0) -> bool:
+        """Return whether all arrivals since `since`, within the horizon, could have been served.
+
+        The arrivals could have been served if they exceed the starts by at most the tolerance plus `chance` standard
+        deviations of the difference of two Poisson processes.
+        """
         asked = sum(asked for end, asked, *_ in self._windows if end > since)
         begun = sum(begun for end, _, begun, _ in self._windows if end > since)
-        return asked <= self.TOLERANCE * begun + self.SPARE_ARRIVALS
+        return asked <= self.TOLERANCE * begun + self.SPARE_ARRIVALS + chance * math.sqrt(asked + begun)
 
     def _start_probe(self, now: float, interval: float, held: int) -> None:
         refused = len(self._connections)
-        # A held request may be of a connection that was refused before, so these are between this and their sum.
+        # A connection may have both a held request and earlier rejected ones. The number of connections is therefore
+        # at least the larger of the two counts, and at most their sum.
         least = max(held, refused)
         limit = int(self.PROBE_MARGIN * (held + refused)) + 1
         self._connections.clear()
@@ -223,13 +322,12 @@ class Admission:
             self._probe_at = now + self.PROBE_DELAY
 
     def _review_probe(self, now: float, since: float, horizon: float, refused: int) -> None:
-        if refused > self.SPARE_ARRIVALS:
+        settled, ended = since + self.SETTLING * horizon, now - since >= horizon
+        # End a failing probe early, because each request that a flood adds to the queue delays all later ones.
+        if refused > self.SPARE_ARRIVALS or not self._sustainable(settled, 0 if ended else self.CHANCE):
             self._fail_probe(now)
-        elif now - since >= horizon:
-            if self._sustainable(since + self.SETTLING * horizon):
-                self.leave()
-            else:
-                self._fail_probe(now)
+        elif ended:
+            self.leave()
 
     def _fail_probe(self, now: float) -> None:
         self._probing_since = None

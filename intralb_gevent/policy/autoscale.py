@@ -1,21 +1,21 @@
-"""How many workers a pool should have.
+"""Autoscaling: it decides how many workers a pool should have.
 
-Decides from the jobs that wait and run, from what the process can still take, and from the time. It must not know how a
-worker is made or retired.
+The decision depends on the queued and running jobs, on the load of the process, and on the time. A pool grows quickly
+and shrinks slowly, because queued jobs prove that workers are missing, but a quiet moment does not prove a surplus.
 
-Growing is quick, shrinking slow: jobs that wait are a certain need, a quiet moment is not yet a certain surplus.
-
-- Up: as many workers as keep 70 % of their slots busy, by the mean of a stable window; by that of a panic window once
-  it asks for twice the workers there are, or jobs wait too long, or one would be refused. While all slots are busy
-  the pool at most doubles at a look, for the next shows what that has done; while some are free it grows by a group
-  at least. Where jobs wait too long, or one would be refused, it is one more at once. The two windows, the panic and
-  its end, the 70 % and the weights of the means are those of Knative's autoscaler (Knative Serving, "Additional
-  autoscaling configuration for Knative Pod Autoscaler"; 2018 and later). Its windows are six times as long, for its
-  workers take seconds to start.
-- Not up: where the processor, the hub or the source of sessions is what is short.
-- Undone: growth that has not helped (`GrowthTrial`); then there is none for a while.
-- Down: a worker at a time, after a time in which few slots were busy. A pool that soon grows again has shrunk too
-  early, and waits longer the next time.
+- Growth: the target is the number of workers with which 70 % of the slots are busy, at the mean load of the stable
+  window. In panic mode, the mean of the panic window also counts, if it is higher. The panic mode begins when the mean
+  of the panic window requires twice the current workers, when jobs wait too long, or when a job would be rejected.
+- Steps: while all slots are busy, the pool at most doubles in one check, because the next check shows the effect. While
+  some slots are free, the pool grows by at least one group of workers. If jobs wait too long, or a job would be
+  rejected, it grows by at least one worker.
+- Source: the two windows, the panic mode and its end, the 70 % and the weights of the means are those of Knative's
+  autoscaler (Knative Serving, "Additional autoscaling configuration for Knative Pod Autoscaler"; 2018 and later).
+  Knative's windows are six times as long, because its workers take seconds to start.
+- The pool does not grow while the CPU or the source of sessions is the bottleneck.
+- Growth that has not helped is undone (`GrowthTrial`), and the pool does not grow again for a while.
+- Shrinking: the pool removes one worker at a time, after a period in which few slots were busy. If the pool grows again
+  soon, it has shrunk too early, and waits longer before the next removal.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["Autoscaler", "Load", "PoolSize"]
 
 @dataclass(frozen=True)
 class PoolSize:
-    """The limits of a pool: workers at least and at most, workers in a group, slots in a worker."""
+    """The limits of a pool: minimum and maximum number of workers, workers per group, slots per worker."""
 
     minimum: int
     maximum: int
@@ -40,71 +40,69 @@ class PoolSize:
 
 
 class Load(NamedTuple):
-    """What is known of a pool at a look, which is taken at every tick, and when a job would be refused."""
+    """The load of a pool at one check; the pool is checked at every tick, and when a job would be rejected."""
 
     workers: int
     queued: int
     running: int
     progress: Progress
     full: bool = False
-    """Whether a job has come for which there is no place."""
+    """True if a job has arrived while the pool was full."""
     queue_age: float = 0.0
-    """For how long the first of the queued jobs has waited, in seconds."""
+    """Seconds that the oldest queued job has waited."""
     queue_target: float = math.inf
-    """For how long jobs should wait at most, in seconds."""
+    """Longest time that jobs should wait, in seconds."""
     busy_share: float = 0.0
-    """The share of the time of late in which the hub did not wait for events, from 0 to 1."""
-    hub_lag: float = 0.0
-    """By how much the hub is late at least, in seconds."""
+    """Recent share of time, from 0 to 1, in which the hub was busy, that is, was not waiting for events."""
     sessions_exhausted: bool = False
-    """Whether a session was asked for of late and could not be opened."""
+    """True if a session could not be opened recently."""
 
     @property
     def jobs(self) -> int:
-        """Jobs that wait and jobs that run."""
+        """The number of queued and running jobs."""
         return self.queued + self.running
 
 
 class _WindowMean:
-    """The mean of a quantity over time, weighted exponentially: what is older than the window has nearly no weight."""
+    """An exponentially weighted mean over time; values older than the window have almost no weight."""
 
     REST: Final = 1e-4
-    """The weight of all that is older, as in Knative."""
+    """Total weight of all values older than the window, as in Knative."""
 
     def __init__(self, window: float) -> None:
         self.value = 0.0
         self._window = window
 
     def add(self, reading: float, seconds: float) -> None:
-        """Take note of what the quantity was for some seconds."""
+        """Add a value that held for the last `seconds`."""
         self.value += (1 - self.REST ** (seconds / self._window)) * (reading - self.value)
 
 
 class Autoscaler:
-    """Says how many workers to add or remove, and remembers what came of it. Times are seconds."""
+    """Decides how many workers to add or remove, and tracks the effect. Times are in seconds."""
 
     BUSY: Final = 0.7
-    """The share of the slots that should be in use, so that there is room for chance."""
+    """Share of the slots that should be busy; the rest absorbs random peaks."""
     STABLE_WINDOW: Final = 10.0
     PANIC_WINDOW: Final = 1.0
     PANIC: Final = 2
-    """How many times the present workers must be wanted for a panic, which lasts a stable window longer than that."""
+    """Multiple of the current workers: if a load requires that many, panic mode starts. Panic mode ends one stable
+    window after its last trigger."""
     LATE: Final = 2
-    """Jobs that have waited for so many targets are a reason to grow."""
+    """Multiple of the queue target; a job that has waited longer than this is a reason to grow."""
     CPU_BOUND: Final = 0.9
-    """From this share of the time on, jobs compute rather than wait, and more at once share what there is."""
-    HUB_LAG: Final = 0.02
-    """The lag above which everybody waits for the hub; also from which fewer jobs should run at once."""
+    """Busy share of the hub from which on the load is CPU-bound, so that more workers would not help."""
     FREEZE: Final = 30.0
-    """For how long there is no growth after a useless one."""
+    """Seconds without growth after a growth that did not help."""
     QUIET: Final = 0.25
-    """The share of the slots below which the pool is quiet."""
+    """Share of busy slots below which the pool is quiet."""
     PACE: Final = 1 / 3
-    """The time between two removals, in terms of the quiet time before the first: 10 s of 30."""
+    """Time between two removals, as a share of the quiet time before the first removal; by default, 10 s and 30 s."""
     RESPAWN: Final = 2
-    """Growth within so many quiet times of a removal, 60 s, shows that this came too early."""
+    """Multiple of the quiet time, by default 60 s; if the pool grows within this time after a removal, the removal was
+    too early."""
     MOST_PATIENCE: Final = 8
-    """How many times longer than at first the quiet time and the freeze become, by doubling."""
+    """Maximum factor by which the quiet time and the freeze are extended; each extension doubles it."""
 
     def __init__(self, size: PoolSize, quiet_seconds: float) -> None:
         self._size = size
@@ -117,13 +115,16 @@ class Autoscaler:
         self._quiet_patience = self._freeze_patience = 1
         self._trial = GrowthTrial()
         self._workers_before = size.minimum
+        self.cause = ""
+        """Cause of the last change: "load", "waits" (jobs wait too long), "no_capacity" (a job would be rejected),
+        "no_effect" (growth that has not helped is undone), or "quiet"."""
 
     def __repr__(self) -> str:
         jobs = f"{self._stable.value:.1f} jobs lately, {self._panic.value:.1f} at last"
         return f"<Autoscaler {jobs}, {self._trial!r}, quiet since {self._quiet_since}, frozen to {self._frozen_until}>"
 
     def change(self, load: Load) -> int:
-        """Return how many workers to add (positive) or remove (negative); the caller does so at once."""
+        """Return how many workers to add (positive) or remove (negative); the caller must apply this immediately."""
         now = load.progress.now
         elapsed = max(0.0, now - self._looked_at)
         self._looked_at = now
@@ -131,14 +132,17 @@ class Autoscaler:
         self._panic.add(load.jobs, elapsed)
         undone = self._undone(load)
         if undone:
+            self.cause = "no_effect"
             return -undone
         growth = self._growth(load, now)
         if growth:
             self._grow(load, now)
+            self.cause = self._cause_of_growth(load)
             return growth
+        self.cause = "quiet"
         return -self._shrinkage(load, now)
 
-    # Up.
+    # Growth.
 
     def _growth(self, load: Load, now: float) -> int:
         room = self._size.maximum - load.workers
@@ -151,18 +155,23 @@ class Autoscaler:
         return min(room, max(missing, self._size.group)) if missing > 0 else 0
 
     def _pressed(self, load: Load) -> bool:
-        """Say whether jobs wait too long for a slot, or would be refused."""
+        """Return whether jobs wait too long for a slot, or one would be rejected."""
         late = load.queue_age > self.LATE * load.queue_target
         return self._all_busy(load) and (late or load.full)
 
+    def _cause_of_growth(self, load: Load) -> str:
+        if not self._pressed(load):
+            return "load"
+        return "no_capacity" if load.full else "waits"
+
     def _in_vain(self, load: Load) -> bool:
-        return load.busy_share >= self.CPU_BOUND or load.hub_lag > self.HUB_LAG or load.sessions_exhausted
+        return load.busy_share >= self.CPU_BOUND or load.sessions_exhausted
 
     def _all_busy(self, load: Load) -> bool:
         return load.jobs >= load.workers * self._size.slots
 
     def _wanted(self, load: Load, now: float, pressed: bool) -> int:
-        """Return for how many workers there are jobs."""
+        """Return how many workers the load requires."""
         of_one = self.BUSY * self._size.slots
         stable, panic = self._stable.value / of_one, self._panic.value / of_one
         if pressed or panic >= self.PANIC * load.workers:
@@ -170,7 +179,10 @@ class Autoscaler:
         return math.ceil(max(stable, panic) if now < self._panics_until else stable)
 
     def _grow(self, load: Load, now: float) -> None:
-        """Take note of a growth; one that comes before all slots are busy has no wait to shorten, and is not tried."""
+        """Record that the pool grows, and begin a trial of the new size if all slots are busy.
+
+        While slots are free, no request waits, so a trial could not show whether the growth helps.
+        """
         self._quiet_since = None
         early = now - self._removed_at <= self.RESPAWN * self._quiet_seconds
         self._quiet_patience = min(self.MOST_PATIENCE, 2 * self._quiet_patience) if early else 1
@@ -179,16 +191,16 @@ class Autoscaler:
                 self._workers_before = load.workers
             self._trial.begin(load.progress)
 
-    # Down.
+    # Shrinking.
 
     def _undone(self, load: Load) -> int:
-        """Return how many workers to remove because they have not helped."""
+        """Return how many workers to remove because their addition has not helped."""
         verdict = self._trial.verdict(load.progress)
         if verdict == "open":
             return 0
         needed = self._stable.value > self._workers_before * self._size.slots
         if verdict == "helped" or not needed:
-            # Without the jobs that made it grow, the pool has nothing to show; whether it shrinks is another matter.
+            # The jobs that caused the growth are gone, so the trial shows nothing; `_shrinkage` handles the surplus.
             self._freeze_patience = 1
             return 0
         self._frozen_until = load.progress.now + self.FREEZE * self._freeze_patience
@@ -210,7 +222,7 @@ class Autoscaler:
         return 1
 
     def _quiet(self, load: Load) -> bool:
-        """Say whether few slots are busy, and a worker less would do for the present jobs too."""
+        """Return whether few slots are busy, and one worker fewer would also suffice for the current jobs."""
         slots, fewer = self._size.slots, load.workers - 1
         fits = load.jobs <= self.BUSY * fewer * slots
         return fewer >= self._size.minimum and fits and self._stable.value < self.QUIET * load.workers * slots

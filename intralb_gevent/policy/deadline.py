@@ -1,17 +1,17 @@
-"""How long a request may take: by its route, by what its handler asks for, and by what a proxy in front tells.
+"""Computes how long a request may take, from its route's options and from the header fields of an upstream proxy.
 
-Decides from the options, the clock's times and header values that come in. It must not know whether a peer is trusted,
-what a job is, or what happens to one that is late.
+The caller checks that the proxy is trusted. A proxy can report two times:
 
-A proxy tells two things. How long it goes on waiting: `X-Envoy-Expected-Rq-Timeout-Ms`, a whole number of
-milliseconds (Envoy's router filter; it sets none below 1, and to it 0 means no timeout), and `grpc-timeout`, at most
-eight digits and one of H, M, S, m, u, n (gRPC over HTTP/2; a sender whose time is over writes 0n). And when the request
-came to it: `X-Request-Start` or `X-Queue-Start`, a Unix time, with or without `t=`: nginx writes seconds with a
-fraction, Heroku and others milliseconds, Apache microseconds (New Relic's examples of request queueing).
+- How long the proxy will still wait. `X-Envoy-Expected-Rq-Timeout-Ms` is a whole number of milliseconds. Envoy's router
+  filter sends no value below 1, because Envoy takes 0 to mean no timeout. `grpc-timeout` is at most eight digits
+  followed by one of H, M, S, m, u, n (gRPC over HTTP/2; a sender sends 0n when its time is over).
+- When the proxy received the request. `X-Request-Start` or `X-Queue-Start` is a Unix time, with or without `t=`. nginx
+  writes seconds with a fraction, Heroku and others write milliseconds, and Apache writes microseconds (New Relic's
+  examples of request queueing).
 
-Both can only make a deadline earlier: by the first it cannot be later than the proxy waits, by the second the time
-spent in front counts as the request's own. Of a field that came more than once the last value counts, which the nearest
-proxy has set. What is malformed is as if it were not there.
+Both times can only make the deadline earlier: it is never later than the proxy's timeout, and the time that a request
+has spent in the proxy counts towards its timeout. If a field occurs more than once, the last value applies, because the
+nearest proxy has set it. Malformed values are ignored.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
-from ..options import Options
-from ..route import Route
+from ..config.options import Options
+from ..config.route import Route
 
-__all__ = ["OLDEST_START_SECONDS", "TimeLimits", "TimeTold", "handed_on", "time_limits", "time_told"]
+__all__ = ["OLDEST_START_SECONDS", "ProxyTiming", "TimeLimits", "handed_on", "proxy_timing", "time_limits"]
 
 OLDEST_START_SECONDS: Final = 300.0
-"""A request that has waited longer in front than this is taken for a wrong clock: proxies give up much earlier."""
+"""Longest credible wait in a proxy, in seconds; proxies time out much earlier, so a longer wait means that a clock is
+wrong."""
 
 _EXPECTED: Final = "HTTP_X_ENVOY_EXPECTED_RQ_TIMEOUT_MS"
 _GRPC: Final = "HTTP_GRPC_TIMEOUT"
@@ -42,26 +43,26 @@ _START_UNITS: Final = (1.0, 1e3, 1e6, 1e9)
 _MOST_GRPC_DIGITS: Final = 99_999_999
 
 
-# What the options say.
+# Limits from the options.
 
 
 class TimeLimits(NamedTuple):
-    """What holds for the requests of a route, in seconds."""
+    """The time limits for the requests of a route, in seconds."""
 
     timeout: float
-    """From its arrival to its deadline."""
+    """Time from a request's arrival to its deadline."""
     longest: float
-    """From its arrival to the latest deadline that its handler can ask for; at least `timeout`."""
+    """Time from a request's arrival to the latest deadline that its handler can set; at least `timeout`."""
     stream: float | None
-    """From the first part of a streamed response to its end at the latest; None if it has no such end."""
+    """Longest time from the first chunk of a streamed response to its end; None if unlimited."""
     idle: float
-    """From one part of a streamed response to the next; infinity if its handler may be silent for ever."""
+    """Longest time between two chunks of a streamed response; infinity if unlimited."""
 
 
 def time_limits(options: Options, route: Route | None = None) -> TimeLimits:
-    """Return the limits for a route, or for all other paths.
+    """Return the limits for a route or, if `route` is None, the limits for all paths without a route.
 
-    A timeout above `max_request_timeout_seconds` raises its own maximum.
+    A timeout above `max_request_timeout_seconds` also raises `longest` to the same value.
     """
     timeout = options.deadline_seconds if route is None else route.request_timeout_seconds or options.deadline_seconds
     stream = None if route is None else route.stream_timeout_seconds
@@ -74,35 +75,36 @@ def time_limits(options: Options, route: Route | None = None) -> TimeLimits:
     )
 
 
-# What a trusted proxy says.
+# Times from a trusted proxy.
 
 
-class TimeTold(NamedTuple):
-    """What a proxy in front tells of a request's time, in seconds."""
+class ProxyTiming(NamedTuple):
+    """The times that an upstream proxy reports for a request, in seconds."""
 
     left: float = math.inf
-    """How long it goes on waiting."""
+    """Time for which the proxy will still wait."""
     waited: float = 0.0
-    """How long ago the request came to it."""
+    """Time since the proxy received the request."""
 
-    def seen_earlier(self, seconds: float) -> TimeTold:
-        """Return what it had told so many seconds before."""
-        return TimeTold(self.left, max(0.0, self.waited - seconds))
+    def seen_earlier(self, seconds: float) -> ProxyTiming:
+        """Return the times as they were `seconds` earlier, when the request reached this server."""
+        return ProxyTiming(self.left, max(0.0, self.waited - seconds))
 
 
-def time_told(environ: Mapping[str, Any], wall_now: float) -> TimeTold | None:
-    """Return what the header fields of a trusted peer tell, or None if that is nothing.
+def proxy_timing(environ: Mapping[str, Any], wall_now: float) -> ProxyTiming | None:
+    """Return the times that a trusted peer has set in header fields; None if there are none.
 
-    `wall_now` is Unix time in seconds. A start in the future, or more than `OLDEST_START_SECONDS` ago, is not believed.
+    `wall_now` is the current Unix time in seconds. A start time is ignored if it is in the future, or more than
+    `OLDEST_START_SECONDS` ago.
     """
-    told = TimeTold(
+    timing = ProxyTiming(
         left=min(_expected(_last(environ, _EXPECTED)), _grpc_timeout(_last(environ, _GRPC))),
         waited=max(_waited(_last(environ, name), wall_now) for name in _STARTS),
     )
-    return None if told == _NOTHING else told
+    return None if timing == _NOTHING else timing
 
 
-_NOTHING: Final = TimeTold()
+_NOTHING: Final = ProxyTiming()
 
 
 def _last(environ: Mapping[str, Any], name: str) -> str:
@@ -121,7 +123,11 @@ def _grpc_timeout(text: str) -> float:
 
 
 def _waited(text: str, wall_now: float) -> float:
-    """Return how long ago a start was; its unit is the one by which it lies in the last minutes."""
+    """Return how many seconds ago a start time was; 0 if it is not credible.
+
+    The text does not state its unit. Therefore, this function assumes the unit with which the start is at most
+    `OLDEST_START_SECONDS` ago.
+    """
     match = _START(text)
     waits = _in_every_unit(float(match[1]), wall_now) if match else ()
     return next((waited for waited in waits if 0.0 <= waited <= OLDEST_START_SECONDS), 0.0)
@@ -131,13 +137,13 @@ def _in_every_unit(start: float, wall_now: float) -> Iterable[float]:
     return (wall_now - start / unit for unit in _START_UNITS)
 
 
-# What is handed on.
+# Header fields for downstream servers.
 
 
 def handed_on(left: float) -> dict[str, str]:
-    """Return the header fields that tell the next server how many seconds are left; at least a millisecond is.
+    """Return the header fields that pass the remaining time, at least one millisecond, to the next server.
 
-    gRPC counts milliseconds in eight digits, which is 27 hours; what is more is told in hours.
+    `left` is in seconds. In eight digits, gRPC can express 27 hours in milliseconds; a longer time is given in hours.
     """
     milliseconds = max(1, math.floor(left * 1000))
     grpc = f"{milliseconds}m" if milliseconds <= _MOST_GRPC_DIGITS else f"{milliseconds // 3_600_000}H"

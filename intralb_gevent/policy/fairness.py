@@ -1,16 +1,16 @@
-"""How much of a full pool one client may hold, and which client has to make room.
+"""Fair queueing between clients: it limits the jobs that a client may hold, and selects whose job is evicted.
 
-Decides from what each client holds and has had of late. It must not know what a client is told by, jobs or queues.
+A client is said to hold its queued and running jobs. The decisions depend on how many jobs each client holds, and on
+its recent use of the pool. There are two rules, as in fair queueing in networks (Demers, Keshav and Shenker, "Analysis
+and Simulation of a Fair Queueing Algorithm", 1989): no client holds more than twice an equal share, and clients with
+less recent use are served first. Past use decays, so a burst does not count against a client for long.
 
-Two rules, as in the fair queueing of networks (Demers, Keshav and Shenker, "Analysis and Simulation of a Fair Queueing
-Algorithm", 1989): nobody holds more than twice an equal share, and whoever has had less goes before whoever has had
-more. What a client has had is forgotten with time, so that a burst is not held against it for long.
+A high priority helps a client only within its share. Jobs beyond the share have no precedence over jobs that other
+clients hold within their shares, whatever their priorities. A client that floods the highest priority therefore does
+not starve the other clients.
 
-A class helps a client within its share only: jobs beyond it have no precedence over those that others hold within
-theirs, whatever the classes. So a client that floods the highest class does not starve the others.
-
-Some of it is asked for every request that is refused, so nothing takes longer where there are more clients, and what is
-forgotten is taken from one end.
+Some of these functions are called for every rejected request. The run time of these functions therefore does not depend
+on the number of clients, and clients that can be discarded are found at one end of an ordered dictionary.
 """
 
 from __future__ import annotations
@@ -27,30 +27,32 @@ __all__ = ["Clients", "in_rotation"]
 
 
 class _Client:
-    """What one client holds now, what it has had of late, and when its last job came and which turn was its last."""
+    """The record of one client: how many jobs it holds, its recent use, and when it was last admitted and served."""
 
-    __slots__ = ("at", "held", "last_turn", "use")
+    __slots__ = ("at", "held", "last_served", "use")
 
     def __init__(self) -> None:
-        self.held = self.last_turn = 0
+        self.held = self.last_served = 0
         self.use = self.at = 0.0
 
 
 class _Waiting:
-    """The clients of a class by the number of jobs that each has waiting."""
+    """The clients that have queued jobs of one priority, grouped by the number of these jobs."""
 
     __slots__ = ("_by_number", "most", "numbers")
 
     def __init__(self) -> None:
         self.numbers: dict[Hashable, int] = {}
         self.most = 0
-        """What the one that has most waiting has."""
+        """Largest number of queued jobs of one client."""
         self._by_number: list[dict[Hashable, None]] = [{}]
 
     def with_most(self) -> Iterable[Hashable]:
+        """Return the clients that have the largest number of queued jobs."""
         return self._by_number[self.most]
 
     def change(self, key: Hashable, difference: int) -> None:
+        """Add `difference`, which is 1 or -1, to the number of queued jobs of a client."""
         number = self.numbers.pop(key, 0)
         self._by_number[number].pop(key, None)
         number += difference
@@ -65,46 +67,49 @@ class _Waiting:
 
 
 class Clients:
-    """The clients of a pool that more is asked of than it can do. Times are seconds of a clock that never goes back.
+    """The records of an overloaded pool's clients. Times are in seconds on a monotonic clock.
 
-    What is kept is bounded by what was admitted in the last half minute: a client that was refused leaves no trace.
+    The number of records is at most the number of jobs admitted in the last half minute, because a client whose
+    requests are all rejected has no record.
     """
 
     LEAST: Final = 2
-    """Jobs that each client may hold, however many clients there are."""
+    """Number of jobs that each client may always hold, however many other clients there are."""
     SHARES: Final = 2
-    """How many equal shares of the jobs that may run a client may hold."""
+    """Number of equal shares of the concurrency limit up to which a client may hold jobs."""
     MEMORY_SECONDS: Final = 5.0
-    """After so long, what a client has had counts for 1/e."""
+    """Age in seconds at which past use has a weight of 1/e."""
     KEPT_SECONDS: Final = 7 * MEMORY_SECONDS
-    """After so long there is no trace of what it has had, which would count for 1/1000."""
+    """Age in seconds at which past use is discarded; its weight is then 1/1000."""
     LOOKED_AT: Final = 16
-    """Among how many of those with most jobs waiting the one is chosen that has to make room."""
+    """Maximum number of clients that are compared to select the client whose job is evicted."""
     _REBASED_AFTER: Final = 400 * MEMORY_SECONDS
-    """A job then counts 5e173, and a float holds 1.8e308."""
+    """Seconds after which the weights are rebased, so that they do not overflow a float: by then, one job has a weight
+    of 5e173, and the largest float is 1.8e308."""
 
     def __init__(self, now: float) -> None:
         self._clients = OrderedDict[Hashable, _Client]()
-        """The one whose last job came first is the first."""
+        """Clients, ordered by the time when their last job was admitted, the earliest first."""
         self.active = 0
-        """How many clients hold a job."""
+        """Number of clients that hold a job."""
         self._waiting = tuple(_Waiting() for _ in Priority)
         self._turns = 0
         self._base = now
-        """What is had at this instant counts 1, and later more, instead of what was had earlier less (forward decay:
-        Cormode and others, ICDE 2009); so nothing has to be decayed to be compared."""
+        """Time at which one job has the weight 1. Instead of reducing the weights of earlier jobs, later jobs get
+        larger weights (forward decay: Cormode and others, ICDE 2009). The usage of clients can therefore be compared
+        without decaying it first."""
 
     def __repr__(self) -> str:
         return f"<Clients {self.active} active, {len(self._clients)} known>"
 
     def _weight(self, now: float) -> float:
-        """Return what one job at this instant counts."""
+        """Return the weight of a job admitted now."""
         return math.exp((now - self._base) / self.MEMORY_SECONDS)
 
-    # What happens to their jobs.
+    # Job events.
 
     def admit(self, key: Hashable, priority: Priority, now: float) -> None:
-        """A job of this client has a place and waits."""
+        """Record that a job of this client has been queued."""
         client = self._clients.get(key)
         if client is None:
             client = self._clients[key] = _Client()
@@ -117,14 +122,15 @@ class Clients:
         self._waiting[priority].change(key, 1)
 
     def begin(self, key: Hashable, priority: Priority) -> None:
-        """A job that was waiting is run."""
+        """Record that a queued job has been started."""
         self._waiting[priority].change(key, -1)
-        self.take_turn(key)
+        self.mark_served(key)
 
     def end(self, key: Hashable, priority: Priority, *, began: bool) -> None:
-        """A job is gone. One that never began counts as something the client has had: it has had a place.
+        """Record that a job has left the pool; a job that never started still counts as use, because it was queued.
 
-        So who floods is told from who does not as soon as the queue is full, long before one has had more turns.
+        Because of this, a flooding client has more use than other clients as soon as the queue is full, long before it
+        has run more jobs than they have.
         """
         client = self._clients[key]
         client.held -= 1
@@ -134,7 +140,7 @@ class Clients:
             self._waiting[priority].change(key, -1)
 
     def forget(self, now: float) -> None:
-        """Drop those that hold nothing and have had nothing for long; to be called now and then."""
+        """Remove clients that hold no job and have queued none for `KEPT_SECONDS`; call this method periodically."""
         old = now - self.KEPT_SECONDS
         while self._clients:
             key, client = next(iter(self._clients.items()))
@@ -153,26 +159,26 @@ class Clients:
             client.use /= weight
         self._base = now
 
-    # What follows from it.
+    # Decisions.
 
     @property
     def several(self) -> bool:
-        """Whether more than one client holds a job."""
+        """True if more than one client holds a job."""
         return self.active > 1
 
-    def last_turn(self, key: Hashable) -> int:
-        """Return the number of the client's last turn, 0 if it has had none."""
-        return self._clients[key].last_turn
+    def last_served(self, key: Hashable) -> int:
+        """Return the sequence number of the last time the client was served; 0 if it was never served."""
+        return self._clients[key].last_served
 
-    def take_turn(self, key: Hashable) -> None:
-        """A job of this client was chosen before those of the others."""
+    def mark_served(self, key: Hashable) -> None:
+        """Record that a job of this client has been chosen to run next."""
         self._turns += 1
-        self._clients[key].last_turn = self._turns
+        self._clients[key].last_served = self._turns
 
     def may_hold(self, key: Hashable, limit: int) -> bool:
-        """Say whether this client may have one more job, where `limit` jobs may run at the same time.
+        """Return whether this client may hold one more job, if `limit` jobs may run at the same time.
 
-        A client that is the only one takes nothing from anybody.
+        The result is always True while no other client holds a job.
         """
         client = self._clients.get(key)
         if client is None or client.held < self.LEAST or not self.others(key):
@@ -183,20 +189,21 @@ class Clients:
         return max(self.LEAST, self.SHARES * limit / active)
 
     def beyond_share(self, key: Hashable, limit: int) -> bool:
-        """Say whether this client holds at least one job more than it may where `limit` jobs may run."""
+        """Return whether this client exceeds its share by at least one job, if `limit` jobs may run."""
         client = self._clients.get(key)
         return client is not None and self.others(key) and client.held - 1 >= self._share(limit, self.active)
 
     def others(self, key: Hashable) -> bool:
-        """Say whether any other client holds a job."""
+        """Return whether any other client holds a job."""
         client = self._clients.get(key)
         return self.active > (1 if client is not None and client.held else 0)
 
-    def makes_room(self, key: Hashable, priority: Priority, now: float) -> Hashable | None:
-        """Return the client whose newest waiting job of a class a new one of this client may replace; None if none.
+    def eviction_candidate(self, key: Hashable, priority: Priority, now: float) -> Hashable | None:
+        """Return a client whose newest queued job of this priority may be evicted for a new job; None if there is none.
 
-        It is one that has most jobs waiting, and of those that have equally many one that has had most. It makes room
-        if it takes more than the other will with the new job, so that nobody takes a place back.
+        `key` is the client of the new job. The returned client is the one with the most queued jobs; among clients with
+        equally many, it is the one with the most use. The returned client has more queued jobs than `key` would have
+        with the new job, or as many jobs and more use, so that the two clients do not keep evicting each other's jobs.
         """
         waiting = self._waiting[priority]
         number = waiting.numbers.get(key, 0) + 1
@@ -208,9 +215,11 @@ class Clients:
         return other if (number, use) < (waiting.most, self._clients[other].use) else None
 
     def makes_room_below(self, key: Hashable, priority: Priority, limit: int) -> tuple[Hashable, Priority] | None:
-        """Return the client, and the higher class, whose newest waiting job one of this client may replace; or None.
+        """Return a client and a priority; the client's newest queued job of this priority may be evicted for a new job.
 
-        That client holds so much that it may not have the place back; `limit` jobs may run at the same time.
+        The returned priority is higher than `priority`, the new job's own; `key` is the new job's client. The
+        returned client exceeds its share by at least one job, so it cannot evict the new job in return. `limit` jobs
+        may run at the same time. Returns None if there is no such client.
         """
         client = self._clients.get(key)
         share = self._share(limit, self.active + (client is None or not client.held))
@@ -223,9 +232,9 @@ class Clients:
 
 
 def in_rotation(clients: Sequence[Hashable]) -> list[int]:
-    """Return the indices of requests, given by their clients from the oldest on, in the order of equal shares.
+    """Return the indices of requests in fair order; `clients` lists the client of each request, the oldest first.
 
-    First is the oldest request of each client, then the second of each, and so on.
+    The order begins with the oldest request of each client, followed by the second oldest of each, and so on.
     """
     earlier = Counter[Hashable]()
     ranks = []

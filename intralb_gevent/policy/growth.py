@@ -1,10 +1,8 @@
-"""Whether more workers have helped the jobs.
+"""Evaluates whether additional workers have helped, from counts and times of jobs before and after a growth.
 
-Decides from counts and times of jobs, before and after. It must not know what made the pool grow, or what follows.
-
-Where jobs wait for something else than a slot, a database with ten connections for instance, more slots only move the
-wait. That cannot be known beforehand, so each growth is tried: it has helped if more jobs ended in the same time, or if
-they waited less.
+If the bottleneck is not the number of slots but, for example, a database with ten connections, more slots would only
+move the wait elsewhere. Whether more slots help cannot be known beforehand. Each growth is therefore put on trial: it
+has helped if more jobs ended in the same time, or if jobs waited less.
 """
 
 from __future__ import annotations
@@ -18,27 +16,27 @@ Verdict = Literal["open", "helped", "useless"]
 
 
 class Progress(NamedTuple):
-    """What has become of a pool's jobs until a moment; all but the time of service are sums since the start."""
+    """The progress of a pool's jobs up to a given time; all values but `now` and `service` are totals since start."""
 
     now: float
-    """Seconds of a clock that never goes back."""
+    """Time of the reading, in seconds of a monotonic clock."""
     ended: int
-    """Jobs that have run to their end; those that were refused are not among them."""
+    """Number of jobs that have run to their end; rejected jobs do not count."""
     begun: int
-    """Jobs that were given a slot."""
+    """Number of jobs that were started in a slot."""
     waited: float
-    """Seconds for which these had waited, together."""
+    """Total time in seconds for which jobs waited before they were started."""
     service: float
-    """Mean time in a slot, in seconds."""
+    """Mean run time of a job in its slot, in seconds."""
 
 
 class _Pace(NamedTuple):
-    """What became of jobs between two moments."""
+    """The throughput and wait of jobs between two readings."""
 
     rate: float
-    """Jobs that ended in a second."""
+    """Jobs ended per second."""
     wait: float
-    """Mean wait of a job, in seconds; without end where none was begun."""
+    """Mean wait of the started jobs, in seconds; infinity if none was started."""
 
 
 def _pace(since: Progress, until: Progress) -> _Pace:
@@ -50,15 +48,16 @@ def _pace(since: Progress, until: Progress) -> _Pace:
 
 
 class GrowthTrial:
-    """Compares the windows after a growth with the time before it, which is known for one to two windows."""
+    """Compares the windows after a growth with the one to two windows before it."""
 
     WINDOW: Final = 10.0
-    """Seconds, or the mean service time where that is longer: sooner the new slots have not ended a job yet."""
+    """Window length in seconds; a longer mean run time is used instead, because new slots end no job before then."""
     WINDOWS: Final = 2
-    """After so many that did not help, the growth is useless."""
+    """Number of windows without improvement after which a growth is considered useless."""
     MORE: Final = 1.05
     LESS: Final = 0.8
-    """The rate that is more, and the wait that is less, each in terms of what was before."""
+    """Factors for the values before a growth: it has helped if the rate exceeds `MORE` times the earlier rate, or if
+    the wait is below `LESS` times the earlier wait."""
 
     def __init__(self) -> None:
         self._marks: tuple[Progress, Progress] | None = None
@@ -72,17 +71,17 @@ class GrowthTrial:
 
     @property
     def open(self) -> bool:
-        """Whether a growth is being tried."""
+        """True while a growth is on trial."""
         return self._before is not None
 
     def begin(self, progress: Progress) -> None:
-        """The pool grows now; what it has grown by during a trial is judged as one."""
+        """Begin a trial because the pool is growing now; all growth during one trial is judged together."""
         if self._before is None:
             self._before = _pace(self._marks[0] if self._marks else progress, progress)
         self._since, self._windows = progress, self.WINDOWS
 
     def verdict(self, progress: Progress) -> Verdict:
-        """Take note of what has become of the jobs, and say what is known of the growth; a verdict ends the trial."""
+        """Record the progress, and return the verdict on the growth; any verdict except "open" ends the trial."""
         self._mark(progress)
         if self._before is None or self._since is None or progress.now - self._since.now < self._window(progress):
             return "open"
@@ -97,7 +96,7 @@ class GrowthTrial:
         return "useless"
 
     def cancel(self) -> None:
-        """End the trial, if there is one."""
+        """End the trial if there is one."""
         self._before = self._since = None
 
     def _window(self, progress: Progress) -> float:

@@ -1,9 +1,7 @@
-"""How slowly a client may send a body or take a response: so slowly that every one has an end.
+"""The minimum data rate at which a client must send a body or read a response.
 
-Decides when a client's time is over. It must not know whether bytes are sent or taken.
-
-A timeout for each byte alone would let a client stay for ever with one byte a second. Kestrel asks for the same rate
-(MinRequestBodyDataRate and MinResponseDataRate of ASP.NET Core).
+With only a timeout for each byte, a client could occupy a connection forever by sending one byte per second. Kestrel
+enforces the same minimum rate (MinRequestBodyDataRate and MinResponseDataRate of ASP.NET Core).
 """
 
 from __future__ import annotations
@@ -16,11 +14,12 @@ __all__ = ["LEAST_BYTES_PER_SECOND", "LEAST_WINDOW_SECONDS", "Pace"]
 LEAST_BYTES_PER_SECOND: Final = 240.0
 
 LEAST_WINDOW_SECONDS: Final = 5.0
-"""Over which the rate is measured, or over the timeout for a byte if that is longer."""
+"""Seconds over which the rate is measured; if the timeout for a byte is longer, the rate is measured over that
+timeout."""
 
 
 class Pace:
-    """Measures what a client sends, or takes, in windows of time; one begins when enough has come in the last."""
+    """Counts the bytes that a client sends or reads in a time window; after enough bytes, a new window begins."""
 
     __slots__ = ("_began", "_count", "_until")
 
@@ -33,10 +32,11 @@ class Pace:
         return f"<Pace from {self._count} bytes at {self._began:.3f} until {self._until:.3f}>"
 
     def until(self, now: float, expires: float, count: int, seconds: float, kept_until: float) -> float:
-        """Return when the time of a client is over of whom `count` bytes have come by now.
+        """Return when the timeout expires for a client that has transferred `count` bytes so far.
 
-        `seconds` is its time for the next byte. A window begins anew where `expires`, when its time is over so far, is
-        not what this has returned last, as the client was at something else; and where the event loop was kept.
+        `seconds` is the timeout for the next byte, and `expires` is the expiry that is set now. A new window begins if
+        `expires` is not the value that this method returned last, because the client has done something else in
+        between. A new window also begins if the event loop was blocked until `kept_until`, after the window began.
         """
         if expires != self._until or self._began <= kept_until or self.keeps_up(count, seconds):
             self._began, self._count = now, count
@@ -44,5 +44,5 @@ class Pace:
         return self._until
 
     def keeps_up(self, count: int, seconds: float) -> bool:
-        """Say whether as much has come in the present window as must in a whole one."""
+        """Return whether the current window already has the bytes required for a whole window."""
         return count - self._count >= LEAST_BYTES_PER_SECOND * max(seconds, LEAST_WINDOW_SECONDS)

@@ -1,9 +1,7 @@
-"""How much of a pool each class of requests may fill, and whose turn it is.
+"""Priority scheduling: it limits how much of a pool each priority may fill, and selects the priority to serve next.
 
-Decides from classes and counts. It must not know who gave a request its class, jobs or queues.
-
-Each class finds less of the pool open to it than the one above, so that a crowd of the lower leaves room for the higher
-before that arrives.
+A lower priority may fill less of the pool than a higher one, so that a burst of low-priority requests leaves capacity
+for later requests of high priority.
 """
 
 from __future__ import annotations
@@ -14,25 +12,25 @@ from typing import Final
 
 from ..priority import Priority
 
-__all__ = ["Turns", "places"]
+__all__ = ["PriorityScheduler", "capacity_of"]
 
 SHARES: Final[tuple[float, ...]] = (1.0, 0.95, 0.75, 0.5)
-"""How much of all places may be taken for one more of a class to be admitted."""
+"""Share of the pool's capacity, for each priority, beyond which no further request of that priority is admitted."""
 
 
-def places(capacity: int, priority: Priority, highest: Priority) -> int:
-    """Return how many of `capacity` places may be taken by the time a request of this class has one.
+def capacity_of(capacity: int, priority: Priority, highest: Priority) -> int:
+    """Return how many requests, out of `capacity`, the pool may hold after it has admitted a request of this priority.
 
-    `highest` is the highest class that has come so far: for those above nothing is kept.
+    `highest` is the highest priority that has arrived so far; no capacity is reserved for priorities above it.
     """
     return capacity if priority <= highest else math.ceil(SHARES[priority] * capacity)
 
 
-class Turns:
-    """Whose turn it is among the classes that wait: strictly the highest, but for a small share.
+class PriorityScheduler:
+    """Selects the priority to serve next: with one exception, the highest priority that has queued jobs.
 
-    Every twentieth turn is that of `SHEDDABLE_PLUS`, if any of it waits, so that work which must be done some time is
-    not put off for ever. `SHEDDABLE` has no such share: its clients can do without.
+    Every twentieth job is of `SHEDDABLE_PLUS` if any is queued, so that these requests, which must be answered
+    eventually, do not starve. `SHEDDABLE` has no such share, because its clients can do without a response.
     """
 
     EVERY: Final = 20
@@ -43,10 +41,13 @@ class Turns:
         self._passed_over = 0
 
     def __repr__(self) -> str:
-        return f"<Turns {self._passed_over} since the last of a lower class>"
+        return f"<PriorityScheduler {self._passed_over} since the last of a lower class>"
 
     def next(self, waiting: Sequence[int]) -> Priority:
-        """Return the class whose turn it is; `waiting` are the numbers that wait, by class, and one is above 0."""
+        """Return the priority to serve next.
+
+        `waiting` is the number of queued jobs for each priority; at least one must be above 0.
+        """
         highest = next(priority for priority in Priority if waiting[priority])
         if highest >= Priority.SHEDDABLE_PLUS or not waiting[Priority.SHEDDABLE_PLUS]:
             self._passed_over = 0

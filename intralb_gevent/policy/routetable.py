@@ -1,7 +1,4 @@
-"""Which rule a path falls under: the first whose pattern matches.
-
-Decides what a pattern matches. It must not know what the rules are about.
-"""
+"""Finds the rule for a path, which is the rule of the first pattern that matches the path."""
 
 from __future__ import annotations
 
@@ -14,11 +11,11 @@ Rule = TypeVar("Rule")
 
 
 class RouteTable(Generic[Rule]):
-    """Patterns with a rule each, and the rule for all other paths.
+    """A list of patterns, each with a rule, and the rule for all other paths.
 
-    A pattern is one path, or with a * at its end all paths that begin so. It is compared with PATH_INFO, in which
-    each character stands for a byte (PEP 3333), so other than ASCII characters are compared as their UTF-8. Finding
-    takes one comparison for each pattern before the one that matches.
+    A pattern is one path, or a prefix of paths if it ends with *. A pattern is compared with PATH_INFO. In PATH_INFO,
+    each character represents a byte (PEP 3333), so non-ASCII characters are compared as their UTF-8 bytes. A lookup
+    takes one comparison for each pattern, up to the first one that matches.
     """
 
     __slots__ = ("_patterns", "otherwise")
@@ -29,17 +26,17 @@ class RouteTable(Generic[Rule]):
             for pattern, rule in patterns
         )
         self.otherwise = otherwise
-        """The rule for a path that no pattern matches."""
+        """The rule for paths that no pattern matches."""
 
     def __repr__(self) -> str:
         return f"<RouteTable of {len(self._patterns)} patterns>"
 
     def __bool__(self) -> bool:
-        """Whether there is any pattern; without one, `otherwise` holds for every path."""
+        """Return whether there is any pattern; if there is none, `otherwise` applies to every path."""
         return bool(self._patterns)
 
     def find(self, path: str) -> Rule:
-        """Return the rule for a path as PATH_INFO has it."""
+        """Return the rule for a path in the encoding of PATH_INFO."""
         for text, begins, rule in self._patterns:
             if path.startswith(text) if begins else path == text:
                 return rule

@@ -1,7 +1,4 @@
-"""When a database session has been open, or idle, for too long.
-
-Decides from times only; it must not know what a session is.
-"""
+"""Limits for how long a database session may be open or idle."""
 
 from __future__ import annotations
 
@@ -12,20 +9,20 @@ __all__ = ["SessionLimits"]
 
 
 class SessionLimits(NamedTuple):
-    """How long a session may last and how long it may be idle, in seconds; infinity is for ever."""
+    """The maximum time in seconds that a session may be open (`age`) or idle (`idle`); infinity means no limit."""
 
     age: float = math.inf
     idle: float = math.inf
 
     @property
     def any(self) -> bool:
-        """Whether there is a limit at all."""
+        """True if at least one limit is set."""
         return self.age < math.inf or self.idle < math.inf
 
     def too_old(self, opened: float, now: float) -> bool:
-        """Say whether a session opened at `opened` has lasted long enough."""
+        """Return whether a session that was opened at `opened` has reached its age limit."""
         return now - opened >= self.age
 
     def stale(self, opened: float, used: float, now: float) -> bool:
-        """Say whether a session that is idle since `used` should be closed."""
+        """Return whether a session that was opened at `opened`, and idle since `used`, should be closed."""
         return now - used >= self.idle or self.too_old(opened, now)

@@ -1,7 +1,4 @@
-"""When freed memory is given back to the system: seldom, and only while a process has much more than it once needed.
-
-Decides whether now is the time. It must not know how memory is measured or given back.
-"""
+"""Determines when to return freed memory to the kernel: rarely, and only while memory use is far above its minimum."""
 
 from __future__ import annotations
 
@@ -9,10 +6,10 @@ __all__ = ["Trimming"]
 
 
 class Trimming:
-    """Tells when to trim; `resident` is always the number of bytes that the process has in memory."""
+    """Determines when to return freed memory; each parameter `resident` is the process's resident memory in bytes."""
 
     SPARE_BYTES = 64 * 1024**2
-    """What is kept for the next requests."""
+    """Number of bytes above the least resident size that the process keeps for the next requests."""
 
     PAUSE_SECONDS = 30.0
     MOST_PAUSE_SECONDS = 600.0
@@ -26,12 +23,12 @@ class Trimming:
         return f"<Trimming above {self._least + self.SPARE_BYTES} bytes, at {self._next:.0f}>"
 
     def due(self, now: float, resident: int) -> bool:
-        """Say whether to trim now."""
+        """Return whether to return freed memory now."""
         self._least = min(self._least, resident)
         return now >= self._next and resident > self._least + self.SPARE_BYTES
 
     def trimmed(self, now: float, before: int, after: int) -> None:
-        """Take note of a trim; after one that has given back little, as the memory is in use, the next waits longer."""
+        """Record that memory was returned; if it was little, because the rest is in use, double the next pause."""
         in_vain = before - after < before // 10
         self._pause = min(2 * self._pause, self.MOST_PAUSE_SECONDS) if in_vain else self.PAUSE_SECONDS
         self._next = now + self._pause

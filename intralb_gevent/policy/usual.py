@@ -1,26 +1,25 @@
-"""How long the jobs of a route usually run, and whether one that has waited has the time for it.
+"""The mean run time of a route's jobs; a queued job that has less time left than this mean is rejected.
 
-Decides from run times and what is left. It must not know routes or jobs.
-
-A job whose remaining time is shorter than what its kind usually takes would be cut before its end: its work is lost,
-and the slot is kept from one that could be answered in time ("Addressing Cascading Failures", in Site Reliability
-Engineering by Beyer and others, 2016).
+A job whose remaining time is shorter than the mean run time would be aborted before its end. The work of such a job
+would be lost, and its slot would be unavailable to a job that could finish in time ("Addressing Cascading Failures", in
+Site Reliability Engineering by Beyer and others, 2016).
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["UsualTime"]
+__all__ = ["MeanRunTime"]
 
 
-class UsualTime:
+class MeanRunTime:
     """An exponentially weighted mean of run times, in seconds."""
 
     WEIGHT: Final = 0.05
-    """Of the latest run time: the last twenty make up two thirds of the mean."""
+    """Weight of the latest run time: the last twenty run times make up two thirds of the mean."""
     RESERVED: Final = 0.5
-    """The share of its time with which a job is always run, so that a slow spell cannot shut out all that follow."""
+    """Share of a job's time limit: a job with this much time left is always run, so that a few slow jobs cannot lock
+    out all later jobs."""
 
     __slots__ = ("mean",)
 
@@ -31,9 +30,9 @@ class UsualTime:
         return f"<UsualTime {self.mean:.6f}s>"
 
     def add(self, seconds: float) -> None:
-        """Take note of a job that has run to its end."""
+        """Add the run time of a job that has run to its end."""
         self.mean += self.WEIGHT * (seconds - self.mean) if self.mean else seconds
 
     def suffices(self, left: float, whole: float) -> bool:
-        """Say whether a job with `left` of its `whole` seconds should be run."""
+        """Return whether to run a job that has `left` seconds of its time limit left; the limit is `whole` seconds."""
         return left >= min(self.mean, self.RESERVED * whole)

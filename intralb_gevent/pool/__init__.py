@@ -1,1 +1,1 @@
-"""The gevent side of the balancer: it owns the greenlets, queues and timers, and alone changes their state."""
+"""The gevent side of the balancer: its greenlets, queues and timers."""

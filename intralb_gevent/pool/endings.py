@@ -1,49 +1,43 @@
-"""Shows requests that were ended before their time to monitoring: to `on_ended`, and to OpenTelemetry.
+"""Reports aborted requests to monitoring: to `on_ended`, and to OpenTelemetry.
 
-Whatever ends a request does so in the event loop or in the middle of a handler, where nothing may wait. So its facts
-and its stack are kept there, and greenlets do what may wait.
+A request is aborted in the event loop or in the middle of a handler, where the server must not wait. When a request is
+aborted, only the request's data and stack are recorded; separate greenlets then make the calls, which might wait.
 """
 
 from __future__ import annotations
 
 import logging
-import sys
 import traceback
 from collections import deque
 from collections.abc import Callable
 from contextvars import Context
 from functools import partial
-from itertools import islice
-from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import gevent
-from gevent import getcurrent
 
+from ..aborts.bound import Bound
+from ..aborts.safepoints import calls_application
 from ..integrations.opentelemetry import end_spans, mark_spans, open_spans
-from .bound import Bound
-from .safepoints import application_frames, calls_application
 from .slotlog import tell
+from .stacks import frame_of, stack_of
 
 if TYPE_CHECKING:
-    from .hublog import HubLog
+    from ..hub.log import HubLog
     from .job import Job
-    from .slot import Slot
 
 __all__ = ["ENDED_EARLY", "Ending", "Endings", "abort_has_left"]
 
 logger = logging.getLogger("intralb_gevent")
 
 CALL_SECONDS: Final = 5.0
-"""How long one call may take."""
+"""Maximum number of seconds that one call may take."""
 
 COMPUTE_SECONDS: Final = 1.0
-"""How long one call may compute without a pause, as no request runs meanwhile."""
+"""Maximum number of seconds that one call may compute without a pause, because a computing call blocks all requests."""
 
 _GRACE_SECONDS: Final = 1.0
-"""How long a call may go on after it has been ended."""
-
-_STACK_FRAMES: Final = 50
+"""Seconds within which a call must end after it has been aborted."""
 
 _REASONS: Final = {
     "timed_out": "deadline",
@@ -52,10 +46,10 @@ _REASONS: Final = {
     "disconnected": "client_left",
     "given_up": "swallowed_aborts",
 }
-"""What is reported, and by what the request was ended."""
+"""Reasons that `on_ended` receives, by outcome; a request that an operator has ended has the reason "operator"."""
 
 ENDED_EARLY: Final = frozenset({"timed_out", "expired", "killed", "disconnected"})
-"""The outcomes of requests that were ended before their time."""
+"""Outcomes of requests that were aborted, or that expired in the queue."""
 
 _DROPPED: Final = "on_ended cannot keep up: {} calls wait, and requests that end now are not reported; make it faster"
 _LEFT_BEHIND: Final = "on_ended has not returned after %g s for %s, and ignores that it was ended; it is left behind"
@@ -64,7 +58,7 @@ _OnEnded = Callable[[dict[str, Any], str, str, traceback.StackSummary | None], o
 
 
 class Ending(NamedTuple):
-    """What `on_ended` is called with, and the name of the request for the log."""
+    """The arguments of `on_ended`, and the name of the request for the log."""
 
     name: str
     environ: dict[str, Any]
@@ -74,7 +68,7 @@ class Ending(NamedTuple):
 
 
 class Endings:
-    """The requests that were ended and are not reported yet, in order; those beyond `LIMIT` are dropped and counted."""
+    """The queue of ended requests that have not been reported yet; requests beyond `LIMIT` are counted and dropped."""
 
     LIMIT = 1000
 
@@ -89,24 +83,24 @@ class Endings:
     def __repr__(self) -> str:
         return f"<Endings {len(self._waiting)} to report, {self.dropped} dropped>"
 
-    def report(self, job: Job, outcome: str) -> None:
-        """Report a request with one of `ENDED_EARLY`, or "given_up". Called before the abort is raised; never waits."""
+    def report(self, job: Job, outcome: str, reason: str | None = None) -> None:
+        """Report a request with an outcome of `ENDED_EARLY` or "given_up". Called before the abort; never waits."""
         if job.slot is not None:
-            mark_spans(job.environ, _frame(job.slot), outcome, job.exchange.status)
+            mark_spans(job.environ, frame_of(job.slot), outcome, job.exchange.status)
         if self._on_ended is not None:
-            self._keep(job, outcome)
+            self._keep(job, outcome, "operator" if reason == "ended" else _REASONS[outcome])
 
-    def _keep(self, job: Job, outcome: str) -> None:
+    def _keep(self, job: Job, outcome: str, reason: str) -> None:
         if len(self._waiting) >= self.LIMIT:
             self._drop()
             return
-        stack = None if job.slot is None else _stack(job.slot)
-        self._waiting.append(Ending(job.name, job.environ, outcome, _REASONS[outcome], stack))
+        stack = None if job.slot is None else stack_of(job.slot)
+        self._waiting.append(Ending(job.name, job.environ, outcome, reason, stack))
         if self._caller is None:
             self._caller = gevent.spawn(self._call_all)
 
     def flush(self, timeout: float) -> None:
-        """Wait until all calls have been made, `timeout` seconds at most."""
+        """Wait until all calls have been made, for `timeout` seconds at most."""
         if self._caller is not None:
             self._caller.join(timeout)
 
@@ -116,7 +110,7 @@ class Endings:
             self._dropping = True
             self._log.record(logging.WARNING, partial(_DROPPED.format, len(self._waiting)))
 
-    # In greenlets of its own.
+    # Methods that run in separate greenlets.
 
     def _call_all(self) -> None:
         try:
@@ -143,9 +137,9 @@ class Endings:
 
 
 def abort_has_left(job: Job, outcome: str, error: BaseException, context: Context) -> None:
-    """End the spans that an abort has left open on its way out of the application; never waits.
+    """End the spans that the application left open when an abort unwound it; never waits.
 
-    `context` is the one in which the application has run.
+    `context` is the context in which the application ran.
     """
     spans = open_spans(job.environ, error.__traceback__)
     if spans:
@@ -159,20 +153,3 @@ def _end_spans(spans: list[Any], environ: dict[str, Any], outcome: str, status: 
             end_spans(spans, environ, outcome, status)
     except BaseException as error:
         tell("could not end the OpenTelemetry span of a request that was ended", exc_info=error)
-
-
-def _stack(slot: Slot) -> traceback.StackSummary | None:
-    """Return where the handler of a slot is; None if it has left already. Source lines are read when they are shown."""
-    frames = islice(application_frames(_frame(slot)), _STACK_FRAMES)
-    stack = traceback.StackSummary.from_list([_summary(frame, line) for frame, line in frames])
-    stack.reverse()
-    return stack or None
-
-
-def _frame(slot: Slot) -> FrameType | None:
-    return sys._getframe() if slot.greenlet is getcurrent() else slot.greenlet.gr_frame
-
-
-def _summary(frame: FrameType, line: int) -> Any:
-    code = frame.f_code
-    return traceback.FrameSummary(code.co_filename, line, code.co_name, lookup_line=False)

@@ -1,7 +1,8 @@
-"""The text of an application's exception for the log: type, message, traceback, and the exceptions that led to it.
+"""Formats an application's exception for the log: type, message, traceback, and the exceptions that caused it.
 
-A traceback contains `str()` of each exception, which is code of the application. It is called within a `Bound`, once,
-before anything is formatted. If it takes too long or returns too much, the text is made without it.
+Formatting a traceback calls `str()` on each exception, which may run application code. Therefore,
+`str()` is first called on each exception under a time limit (`Bound`). If a call takes too long, or its result is too
+long, the log has the exception without that text.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from dataclasses import dataclass
 
 import gevent
 
+from ..aborts.bound import Bound, OutOfTime
+from ..aborts.safepoints import calls_application
 from ..naming import type_name
 from ..quoting import escaped
-from .bound import Bound, OutOfTime
-from .safepoints import calls_application
 
 __all__ = ["ErrorText", "error_line", "error_text"]
 
@@ -23,18 +24,18 @@ COMPUTE_SECONDS = 0.5
 WAIT_SECONDS = 5.0
 
 LONGEST_MESSAGE = 10_000
-"""Characters of one exception's message."""
+"""Maximum length of one exception's message, in characters."""
 
 LONGEST = 200_000
-"""Characters of the whole text; beyond that its middle is left out."""
+"""Maximum length of the whole text, in characters; the middle of a longer text is left out."""
 
 _LONGEST_LINE = 300
 _MOST_ERRORS = 1000
-"""Exceptions whose messages are looked at, of a chain or a group."""
+"""Maximum number of exceptions in a chain or a group whose messages are checked."""
 
 _FEW_FRAMES = 50
 _FEW_ERRORS = 10
-"""What is shown of an exception that cannot be formatted in the usual way."""
+"""Maximum number of frames, and of chained exceptions, in the text if the usual formatting fails."""
 
 _CAUSE = "\nThe above exception was the direct cause of the following exception:\n\n"
 _CONTEXT = "\nDuring handling of the above exception, another exception occurred:\n\n"
@@ -42,7 +43,7 @@ _CONTEXT = "\nDuring handling of the above exception, another exception occurred
 
 @dataclass(frozen=True)
 class ErrorText:
-    """A traceback as text, and whether log handlers may format the exception again."""
+    """A traceback as text; `harmless` is true if log handlers may format the exception themselves."""
 
     text: str
     harmless: bool
@@ -50,7 +51,7 @@ class ErrorText:
 
 @calls_application
 def error_text(error: BaseException) -> ErrorText:
-    """Return the traceback of an exception as text. Takes `WAIT_SECONDS` at most; raises nothing of the exception's."""
+    """Return an exception's traceback as text, within `WAIT_SECONDS`, even if the exception's `str()` raises."""
     messages: dict[int, str] = {}
     bound = Bound(COMPUTE_SECONDS, WAIT_SECONDS)
     try:
@@ -66,7 +67,7 @@ def error_text(error: BaseException) -> ErrorText:
 
 @calls_application
 def error_line(error: BaseException) -> str:
-    """Return type and message of an exception in one line."""
+    """Return the type and message of an exception in one line."""
     try:
         with Bound(COMPUTE_SECONDS, WAIT_SECONDS):
             message = str(error)
@@ -81,12 +82,12 @@ def _no_message(failure: BaseException) -> str:
 
 
 class _TooLong(Exception):
-    """A message is longer than `LONGEST_MESSAGE`."""
+    """Raised if a message is longer than `LONGEST_MESSAGE`."""
 
 
 @calls_application
 def _collect(error: BaseException, messages: dict[int, str]) -> None:
-    """Keep the message of each exception that a traceback shows; raises `_TooLong` at the first one that is."""
+    """Store the message of each exception in a traceback; raises `_TooLong` after the first overlong message."""
     for shown in _connected(error):
         try:
             message = str(shown)
@@ -99,7 +100,7 @@ def _collect(error: BaseException, messages: dict[int, str]) -> None:
 
 
 def _connected(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and those that it was raised from, raised in, or contains; at most `_MOST_ERRORS`."""
+    """Yield an exception and its causes, contexts and group members, recursively; at most `_MOST_ERRORS`."""
     waiting, seen = [error], {id(error)}
     for _ in range(_MOST_ERRORS):
         if not waiting:
@@ -115,14 +116,14 @@ def _connected(error: BaseException) -> Iterator[BaseException]:
 
 
 def _plain(error: BaseException, messages: dict[int, str]) -> str:
-    """Return the last exceptions of the chain without calling any of their code."""
+    """Return the text for the last exceptions in the chain, without calling any code of these exceptions."""
     links = list(_chain(error))
     texts = [text for link, connection in reversed(links) for text in (*_one(link, messages), connection)]
     return "".join(texts).rstrip()
 
 
 def _chain(error: BaseException) -> Iterator[tuple[BaseException, str]]:
-    """Yield an exception, the one before it, and so on, each with the words that follow it."""
+    """Yield an exception and its predecessors in the chain, each with the sentence that connects it to the next one."""
     link: BaseException | None = error
     connection = ""
     for _ in range(_FEW_ERRORS):
@@ -143,7 +144,7 @@ def _one(error: BaseException, messages: dict[int, str]) -> Iterator[str]:
 
 
 def _shortened(text: str, longest: int) -> str:
-    """Return a text without its middle, if it is too long."""
+    """Return a text, without its middle if it is longer than `longest` characters."""
     if len(text) <= longest:
         return text
     half = longest // 2

@@ -1,7 +1,7 @@
-"""Where a job's response goes: what the pool asks of it, and the WSGI call that every kind shares.
+"""The interface that receives a job's response, and the WSGI call that all its implementations share.
 
-Decides how an application is called and when its iterable is closed, as PEP 3333 says. It must not know sockets:
-`http/response.py` is the exchange of a connection, `pool/bridge.py` that of an outer WSGI server.
+The WSGI call runs the application and closes its iterable as PEP 3333 requires. `http/response.py` is the exchange for
+our own connections, `pool/channel.py` the one for an outer WSGI server.
 """
 
 from __future__ import annotations
@@ -10,18 +10,27 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from ..aborts.safepoints import calls_application
 from ..errors import StreamsFull
-from ..policy.answers import Answer
-from .safepoints import calls_application
+from ..policy.cannedresponses import CannedResponse
 
 if TYPE_CHECKING:
     from .job import Deadline
     from .upgrades import Upgrade
 
-__all__ = ["Application", "Exchange", "Headers", "Runner", "StartResponse", "as_bytes", "require_room"]
+__all__ = [
+    "Application",
+    "Exchange",
+    "Headers",
+    "Runner",
+    "StartResponse",
+    "as_bytes",
+    "declared_length",
+    "require_room",
+]
 
 _KEPT_BACK_BYTES: Final = 256 * 1024
-"""The most of a response that is kept back until it is decided whether it is one stream too many."""
+"""Maximum number of bytes of a response that are held back until the response counts as a stream or ends."""
 
 Headers = list[tuple[str, str]]
 StartResponse = Callable[..., Callable[[bytes], object]]
@@ -29,7 +38,7 @@ Application = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
 
 
 def as_bytes(data: Any) -> bytes:
-    """Return a part of a body as bytes, which nobody changes while they wait to be sent."""
+    """Return a part of a body as immutable bytes, so that the part cannot change while it waits to be sent."""
     if type(data) is bytes:
         return data
     if isinstance(data, (bytes, bytearray, memoryview)):
@@ -37,60 +46,68 @@ def as_bytes(data: Any) -> bytes:
     raise TypeError(f"a part of the body is {type(data).__name__}; it must be bytes")
 
 
+def declared_length(headers: Headers) -> int | None:
+    """Return the value of Content-Length: None if there is no such field, and 0 if its value is not a number."""
+    for name, value in headers:
+        if name.lower() == "content-length":
+            return int(value) if value.strip().isdecimal() else 0
+    return None
+
+
 class Runner(Protocol):
-    """Who runs the application, and for whom others wait meanwhile: a slot."""
+    """The object that runs the application, such as a slot, as its exchange sees it."""
 
-    turn_wanted: bool
-    """Whether the hub has had no turn for long."""
+    yield_requested: bool
+    """True if the runner should yield, because the hub has not run for a long time."""
 
-    def take_turn(self) -> None:
-        """Give the hub a turn, or raise what ends the application if its time is over."""
+    def yield_to_hub(self) -> None:
+        """Yield to the hub; if the application's time is over, raise the abort instead."""
 
     def begin_stream(self) -> Deadline | None:
-        """Take note of the first part of a streamed response; return the deadline that each part moves on.
+        """Register the first part of a streamed response; return the deadline that each part extends.
 
-        It may call the exchange's `hold()`.
+        This method may call the exchange's `hold()`.
         """
 
     def stream_is_whole(self) -> None:
-        """Take note that a response that is kept back has come to its end, and so is no stream."""
+        """Record that a held response has ended, so that it does not count as a stream."""
 
     def wait_for_client(self, wait: Callable[[float], bool]) -> None:
-        """Call `wait` with the seconds that a client may take nothing, which then do not count for the handler.
+        """Call `wait` with the client's timeout in seconds; the wait does not count towards the handler's deadline.
 
-        `wait` returns False if the client has taken nothing for as long; then the response is cut.
+        If `wait` returns False, the client has read nothing during the timeout, and the response is cut.
         """
 
     def begin_upgrade(self) -> None:
-        """The application takes the connection over; may raise what ends the application instead."""
+        """Let the application take over the connection; may raise an exception that ends the application instead."""
 
 
 class Exchange(ABC):
-    """The way back of one response.
+    """The receiver of one response.
 
-    `run` is called in a slot and may wait; `refuse` and `fail` are called in the hub and must not. After `fail`
-    whatever the application still writes is dropped. What the application hands over can be of any type; where it
-    matters it is looked at, so that the error names it.
+    `run` is called in a slot and may wait; `reject` and `fail` are called in the hub and must not wait. After `fail`,
+    further output of the application is dropped. The application may pass values of any type; if the type matters, it
+    is checked, and the error states it.
     """
 
     __slots__ = ("_in_parts", "_pace", "_runner", "upgrade")
 
     _runner: Runner
     upgrade: Upgrade | None
-    """The connection, once the application has taken it over."""
+    """The connection once the application has taken it over; None before."""
     _in_parts: bool
-    """Whether all parts of the body are there already, as a list."""
+    """True if the body is a list (or tuple), so all its parts already exist."""
     _pace: Deadline | None
-    """The deadline that each part of a streamed response moves on."""
+    """Deadline that each part of a streamed response extends."""
     status: str
-    """The status line that was or will be answered, such as "200 OK"; empty before there is one."""
+    """Status line of the response, such as "200 OK"; empty before it is known."""
 
     @calls_application
     def run(self, application: Application, environ: dict[str, Any], runner: Runner) -> None:
-        """Call the application and send all that it yields; raises what the application raises.
+        """Call the application and send all parts that it yields; raises any exception that the application raises.
 
-        A response is streamed if its parts are not there as a list, and the first is not all of it. The runner is asked
-        before every part, for an application that only sends may never wait.
+        A response is streamed if its body is not a list, and its first part is not the whole body. The runner may
+        switch to the hub after every part, because an application that only sends might otherwise never let others run.
         """
         self._runner = runner
         self._in_parts = False
@@ -110,7 +127,7 @@ class Exchange(ABC):
                 self.end_upgrade()
 
     def end_upgrade(self) -> None:
-        """The application has ended, and so does the connection that it has taken over."""
+        """Close the connection that the application had taken over, because the application has ended."""
         if self.upgrade is not None:
             self.upgrade.close()
 
@@ -123,58 +140,63 @@ class Exchange(ABC):
 
     @abstractmethod
     def start_response(self, status: Any, headers: Any, exc_info: Any = None) -> Callable[[Any], object]:
-        """Take status and headers as PEP 3333 says; return `write`."""
+        """Receive status and headers according to PEP 3333; return `write`."""
 
     @abstractmethod
     def write(self, data: Any) -> None:
-        """Send a part of the body, headers first; waits while too much is unsent.
+        """Send a part of the body, and first the headers if they are unsent; wait while too much data is unsent.
 
-        Raises `ClientDisconnected` when nobody is there to read it.
+        Raises `ClientDisconnected` if the client has disconnected.
         """
 
     @abstractmethod
     def finish(self) -> None:
-        """Send what is left after the last part of the body."""
+        """End the response after the last part of the body."""
 
     @property
     @abstractmethod
     def client_disconnected(self) -> Callable[[], bool]:
-        """What says whether the client is known to have left.
+        """A function that returns whether the client is known to have disconnected.
 
-        `environ["intralb.client_disconnected"]` is this; so it must not refer back to the environ, or every request
-        would be left to the garbage collector.
+        The function becomes `environ["intralb.client_disconnected"]`, so it must not refer back to the environ: that
+        would make a reference cycle in every request.
         """
 
-    def unseen_seconds(self) -> float:
-        """Return how long the request was here before anybody saw it, as far as that is known: never more."""
+    def socket_wait(self) -> float:
+        """Return a lower bound, in seconds, for how long the request waited in the kernel before it was read."""
         return 0.0
 
     def isolate(self) -> None:  # noqa: B027  # a connection's exchange finds its connection closed
-        """Send nothing from now on, in a process that the application has forked: the parent sends the response."""
+        """Stop sending, in a process that the application has forked, because the parent sends the response."""
 
     @property
     @abstractmethod
     def sent(self) -> int | None:
-        """Bytes of the response that have been sent, as far as that is known; None if not even its head has been."""
+        """Bytes of the response that have been sent, as far as known; None before its head is sent."""
+
+    @property
+    @abstractmethod
+    def body_size(self) -> int:
+        """Bytes of the response's body so far, for the log, with the framing of chunks."""
 
     @abstractmethod
     def hold(self) -> None:
-        """Keep the parts back that come from now on, until `release`, the end of the response, or an answer."""
+        """Hold back further parts until `release` or `fail` is called or the response ends."""
 
     @abstractmethod
     def release(self) -> None:
-        """Send what has been kept back; called in the hub, too."""
+        """Send the parts that were held back; also called in the hub."""
 
     @abstractmethod
-    def refuse(self, answer: Answer) -> None:
-        """Answer in the place of an application that is not run."""
+    def reject(self, answer: CannedResponse) -> None:
+        """Send `answer` without running the application."""
 
     @abstractmethod
-    def fail(self, answer: Answer) -> None:
-        """End a response that cannot be finished: with `answer` before headers, by a cut after them."""
+    def fail(self, answer: CannedResponse) -> None:
+        """End a response that cannot be finished: send `answer` if no headers were sent, otherwise cut it."""
 
 
 def require_room(kept_back: int) -> None:
-    """Raise `StreamsFull` if a response of so many bytes cannot be kept back any longer."""
+    """Raise `StreamsFull` if more bytes of a response are held than `_KEPT_BACK_BYTES`."""
     if kept_back > _KEPT_BACK_BYTES:
         raise StreamsFull("there are as many streamed responses as max_streams allows")

@@ -1,7 +1,7 @@
-"""Guards: what libraries keep for each greenlet, such as Django's connections, is looked after between a slot's jobs.
+"""Guards clean up, between a slot's jobs, the state that libraries keep per greenlet, such as Django's connections.
 
-Decides when a guard is called and how long it may take. It must not know libraries: `integrations/` registers a guard
-for each one that is in use.
+This module determines when a guard is called and how long it may take. `integrations/` registers a guard for each
+library that is in use.
 """
 
 from __future__ import annotations
@@ -9,50 +9,50 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import gevent
-from gevent import getcurrent
 
+from ..aborts.slotgreenlet import current_slot
 from .slotlog import tell
 
 __all__ = ["CLEANUP_SECONDS", "Guard", "leave", "register", "settle", "watch_slot"]
 
 CLEANUP_SECONDS = 5.0
-"""How long cleaning up after a job may take before it is given up."""
+"""Timeout of each clean-up step after a job, in seconds."""
 
 _GUARDS: list[Guard] = []
 
 
 class Guard:
-    """Looks after what a library keeps for the current greenlet; all methods are called in a slot's greenlet."""
+    """Cleans up a library's state in the current greenlet; all methods are called in a slot's greenlet."""
 
     def dirty(self) -> bool:
-        """Say whether a job that has ended by itself has left something that the next one must not find; never waits.
+        """Return whether a job that was not aborted has left state that the next job must not see; never waits.
 
-        Only called where `watch_slot` has been, and after each job, so it should be quick.
+        In slots for which `watch_slot` was called, this is called after each job, so it should be quick.
         """
         return False
 
     def abandon(self) -> None:
-        """Drop what the library keeps here, and end what it does on its servers: its state is unknown."""
+        """Discard the library's state, which is unknown, and cancel the operations that it runs on its servers."""
 
     def leave(self) -> None:
-        """Close what the library keeps here: the greenlet ends, or has been idle for long."""
+        """Close the library's resources, because the greenlet ends or has been idle for a long time."""
 
 
 def register(guard: Guard) -> None:
-    """Have a guard called from now on; a second time changes nothing."""
+    """Register a guard; a second call for the same guard changes nothing."""
     if guard not in _GUARDS:
         _GUARDS.append(guard)
 
 
 def watch_slot() -> None:
-    """Have the guards asked after every job of the current greenlet whether it was left dirty."""
-    slot = getattr(getcurrent(), "intralb_slot", None)
+    """From now on, call each guard's `dirty` after every job of the current slot."""
+    slot = current_slot()
     if slot is not None:
         slot.session.watched = slot.session.unsettled = True
 
 
 def settle(*, aborted: bool) -> None:
-    """Clean up after a job, in its greenlet; raises nothing."""
+    """Clean up after a job, in the job's greenlet; raises nothing."""
     for guard in _GUARDS:
         if aborted or guard.dirty():
             _call(guard, guard.abandon)

@@ -1,9 +1,9 @@
-"""Interval timers that requests set for timeouts of their own, with `signal.alarm` or `signal.setitimer`.
+"""Stops interval timers that a request has set with `signal.alarm` or `signal.setitimer` and leaves running.
 
-A process has one timer of each kind, and Python calls the signal's handler in whatever greenlet runs at that moment. A
-timer that a request leaves behind would raise its timeout in another request. Decides which timers are stopped when a
-request has ended: those that the request has set itself, but one that repeats only after an abort, as a profiler sets
-such timers to keep them.
+A process has one timer of each kind, and Python calls the signal's handler in whatever greenlet is running. A timer
+that a request leaves behind would raise its timeout in another request. So when a request has ended, the timers that it
+has set are stopped. Repeating timers are stopped only if the request was aborted, because a profiler sets one to keep
+it running.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ import sys
 from types import FrameType
 from typing import Any, Final
 
-from gevent import getcurrent
-
+from ..aborts.slotgreenlet import current_slot
 from .guards import Guard, register, watch_slot
 
 __all__ = ["stop_timers_of_requests"]
@@ -30,13 +29,13 @@ _alarm_of_python: Final = signal.alarm
 _setitimer_of_python: Final = signal.setitimer
 
 _set_by_requests: Final[dict[int, tuple[Any, bool]]] = {}
-"""For each kind of timer that a running request has set, its slot and whether the timer repeats."""
+"""By kind of timer: the slot whose running request has set the timer, and whether the timer repeats."""
 
 
 def stop_timers_of_requests() -> None:
-    """Stop timers that requests leave running, from now on; a second call changes nothing."""
-    # signal.signal itself is left alone: a handler does no harm without a signal.
-    setattr(signal, "alarm", _alarm)  # noqa: B010  # its type has no names for parameters
+    """From now on, stop timers that requests leave running; a second call changes nothing."""
+    # `signal.signal` is not patched, because a handler does no harm without a signal.
+    setattr(signal, "alarm", _alarm)  # noqa: B010  # its type has no parameter names
     setattr(signal, "setitimer", _setitimer)  # noqa: B010
     register(_GUARD)
 
@@ -56,11 +55,11 @@ def _setitimer(which: int, seconds: float, interval: float = 0.0, /) -> tuple[fl
 
 
 def _note(which: int, *, runs: bool, repeats: bool, caller: FrameType) -> None:
-    """Note whether the running request has set a timer of this kind."""
-    # A profiler's handler sets its timer again, and meets any request.
+    """Record whether the running request has set a timer of this kind."""
+    # A profiler's signal handler sets its timer again in whatever request it interrupts.
     if _is_within_handler(caller, which):
         return
-    slot = getattr(getcurrent(), "intralb_slot", None)
+    slot = current_slot()
     if runs and slot is not None:
         _set_by_requests[which] = slot, repeats
         watch_slot()
@@ -76,13 +75,13 @@ def _is_within_handler(frame: FrameType | None, which: int) -> bool:
 
 
 class _TimerGuard(Guard):
-    """Stops the timers of a request that has ended."""
+    """A guard that stops the timers of a request that has ended."""
 
     def __repr__(self) -> str:
         return "the guard of interval timers"
 
     def dirty(self) -> bool:
-        """Say whether the request has left a timeout running; forget timers that repeat, which may stay."""
+        """Return whether the request has left a one-shot timer running; if not, let its repeating timers continue."""
         own = _own_timers()
         if any(not _set_by_requests[which][1] for which in own):
             return True
@@ -101,5 +100,5 @@ _GUARD: Final = _TimerGuard()
 
 
 def _own_timers() -> list[int]:
-    slot = getattr(getcurrent(), "intralb_slot", None)
+    slot = current_slot()
     return [which for which, (setter, _) in _set_by_requests.items() if setter is slot]

@@ -1,36 +1,28 @@
-"""One request on its way through the pool.
+"""A request inside the pool: its job, its deadline, and the statistics of its route.
 
-Decides nothing: it keeps what is known of a request and moves along the table in `policy/lifecycle.py`. It must
-not know how a worker is chosen or how a response is written.
+A job's state follows the table in `policy/lifecycle.py`; the job is kept by the lane of its route.
 """
 
 from __future__ import annotations
 
 import codecs
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, Final
 
-from ..compiling import mypyc_attr
-from ..kinds import seconds
+from ..config.kinds import seconds
 from ..policy.deadline import TimeLimits, handed_on
 from ..policy.lifecycle import State, move
-from ..policy.usual import UsualTime
+from ..policy.usual import MeanRunTime
 from ..priority import Priority
 from ..stdlib import monotonic
 
 if TYPE_CHECKING:
-    from ..errors import Abort
-    from ..policy.answers import Answer
-    from ..policy.deadline import TimeTold
+    from ..policy.deadline import ProxyTiming
     from ..policy.fairness import Clients
-    from ..policy.lifecycle import Outcome
     from .exchange import Application, Exchange
-    from .hubturns import TurnEnd
     from .lane import Lane
     from .slot import Slot
-    from .upgrades import Holder
     from .worker import Worker
 
 __all__ = [
@@ -38,78 +30,77 @@ __all__ = [
     "STREAM_LASTS_SECONDS",
     "Deadline",
     "Job",
-    "JobKeeper",
-    "RouteState",
-    "ToldDeadline",
+    "RouteStats",
+    "UpstreamDeadline",
     "shown",
 ]
 
-# Python loads it from a file when it is first used, and then there may be no descriptor left for that.
+# Python loads this codec from a file at its first use; by then the process may have run out of file descriptors.
 codecs.lookup("unicode_escape")
 
 
 STREAM_LASTS_SECONDS: Final = 1.0
-"""A stream that has gone on for as long after its first part is no page: it says nothing of how long requests take."""
+"""Seconds after which a stream counts as long, not as a page; predictions then ignore its streaming time."""
 
 _SECONDS = seconds(positive=True)
 _TEN_YEARS: Final = 10 * 365 * 86400.0
 
 ENDED: Final[dict[str, Any]] = {"REQUEST_METHOD": "ended", "PATH_INFO": "request"}
-"""The environ of a job whose slot is done with it: what the application has put into its own is freed by the slot."""
+"""The environ of a job after its slot has finished and has freed the original with the application's objects."""
 
 _NO_MORE = TimeLimits(timeout=0.0, longest=0.0, stream=None, idle=0.0)
 
 
 def shown(path: str) -> str:
-    """Return a path as a line of text has it: the client's own words, and so without line breaks and spaces."""
+    """Return a path from a client with line breaks and spaces escaped, for a log line."""
     return path.encode("unicode_escape").decode("ascii").replace(" ", "\\x20")
 
 
 class Deadline:
-    """When a request must have ended; the application finds it in `environ["intralb.deadline"]`.
+    """The time by which a request must end; the application finds it in `environ["intralb.deadline"]`.
 
-    A streamed response moves it on with each part. It may be used from any greenlet of the process, also by those that
-    a handler starts.
+    Each part of a streamed response extends the deadline. Any greenlet in the process may use this object, including
+    greenlets that a handler starts.
     """
 
     __slots__ = ("_aside", "_asked", "_idle", "_latest", "_suspended", "_suspensions", "at", "began", "bound", "limits")
 
-    told = math.inf
-    """When the proxy in front stops waiting, in seconds of `time.monotonic()`: no deadline is later than that."""
+    upstream_end = math.inf
+    """Time at which the proxy in front of us stops waiting, in `time.monotonic()` seconds; no deadline is later."""
 
     def __init__(self, at: float, began: float = 0.0, limits: TimeLimits = _NO_MORE) -> None:
         self.at = at
-        """In seconds of `time.monotonic()`."""
+        """The deadline, in `time.monotonic()` seconds."""
         self.began = began
-        """When the time began to count, in seconds of `time.monotonic()`."""
+        """Time from which the limits are counted, in `time.monotonic()` seconds."""
         self.limits = limits
-        """How far it can be extended from there; without any given, not at all."""
+        """Limits for extensions of the deadline, counted from `began`; by default no extension is possible."""
         self.bound = math.inf
-        """No deadline is later than this, in seconds of `time.monotonic()`: the end of a stream, or `told`."""
+        """Upper bound of the deadline, in `time.monotonic()` seconds: the end of a stream, or `upstream_end`."""
         self._asked = 0.0
-        """How late the handler has asked it to be, in seconds of `time.monotonic()`; 0 if it has not."""
+        """Latest deadline requested by the handler, in `time.monotonic()` seconds; 0 if none."""
         self._suspensions = 0
         self._idle = 0.0
-        """How long a streamed response may be silent, in seconds; 0 if the response is not streamed."""
+        """Maximum seconds between two parts of a streamed response; 0 if the response is not streamed."""
 
     def __repr__(self) -> str:
         return f"<Deadline in {self.remaining():.3f}s>"
 
     @property
     def whole(self) -> float:
-        """The seconds that the request has in all, as far as it is known now."""
+        """Seconds from `began` to the current deadline."""
         return self.at - self.began
 
     @property
     def latest(self) -> float:
-        """Until when the request may go on without a stream, in seconds of `time.monotonic()`."""
+        """Latest possible deadline of a request that does not stream, in `time.monotonic()` seconds."""
         return min(self.began + self.limits.longest, self.bound)
 
     @property
     def setting(self) -> str:
-        """What has set the deadline, and its value in seconds: for a log line."""
+        """The setting that determined the deadline, with its value in seconds, for a log line."""
         if self.at >= self.bound:
-            if self.bound >= self.told:
+            if self.bound >= self.upstream_end:
                 return "the timeout of the proxy in front"
             return f"stream_timeout_seconds={self.limits.stream:g}"
         if self._asked and self.at <= self._asked:
@@ -119,18 +110,18 @@ class Deadline:
         return f"request_timeout_seconds={self.limits.timeout:g}"
 
     def remaining(self) -> float:
-        """Return the seconds that are left; negative once the deadline has passed.
+        """Return the seconds until the deadline; negative once it has passed.
 
-        Of a streamed response they are the seconds until the next part must be sent.
+        For a streamed response, return the seconds until the next part must be sent.
         """
         return self.at - monotonic()
 
     def extend(self, seconds: Any) -> float:
-        """Make it `seconds` from now, if that is later, and return the seconds that are then left.
+        """Move the deadline to `seconds` from now, if that is later; return the seconds until the resulting deadline.
 
-        It is never made later than `max_request_timeout_seconds` after the request's arrival (of a streamed response,
-        from now), nor than a proxy that told so goes on waiting, nor than the end of a stream. Raises `OptionError`, a
-        ValueError, unless `seconds` is a number above 0.
+        The latest possible deadline is `max_request_timeout_seconds` after the request's arrival (for a streamed
+        response, after now). A timeout reported by a proxy, and the end of a stream, limit the deadline, too. Raises
+        `OptionError`, a ValueError, unless `seconds` is a number above 0.
         """
         seconds = _SECONDS.check("seconds", seconds)
         now = monotonic()
@@ -140,9 +131,9 @@ class Deadline:
         return self.remaining()
 
     def lift(self) -> None:
-        """Move the deadline ten years ahead, in a process that the handler has forked.
+        """Move the deadline ten years ahead, after an upgrade, or in a process that the request's handler has forked.
 
-        Unlike infinity, that is a number of seconds that can be sent to another server.
+        Unlike infinity, ten years is a number of seconds that can be sent to another server.
         """
         self.at = monotonic() + _TEN_YEARS
         self.bound = math.inf
@@ -150,21 +141,21 @@ class Deadline:
         self.limits = TimeLimits(timeout=_TEN_YEARS, longest=_TEN_YEARS, stream=None, idle=_TEN_YEARS)
 
     def begin_stream(self) -> None:
-        """Take the time of a stream instead of the request's: its first part is about to be sent."""
+        """Switch from the limits for requests to those for streams: the first part of a stream is about to be sent."""
         self._idle = min(self.limits.idle, _TEN_YEARS)
         if self.limits.stream is not None:
             self.bound = min(self.bound, monotonic() + self.limits.stream)
         self.part_sent()
 
     def part_sent(self) -> None:
-        """Move the deadline of a streamed response on: the handler has just sent a part."""
+        """Extend the deadline of a streamed response, because the handler has just sent a part."""
         at = max(monotonic() + self._idle, self._asked)
         self.at = min(at, self.bound)
 
     def suspend(self, latest: float = math.inf) -> None:
-        """Stop the handler's clock, as its client is slow, at most until `latest`, in seconds of `time.monotonic()`.
+        """Stop the handler's clock while its client is slow, but not beyond `latest`, in `time.monotonic()` seconds.
 
-        The end of a stream and the proxy's timeout stay. Several greenlets of a handler may wait for the client.
+        The end of a stream and the proxy's timeout still apply. Several greenlets of a handler may wait for the client.
         """
         self._suspensions += 1
         if self._suspensions > 1:
@@ -174,7 +165,7 @@ class Deadline:
         self.at = max(self.at, min(self._suspended + _TEN_YEARS, self.bound, latest))
 
     def resume(self) -> None:
-        """Let the handler have the time that was left when its client became slow."""
+        """Restart the handler's clock with the time that was left when `suspend` was called."""
         self._suspensions -= 1
         if self._suspensions:
             return
@@ -184,27 +175,32 @@ class Deadline:
         at = min(max(self._aside + waited, self._asked), self._latest)
         self.at = min(max(self._aside, at), self.bound)
 
+    @property
+    def suspended(self) -> bool:
+        """True while the handler's clock is stopped, because its client is slow."""
+        return self._suspensions > 0
+
     def headers(self) -> dict[str, str]:
-        """Return header fields for an outgoing request, which tell its server how much time is left."""
+        """Return header fields that report the remaining time to the server of an outgoing request."""
         return handed_on(self.remaining())
 
 
-class ToldDeadline(Deadline):
-    """The deadline of a request of whose time a trusted proxy has told something; it can only be earlier by that."""
+class UpstreamDeadline(Deadline):
+    """The deadline of a request for which a trusted proxy reported timing; the report can only bring it forward."""
 
-    __slots__ = ("told",)
+    __slots__ = ("upstream_end",)
 
-    def __init__(self, arrived: float, limits: TimeLimits, told: TimeTold) -> None:
-        began = arrived - told.waited
-        self.told = arrived + told.left
-        super().__init__(min(began + limits.timeout, self.told), began, limits)
-        self.bound = self.told
+    def __init__(self, arrived: float, limits: TimeLimits, timing: ProxyTiming) -> None:
+        began = arrived - timing.waited
+        self.upstream_end = arrived + timing.left
+        super().__init__(min(began + limits.timeout, self.upstream_end), began, limits)
+        self.bound = self.upstream_end
 
 
-class RouteState:
-    """What holds for the requests of a route to an application, and how long they usually take."""
+class RouteStats:
+    """The settings for requests to one route of an application, and their mean run time."""
 
-    __slots__ = ("admissions", "application", "lane", "limits", "priority", "streams_body", "usual")
+    __slots__ = ("admissions", "application", "lane", "limits", "name", "priority", "streams_body", "usual")
 
     def __init__(
         self,
@@ -214,25 +210,28 @@ class RouteState:
         lane: Lane,
         max_wait: float,
         streams_body: bool = False,
+        name: str = "",
     ) -> None:
         self.application = application
         self.limits = limits
         self.priority = priority
         self.lane = lane
-        self.usual = UsualTime()
-        self.admissions = lane.admissions(max_wait)
-        """By class: whether one more of its requests may wait."""
+        self.usual = MeanRunTime()
+        self.admissions = lane.admission.states(max_wait)
+        """Admission states by priority."""
         self.streams_body = streams_body
-        """Whether the application is called before the body of a request has arrived."""
+        """True if the application is called before the body of a request has arrived."""
+        self.name = name
+        """Path of the declared route; '' for requests without one."""
 
     def __repr__(self) -> str:
         return f"<RouteState {self.limits.timeout:g}s, usually {self.usual.mean:.6f}s>"
 
 
 class Job:
-    """A request with its environ, its deadline, its exchange, and in the end exactly one outcome.
+    """A request with its environ, deadline and exchange; it ends with exactly one outcome.
 
-    Times are seconds of `time.monotonic()`.
+    Times are `time.monotonic()` seconds.
     """
 
     __slots__ = (
@@ -255,7 +254,7 @@ class Job:
     )
 
     def __init__(
-        self, environ: dict[str, Any], exchange: Exchange, arrived: float, deadline: Deadline, route: RouteState
+        self, environ: dict[str, Any], exchange: Exchange, arrived: float, deadline: Deadline, route: RouteStats
     ) -> None:
         self.route = route
         self.environ = environ
@@ -264,21 +263,21 @@ class Job:
         self.deadline = deadline
         self.priority = route.priority
         self.client: Hashable = None
-        """Whom it is from, while it is counted."""
+        """Key of the client, while jobs are counted by client."""
         self.counted_by: Clients | None = None
         self.state: State = "new"
         self.streams_since: float | None = None
-        """When the first part of its streamed response was sent; None if none was."""
+        """Time at which the first part of a streamed response was sent; None if none was."""
         self.undecided_until = math.inf
-        """When it is decided whether its response, which is kept back until then, is one stream too many."""
+        """Time from which a response that is held back counts as one stream too many; infinity if none is held back."""
         self.ready_at = 0
-        """The number of the hub's turn after which it should have its slot."""
+        """Number of batches (see `hubturns`) that had run when the job became ready; the next one should start it."""
         self.started: float | None = None
         self.ended: float | None = None
         self.worker: Worker | None = None
-        """Where it waits or runs; a job that was refused has none."""
+        """Worker in which the job waits or runs; None if the job was rejected on arrival."""
         self.slot: Slot | None = None
-        """The slot that was given the job."""
+        """Slot that runs or has run the job."""
 
     def __repr__(self) -> str:
         environ = self.environ
@@ -294,90 +293,38 @@ class Job:
 
     @property
     def due(self) -> float:
-        """When it must be ended, or decided on, as long as it runs."""
+        """Time by which the running job must be ended, or its held response sent or rejected."""
         return min(self.deadline.at, self.undecided_until)
 
+    @property
+    def waits(self) -> bool:
+        """Whether the job was admitted and has not started."""
+        return self.state == "queued" or self.state == "ready"
+
     def move(self, following: State) -> None:
-        """Change the state; `IllegalTransition` if the present one does not lead there."""
+        """Change the state to `following`; raises `IllegalTransition` if the current state does not permit this."""
         self.state = move(self.state, following)
+
+    def abandon(self, gone: bool = False) -> None:
+        """Report that the client has left; without `gone`, the client may only have ended its input."""
+        self.route.lane.abandon(self, gone)
 
     @property
     def queue_wait(self) -> float:
-        """Seconds from arrival until a slot claimed it, or until it ended unclaimed; 0 while neither."""
+        """Seconds from arrival until a slot started the job, or until it ended without one; 0 while it waits."""
         until = self.ended if self.started is None else self.started
         return 0.0 if until is None else until - self.arrived
 
     @property
     def run_time(self) -> float:
-        """Seconds in the application; 0 if it never ran."""
+        """Seconds that the job spent in the application; 0 if the job has not ended, or never ran."""
         return 0.0 if self.started is None or self.ended is None else self.ended - self.started
 
     @property
     def service_time(self) -> float:
-        """The same for predictions: of a stream that has lasted, only the seconds until its first part."""
+        """Run time to use for predictions, in seconds; a long stream counts only up to its first part."""
         if self.started is None or self.ended is None:
             return 0.0
         since = self.streams_since
         lasted = since is not None and self.ended - since >= STREAM_LASTS_SECONDS
         return (since if lasted and since is not None else self.ended) - self.started
-
-
-@mypyc_attr(allow_interpreted_subclasses=True)
-class JobKeeper(ABC):
-    """Who knows what a slot may run, and is told how it ended: the balancer."""
-
-    # No attributes: mypyc would not find them in a class that can be called, as the balancer can.
-
-    @property
-    @abstractmethod
-    def turn_end(self) -> TurnEnd:
-        """What all its workers put off until the end of a turn."""
-
-    @property
-    @abstractmethod
-    def ends_at(self) -> float:
-        """When all running jobs are ended because the server stops, in `time.monotonic()` seconds; else infinity."""
-
-    @abstractmethod
-    def claim(self, job: Job) -> bool:
-        """Move a job whose turn it is to running; False if it was refused instead, and must not be run."""
-
-    @abstractmethod
-    def refuse(self, job: Job, outcome: Outcome, answer: Answer) -> None:
-        """Answer a job that has not run and will not."""
-
-    @abstractmethod
-    def end(self, job: Job, outcome: Outcome, reason: str | None = None) -> None:
-        """Give a job its one outcome, and say why it was refused, if it was."""
-
-    @abstractmethod
-    def changed(self) -> None:
-        """A slot or a place in a queue has become free, or a worker is gone."""
-
-    @abstractmethod
-    def cut(self, job: Job) -> Abort:
-        """Answer for a running job whose time is over, and return what its application is to be ended with."""
-
-    @abstractmethod
-    def look_at(self, at: float) -> None:
-        """Look for jobs that are late at `at` at the latest, in `time.monotonic()` seconds."""
-
-    @abstractmethod
-    def begin_stream(self, job: Job) -> None:
-        """Take note of the first part of a streamed response; the exchange keeps it back if there are too many."""
-
-    @abstractmethod
-    def client_is_too_slow(self, job: Job) -> None:
-        """Log that the response of a job is cut because its client takes nothing."""
-
-    @abstractmethod
-    def begin_upgrade(self, slot: Slot, job: Job) -> None:
-        """The application of a job takes its connection over; raises `UpgradesFull` if it must not."""
-
-    @abstractmethod
-    def upgrade_ended(self, holder: Holder) -> None:
-        """An application that has taken its connection over has ended."""
-
-    @abstractmethod
-    def give_up(self, slot: Slot) -> None:
-        """Put another slot in the place of one whose application cannot be ended."""

@@ -1,33 +1,40 @@
-"""One log line for each ended job: what `enable_logging` turns on.
+"""Logs one line for each ended request, if `enable_logging` is set.
 
-Decides what the line says. It must not know where the logging of the process goes: that is the logger
-`intralb_gevent.jobs`, to be configured as any other. Of the headers it has Referer and User-Agent, and never a body.
+The lines go to the logger `intralb_gevent.jobs`, which can be configured like any other. A line contains the headers
+Referer and User-Agent, and no other header, and no body.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
-from datetime import datetime, timezone
 from time import time
-from typing import Any
+from typing import Any, Final
 
-from ..policy.answers import Answer
+from ..hub.log import HubLog
+from ..hub.loghandlers import JOBS
+from ..logformats import TextFormatter
+from ..policy.cannedresponses import CannedResponse
 from ..policy.lifecycle import Outcome
-from .hublog import HubLog
-from .job import Job, shown
-from .loghandlers import JOBS
+from ..policy.requestidentity import REQUEST_ID, identity
+from .accesslines import combined_text, json_text, plain_text
+from .job import Job
 
 __all__ = ["JobLog"]
 
+_RENDERERS: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
+    "text": plain_text,
+    "json": json_text,
+    "combined": combined_text,
+}
+
 
 class JobLog:
-    """Writes job lines, as text or JSON, without keeping the hub waiting."""
+    """Writes a log line for each request, as text, JSON or in the Combined Log Format, without blocking the hub."""
 
     def __init__(self, log_format: str) -> None:
         self.records = HubLog(JOBS.log)
-        self._render: Callable[[dict[str, Any]], str] = _json if log_format == "json" else _text
+        self._render = _RENDERERS[log_format]
         self._prepared = False
 
     def __repr__(self) -> str:
@@ -39,69 +46,67 @@ class JobLog:
             job.environ,
             worker=None if job.worker is None else job.worker.id,
             status=job.exchange.status,
+            size=job.exchange.body_size,
             outcome=outcome,
             reason=reason,
             queue_wait=job.queue_wait,
             run_time=job.run_time,
         )
 
-    def turned_away(self, environ: dict[str, Any], answer: Answer) -> None:
-        """Log a request that was refused before it was a job."""
-        self._record(environ, worker=None, status=answer.status, outcome="shed", reason=answer.reason)
+    def turned_away(self, environ: dict[str, Any], answer: CannedResponse) -> None:
+        """Log a request that was rejected before a job was created for it."""
+        self._record(environ, status=answer.status, size=len(answer.body), outcome="shed", reason=answer.reason)
+
+    def malformed(self, environ: dict[str, Any], answer: CannedResponse, client: str, request_id: str) -> None:
+        """Log a request that violates a rule of HTTP, or a limit, so that it never reached the balancer."""
+        # Keep only texts: the keys of a head that has not been parsed completely are None.
+        known = {key: value for key, value in environ.items() if isinstance(value, str)}
+        known |= {"REMOTE_ADDR": client, REQUEST_ID: request_id}
+        self._record(known, status=answer.status, size=len(answer.body), outcome="malformed", reason=answer.explanation)
 
     def _record(
         self,
         environ: dict[str, Any],
         *,
-        worker: int | None,
         status: str,
-        outcome: Outcome,
+        size: int,
+        outcome: str,
         reason: str | None,
+        worker: int | None = None,
         queue_wait: float = 0.0,
         run_time: float = 0.0,
     ) -> None:
         if not self._prepared:
             self._prepare()
+        get = environ.get
+        # Only collect the values here, in the hub; the greenlet that writes the line formats them.
         facts = {
             "time": time(),
-            "client": environ.get("REMOTE_ADDR", ""),
-            "worker": worker,
-            "method": environ.get("REQUEST_METHOD", ""),
-            "path": environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""),
-            "query": environ.get("QUERY_STRING", ""),
-            "referer": environ.get("HTTP_REFERER", ""),
-            "agent": environ.get("HTTP_USER_AGENT", ""),
+            "client": get("REMOTE_ADDR", ""),
+            "method": get("REQUEST_METHOD", ""),
+            "path": get("SCRIPT_NAME", "") + get("PATH_INFO", ""),
+            "query": get("QUERY_STRING", ""),
+            "target": get("REQUEST_URI", ""),
+            "protocol": get("SERVER_PROTOCOL", ""),
             "status": status[:3],
+            "bytes": size,
+            "referer": get("HTTP_REFERER", ""),
+            "agent": get("HTTP_USER_AGENT", ""),
+            "queue_wait": queue_wait,
+            "run_time": run_time,
+            "worker": worker,
             "outcome": outcome,
             "reason": reason,
-            "queue_wait_ms": round(queue_wait * 1000, 3),
-            "run_time_ms": round(run_time * 1000, 3),
+            "identity": identity(environ),
         }
         self.records.record(logging.INFO, lambda: self._render(facts))
 
     def _prepare(self) -> None:
-        """Make the lines visible where the application has not configured logging by its first request."""
+        """Make the lines visible if the application has not configured logging by the first request."""
         if JOBS.level == logging.NOTSET:
             JOBS.setLevel(logging.INFO)
         if not JOBS.hasHandlers():
             handler = logging.StreamHandler()
-            handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+            handler.setFormatter(TextFormatter())
             JOBS.addHandler(handler)
         self._prepared = True
-
-
-def _json(facts: dict[str, Any]) -> str:
-    ended = datetime.fromtimestamp(facts["time"], timezone.utc)
-    return json.dumps({**facts, "time": ended.isoformat(timespec="milliseconds")})
-
-
-def _text(facts: dict[str, Any]) -> str:
-    worker = "-" if facts["worker"] is None else facts["worker"]
-    reason = f" reason={facts['reason']}" if facts["reason"] else ""
-    query = f"?{shown(facts['query'])}" if facts["query"] else ""
-    client = f" client={shown(facts['client'])}" if facts["client"] else ""
-    asked = f"{facts['method']} {shown(facts['path'])}{query}"
-    return (
-        f"{asked} {facts['status'] or '-'} {facts['outcome']}{reason} worker={worker} "
-        f"wait={facts['queue_wait_ms']}ms run={facts['run_time_ms']}ms{client}"
-    )

@@ -1,36 +1,33 @@
-"""Which application a request is for, and which route and lane there.
-
-Decides what belongs together: an application, the routes below its path, the workers that these share or have apart. It
-must not know what is done with a request.
-"""
+"""Maps a request's path to its application, route and lane."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from itertools import count
 from typing import Any
 
+from ..config.options import Options
+from ..config.route import Route
 from ..errors import OptionError
-from ..options import Options
-from ..policy.answers import NOT_FOUND
+from ..policy.cannedresponses import NOT_FOUND
 from ..policy.deadline import time_limits
 from ..policy.routetable import RouteTable
 from ..priority import PRIORITIES, Priority
-from ..route import Route
+from .context import LaneContext
 from .exchange import Application, StartResponse
-from .job import JobKeeper, RouteState
+from .job import RouteStats
 from .lane import Lane
+from .requestid import id_header
 
 __all__ = ["Mounts", "enter_root"]
 
-_Table = RouteTable[RouteState]
+_Table = RouteTable[RouteStats]
 
 
 def enter_root(environ: dict[str, Any], root_path: str) -> None:
-    """Move the path below which a proxy has all requests into SCRIPT_NAME; requests elsewhere stay as they are.
+    """Move the prefix under which a proxy mounts the server from the path to SCRIPT_NAME, if the path has it.
 
-    It is not added to a SCRIPT_NAME that is the same already, which a proxy has sent as X-Forwarded-Prefix.
+    The prefix is not added if SCRIPT_NAME already equals it, because the proxy has sent it as X-Forwarded-Prefix.
     """
     path: str = environ.get("PATH_INFO", "")
     if path.startswith(root_path) and path[len(root_path) : len(root_path) + 1] in ("", "/"):
@@ -40,15 +37,14 @@ def enter_root(environ: dict[str, Any], root_path: str) -> None:
 
 
 class Mounts:
-    """The applications by the paths they are below; a single one is below every path."""
+    """The applications by the paths at which they are mounted; a single application is mounted at every path."""
 
-    def __init__(self, application: Application | Mapping[Any, Any], options: Options, keeper: JobKeeper) -> None:
+    def __init__(self, application: Application | Mapping[Any, Any], options: Options, context: LaneContext) -> None:
         self._options = options
-        self._keeper = keeper
-        self._ids = count(1)
+        self._context = context
         self._apart: dict[str, Lane] = {}
         self.lanes: list[Lane] = []
-        """The first is that of all requests without one of their own."""
+        """All lanes; the first one is for requests without a lane of their own."""
         mapping = application if isinstance(application, Mapping) else {"": application}
         applications = {_path(path): _callable(path, mapping[path]) for path in mapping}
         if not applications:
@@ -57,7 +53,7 @@ class Mounts:
             raise OptionError('application: "" and "/" are not allowed together, as both are every path; leave one out')
         main = self._lane("", options)
         self._otherwise = self._table(_nothing_here, main)
-        # The longest path first, so that "/shop/admin" is found before "/shop".
+        # Put the longest path first, so that "/shop/admin" is found before "/shop".
         self._tables = [
             (path, self._table(applications[path], self._lane(path, options) if path else main))
             for path in sorted(applications, key=len, reverse=True)
@@ -68,14 +64,14 @@ class Mounts:
         return f"<Mounts of {len(self._tables)} applications in {len(self.lanes)} lanes>"
 
     def _lane(self, name: str, options: Options) -> Lane:
-        lane = Lane(name, options, self._keeper, self._ids)
+        lane = Lane(name, options, self._context, self)
         self.lanes.append(lane)
         return lane
 
     def _table(self, application: Application, lane: Lane) -> _Table:
-        """Return what holds for the requests of one application, by path."""
+        """Return the route states of one application, by path."""
 
-        def state(route: Route | None) -> RouteState:
+        def state(route: Route | None) -> RouteStats:
             limits = time_limits(self._options, route)
             priority = PRIORITIES[route.priority] if route and route.priority else Priority.CRITICAL
             max_wait = self._options.max_wait_seconds
@@ -83,20 +79,21 @@ class Mounts:
                 max_wait = route.max_wait_seconds
             streams_body = route is not None and bool(route.stream_request_bodies)
             lane_of_route = (route and self._lane_of(route)) or lane
-            return RouteState(application, limits, priority, lane_of_route, max_wait, streams_body)
+            name = route.path if route else ""
+            return RouteStats(application, limits, priority, lane_of_route, max_wait, streams_body, name)
 
         return RouteTable([(route.path, state(route)) for route in self._options.routes], otherwise=state(None))
 
     def _lane_of(self, route: Route) -> Lane | None:
-        """Return the lane of a route with workers of its own: the same for all applications that it is about."""
+        """Return the lane of a route with its own workers, shared by all applications; None for other routes."""
         if route.max_workers is None:
             return None
         if route.path not in self._apart:
             self._apart[route.path] = self._lane(route.path, _options_of(route, self._options))
         return self._apart[route.path]
 
-    def find(self, environ: dict[str, Any]) -> RouteState:
-        """Return what holds for a request, of which the whole path is in PATH_INFO still."""
+    def find(self, environ: dict[str, Any]) -> RouteStats:
+        """Return the route state of a request whose whole path is still in PATH_INFO."""
         table = self._single
         if table is not None and not table:
             return table.otherwise
@@ -106,9 +103,9 @@ class Mounts:
         return table.find(path)
 
     def enter(self, environ: dict[str, Any]) -> None:
-        """Move what leads to the application into SCRIPT_NAME, as PEP 3333 says, before that is called.
+        """Move the application's mount path to SCRIPT_NAME (PEP 3333), just before the application is called.
 
-        Not before: whoever is asked of a request without a place, such as `priority_func`, sees its whole path.
+        Do not call this earlier: until then, functions such as `priority_func` see the whole path in PATH_INFO.
         """
         if self._single is None:
             path = environ.get("PATH_INFO", "")
@@ -117,7 +114,7 @@ class Mounts:
             environ["PATH_INFO"] = path[len(mount) :]
 
     def _below(self, path: str) -> tuple[str, _Table]:
-        """Find the application that the path is below."""
+        """Return the mount path that contains `path`, and the routes of its application."""
         for mount, table in self._tables:
             if path.startswith(mount) and path[len(mount) : len(mount) + 1] in ("", "/"):
                 return mount, table
@@ -125,7 +122,7 @@ class Mounts:
 
 
 def _options_of(route: Route, options: Options) -> Options:
-    """Return the options of the lane of a route: its own where it has any."""
+    """Return the options for a route's lane: the route's options where they are set, otherwise the server's."""
     most = route.max_workers or options.max_workers
     slots, queue_size = route.max_concurrent_per_router, route.queue_size
     return replace(
@@ -141,17 +138,17 @@ def _callable(path: str, application: Any) -> Application:
     if not callable(application):
         where = f"application of {path!r}" if path else "application"
         raise OptionError(f"{where}: {application!r} is not allowed; it must be a WSGI callable")
-    return application  # type: ignore[no-any-return]  # callable() has just said so
+    return application  # type: ignore[no-any-return]  # checked by callable()
 
 
 def _path(path: Any) -> str:
-    """Return a path that an application can be below; "/" is every path, as is ""."""
+    """Return a valid mount path, encoded as in an environ; "/" becomes "", which means every path."""
     if isinstance(path, str) and (path in ("", "/") or (path.startswith("/") and not path.endswith("/"))):
         return path.rstrip("/").encode().decode("latin-1")
     raise OptionError(f"application: {path!r} is not allowed; a path must begin with / and not end with it: /users")
 
 
 def _nothing_here(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-    """Answer what is below none of the applications' paths."""
-    start_response(NOT_FOUND.status, NOT_FOUND.headers)
+    """Answer 404 to a request outside all mount paths."""
+    start_response(NOT_FOUND.status, [*NOT_FOUND.headers, *id_header(environ)])
     return [NOT_FOUND.body]

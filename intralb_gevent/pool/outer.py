@@ -1,6 +1,6 @@
-"""How outer servers, such as gunicorn and gevent.pywsgi, offer the socket of a request to an application.
+"""Finds the socket that an outer server, such as gunicorn or gevent.pywsgi, offers for a request with an upgrade.
 
-Each of them has a key of its own for it, and a way of its own to be told that the connection is not its own any more.
+Each outer server has its own environ key for the socket, and its own way to release the connection afterwards.
 """
 
 from __future__ import annotations
@@ -18,49 +18,49 @@ _KEYS: Final = (_WERKZEUG, SOCKET_KEY, _WEBSOCKET)
 
 
 class OuterUpgrade(Upgrade):
-    """A connection for whose socket the application has a duplicate; the outer server keeps its own."""
+    """A connection of which the application has a duplicate socket; the outer server keeps the original."""
 
     def __init__(self, sock: Any, outer: Any) -> None:
         super().__init__(sock)
         self._outer = outer
 
     def shut_down(self) -> None:
-        """End the connection, also for the outer server, which would wait for another request."""
+        """End the connection, including the outer server's socket, which would otherwise wait for another request."""
         shut_down(self._outer)
 
 
 class OuterWebSocket(Upgrade):
-    """A WebSocket that the outer server has opened, and that it closes itself when the application has ended."""
+    """A WebSocket that the outer server has opened; that server also closes it when the application has ended."""
 
     def close(self) -> None:
-        """Note whether the connection has ended."""
+        """Record whether the connection has already ended."""
         self.over = self.has_ended()
 
 
 class Offers(NamedTuple):
-    """What an outer server offers for one request."""
+    """The upgrade objects that an outer server offers for one request."""
 
     by_key: dict[str, Any]
-    """The objects by their keys in the environ; the use of each takes the connection over."""
+    """The offered objects by environ key; the first use of one takes over the connection."""
     end: type[Exception] | None
-    """What is raised to the outer server at the end, so that it answers nothing; None if it gets an empty response."""
+    """Exception to raise to the outer server at the end, so that it sends no response; None for an empty response."""
 
 
 def offers_in(environ: dict[str, Any]) -> Offers:
     """Return what an outer server offers for a request with an `Upgrade` field.
 
-    The socket of gevent's server is found through `wsgi.input`; here it has the key of gunicorn's. A request with a
-    body, or by HTTP/1.0, is offered nothing but a WebSocket that the outer server has opened already.
+    The socket of gevent's server is found through `wsgi.input`, and offered under gunicorn's key. For a request with a
+    body, or an HTTP/1.0 request, only a WebSocket that the outer server has already opened is offered.
     """
     keys = _KEYS if _is_offer(environ) else (_WEBSOCKET,)
     found = {key: environ[key] for key in keys if environ.get(key) is not None}
     if _WERKZEUG in found:
         return Offers(found, ConnectionError)
     if SOCKET_KEY in found:
-        # A connection of ours, behind middleware, needs no telling.
+        # If the connection is one of our own, behind middleware, no exception is needed to release it.
         return Offers(found, None if type(found[SOCKET_KEY]) is FirstUse else StopIteration)
     sock = _pywsgi_socket(environ) if keys is _KEYS else None
-    return Offers(found if sock is None else {**found, SOCKET_KEY: FirstUse(partial(_duplicate, sock))}, None)
+    return Offers(found if sock is None else {**found, SOCKET_KEY: FirstUse(partial(_duplicate, sock), sock)}, None)
 
 
 def _is_offer(environ: dict[str, Any]) -> bool:
@@ -70,22 +70,22 @@ def _is_offer(environ: dict[str, Any]) -> bool:
 
 
 def _pywsgi_socket(environ: dict[str, Any]) -> Any:
-    """Return the socket that `wsgi.input` of gevent's server reads from; None for any other."""
+    """Return the socket from which the `wsgi.input` of gevent's server reads; None in other servers."""
     source = environ.get("wsgi.input")
     file = getattr(source, "rfile", source)
     return getattr(getattr(file, "raw", None), "_sock", None)
 
 
 def socket_of(environ: dict[str, Any]) -> Any:
-    """Return the socket of gunicorn's connection, or gevent.pywsgi's; None in other servers."""
+    """Return the socket of a connection of gunicorn or gevent.pywsgi; None in other servers."""
     return environ.get(SOCKET_KEY) or _pywsgi_socket(environ)
 
 
 def bound_input(environ: dict[str, Any], start_response: Any) -> None:
-    """Let the input of a request end with its body, also where it offers an upgrade.
+    """Make the input of a request end with its body, even if the request offers an upgrade.
 
-    There gevent's handler passes on its whole input, although it reads over a body of the request afterwards, and an
-    application that reads the input of a request without a body would wait for the client's end.
+    For an upgrade, gevent's handler passes the unbounded input of the connection. An application that reads it for a
+    request without a body would wait until the client closes the connection.
     """
     bounded: Any = getattr(getattr(start_response, "__self__", None), "wsgi_input", None)
     whole = environ.get("wsgi.input")
@@ -95,23 +95,23 @@ def bound_input(environ: dict[str, Any], start_response: Any) -> None:
 
 
 def close_afterwards(start_response: Any) -> None:
-    """Have gevent's handler read no request behind a connection that was taken over: what is left is none."""
+    """Keep gevent's handler from reading another request from a connection that was taken over."""
     handler: Any = getattr(start_response, "__self__", None)
     if hasattr(handler, "close_connection"):
         handler.close_connection = True
 
 
 def _duplicate(sock: Any) -> Any:
-    """Return a socket of its own: gevent's handler closes the descriptor, even under a greenlet that waits for it."""
+    """Duplicate a socket: gevent's handler closes its own descriptor even while another greenlet waits for it."""
     try:
         return sock.dup()
     except NotImplementedError:
-        # Of TLS there is only one.
+        # A TLS socket cannot be duplicated.
         return sock
 
 
 def upgrade_of(key: str, outer: Any, environ: dict[str, Any]) -> Upgrade:
-    """Return the connection behind what the outer server has offered under a key."""
+    """Return the connection that belongs to the object offered by the outer server under `key`."""
     made = made_of(outer)
     own = _pywsgi_socket(environ)
     if key == _WEBSOCKET:

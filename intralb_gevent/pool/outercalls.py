@@ -1,7 +1,7 @@
-"""Calls to an outer WSGI server, and which of its objects raised an error.
+"""Calls an outer WSGI server, and detects exceptions that the server's objects raise.
 
-This module is not compiled. By the frame of `call` the watchdog sees that the outer server's code is running, in which
-no abort may land: a half-done `start_response` cannot be replaced by an answer.
+This module is not compiled, because the watchdog recognizes by the frame of `call` that the outer server's code is
+running. No abort may be raised in that code, because an error response cannot replace a half-finished `start_response`.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import Any
 
-from .callsites import first_argument
+from ..aborts.callsites import first_argument
 
-__all__ = ["call", "forget_headers", "raised_by"]
+__all__ = ["call", "raised_by", "start_answer"]
 
 
 def call(function: Callable[..., Any], *args: Any) -> Any:
-    """Call a function of the outer server in the slot of a request."""
+    """Call a function of the outer server from a slot."""
     return function(*args)
 
 
 def raised_by(error: BaseException, owner: object) -> bool:
-    """Return whether an error passed through a method of `owner`, such as `wsgi.input`, on its way here."""
+    """Return whether the traceback of an error contains a method of `owner`, an object such as `wsgi.input`."""
     codes = _codes(type(owner))
     trace = error.__traceback__
     while trace is not None:
-        # The variables of any other frame would be kept alive by looking at them.
+        # Check the code object first, because reading the variables of a frame keeps them alive.
         if trace.tb_frame.f_code in codes and first_argument(trace.tb_frame) is owner:
             return True
         trace = trace.tb_next
@@ -33,13 +33,24 @@ def raised_by(error: BaseException, owner: object) -> bool:
 
 
 def _codes(owner: type) -> set[object]:
-    """Return the code of all methods of a class."""
+    """Return the code objects of all methods of a class."""
     members = (member for each in owner.__mro__ for member in vars(each).values())
     return {member.__code__ for member in members if isinstance(member, FunctionType)}
 
 
-def forget_headers(start_response: object) -> None:
-    """Remove the headers of the first call from gunicorn's response, which a second call would only add to."""
+def start_answer(
+    start_response: Callable[..., Any], status: str, headers: list[tuple[str, str]], replaced: Exception | None
+) -> None:
+    """Start a response of the balancer's own; `replaced` is the error to pass if it replaces a started response."""
+    if replaced is None:
+        start_response(status, headers)
+    else:
+        _forget_headers(start_response)
+        start_response(status, headers, (type(replaced), replaced, None))
+
+
+def _forget_headers(start_response: object) -> None:
+    """Remove the first call's headers from gunicorn's response: a second call would only add headers to them."""
     response = getattr(start_response, "__self__", None)
     if type(response).__module__.startswith("gunicorn."):
         response.headers = []  # type: ignore[union-attr]  # it is gunicorn's Response

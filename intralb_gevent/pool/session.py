@@ -1,7 +1,6 @@
-"""One database session for each slot: opened on first use, made clean between jobs, never used after an abort.
+"""One database session for each slot, which is opened at first use, reset between jobs, and discarded after an abort.
 
-Decides when a session is opened, checked, reset and closed. It must not know what kind of session it is: its
-`SessionSource` does.
+A `SessionSource` determines the kind of session.
 """
 
 from __future__ import annotations
@@ -13,29 +12,30 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import gevent
-from gevent import getcurrent
 
+from ..aborts.safepoints import calls_application
+from ..aborts.slotgreenlet import current_slot
 from ..errors import Abort, NoCurrentJob, SessionUnavailable
+from ..hub.forks import detach
 from ..integrations.opentelemetry import mark_spans
-from ..policy.answers import NO_SESSION
+from ..observe.stats import SessionStats
+from ..policy.cannedresponses import NO_SESSION
 from ..policy.sessions import SessionLimits
 from ..sessionsource import FunctionSource, SessionSource
 from . import guards
 from .errortext import error_line
-from .forks import detach
 from .guards import CLEANUP_SECONDS
-from .safepoints import calls_application
 from .slotlog import ONCE, tell
 
 if TYPE_CHECKING:
-    from ..options import Options
+    from ..config.options import Options
     from .job import Deadline
 
 __all__ = ["CLEANUP_SECONDS", "CurrentSession", "SessionRules", "SlotSession", "current_session"]
 
 
 class SessionRules:
-    """What holds for the sessions of all slots of a balancer: where they come from, and how long they last."""
+    """Settings shared by the sessions of all slots of a lane: their source, and how long a session lasts."""
 
     def __init__(self, options: Options) -> None:
         self.source = _source(options)
@@ -43,8 +43,9 @@ class SessionRules:
             age=options.session_max_age_seconds or math.inf, idle=options.session_max_idle_seconds or math.inf
         )
         self.check = options.session_check
+        self.stats = SessionStats()
         self.failed_at = -math.inf
-        """When the source last failed, in seconds of `time.monotonic()`."""
+        """Time at which the source last failed, in `time.monotonic()` seconds."""
         if self.source is not None:
             self.source.sized_for(options.max_workers * options.max_concurrent_per_router)
 
@@ -81,22 +82,22 @@ class SlotSession:
         self._opened_at = self._used_at = 0.0
         self.opened = False
         self.touched = False
-        """Whether the present job has asked for the session."""
+        """True once the current job has used the session."""
         self.unsettled = False
-        """Whether there may be anything to clean up after a job that ends by itself."""
+        """True if there might be something to clean up even after a job that was not aborted."""
         self.watched = False
-        """Whether guards are asked for that after each job; see `guards.watch_slot`."""
+        """True if guards are called after each job; see `guards.watch_slot`."""
 
     def __repr__(self) -> str:
         return f"<SlotSession worker={self._worker_id} {'open' if self.opened else 'closed'}>"
 
     @property
     def available(self) -> bool:
-        """Whether there is a source to open one."""
+        """Whether there is a source that can open a session."""
         return self._rules.source is not None
 
     def get(self, deadline: Deadline) -> Any:
-        """Return the session, opening it on first use; `SessionUnavailable` if that fails."""
+        """Return the session, opening it at first use; raises `SessionUnavailable` if that fails."""
         if not self.touched:
             self._begin(deadline)
         return self._session
@@ -107,7 +108,7 @@ class SlotSession:
         if source is None:
             raise NoCurrentJob("there is no session because db_init_func is not set; give it in Options")
         if self.opened and not self._usable(source):
-            self.discard()
+            self.discard("check_failed")
         try:
             if not self.opened:
                 self._open(source)
@@ -116,20 +117,23 @@ class SlotSession:
         except Exception as error:
             tell("no session for worker %d; its request is answered 503", self._worker_id, exc_info=error, most=ONCE)
             self._rules.failed_at = monotonic()
-            self.discard()
+            self._rules.stats.failed += 1
+            self.discard("begin_failed")
             raise SessionUnavailable(f"db_init_func failed: {error_line(error)}") from error
 
     @calls_application
     def _open(self, source: SessionSource) -> None:
+        began = monotonic()
         session = source.open(self._worker_id)
-        # No abort comes between these lines: it is held until the application has control again.
+        # No abort is raised between these lines: an abort is postponed until the application has control again.
         self._session = session
         self.opened = self.unsettled = True
         self._opened_at = monotonic()
+        self._rules.stats.open_time.add(self._opened_at - began)
 
     @calls_application
     def _usable(self, source: SessionSource) -> bool:
-        """Ask whether the session can still be used; its server may have been away meanwhile."""
+        """Return whether the session can still be used; the database server may have closed it."""
         if not self._rules.check:
             return True
         try:
@@ -143,9 +147,9 @@ class SlotSession:
             detach(self._session)
 
     def settle(self, *, aborted: bool, anywhere: bool) -> None:
-        """Clean up after a job, which may have been aborted, and that anywhere, such as within a statement.
+        """Clean up after a job; `anywhere` is true if the job may have been aborted within a database statement.
 
-        The session is discarded then, or when it cannot be reset.
+        After such an abort, or a failed reset, the session is discarded.
         """
         guards.settle(aborted=aborted)
         if self.opened:
@@ -154,42 +158,45 @@ class SlotSession:
 
     def _settle(self, anywhere: bool) -> None:
         source = self._rules.source
-        if anywhere or (self.touched and source is not None and not self._cleaned_up("reset", source.reset)):
-            self.discard()
+        if anywhere:
+            self.discard("aborted")
+        elif self.touched and source is not None and not self._cleaned_up("reset", source.reset):
+            self.discard("reset_failed")
         elif self._rules.limits.too_old(self._opened_at, now := monotonic()):
-            self.close()
+            self.close("too_old")
         elif self.touched:
             self._used_at = now
         self.touched = False
 
     def stale(self, now: float) -> bool:
-        """Say whether the session should be closed, while its slot is idle."""
+        """Return whether the session of an idle slot should be closed."""
         return self.opened and self._rules.limits.stale(self._opened_at, self._used_at, now)
 
-    def close(self) -> None:
-        """Close the session and what guards watch here, if anything is open; the next use opens others."""
+    def close(self, cause: str) -> None:
+        """Close the session, and the connections that guards watch in this greenlet; the next use opens new ones."""
         guards.leave()
         if self._rules.source is not None:
-            self._end("close", self._rules.source.close)
+            self._end("close", self._rules.source.close, cause)
 
-    def discard(self) -> None:
-        """Give the session up, if it is open: nobody knows its state."""
+    def discard(self, cause: str) -> None:
+        """Discard the session, if it is open, as its state is unknown."""
         if self._rules.source is not None:
-            self._end("discard", self._rules.source.discard)
+            self._end("discard", self._rules.source.discard, cause)
 
-    def _end(self, name: str, function: Callable[[Any], object]) -> None:
+    def _end(self, name: str, function: Callable[[Any], object], cause: str) -> None:
         if self.opened:
             self.opened = self.touched = False
+            self._rules.stats.add_discard(cause)
             self._cleaned_up(name, function)
             self._session = None
 
     def _cleaned_up(self, name: str, function: Callable[[Any], object]) -> bool:
-        """Call a clean-up function with the time it may take; say whether it worked, log it if not."""
+        """Call a clean-up function, for `CLEANUP_SECONDS` at most. Log a failure; return whether the call succeeded."""
         try:
             with gevent.Timeout(CLEANUP_SECONDS):
                 function(self._session)
         except Abort:
-            # A session that was found unusable is given up for a request whose time is over meanwhile.
+            # The request reached its deadline while its unusable session was being discarded.
             raise
         except BaseException as error:
             text = "could not %s a session of worker %d; it is not used again"
@@ -199,14 +206,13 @@ class SlotSession:
 
 
 def current_session() -> Any:
-    """Return the database session of the running request, opening it if its slot has none yet.
+    """Return the database session of the running request; open a session if the request's slot has none yet.
 
-    For the greenlet that runs the request and whatever it calls; a greenlet spawned by a handler must be handed
-    the session. Raises `NoCurrentJob` elsewhere, and `SessionUnavailable` (the request is then answered 503) when
-    `db_init_func` fails.
+    Call this in the greenlet that runs the request, and pass the session on to greenlets that a handler spawns. Raises
+    `NoCurrentJob` in other greenlets, and `SessionUnavailable` if `db_init_func` fails; the response is then 503.
     """
-    slot = getattr(getcurrent(), "intralb_slot", None)
-    if slot is None or not slot.interruptible:
+    slot = current_slot()
+    if slot is None or slot.job is None or not slot.interruptible:
         raise NoCurrentJob(
             "there is no running request in this greenlet; call current_session() in the handler "
             "and pass the session on to greenlets and threads that you start"
@@ -219,10 +225,10 @@ def current_session() -> Any:
 
 
 class CurrentSession:
-    """What `environ["intralb.session"]` holds: it stands for `current_session()` and opens it on first use.
+    """The value of `environ["intralb.session"]`: a proxy for `current_session()`, which opens the session at first use.
 
-    Attribute access, item access, calling, iterating and `with` go to the session itself. Where the very object
-    is needed (`isinstance`, C functions that check its type), call `current_session()`.
+    Attribute access, item access, calls, iteration and `with` are passed on to the session. If the session object
+    itself is needed (for `isinstance`, or C functions that check its type), call `current_session()`.
     """
 
     __slots__ = ()

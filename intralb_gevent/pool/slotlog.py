@@ -1,61 +1,67 @@
-"""Log records of an application's exceptions, written by the greenlet in which it has failed.
+"""Logs exceptions that an application raises, in the greenlet in which it failed.
 
-Nothing that happens meanwhile gets further: a logging handler may wait, and an application may have left a
-`gevent.Timeout` that is due then, or a greenlet that kills the one it was started from.
+While a logging handler waits, a `gevent.Timeout` that the application has left behind may expire, or a greenlet of the
+application may kill this one. So no exception leaves this module.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable
-from typing import Final
+from collections.abc import Hashable, Mapping
+from typing import Any, Final
 
 import gevent
 
+from ..hub.forks import when_isolated
+from ..hub.log import HubLog
+from ..hub.loghandlers import LOGGER
+from ..hub.repeats import Repeats
 from ..naming import type_name
 from ..quoting import quoted
 from .errortext import error_text
-from .forks import when_isolated
-from .hublog import HubLog
-from .loghandlers import LOGGER
-from .repeats import Repeats
 
 __all__ = ["FAILURES", "ONCE", "tell"]
 
 TELL_SECONDS = 5.0
-"""How long the logging handlers may take before the record is given up."""
+"""Seconds after which a call to the logging handlers is interrupted."""
 
 SAME_SECONDS: Final = 60.0
-"""How long equal failures count together."""
+"""Seconds for which failures of the same kind are counted together."""
 
 MOST: Final = 5
-"""Tracebacks of equal failures that are written in this time; the others are counted."""
+"""Number of tracebacks logged in `SAME_SECONDS` for failures of the same kind; further failures are only counted."""
 
 ONCE: Final = 1
-"""The same for what fails for every request, such as the opening of a session during an outage."""
+"""Number of tracebacks for failures that affect every request, such as a failure to open a session during an outage."""
 
 _MOST_FRAMES: Final = 1000
 
 FAILURES: Final = Repeats(HubLog(LOGGER.log), SAME_SECONDS)
-"""The failures of this process."""
+"""Counts of the repeated failures in this process."""
 
 when_isolated(FAILURES.forget)
 
-_INCOMPLETE = "%s was raised while a record was written, which may be incomplete"
+_INCOMPLETE = "%s was raised while a log record was written; the record may be incomplete"
 
 
-def tell(text: str, *args: object, exc_info: BaseException, most: int = MOST) -> None:
-    """Log an error of the application's, with its traceback, or count it as one more of its kind.
+def tell(
+    text: str,
+    *args: object,
+    exc_info: BaseException,
+    most: int = MOST,
+    fields: Mapping[str, Any] | None = None,
+) -> None:
+    """Log an exception raised by the application with its traceback; only count it if `most` of its kind were logged.
 
-    Raises nothing. `args` must not be the application's.
+    Raises nothing. `args` must not contain objects that belong to the application. `fields` are for a JSON line.
     """
     try:
         if LOGGER.isEnabledFor(logging.ERROR) and _is_new(text, args, exc_info, most):
-            record = _record(text, args, exc_info)
+            record = _record(text, args, exc_info, fields or {})
             with gevent.Timeout(TELL_SECONDS):
                 LOGGER.handle(record)
     except BaseException as error:
-        # Of another greenlet, as this one may be disturbed again.
+        # Log from another greenlet, because this one may be interrupted again.
         gevent.spawn(LOGGER.warning, _INCOMPLETE, type_name(error))
 
 
@@ -64,7 +70,7 @@ def _is_new(text: str, args: tuple[object, ...], error: BaseException, most: int
 
 
 def _raised_at(error: BaseException) -> Hashable:
-    """Return the place at which an exception was raised."""
+    """Return the file and line at which an exception was raised."""
     trace = error.__traceback__
     for _ in range(_MOST_FRAMES):
         if trace is None or trace.tb_next is None:
@@ -73,10 +79,11 @@ def _raised_at(error: BaseException) -> Hashable:
     return trace and (trace.tb_frame.f_code.co_filename, trace.tb_lineno)
 
 
-def _record(text: str, args: tuple[object, ...], error: BaseException) -> logging.LogRecord:
-    """Return a record with the traceback as text, so that formatters need not call the exception's code again."""
-    told = error_text(error)
-    exc_info = (type(error), error, error.__traceback__) if told.harmless else None
+def _record(text: str, args: tuple[object, ...], error: BaseException, fields: Mapping[str, Any]) -> logging.LogRecord:
+    """Return a record with the formatted traceback, so that formatters do not call the exception's code again."""
+    described = error_text(error)
+    exc_info = (type(error), error, error.__traceback__) if described.harmless else None
     record = LOGGER.makeRecord(LOGGER.name, logging.ERROR, __file__, 0, text, args, exc_info)
-    record.exc_text = quoted(told.text)
+    record.exc_text = quoted(described.text)
+    record.intralb_fields = {**fields, "traceback": described.text}
     return record

@@ -1,10 +1,8 @@
-"""How a socket ends: whether the peer has closed it, and a reset in the place of a regular end.
+"""Detects whether a peer has closed its connection, and resets a TCP connection instead of closing it normally.
 
-Decides how the system is asked and told. It must not know what was sent.
-
-TCP does not tell a peer that has closed from one that has only finished sending: both send a FIN, and only bytes that
-are sent to it afterwards are answered by a reset. A unix socket tells (POLLHUP). It cannot be reset, though: its end
-always looks regular.
+TCP does not distinguish a peer that has closed the connection from one that has only finished sending: both send a FIN,
+and only data sent afterwards makes a closed peer answer with a reset. A unix socket does distinguish the two (POLLHUP).
+But a unix socket cannot be reset, so its end always looks normal.
 """
 
 from __future__ import annotations
@@ -19,21 +17,21 @@ from typing import Any, Final
 
 from gevent.monkey import get_original
 
-__all__ = ["has_hung_up", "is_tcp", "reset_when_closed", "unacknowledged"]
+__all__ = ["has_hung_up", "is_tcp", "reset_now", "reset_when_closed", "unacknowledged"]
 
 _poll: Final[Callable[[], Any]] = get_original("select", "poll")
 _NO_LINGERING: Final = struct.pack("ii", 1, 0)
 
 
 def has_hung_up(sock: Any) -> bool:
-    """Say whether the peer is known to have closed the connection, and not just its sending half. Never waits."""
+    """Return whether the peer is known to have closed the connection, and not just its sending half. Never waits."""
     poll = _poll()
     poll.register(sock.fileno(), 0)
     return any(events & (select.POLLHUP | select.POLLERR) for _, events in poll.poll(0))
 
 
 def is_tcp(sock: Any) -> bool:
-    """Say whether a socket is one of TCP."""
+    """Return whether a socket is a TCP socket."""
     try:
         sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
     except OSError:
@@ -42,7 +40,7 @@ def is_tcp(sock: Any) -> bool:
 
 
 def unacknowledged(sock: Any) -> int:
-    """Return how many bytes were sent that the peer's system has not acknowledged; 0 where that is not known."""
+    """Return how many sent bytes the peer's kernel has not acknowledged; 0 if the number is unknown."""
     try:
         answer: bytes = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))
     except OSError:
@@ -52,8 +50,16 @@ def unacknowledged(sock: Any) -> int:
 
 
 def reset_when_closed(sock: Any) -> None:
-    """Have the close of a TCP socket reset the connection, which drops what was not acknowledged. Raises nothing."""
+    """Make closing a TCP socket reset the connection and discard unacknowledged bytes. Raises nothing."""
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGERING)
     except OSError:
         return
+
+
+def reset_now(sock: Any) -> None:
+    """Reset an outer server's connection, because a normal close would look like the end of the response."""
+    reset_when_closed(sock)
+    # Close the socket now, because gunicorn would first shut it down normally. pywsgi's socket stays open until
+    # pywsgi closes it.
+    sock.close()

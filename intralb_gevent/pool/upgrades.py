@@ -1,35 +1,55 @@
-"""Connections that applications take over, such as for WebSockets, from the offer in the environ to their end.
+"""Connections that applications take over, for example for WebSockets.
 
-The environ of a request that offers an upgrade holds a `FirstUse`. Its first use takes the connection over: the request
-counts as completed with status 101, its slot is replaced, its deadline is lifted, and nothing but the application
-writes to the socket. This module must not know how a connection releases its socket.
+The environ of a request that offers an upgrade contains a `FirstUse`. The first use of a `FirstUse` takes over the
+connection: the request counts as completed with status 101, its slot is replaced, its deadline is removed, and only the
+application writes to the socket.
 """
 
 from __future__ import annotations
 
 import _socket
 import logging
+import os
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final, Protocol
 
 from gevent import GreenletExit, Timeout
+from gevent.socket import wait_read
 
 from ..errors import Abort, UpgradesFull
+from ..hub.forks import close_copy
 from ..naming import type_name
-from .forks import close_copy
+from ..stdlib import monotonic
 from .guards import CLEANUP_SECONDS
+from .socketends import unacknowledged
 
 __all__ = ["SOCKET_KEY", "SWITCHING", "FirstUse", "Holder", "Upgrade", "Upgrades", "made_of", "says_end", "shut_down"]
 
 logger = logging.getLogger("intralb_gevent")
 
 SOCKET_KEY: Final = "gunicorn.socket"
-"""Where the environ has the socket: simple-websocket, and with it flask-sock and python-engineio, look there."""
+"""Environ key of the socket; read by simple-websocket, and so by flask-sock and python-engineio, which use that."""
 
 SWITCHING: Final = "101 Switching Protocols"
 
 _PEEK: Final = socket.MSG_PEEK | socket.MSG_DONTWAIT
+
+LINGER_SECONDS = 2.0
+"""Seconds without progress after which a connection is closed although its client has not closed it."""
+
+_LINGER_MOST_SECONDS: Final = 30.0
+"""Maximum seconds for which a client may read the last data of an application."""
+
+_LOOK_SECONDS: Final = 0.1
+"""Interval, in seconds, at which the client's progress is looked at while it sends nothing."""
+
+_DISCARDED_BYTES: Final = 64 * 1024
+"""Bytes that are read at a time from a client whose data is discarded."""
+
+_QUESTIONS: Final = frozenset({"family", "type", "proto", "getpeername", "getsockname", "getsockopt", "setsockopt"})
+"""Names that an application can use on a socket without taking over the connection."""
 
 _CLOSED: Final = frozenset(
     {
@@ -38,23 +58,26 @@ _CLOSED: Final = frozenset(
         ("geventwebsocket.exceptions", "WebSocketError"),
     }
 )
-"""What libraries raise where the application goes on with a WebSocket that is closed."""
+"""Exceptions that WebSocket libraries raise when the application uses a closed WebSocket."""
 
 
 class FirstUse:
-    """Stands in an environ for an object that is made at its first use.
+    """A placeholder in an environ for an object that is created when it is first used.
 
-    Copying the environ, showing it, and asking for the truth of this are no use of it.
+    Copying or printing the environ, and testing the truth value of this object, do not count as a use. Neither do
+    questions about a socket, because the application may ask them and respond normally; `asked` answers them.
     """
 
-    __slots__ = ("_made", "_make")
+    __slots__ = ("_asked", "_made", "_make")
 
+    _asked: Any
     _made: Any
     _make: Callable[[], Any]
 
-    def __init__(self, make: Callable[[], Any]) -> None:
+    def __init__(self, make: Callable[[], Any], asked: Any = None) -> None:
         object.__setattr__(self, "_make", make)
         object.__setattr__(self, "_made", None)
+        object.__setattr__(self, "_asked", asked)
 
     def __repr__(self) -> str:
         return "<the connection of this request, which is taken over by its first use>"
@@ -62,6 +85,8 @@ class FirstUse:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
+        if self._made is None and self._asked is not None and name in _QUESTIONS:
+            return getattr(self._asked, name)
         return getattr(made_of(self), name)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -75,7 +100,7 @@ class FirstUse:
 
 
 def made_of(value: Any) -> Any:
-    """Return the object that a `FirstUse` stands for, and any other value as it is."""
+    """Return the object that a `FirstUse` stands for, created if necessary; return any other value unchanged."""
     if type(value) is not FirstUse:
         return value
     if value._made is None:
@@ -84,10 +109,10 @@ def made_of(value: Any) -> Any:
 
 
 def says_end(error: BaseException) -> bool:
-    """Return whether an exception only says that a connection has ended, and not that the application has failed.
+    """Return whether an exception only reports the end of a connection, and not a failure of the application.
 
-    Those of ours and of WebSocket libraries do, and what libraries raise so that gunicorn or Werkzeug answer nothing:
-    `StopIteration` and `ConnectionError`.
+    The exceptions that report an end are our own, those of WebSocket libraries, and `StopIteration` and
+    `ConnectionError`, which libraries raise so that gunicorn or Werkzeug sends no response.
     """
     kinds = {(kind.__module__, kind.__name__) for kind in type(error).__mro__}
     ours = isinstance(error, (Abort, GreenletExit, StopIteration, ConnectionError))
@@ -99,21 +124,64 @@ def shut_down(sock: Any) -> None:
     try:
         getattr(sock, "_sock", sock).shutdown(socket.SHUT_RDWR)
     except (AttributeError, OSError):
-        # It is closed, or there is none.
+        # The socket is closed already, or is None.
         return
 
 
-class Upgrade:
-    """A connection that an application has taken over; `sock` is a blocking socket of gevent's, or one used like it."""
+def _let_client_read(sock: Any) -> None:
+    """End the output, and discard the client's data until the client has closed the connection or makes no progress.
 
-    __slots__ = ("at_end", "over", "sock")
+    Closing a socket with unread input resets the connection, and so discards what the client has not received yet.
+    """
+    plain = getattr(sock, "_sock", sock)
+    # Use a duplicate, because another greenlet of the application may read from the socket and then close it.
+    copy = _socket.socket(fileno=os.dup(plain.fileno()))
+    try:
+        copy.setblocking(False)
+        copy.shutdown(socket.SHUT_WR)
+        _discard_input(copy)
+        # The application may have closed its socket meanwhile, and a forked process may hold another duplicate.
+        copy.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        # The connection is broken.
+        return
+    finally:
+        copy.close()
+
+
+def _discard_input(plain: Any) -> None:
+    left, end = unacknowledged(plain), monotonic() + _LINGER_MOST_SECONDS
+    until = monotonic() + LINGER_SECONDS
+    while (now := monotonic()) < end:
+        if (still_left := unacknowledged(plain)) < left:
+            left, until = still_left, now + LINGER_SECONDS
+        if now >= until or not _discard_some(plain):
+            return
+
+
+def _discard_some(plain: Any) -> bool:
+    """Discard data that arrives within `_LOOK_SECONDS`; return False at the end of the input."""
+    try:
+        wait_read(plain.fileno(), _LOOK_SECONDS, TimeoutError("timed out"))
+        return bool(plain.recv(_DISCARDED_BYTES))
+    except (TimeoutError, BlockingIOError):
+        # Another greenlet may have read the data.
+        return True
+
+
+class Upgrade:
+    """A connection that an application has taken over; `sock` is a blocking gevent socket, or a similar object."""
+
+    __slots__ = ("at_end", "complete", "over", "sock")
 
     def __init__(self, sock: Any) -> None:
         self.sock = sock
         self.over = False
-        """Whether the connection had ended before the application did."""
+        """True if the connection had ended before the application did."""
+        self.complete = False
+        """True if the application has returned, and not failed."""
         self.at_end: Callable[[], object] | None = None
-        """Called when the application has ended, in its greenlet, before the socket is closed."""
+        """Function called when the application has ended, in its greenlet, before the socket is closed."""
 
     def __repr__(self) -> str:
         return f"<Upgrade {'over' if self.over else self.sock!r}>"
@@ -133,69 +201,87 @@ class Upgrade:
             return True
 
     def close(self) -> None:
-        """Close what the application has left open; called in its greenlet when it has ended."""
+        """Close the connection after the application has ended; called in the application's greenlet."""
         self.over = self.has_ended()
         try:
             if self.at_end is not None:
                 self._call_at_end(self.at_end)
         finally:
             self.at_end = None
-            # Not only this descriptor: the application may have duplicated it.
+            self._end_output()
+            # Closing this descriptor would not be enough, because the application may have duplicated it.
             self.shut_down()
             self.sock.close()
+
+    def _end_output(self) -> None:
+        """Let a client that is still there receive what the application has sent last."""
+        if self.has_ended():
+            return
+        if self.complete:
+            # Over TLS, this sends the close_notify without which the data would look incomplete.
+            with suppress(OSError):
+                self.sock.shutdown(socket.SHUT_WR)
+        _let_client_read(self.sock)
 
     def _call_at_end(self, at_end: Callable[[], object]) -> None:
         try:
             with Timeout(CLEANUP_SECONDS):
                 at_end()
         except Exception as error:
-            # The application, or its client, has left the connection in a state in which a library cannot end it.
+            # The application or client has left the connection in a state in which the WebSocket library cannot end it.
             logger.debug("could not end %r: %s", self, type_name(error))
         except Timeout:
             logger.debug("could not end %r in time", self)
 
     def shut_down(self) -> None:
-        """End the connection in both directions, so that whoever waits for the socket sees the end; never waits."""
+        """End the connection in both directions, so that every greenlet waiting for the socket sees it; never waits."""
         shut_down(self.sock)
 
     def isolate(self) -> None:
-        """Close the copy of the socket in a process that a handler has forked."""
+        """Close this process's copy of the socket, in a process that a handler has forked."""
         self.over = True
         close_copy(self.sock)
 
     def is_end(self, error: BaseException) -> bool:
-        """Return whether an exception is the end of the application's work, as any is once the connection has ended."""
+        """Return whether an exception is a normal end of the application, as any is once the connection has ended."""
         return self.over or says_end(error)
 
 
 class Holder(Protocol):
-    """Runs an application that has taken over a connection, such as a slot."""
+    """An object, such as a slot, that runs an application which has taken over a connection."""
 
     def shut_down_upgrade(self) -> None:
         """End the connection, so that the application sees its end; never waits."""
 
     def isolate_upgrade(self) -> None:
-        """Close the copy of the socket in a process that a handler has forked."""
+        """Close this process's copy of the socket, in a process that a handler has forked."""
 
     def kill_upgrade(self) -> None:
-        """End the application where it waits; called outside of its greenlet, never waits."""
+        """Abort the application in its current wait; called outside of its greenlet, never waits."""
 
 
 class Upgrades:
-    """The applications that hold connections which they have taken over, at most `most` of them if that is a number."""
+    """The applications that have taken over connections: at most `most` of them, or any number if `most` is None."""
 
-    def __init__(self, most: int | None) -> None:
+    def __init__(self, most: int | None, changed: Callable[[], object]) -> None:
         self._most = most
+        self._changed = changed
+        """Function to call after an application has ended."""
         self.holders: set[Holder] = set()
 
     def __repr__(self) -> str:
         return f"<Upgrades {len(self.holders)} of {'any number' if self._most is None else self._most}>"
 
     def enter(self, holder: Holder) -> None:
-        """Take in one more; raises `UpgradesFull` if there is no place for it."""
+        """Add an application; raises `UpgradesFull` if the limit is reached."""
         if self._most is not None and len(self.holders) >= self._most:
             raise UpgradesFull(f"{self._most} connections are taken over already, which is max_upgraded")
         self.holders.add(holder)
+
+    def leave(self, holder: Holder) -> None:
+        """Remove an application that has ended."""
+        self.holders.discard(holder)
+        self._changed()
 
     def shut_down(self) -> None:
         """End all connections, so that the applications see their end."""
@@ -203,11 +289,11 @@ class Upgrades:
             holder.shut_down_upgrade()
 
     def kill(self) -> None:
-        """End all applications that have not ended yet."""
+        """Abort all applications that have not ended yet."""
         for holder in self.holders:
             holder.kill_upgrade()
 
     def isolate(self) -> None:
-        """Close the copies of all sockets in a process that a handler has forked."""
+        """Close this process's copies of all sockets, in a process that a handler has forked."""
         for holder in self.holders:
             holder.isolate_upgrade()

@@ -1,1 +1,1 @@
-"""What belongs to the process as a whole: its signals, its log files, and its end."""
+"""The state of the whole process: its signals, its log files, and its exit."""

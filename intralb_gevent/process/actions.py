@@ -1,7 +1,7 @@
-"""What the kernel does with a signal: the part of it that Python does not know.
+"""Reads and restores the kernel's action for a signal, including handlers that Python does not know.
 
-Code in C, such as gevent's event loop and `faulthandler`, installs handlers without Python. `signal.getsignal` still
-says SIG_DFL then, and `signal.signal` would replace the handler without a trace.
+C code, such as gevent's event loop and `faulthandler`, installs signal handlers without informing Python.
+`signal.getsignal` then still returns SIG_DFL, and `signal.signal` would replace the handler without returning it.
 """
 
 from __future__ import annotations
@@ -15,24 +15,27 @@ from typing import Final
 __all__ = ["Action"]
 
 _STRUCT_BYTES: Final = 512
-"""More than a `struct sigaction` has."""
+"""Size in bytes of a buffer that holds any `struct sigaction`."""
 
 _POINTER: Final = ctypes.sizeof(ctypes.c_void_p)
 _FLAGS_AT: Final = _POINTER + 128
-"""Behind the handler and the mask, in glibc and musl."""
+"""Offset of the flags in the `struct sigaction` of glibc and musl, where the flags follow the handler and the mask."""
 
 _SA_SIGINFO: Final = 4
 _PLAIN: Final = (0, 1)
-"""SIG_DFL and SIG_IGN."""
+"""Addresses that are not handlers: SIG_DFL and SIG_IGN."""
 
 
 class Action:
-    """The action for one signal as it was when this was made; unknown where the C library has no sigaction()."""
+    """The kernel's action for one signal at the time when this object was created.
+
+    The kernel's action is unknown if the C library has no sigaction().
+    """
 
     def __init__(self, number: int) -> None:
         self._number = number
         self.python = signal.getsignal(number)
-        """What Python says about it."""
+        """The signal's action as Python reports it."""
         self._struct = ctypes.create_string_buffer(_STRUCT_BYTES)
         self._known = False
         with contextlib.suppress(OSError, AttributeError):
@@ -43,27 +46,27 @@ class Action:
 
     @property
     def address(self) -> int:
-        """Where the handler is; SIG_DFL is 0, and SIG_IGN is 1."""
+        """Address of the signal's handler; 0 is SIG_DFL, and 1 is SIG_IGN."""
         return int.from_bytes(self._struct.raw[:_POINTER], sys.byteorder)
 
     @property
     def in_c(self) -> bool:
-        """Whether code in C has installed the handler."""
+        """True if C code has installed the handler."""
         return self.address not in _PLAIN and not callable(self.python)
 
     @property
     def is_default(self) -> bool:
-        """Whether the signal has neither a handler nor is ignored."""
+        """True if the signal has no handler and is not ignored."""
         return self.python == signal.SIG_DFL and self.address == 0
 
     def call(self) -> None:
-        """Call a handler in C, unless it wants to know about the sender."""
+        """Call the handler in C, unless it expects information about the sender (SA_SIGINFO)."""
         flags = int.from_bytes(self._struct.raw[_FLAGS_AT : _FLAGS_AT + 4], sys.byteorder)
         if not flags & _SA_SIGINFO:
             ctypes.CFUNCTYPE(None, ctypes.c_int)(self.address)(self._number)
 
     def restore(self) -> None:
-        """Make this the action again, for Python and for the kernel."""
+        """Restore this action, both in Python and in the kernel."""
         signal.signal(self._number, signal.SIG_DFL if self.python is None else self.python)
         if self.in_c:
             ctypes.CDLL(None).sigaction(self._number, self._struct, None)

@@ -1,10 +1,10 @@
-"""Ends the child processes that Python itself would have ended, where the process exits without that.
+"""Ends the child processes that Python itself would end at a regular exit; used when this process exits in another way.
 
-Python terminates daemonic processes of `multiprocessing`, and closes the queues of a `ProcessPoolExecutor`, whose
-workers then return. Otherwise they would stay for ever, as each of them keeps the queue open that it waits for. Other
-children are the application's own affair.
+At a regular exit, Python terminates daemonic processes of `multiprocessing`. Python also closes the queues of a
+`ProcessPoolExecutor`, so that its worker processes return. Otherwise, these workers would never end, because each of
+them keeps open the queue that it reads. The application itself must end other children.
 
-A native thread calls this while the main thread is stuck, so nothing here takes a lock or uses gevent.
+A native thread calls this code while the main thread is blocked, so it neither takes a lock nor uses gevent.
 """
 
 from __future__ import annotations
@@ -21,8 +21,12 @@ __all__ = ["end_children"]
 
 
 def end_children() -> None:
-    """Send SIGTERM to the children that Python would end; those of a parent of this process are none of them."""
-    # Modules that are half imported, or of another version of Python, have other attributes.
+    """Send SIGTERM to the children that Python would end.
+
+    If this process was forked, it may have inherited records of its parent's children; the children of the parent get
+    no signal.
+    """
+    # A partially imported module, or another version of Python, may lack these attributes.
     with contextlib.suppress(Exception):
         for pid in {*_daemons(), *_executor_workers()}:
             if _parent(pid) in _possible_parents():
@@ -49,7 +53,7 @@ def _possible_parents() -> set[int | None]:
 
 
 def _parent(pid: int) -> int:
-    """Return the parent of a process; 0 if it has ended, or the system does not tell."""
+    """Return the id of a process's parent; 0 if the process has ended or if its parent is unknown."""
     try:
         return int(pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     except (OSError, ValueError):

@@ -1,9 +1,10 @@
-"""Ends the process at a given moment, whatever it waits for.
+"""Ends the process at a given time, even if the process is still waiting for something.
 
-At its end Python waits without a limit for non-daemon threads, executors, `atexit` functions and child processes. A
-native thread keeps the limit: neither a loop in Python, nor a wait in C that has released the interpreter, holds it up.
-A thread inside `faulthandler` stands behind it, which needs no interpreter at all, for C code that does not release it
-and for the finalization of Python.
+At exit, Python waits without a limit for non-daemon threads, executors, `atexit` functions and child processes. In this
+module, a native thread enforces a time limit. This thread runs even while Python code loops, or while C code waits
+without the global interpreter lock (GIL). If this thread cannot run, a thread of `faulthandler` ends the process. The
+thread of `faulthandler` does not need the interpreter: it also works while C code holds the GIL, and while Python is
+being finalized.
 """
 
 from __future__ import annotations
@@ -23,26 +24,27 @@ from greenlet import getcurrent
 
 from .children import end_children
 from .leftovers import describe
+from .logline import LINES
 from .outlet import drain
 
 __all__ = ["END", "LEAST_SECONDS", "ProcessEnd"]
 
 LEAST_SECONDS: Final = 3.0
-"""How long Python may take to end at least, also where graceful_timeout_seconds is shorter. Some `atexit` functions,
-such as Sentry's, wait 2 seconds for a server that does not answer."""
+"""Minimum number of seconds that Python may take to exit, even if graceful_timeout_seconds is shorter. Some `atexit`
+functions, such as Sentry's, wait 2 seconds for a server that does not respond."""
 
 _POLL_SECONDS: Final = 0.05
 _BACKSTOP_SECONDS: Final = 2.0
-"""How much later `faulthandler` ends the process if the native thread has not."""
+"""Seconds from the time limit until `faulthandler` ends the process, if the native thread has not done so."""
 
 _WRITE_SECONDS: Final = 1.0
-"""How long the last line waits for a standard error that takes nothing."""
+"""Maximum number of seconds to wait for a blocked standard error before writing the final message."""
 
 _DRAIN_SECONDS: Final = 0.5
-"""How long the log waits for it before."""
+"""Maximum number of seconds to wait for queued log records before writing the final message."""
 
 _LINE_BYTES: Final = 4096
-"""As much as a pipe takes in one piece."""
+"""Maximum size in bytes of a line that a pipe accepts either completely or not at all."""
 
 _sleep: Callable[[float], None] = get_original("time", "sleep")
 _start_thread: Callable[..., int] = get_original("_thread", "start_new_thread")
@@ -51,13 +53,13 @@ _poll: Callable[[], Any] = get_original("select", "poll")
 
 
 class ProcessEnd:
-    """The latest moment at which this process ends, and the exit code that it has then."""
+    """The latest time at which this process ends, and its exit code if it is still running at that time."""
 
     def __init__(self) -> None:
         self.at = math.inf
-        """In `time.monotonic()` seconds."""
+        """Latest time at which the process ends, in `time.monotonic()` seconds; infinity if no time is set."""
         self.look: Callable[[], object] = int
-        """Called by the native thread several times a second."""
+        """Function that the native thread calls several times a second."""
         self._code = 1
         self._pid = 0
         self._main: Any = None
@@ -70,23 +72,23 @@ class ProcessEnd:
 
     @property
     def in_sight(self) -> bool:
-        """Whether the process has such a moment."""
+        """True if a time for the end of the process is set."""
         return self.at < math.inf
 
     def by(self, at: float, stage: str, code: int = 1) -> None:
-        """End the process at this moment, in `time.monotonic()` seconds, with this code; a later call counts instead.
+        """End the process at the time `at`, in `time.monotonic()` seconds, with an exit code; later calls replace both.
 
-        `stage` says for the last line what was not over by then. Never waits, and may be called in any thread and in
-        signal handlers.
+        The final message reports that `stage` had not finished. This method never waits, and can be called in any
+        thread and in signal handlers.
         """
         self._stage, self._code = stage, code
         self.move(at)
 
     def move(self, at: float) -> None:
-        """Change the moment only."""
+        """Change only the time at which the process ends."""
         self.at = at
         if self._pid != os.getpid():
-            # Where the system allows no more threads, this is tried again with the next call.
+            # If no more threads can be started, the next call of this method tries again.
             with contextlib.suppress(RuntimeError):
                 _start_thread(self._keep, ())
                 self._pid = os.getpid()
@@ -100,27 +102,30 @@ class ProcessEnd:
                 faulthandler.dump_traceback_later(left, exit=True, file=descriptor)
 
     def _disarm(self) -> None:
-        """Stop the thread inside `faulthandler` before a fork: the child would wait for it for ever at its own end."""
+        """Stop the thread of `faulthandler` before a fork; otherwise, the child would wait for it forever at exit."""
         if self.in_sight:
             faulthandler.cancel_dump_traceback_later()
 
     def remember_main(self) -> None:
-        """Remember this thread, which must be the main one, and its main greenlet: the last line tells their place."""
+        """Record the current thread as the main thread, and its main greenlet, for the final message."""
         self._main_ident = _ident()
         self._main = getcurrent()
         while self._main.parent is not None:
             self._main = self._main.parent
 
     def left(self) -> str:
-        """Return what is still there, for the last line."""
+        """Return a description of what is still running, for the final message."""
         try:
             return f"still there: {describe(self._main, self._main_ident)}"
         except Exception as error:
             return repr(error)
 
     def now(self, left: str = "") -> NoReturn:
-        """Write what is (or was) left as one line on the standard error, and end the process."""
-        line = f"intralb-gevent: {self._stage}; {left or self.left()}; exits with code {self._code}"
+        """Write one line about what is still running to the standard error, and end the process.
+
+        `left` describes what is or was still running; by default, it is determined now.
+        """
+        line = LINES.line("CRITICAL", f"{self._stage}; {left or self.left()}; exits with code {self._code}")
         end_children()
         drain(_DRAIN_SECONDS)
         _write(line)
@@ -133,12 +138,12 @@ class ProcessEnd:
         self.now()
 
     def _forget(self) -> None:
-        # The thread is the parent's.
+        # Forget the native thread, because it exists only in the parent.
         self.at, self._pid, self.look = math.inf, 0, int
 
 
 def _standard_error() -> int | None:
-    """Return the descriptor of the standard error, None if the process was started without one or has closed it."""
+    """Return the file descriptor of the standard error; None if it is closed."""
     try:
         return sys.__stderr__.fileno()  # type: ignore[union-attr]
     except (AttributeError, OSError, ValueError):
@@ -157,4 +162,4 @@ def _write(line: str) -> None:
 
 
 END: Final = ProcessEnd()
-"""The end of this process."""
+"""The only `ProcessEnd` of this process."""

@@ -1,8 +1,9 @@
-"""Gives memory that has been freed back to the system, after a peak.
+"""Returns freed memory to the kernel after a peak.
 
-glibc keeps what is freed between pieces that are in use, so a process whose clients once made it keep much would have
-all of that for ever. Its malloc_trim() takes tens of milliseconds for a gigabyte, in which others may wait for memory:
-so it is called seldom, in a native thread, and never where other C libraries have none.
+glibc keeps free memory that lies between blocks in use, so a process would forever keep the memory that it needed at
+its highest load. The function malloc_trim() returns this memory. The call takes tens of milliseconds per gigabyte,
+during which other threads may have to wait before they can allocate memory. Therefore, malloc_trim() is called rarely,
+in a native thread. Only glibc has this function.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
 
 def resident() -> int:
-    """Return how many bytes this process has in memory; raises OSError where the system does not tell."""
+    """Return the resident memory of this process in bytes; raises OSError if it cannot be read."""
     with open("/proc/self/statm", "rb") as file:
         return int(file.read().split()[1]) * _PAGE_BYTES
 
 
 class FreedMemory:
-    """Looks now and then, as long as it is entered, whether freed memory is to be given back."""
+    """A context manager that periodically checks whether to return freed memory."""
 
     LOOK_SECONDS = 5.0
 
@@ -63,7 +64,7 @@ class FreedMemory:
                 self._running = True
                 get_original("_thread", "start_new_thread")(self._trim_now, (self._trimming,))
         except (OSError, RuntimeError):
-            # Out of descriptors, or of threads: there will be some at a later look.
+            # The process has run out of file descriptors or threads; a later check will try again.
             self._running = False
 
     def _trim_now(self, trimming: Trimming) -> None:
@@ -72,7 +73,7 @@ class FreedMemory:
             self._trim(0)
             trimming.trimmed(monotonic(), before, resident())
         except OSError:
-            # It cannot be measured now, and is looked at again.
+            # Memory cannot be measured now; a later check will try again.
             pass
         finally:
             self._running = False

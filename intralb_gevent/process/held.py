@@ -1,9 +1,9 @@
-"""Keeps the actions of some signals ours while an application sets others, as a request may do at any time.
+"""Keeps this package's actions for some signals, even if the application sets other actions, for example in a request.
 
-A request that ignores SIGTERM for a moment would lose the one that arrives meanwhile, and SIG_DFL would end the process
-at once. So what an application sets is only remembered: `signal.getsignal` returns it, and the owner of the actions
-calls it. `signal.signal` and gevent's look up the functions that are replaced here at each call, so copies of them
-behave the same.
+If a request could ignore SIGTERM for a moment, a SIGTERM that arrives in that moment would be lost. If a request could
+set SIG_DFL, SIGTERM would end the process immediately. Therefore, an action that the application sets is only recorded:
+`signal.getsignal` returns this action, and the owner of the signals calls it. `signal.signal` and gevent's version look
+up the replaced functions at each call, so existing references to them behave in the same way.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from typing import Any, Final
 
 __all__ = ["HeldActions", "action_of"]
 
-# Type checkers do not know it.
+# Import the module by name, because type checkers do not know it.
 _signal: Any = import_module("_signal")
 _set: Final[Callable[[int, Any], Any]] = _signal.signal
 _PLAIN: Final = (_signal.SIG_DFL, _signal.SIG_IGN)
 
 action_of: Final[Callable[[int], Any]] = _signal.getsignal
-"""What Python really does with a signal."""
+"""Function that returns Python's actual action for a signal."""
 
 
 class HeldActions:
-    """The signals whose actions are kept, and what the application has set for them since."""
+    """The signals whose actions are kept, and the actions that the application has set for them."""
 
     def __init__(self) -> None:
         self._ours: dict[int, Any] = {}
@@ -34,19 +34,19 @@ class HeldActions:
         return f"<HeldActions of {sorted(self._ours)}, {len(self._set)} of them set by the application>"
 
     def hold(self, shown: Mapping[int, Any]) -> None:
-        """Keep the present actions of these signals; `shown` is what an application sees in their place."""
+        """Keep the current actions of the signals in `shown`; its values are the actions that the application sees."""
         self._ours = dict(shown)
         self._replace(self._signal, self._getsignal)
 
     def release(self) -> dict[int, Any]:
-        """Keep them no more; return what the application has set for each of them that it has set."""
+        """Stop keeping the actions, and return the actions that the application has set."""
         if self._ours:
             self._replace(_set, action_of)
         chosen, self._ours, self._set = self._set, {}, {}
         return chosen
 
     def seen(self, number: int) -> Any:
-        """Return the action of a kept signal as the application sees it."""
+        """Return the action that the application sees for a signal whose action is kept."""
         return self._set.get(number, self._ours.get(number))
 
     @staticmethod
@@ -59,7 +59,8 @@ class HeldActions:
     def _signal(self, number: int, action: Any, /) -> Any:
         if number not in self._ours or not (callable(action) or action in _PLAIN):
             return _set(number, action)
-        # Changes nothing, but raises what the application expects in a thread that may not set it.
+        # Set the current action again: this has no effect, except that it raises the usual error outside of the main
+        # thread.
         _set(number, action_of(number))
         earlier = self.seen(number)
         self._set[number] = action

@@ -1,8 +1,8 @@
-"""Lets `_thread.interrupt_main()` interrupt the request that asks for it, and not the server.
+"""Makes `_thread.interrupt_main()` interrupt the request that calls it, instead of the server.
 
-Recipes for timeouts call it in a `threading.Timer` and catch KeyboardInterrupt. Python then behaves as if SIGINT had
-arrived, down to the byte in the wakeup pipe, so no handler of signals could tell it from the operator's. A timer that
-has outlived its request interrupts nothing.
+Common recipes for timeouts call this function in a `threading.Timer` and catch KeyboardInterrupt. Python then behaves
+exactly as if SIGINT had arrived: Python even writes a byte to the wakeup pipe, so a signal handler cannot distinguish
+this call from a signal. A timer that fires after its request has ended interrupts nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Final
 
 from gevent import getcurrent
 
-from ..pool.slotgreenlet import request_of
+from ..aborts.slotgreenlet import request_of
 from .signals import SIGNALS
 
 __all__ = ["keep_interrupts_in_requests"]
@@ -26,7 +26,7 @@ _NOBODY: Final = "_thread.interrupt_main() was called outside of a running reque
 
 
 def keep_interrupts_in_requests() -> None:
-    """Replace the function; where no server serves, the new one does the same."""
+    """Replace `_thread.interrupt_main`; while no server is serving, the new function behaves like the original."""
     _thread.interrupt_main = _interrupt_main
 
 

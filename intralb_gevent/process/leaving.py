@@ -1,8 +1,9 @@
-"""Takes the steps of Python's own end, each in bounded time, before the command line returns.
+"""Performs the steps of Python's own exit, each in bounded time, before the command line returns.
 
-Python waits first for non-daemon threads and executors, then runs the `atexit` functions. Where threads are left when
-their time is over, the `atexit` functions run all the same, so that what they log and flush is not lost. The workers of
-a busy ProcessPoolExecutor are ended before, for one of these functions waits for them.
+Python first waits for non-daemon threads and executors, and then runs the `atexit` functions. If threads are still
+running when their time is over, the `atexit` functions run nevertheless, so that data that these functions log and
+flush is not lost. One of the `atexit` functions waits for the workers of a busy ProcessPoolExecutor, so these workers
+are ended first.
 """
 
 from __future__ import annotations
@@ -20,17 +21,18 @@ import gevent
 
 from .children import end_children
 from .ending import END, LEAST_SECONDS
+from .logline import complain
 
 __all__ = ["leave", "run_and_leave"]
 
 _ATEXIT_SECONDS: Final = 2.0
-"""How long `atexit` functions may take after threads that have used up their time."""
+"""Maximum number of seconds for the `atexit` functions after threads have used up all the time."""
 
 _STAGE: Final = f"Python did not end within {LEAST_SECONDS:g} s"
 
 
 def run_and_leave(run: Callable[[], int]) -> int:
-    """Run the program and return its exit code; from its end on the process ends in bounded time."""
+    """Run the program and return its exit code; after this function returns, the process ends in bounded time."""
     END.remember_main()
     try:
         code = run()
@@ -47,14 +49,14 @@ def run_and_leave(run: Callable[[], int]) -> int:
 def _exit_code(ending: SystemExit) -> int:
     if ending.code is None or isinstance(ending.code, int):
         return ending.code or 0
-    print(ending.code, file=sys.stderr)
+    complain(str(ending.code))
     return 1
 
 
 def leave(code: int) -> None:
-    """Wait for what Python waits for, within the time that is left; end the process if that is not enough."""
+    """Wait for everything for which Python waits at its exit; if the time left does not suffice, end the process."""
     if not END.in_sight:
-        # No shutdown has set one: a command has failed, or was `check`.
+        # No shutdown has set a time limit, because a command has failed, or the command was `check`.
         END.by(monotonic() + LEAST_SECONDS, _STAGE, code)
     until = END.at
     END.move(until + _ATEXIT_SECONDS)
@@ -64,10 +66,10 @@ def leave(code: int) -> None:
 
 
 def _threads_have_ended(until: float) -> bool:
-    # Without a reference: gevent still notices when only threads are left that nothing can wake, and goes on.
+    # Pass ref=False, so that gevent ends the wait if nothing but this timer could wake it.
     timeout = gevent.Timeout.start_new(max(0.0, until - monotonic()), ref=False)
     try:
-        # Python calls the same when this program has returned, and it does nothing then.
+        # Python calls this function again after the program has returned; the second call does nothing.
         vars(threading)["_shutdown"]()
     except gevent.Timeout as error:
         return error is not timeout

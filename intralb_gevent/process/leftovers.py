@@ -1,7 +1,7 @@
-"""Describes in one line what keeps a process from ending: threads, children, and what its main thread does.
+"""Describes in one line what prevents a process from ending: threads, child processes, and the main thread's stack.
 
-A native thread asks while the main thread is stuck, so nothing here takes a lock that the main thread may hold, and
-nothing here uses gevent.
+A native thread calls this code while the main thread is blocked, so it neither uses gevent nor takes a lock that the
+main thread may hold.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-__all__ = ["child_processes", "describe", "threads_left"]
+__all__ = ["child_processes", "describe", "place", "threads_left"]
 
 _FRAMES = 6
 _NAMES = 20
@@ -23,11 +23,11 @@ _OURS = __name__.rpartition(".")[0]
 
 
 def describe(main: Any, ident: int) -> str:
-    """Return what is left of this process; `main` is the main greenlet, `ident` the native id of the main thread."""
+    """Return the description; `main` is the main greenlet, and `ident` is the native id of the main thread."""
     parts = [
         _listed("threads", threads_left()),
         _listed("child processes", child_processes()),
-        f"the main thread is at {_place(main, ident)}",
+        f"the main thread is at {place(main, ident)}",
     ]
     return "; ".join(filter(None, parts))
 
@@ -38,8 +38,8 @@ def _listed(kind: str, names: list[str]) -> str:
 
 
 def threads_left() -> list[str]:
-    """Return the names of the threads that Python waits for at its end."""
-    # Not threading.enumerate(): it takes a lock.
+    """Return the names of the threads for which Python waits at its exit."""
+    # Do not call threading.enumerate(), because it takes a lock.
     active: dict[int, threading.Thread] = vars(threading).get("_active", {})
     main = threading.main_thread()
     return [thread.name for thread in list(active.values()) if not thread.daemon and thread is not main]
@@ -64,13 +64,13 @@ def _status(pid: str) -> tuple[str, str, str]:
     return pid, rest.split()[0], name
 
 
-def _place(main: Any, ident: int) -> str:
-    """Return the innermost frames of what the main thread runs, or of the main greenlet if the loop is idle."""
+def place(main: Any, ident: int) -> str:
+    """Return the innermost frames of the main thread, or of the main greenlet if the loop is idle."""
     frames = list(_outwards(sys._current_frames().get(ident)))
     idle = not frames or (frames[0].f_code.co_name == "run" and _module(frames[0]) == "gevent.hub")
     if idle and main is not None:
         frames = list(_outwards(main.gr_frame)) or frames
-    # The frames of gevent say little, unless there are no others.
+    # Show frames of gevent only if there are no other frames.
     telling = [each for each in frames if not _module(each).startswith("gevent.")] or frames
     return ", called by ".join(map(_shown, telling[:_FRAMES])) or "its end"
 
@@ -80,7 +80,7 @@ def _module(frame: FrameType) -> str:
 
 
 def _outwards(frame: FrameType | None) -> Iterator[FrameType]:
-    """Yield the frames from the innermost to the outermost, without those of this package."""
+    """Yield the frames from the innermost to the outermost, except those of this package."""
     while frame is not None:
         if not _module(frame).startswith(_OURS):
             yield frame

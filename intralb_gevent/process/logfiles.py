@@ -1,4 +1,4 @@
-"""Reopens the files that `logging` writes to, so that a rotated file is let go of."""
+"""Reopens the files to which `logging` writes, so that it no longer writes to files that were rotated."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ __all__ = ["reopen_log_files"]
 
 
 def reopen_log_files() -> int:
-    """Close the file of every `logging.FileHandler`, which opens it anew for its next record; return how many.
+    """Close the file of every `logging.FileHandler`, and return the number of closed files.
 
-    Waits for the handlers' locks, so it must not be called in the hub.
+    Each handler reopens its file when it writes its next record. This function waits for the locks of the handlers, so
+    it must not be called in the hub.
     """
     handlers = [reference() for reference in list(vars(logging)["_handlerList"])]
     return sum(_reopen(handler) for handler in handlers if isinstance(handler, logging.FileHandler))
@@ -28,7 +29,7 @@ def _close_stream(handler: logging.FileHandler) -> bool:
     stream = handler.stream
     if stream is None:
         return False
-    # A file that nobody has moved must not be truncated.
+    # Reopen in append mode, so that a file that was not moved is not truncated.
     handler.mode = handler.mode.replace("w", "a").replace("x", "a")
     handler.stream = None
     stream.close()

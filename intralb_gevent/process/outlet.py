@@ -1,14 +1,15 @@
-"""Writes to a descriptor of the log without ever waiting for it in the thread that has something to write.
+"""Writes log records to a descriptor without ever blocking the thread that logs.
 
-A pipe whose reader has stopped takes nothing, and a plain `write()` to it would stop the whole process: its requests,
-its probes, and its end. So a record is written at once if the descriptor takes it, and otherwise kept, up to a bound,
-for a native thread that waits in place of everybody. What is beyond the bound, or cannot be written at all, is dropped,
-counted, and reported in one line when writing is possible again.
+A pipe whose reader has stalled accepts no data. A plain `write()` to such a pipe would block the whole process,
+including its responses to probes and its exit. Therefore, a record is written immediately only if the descriptor
+accepts it. Otherwise, the record is queued, up to a limit, and a native thread, which is allowed to block, writes it.
+Records beyond the limit, and records that cannot be written, are dropped and counted; one line reports their number
+once writing is possible again.
 
-A record that is taken at once is written before the caller goes on. The last words of a program that crashes, or that
-blocks the interpreter in C, are not lost in a queue.
+A record that the descriptor accepts immediately is written before the caller continues. Therefore, the last records of
+a program that crashes, or that blocks the interpreter in C, are not lost in a queue.
 
-Nothing here uses gevent, or a lock that is held while something waits.
+This code does not use gevent, and never waits while it holds a lock.
 """
 
 from __future__ import annotations
@@ -28,28 +29,31 @@ from typing import Any, Final
 
 from gevent.monkey import get_original
 
+from .logline import LINES
+
 __all__ = ["Outlet", "drain", "outlet_of", "records_dropped"]
 
 MOST_RECORDS: Final = 10_000
-"""Records that wait for one descriptor."""
+"""Maximum number of records queued for one descriptor."""
 
 MOST_BYTES: Final = 16 * 1024 * 1024
-"""How many bytes they have at most; a single larger record is still taken."""
+"""Maximum size in bytes of all queued records; a larger record is accepted only if the queue is empty."""
 
 PIECE_BYTES: Final = 4096
-"""Bytes of one `write()` that may block: as much as a pipe that is ready surely takes."""
+"""Maximum size in bytes of a `write()` to a blocking descriptor; a pipe that is reported as writable accepts this many
+bytes."""
 
 BATCH_BYTES: Final = 64 * 1024
-"""Bytes that the thread joins, of records that wait."""
+"""Size in bytes up to which the native thread joins queued records into one write."""
 
 DRAIN_SECONDS: Final = 1.0
-"""How long the end of the process waits for a reader."""
+"""Maximum number of seconds for which the process waits at its exit until all records are read."""
 
 LOOK_SECONDS: Final = 0.1
-"""How often it is looked whether the descriptor is of another file meanwhile."""
+"""Seconds between two checks of whether the descriptor now refers to another file."""
 
 _STANDARD: Final = (0, 1, 2)
-"""Descriptors that programs direct to another file by `dup2()`."""
+"""Standard descriptors, which programs redirect by `dup2()`."""
 
 _rlock: Callable[[], Any] = get_original("_thread", "RLock")
 _allocate_lock: Callable[[], Any] = get_original("_thread", "allocate_lock")
@@ -60,13 +64,13 @@ _socket: Any = get_original("socket", "socket")
 
 
 class _File:
-    """A descriptor of our own for the file behind another one."""
+    """A private descriptor for the file to which another descriptor refers."""
 
     def __init__(self, descriptor: int) -> None:
         status = os.fstat(descriptor)
         self.identity = (status.st_dev, status.st_ino)
         self.at_once = True
-        """Whether `write` never waits: it writes what is taken now, and raises BlockingIOError if that is nothing."""
+        """True if `write` never blocks: it then writes as much as the file accepts, or raises BlockingIOError."""
         self.socket: Any = None
         if stat.S_ISSOCK(status.st_mode):
             self.socket = _socket(fileno=os.dup(descriptor))
@@ -77,23 +81,23 @@ class _File:
             self.descriptor = os.dup(descriptor)
 
     def close(self) -> None:
-        """Close this descriptor."""
+        """Close the private descriptor."""
         if self.socket is None:
             os.close(self.descriptor)
         else:
             self.socket.close()
 
     def _open_again(self, descriptor: int) -> None:
-        """Open it with O_NONBLOCK, which must not be set on the one that other processes share."""
+        """Open the file again, with O_NONBLOCK; the original must stay blocking, because other processes share it."""
         try:
             flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
             self.descriptor = os.open(f"/proc/self/fd/{descriptor}", flags)
         except OSError:
-            # No /proc, or it is another user's, as after a change of the user.
+            # There is no /proc, or the file belongs to another user because the process has changed its user.
             self.descriptor, self.at_once = os.dup(descriptor), False
 
     def write(self, data: bytes) -> int:
-        """Write some of the data, and return how many bytes. Raises OSError."""
+        """Write some of the data, and return the number of written bytes. Raises OSError."""
         if self.socket is None:
             return os.write(self.descriptor, data)
         sent: int = self.socket.send(data, socket.MSG_DONTWAIT)
@@ -101,27 +105,27 @@ class _File:
 
 
 class Outlet:
-    """What is to be written to one descriptor, in its order. Its methods may be called in any thread."""
+    """A queue of records for one descriptor. All methods can be called in any thread."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._follows = descriptor in _STANDARD
         self._file: _File | None = None
         self._look_at = 0.0
-        """When to look whether the descriptor is of another file by now, in `time.monotonic()` seconds."""
+        """Time of the next check whether the descriptor refers to another file, in `time.monotonic()` seconds."""
         self._lock = _rlock()
         self._waiting: deque[bytes] = deque()
         self._bytes = 0
         self._full = False
         self._busy = False
-        """Whether the thread writes something, which is not among those that wait any more."""
+        """True while the native thread writes records that it has removed from the queue."""
         self._wake: Any = None
-        """Held until the thread has something to do; None if there is no thread."""
+        """A lock that is released when the native thread has work to do; None if there is no native thread."""
         self._closed = False
         self._partial = self._torn = False
-        """Whether the last record is written in part so far; and whether its rest was dropped."""
+        """`_partial` is True if the last record is only partly written, and `_torn` if its rest was dropped."""
         self.dropped = 0
-        """Records that were not written, or not whole."""
+        """Number of records that were not written, or only partly."""
         self._reported = 0
         self._why = ""
         with contextlib.suppress(OSError):
@@ -133,11 +137,11 @@ class Outlet:
 
     @property
     def idle(self) -> bool:
-        """Whether all is written."""
+        """True if all records are written or dropped."""
         return not (self._waiting or self._busy)
 
     def write(self, record: bytes) -> None:
-        """Write a record, or keep it to be written. Never waits, and raises nothing."""
+        """Write a record, or queue it; this method never waits or raises an exception."""
         with self._lock:
             if not (self._waiting or self._busy):
                 record = self._write_at_once(record)
@@ -145,7 +149,7 @@ class Outlet:
                 self._keep(record)
 
     def close(self) -> None:
-        """Close the descriptor as soon as all is written."""
+        """Close the descriptor as soon as all records are written."""
         with self._lock:
             self._closed = True
             if self._wake is not None:
@@ -154,7 +158,7 @@ class Outlet:
                 self._end()
 
     def drain(self, until: float) -> None:
-        """Wait until all is written, up to this moment in `time.monotonic()` seconds. It blocks the event loop."""
+        """Wait until all records are written, or until the `time.monotonic()` time `until`. Blocks the event loop."""
         with self._lock:
             if self._waiting:
                 self._awaken()
@@ -162,15 +166,15 @@ class Outlet:
             _sleep(0.002)
 
     def forget(self) -> None:
-        """Leave what waits to the parent, in a process that has just been forked. The thread is the parent's."""
+        """Drop the queue in a process that has just been forked; the parent and its thread write these records."""
         self._lock = _rlock()
         self._waiting.clear()
         self._bytes, self._busy, self._full, self._wake = 0, False, False, None
 
-    # In the thread of the caller, with the lock.
+    # The methods below run in the caller's thread, with the lock held.
 
     def _write_at_once(self, record: bytes) -> bytes:
-        """Write what the descriptor takes now, and return the rest."""
+        """Write the part of the record that the descriptor accepts now, and return the rest."""
         file = self._file if monotonic() < self._look_at else self._present_file()
         if file is None:
             self._drop(1, "the descriptor is closed")
@@ -197,7 +201,7 @@ class Outlet:
         self._awaken()
 
     def _is_full(self, more: int) -> bool:
-        """Return whether a record must be dropped: from the bound on until half of what waits is written."""
+        """Return whether to drop a record; once the queue is full, this is the case until half of it is written."""
         share = 0.5 if self._full else 1.0
         few = len(self._waiting) < share * MOST_RECORDS and self._bytes + more <= share * MOST_BYTES
         self._full = not few and bool(self._waiting)
@@ -210,22 +214,22 @@ class Outlet:
     def _awaken(self) -> None:
         if self._wake is None:
             wake = _allocate_lock()
-            # Where the system allows no more threads, this is tried again with the next record.
+            # If no more threads can be started, the next record tries again.
             with contextlib.suppress(RuntimeError):
                 _start_thread(self._deliver_all, (wake,))
                 self._wake = wake
         elif self._wake.locked():
             self._wake.release()
 
-    # In any thread.
+    # The methods below run in any thread.
 
     def _preface(self) -> bytes:
-        """Return what comes before the next record: the end of a torn line, and the number of records dropped."""
+        """Return the text to write before the next record: the end of a torn line, and a note on dropped records."""
         if self.dropped == self._reported:
             return self._new_line()
         self._reported = self.dropped
-        text = f"intralb_gevent: records of the log were dropped, {self.dropped} in all: {self._why}\n"
-        return self._new_line() + text.encode()
+        text = f"records of the log were dropped, {self.dropped} in all: {self._why}"
+        return self._new_line() + f"{LINES.line('WARNING', text)}\n".encode()
 
     def _new_line(self) -> bytes:
         torn, self._torn = self._torn, False
@@ -244,7 +248,7 @@ class Outlet:
         self._why = why
 
     def _present_file(self) -> _File | None:
-        """Return the file behind the descriptor, which is another one after a `dup2()`; None if it is closed."""
+        """Return the file to which the descriptor refers now, after any `dup2()`; None if it is closed."""
         self._look_at = monotonic() + LOOK_SECONDS
         if not self._follows:
             return self._file
@@ -267,7 +271,7 @@ class Outlet:
         if self.dropped:
             _GONE.append(self.dropped)
 
-    # In the native thread.
+    # The methods below run in the native thread.
 
     def _deliver_all(self, wake: Any) -> None:
         failed = False
@@ -279,7 +283,10 @@ class Outlet:
         self._end()
 
     def _take(self, failed: bool) -> tuple[bytes, int] | None:
-        """Take records that wait, or a line about those that were dropped, unless the last attempt has failed."""
+        """Return queued records and their number; None if there are none.
+
+        If no records are queued, return a line about dropped records instead, unless the last write has failed.
+        """
         with self._lock:
             self._busy = False
             if not self._waiting and self.dropped != self._reported and not failed:
@@ -294,7 +301,7 @@ class Outlet:
             return (b"".join(taken), len(taken)) if taken else None
 
     def _delivered(self, data: bytes, records: int) -> bool:
-        """Write, however long it takes; return False if it fails."""
+        """Write the data, however long that takes; return False if writing fails."""
         try:
             with self._lock:
                 data = self._new_line() + data
@@ -322,13 +329,16 @@ class Outlet:
 
 _OUTLETS: Final[weakref.WeakSet[Outlet]] = weakref.WeakSet()
 _GONE: Final[list[int]] = []
-"""How many records were dropped by outlets that are closed."""
+"""Number of records that each closed outlet has dropped."""
 
 _BY_STREAM: Final[weakref.WeakKeyDictionary[Any, Outlet]] = weakref.WeakKeyDictionary()
 
 
 def outlet_of(stream: Any) -> Outlet | None:
-    """Return the outlet for the descriptor of a text file, the same for the same file; None for any other object."""
+    """Return the outlet for a text file's descriptor; None for any other object.
+
+    Calls with the same file return the same outlet.
+    """
     outlet = getattr(stream, "intralb_outlet", None)
     if outlet is not None:
         return outlet if isinstance(outlet, Outlet) else None
@@ -343,12 +353,12 @@ def outlet_of(stream: Any) -> Outlet | None:
 
 
 def records_dropped() -> int:
-    """Return how many records of the log this process could not write."""
+    """Return how many log records this process could not write."""
     return sum(outlet.dropped for outlet in list(_OUTLETS)) + sum(_GONE)
 
 
 def drain(seconds: float) -> None:
-    """Wait until all records are written, at most so long. It blocks the event loop: for the end of the process."""
+    """Wait up to `seconds` until all records are written. This call blocks the event loop, so use it only at exit."""
     until = monotonic() + seconds
     for outlet in list(_OUTLETS):
         outlet.drain(until)
@@ -359,6 +369,6 @@ def _forget() -> None:
         outlet.forget()
 
 
-# Registered before the functions of the application, and so called after them.
+# Register this before the application registers its functions, so that it is called after them.
 atexit.register(drain, DRAIN_SECONDS)
 os.register_at_fork(after_in_child=_forget)

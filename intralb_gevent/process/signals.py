@@ -1,11 +1,12 @@
-"""The signals of a serving process: which of them shut it down, and what becomes of the others.
+"""The handling of signals in a serving process.
 
-SIGTERM, SIGINT and SIGQUIT begin a shutdown, and force it when they arrive again. SIGUSR1 reopens log files. Others
-that would end or stop the process by default, and that tools send to servers, are ignored with a line in the log.
-Handlers of the application are kept: those for SIGTERM and SIGINT are called too, those for the others stay alone.
+The first SIGTERM, SIGINT or SIGQUIT begins a shutdown, and further ones force it. SIGUSR1 reopens log files. Some other
+signals that tools send to servers would end or stop the process by default; these signals are ignored, with a line in
+the log. The application's handlers for SIGTERM and SIGINT are called as well; its handlers for other signals stay
+installed.
 
-Each signal is reported twice, by Python's handler and by the wakeup pipe: the handler alone has not run while the main
-thread is blocked in C, and the pipe alone sees a signal after code in C has replaced the handler.
+Each signal is reported twice, by Python's handler and by the wakeup pipe. The handler alone would not suffice, because
+it does not run while the main thread is blocked in C, and because C code may have replaced it.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from typing import Any, Final, Protocol
 import gevent
 from gevent.monkey import get_original
 
-from ..pool.forks import when_isolated
-from ..pool.hublog import HubLog
-from ..pool.loghandlers import LOGGER
-from ..pool.watchdog import while_blocked
+from ..aborts.blockedloop import while_blocked
+from ..hub.forks import when_isolated
+from ..hub.log import HubLog
+from ..hub.loghandlers import LOGGER
 from ..quoting import quoted
 from .actions import Action
 from .ending import END
@@ -39,10 +40,11 @@ _Handler = Callable[[int, FrameType | None], object]
 
 ALWAYS_SHUT_DOWN: Final = (signal.SIGTERM, signal.SIGINT)
 IGNORED: Final = (signal.SIGHUP, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU, signal.SIGALRM)
-"""SIGALRM, as two requests with timeouts of their own can leave an armed timer without a handler."""
+"""Signals that are ignored. The ignored signals include SIGALRM, because two requests that each use a SIGALRM timeout
+can leave an armed timer without a handler."""
 
 FORCED: Final = 2
-"""The signal of this number gives running requests no more time, and every later one ends the process at once."""
+"""Number of signals after which running requests get no more time; each further signal ends the process immediately."""
 
 _TERMINAL: Final = (signal.SIGTTIN, signal.SIGTTOU)
 _ident: Callable[[], int] = get_original("_thread", "get_ident")
@@ -50,26 +52,31 @@ _rlock: Callable[[], Any] = get_original("_thread", "RLock")
 
 
 class Stoppable(Protocol):
-    """What signals shut down."""
+    """An object that can be shut down by signals, such as a server."""
 
     ends_process: bool
-    """Whether the process ends with it."""
+    """True if the process ends after the shutdown."""
 
     @property
     def over(self) -> bool:
-        """Whether it has been shut down."""
+        """True once the object has been shut down."""
 
     def request(self) -> None:
-        """Begin, or give no more time. Must not wait, and may be called in any thread."""
+        """Begin the shutdown, or force it if it has begun. Must not wait; can be called in any thread."""
+
+    def plan(self) -> str:
+        """Return what a shutdown that begins now finishes, and until when, for the log; '' for nothing."""
 
 
 class Signals:
-    """The handlers of this process, installed as long as there is something to shut down."""
+    """The signal handlers of this process, which are installed while there is something to shut down."""
 
     def __init__(self) -> None:
         self.log = HubLog(LOGGER.log)
         self.serving = 0
-        """How many servers serve for ever."""
+        """Number of servers that are running in `serve_forever`."""
+        self.on_hangup: Callable[[], object] | None = None
+        """Function that is called in a greenlet after SIGHUP; None if SIGHUP is ignored."""
         self._stoppables: list[Stoppable] = []
         self._replaced: dict[int, Action] = {}
         self._in_c: dict[int, tuple[Action, ...]] = {}
@@ -77,6 +84,10 @@ class Signals:
         self._shown: _Handler = self._on_chained
         self._watchers: list[Any] = []
         self._shutting_down: frozenset[int] = frozenset()
+        self._once: frozenset[int] = frozenset()
+        """Signals of which only the first occurrence counts."""
+        self._first_handled: set[int] = set()
+        self._first_seen: set[int] = set()
         self._loop: Any = None
         self._wakeup: Wakeup | None = None
         self._lock = _rlock()
@@ -89,45 +100,47 @@ class Signals:
 
     @property
     def installed(self) -> bool:
-        """Whether the handlers are ours."""
+        """True while the handlers of this package are installed."""
         return bool(self._replaced)
 
     def owns(self, number: int) -> bool:
-        """Whether the present handler of this signal is ours."""
+        """Return whether the current handler of the signal is a method of this object."""
         return getattr(action_of(number), "__self__", None) is self
 
-    # Installed, and undone.
+    # Installing and restoring.
 
-    def shut_down(self, stoppable: Stoppable, taken: Collection[int | None] = ()) -> None:
-        """Let signals shut this down; `taken` are numbers that have another meaning in this process.
+    def shut_down(self, stoppable: Stoppable, taken: Collection[int | None] = (), once: Collection[int] = ()) -> None:
+        """Let signals shut down `stoppable`; `taken` lists the signals that have another use in this process.
 
-        Raises `ValueError` when this is not the main thread.
+        `once` lists the signals that a supervisor repeats until the process ends; only the first occurrence of each
+        counts. Raises `ValueError` if the current thread is not the main thread.
         """
         self._stoppables = [each for each in self._stoppables if not each.over]
+        self._once = frozenset(once)
         self._stoppables.append(stoppable)
         self.watch()
         if not self._replaced:
             self._install(taken)
 
     def watch(self) -> None:
-        """Let signals wake the event loop; a process that was forked before it serves begins anew."""
+        """Let signals wake the event loop through a pipe; a process that was forked before serving needs its own."""
         if self._stoppables and self._wakeup is None:
             self._loop = gevent.get_hub().loop
-            self._wakeup = Wakeup(self._loop, self._taken)
+            self._wakeup = Wakeup(self._loop, self._drained)
 
     def is_over(self) -> None:
-        """Undo all when nothing is left to shut down, unless a signal has asked for the end of the process."""
+        """Restore all actions if nothing is left to shut down, unless a signal is ending the process."""
         if self._acted == 0 and all(each.over for each in self._stoppables):
             self.restore()
 
     def restore(self) -> None:
-        """Undo all: every signal does again what it did before, and the earlier wakeup descriptor is set."""
+        """Restore the earlier action of every signal, and the earlier wakeup descriptor."""
         if self._wakeup is not None:
             self._wakeup.close()
         self._forget()
 
     def restore_in_child(self) -> None:
-        """Undo all in a process that has just been forked, and leave the pipe to the parent. May be called again."""
+        """Restore all actions in a forked process; the parent keeps the pipe. This method can be called repeatedly."""
         if self._wakeup is not None:
             self._wakeup.close_in_child()
         self._forget()
@@ -145,15 +158,17 @@ class Signals:
                 signal.signal(number, chosen[number])
         self._watchers, self._replaced, self._in_c = [], {}, {}
         self._handled = self._seen = self._acted = 0
+        self._first_handled.clear()
+        self._first_seen.clear()
 
     def _is_ours(self, number: int) -> bool:
         return self.owns(number) or (number in _TERMINAL and signal.getsignal(number) == signal.SIG_IGN)
 
     def _block(self) -> None:
-        """Block signals in this thread for the time of a fork: the handlers must not meet one in the child.
+        """Block signals in this thread during a fork, so that no signal is lost in the child.
 
-        Python drops in the child what its handlers have not taken up by then. A signal that a parent sends to a child
-        at once would be lost.
+        After a fork, Python discards the child's signals that its handlers have not processed yet. Without blocking, a
+        signal that the parent sends immediately after the fork would be lost.
         """
         self._masks[_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, self._replaced)
 
@@ -161,7 +176,7 @@ class Signals:
         signal.pthread_sigmask(signal.SIG_SETMASK, self._masks.pop(_ident()))
 
     def _after_fork_in_child(self) -> None:
-        """Keep the handlers only if the child was forked before the servers serve, to serve itself."""
+        """Keep the handlers only if the fork happened before serving; in that case, the child may become a server."""
         self._lock = _rlock()
         try:
             if self.serving:
@@ -184,13 +199,14 @@ class Signals:
             if number not in taken and Action(number).is_default:
                 self._replaced[number] = Action(number)
                 signal.signal(number, handler)
-                # System calls go on, as C libraries may take an interrupted one for a failure.
+                # Let the kernel restart system calls, because C libraries may treat an interrupted call as a failure.
                 signal.siginterrupt(number, False)
 
     def _replace(self, number: int, handler: _Handler) -> None:
         earlier = self._replaced[number] = Action(number)
-        # The watcher does nothing. As there is one, gevent leaves the action alone when the application starts or stops
-        # another, and what gevent would have installed for the first can be called for all of them.
+        # Start a watcher that does nothing. While this watcher exists, gevent does not change the signal's action when
+        # the application starts or stops another watcher. The watcher also reveals gevent's handler, which this object
+        # calls for all watchers.
         watcher = self._loop.signal(number, ref=False)
         watcher.start(int)
         self._watchers.append(watcher)
@@ -200,17 +216,20 @@ class Signals:
         in_c = {each.address: each for each in (gevents, earlier) if each.address not in (0, 1, pythons)}
         self._in_c[number] = tuple(in_c.values())
 
-    # In the main thread, between two bytecodes of what it runs.
+    # The methods below run in the main thread, between two bytecodes.
 
     def _on_shutdown(self, number: int, frame: FrameType | None) -> None:
         try:
             self._handle(number, frame)
         except Exception:
-            # Such as RecursionError, where the application has no frame left. The pipe reports the signal, too.
+            # The exception may be a RecursionError, if the application is at the recursion limit. The wakeup pipe also
+            # reports the signal.
             return
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         with self._lock:
+            if self._is_repeated(number, self._first_handled):
+                return
             self._handled += 1
             self._act(number)
         for action in self._in_c[number]:
@@ -219,7 +238,7 @@ class Signals:
         self._call_in_greenlet(self._replaced[number].python if chosen is self._shown else chosen, number, frame)
 
     def _on_chained(self, number: int, frame: FrameType | None) -> None:
-        """Stand for our handler towards the application, which may call it in a handler of its own."""
+        """Act as the handler that the application sees as current, and that the application's own handler may call."""
         if not self.installed:
             return
         with self._lock:
@@ -236,8 +255,12 @@ class Signals:
         self._in_hub(gevent.spawn, self._reopen)
 
     def _on_ignored(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP and self.on_hangup is not None:
+            self._in_hub(gevent.spawn, self.on_hangup)
+            return
         if number in _TERMINAL:
-            # The kernel would send another one at each attempt of a background process to use its terminal.
+            # Ignore further signals of this number, because the kernel sends one whenever a background process uses its
+            # terminal.
             signal.signal(number, signal.SIG_IGN)
         self.say(logging.WARNING, f"{_name(number)} is ignored; SIGTERM shuts down, SIGUSR1 reopens log files")
 
@@ -248,36 +271,43 @@ class Signals:
         gevent.spawn(self._call, handler, number, frame)
 
     def _call(self, handler: _Handler, number: int, frame: FrameType | None) -> None:
-        """Call a handler of the application in a greenlet, where it may wait; what it raises has no other effect."""
+        """Call a handler of the application in a greenlet, where it may wait; log any exception."""
         try:
             handler(number, frame)
         except (SystemExit, KeyboardInterrupt):
-            # It asks for the end of the process, which has begun.
+            # The application's handler requests the end of the process, but the shutdown has already begun.
             return
         except BaseException:
             text = quoted(traceback.format_exc())
             self.log.record(logging.ERROR, lambda: f"the application's handler of {_name(number)} failed:\n{text}")
 
-    # In any thread.
+    # The methods below run in any thread.
 
     def notice(self) -> None:
-        """Take note of signals that the main thread has not been able to handle; never waits.
+        """Process signals that the main thread has not been able to handle; never waits.
 
-        A native thread calls this while the main thread may be blocked in C. From the first signal on, this also makes
-        sure that the process ends in time.
+        A native thread calls this method while the main thread may be blocked in C. The first signal also sets the
+        latest time at which the process ends.
         """
         if self._wakeup is not None:
             self._wakeup.take()
 
-    def _taken(self, numbers: bytes) -> None:
+    def _drained(self, numbers: bytes) -> None:
         with self._lock:
             for number in numbers:
-                if number in self._shutting_down:
+                if number in self._shutting_down and not self._is_repeated(number, self._first_seen):
                     self._seen += 1
                     self._act(number)
 
+    def _is_repeated(self, number: int, before: set[int]) -> bool:
+        """Return whether `before` contains a signal whose first occurrence alone counts; add the signal to it."""
+        if number in before:
+            return number in self._once
+        before.add(number)
+        return False
+
     def _act(self, number: int) -> None:
-        """Act on a signal that has been reported once more than before, by either way."""
+        """Act once on each signal, as soon as either the handler or the pipe reports it."""
         if self._acted >= max(self._handled, self._seen):
             return
         self._acted += 1
@@ -285,20 +315,28 @@ class Signals:
         running = [each for each in self._stoppables if not each.over]
         if not running or self._acted > FORCED:
             END.now()
+        plan = _plan(running)
         for each in running:
             each.ends_process = True
             each.request()
         again = "" if self._acted == 1 else " again: no more time for running requests"
-        self.say(logging.INFO, f"{_name(number)}{again or ': shutting down'}")
+        self.say(logging.INFO, f"{_name(number)}{again or f': {plan}'}")
 
     def say(self, level: int, text: str) -> None:
-        """Log a text in the hub."""
+        """Log a text through the hub."""
         self._in_hub(self.log.record, level, lambda: text)
 
     def _in_hub(self, function: Callable[..., object], *arguments: object) -> None:
-        # The loop may have been destroyed.
+        # Suppress all errors, because the loop may have been destroyed.
         with contextlib.suppress(Exception):
             self._loop.run_callback_threadsafe(function, *arguments)
+
+
+def _plan(running: Collection[Stoppable]) -> str:
+    """Return what the shutdown finishes, for the log; this may be called while the pool changes, in any thread."""
+    with contextlib.suppress(Exception):
+        return "; ".join(filter(None, [each.plan() for each in running])) or "shutting down"
+    return "shutting down"
 
 
 def _name(number: int) -> str:
@@ -306,14 +344,14 @@ def _name(number: int) -> str:
 
 
 SIGNALS: Final = Signals()
-"""The signals of this process."""
+"""The only `Signals` of this process."""
 
 while_blocked(SIGNALS.notice)
 when_isolated(SIGNALS.restore_in_child)
 
 
 def end_as_first_process() -> None:
-    """Let SIGTERM end this process before it serves, also where it is the first one of a container.
+    """Make SIGTERM end this process while it is still starting, even if it is process 1 of a container.
 
     The kernel does not apply the default action of a signal to the first process.
     """
@@ -322,6 +360,6 @@ def end_as_first_process() -> None:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    # An application that has wrapped this handler calls it while the servers shut down.
+    # Do nothing during a shutdown: an application's handler that wraps this one may call it at that time.
     if not SIGNALS.installed:
         os._exit(128 + number)

@@ -1,9 +1,9 @@
-"""What happens to exceptions that no request and no caller receives, while a server serves.
+"""Handles exceptions that reach neither a request nor a caller while a server is running.
 
-gevent throws SystemExit, KeyboardInterrupt and SystemError of any greenlet, timer or native thread into the main
-greenlet, where they would end the server and cut its requests. Here they are logged, and the server goes on. The same
-holds for what a signal handler of the application raises while the event loop waits, unless it asks for the end of the
-process.
+If a greenlet, timer or native thread raises SystemExit, KeyboardInterrupt or SystemError, gevent throws the exception
+into the main greenlet, where it would end the server and its running requests. This module logs the exception instead,
+and the server continues. The same applies to an exception that a signal handler of the application raises while the
+event loop waits, unless the exception requests the end of the process.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from gevent import GreenletExit
 from gevent.exceptions import HubDestroyed
 from gevent.hub import Hub
 
-from ..quoting import quoted
+from ..quoting import escaped, quoted
 from .signals import SIGNALS
 
 __all__ = ["Strays"]
@@ -29,9 +29,10 @@ _End = Callable[[BaseException], None]
 
 
 class Strays:
-    """A context manager that handles the errors of one hub; `end` begins a graceful shutdown because of one.
+    """A context manager that handles the errors reported to one hub.
 
-    Without `end`, and for what another hub or a forked process does, gevent's own ways are kept.
+    `end` is called with an error that requires a graceful shutdown; without `end`, gevent handles such an error. gevent
+    also handles errors in other hubs and in forked processes.
     """
 
     def __init__(self, hub: Hub, end: _End | None = None) -> None:
@@ -51,7 +52,7 @@ class Strays:
         return self
 
     def __exit__(self, *raised: object) -> None:
-        # Each was the hub's own attribute only if the application, or another server, had set it.
+        # Restore the instance attribute if the application or another server had set one; otherwise, delete ours.
         for name, earlier in (("handle_error", self._earlier), ("destroy", self._destroy)):
             if getattr(earlier, "__func__", None) is getattr(Hub, name):
                 delattr(self._hub, name)
@@ -59,20 +60,20 @@ class Strays:
                 setattr(self._hub, name, earlier)
 
     def _handle(self, context: Any, kind: Any, value: Any, trace: TracebackType | None) -> None:
-        """Take the place of `Hub.handle_error`, and must never raise for what is logged here."""
+        """Handle an error in place of `Hub.handle_error`; logging an error must not raise another one."""
         if not self._is_stray(context, kind):
             self._earlier(context, kind, value, trace)
         elif context is None and issubclass(kind, Hub.SYSTEM_ERROR):
-            # A signal handler asks for the end, or the event loop does not work any more.
+            # A signal handler requests the end of the process, or the event loop no longer works.
             self._end(value) if self._end is not None else self._earlier(context, kind, value, trace)
         else:
-            self._log.record(logging.ERROR, lambda: _told(context, kind, value, trace))
+            self._log.record(logging.ERROR, lambda: _described(context, kind, value, trace))
 
     def _is_stray(self, context: Any, kind: Any) -> bool:
         if kind is None or issubclass(kind, (HubDestroyed, GreenletExit)) or os.getpid() != self._pid:
             return False
         if issubclass(kind, KeyboardInterrupt) and not SIGNALS.owns(signal.SIGINT):
-            # It is the operator's.
+            # The operator has sent SIGINT.
             return False
         return context is None or issubclass(kind, Hub.SYSTEM_ERROR)
 
@@ -82,12 +83,12 @@ class Strays:
             return
         stack = "".join(traceback.format_stack(limit=10)[:-1])
         self._log.record(
-            logging.ERROR, lambda: f"the hub is not destroyed, as a server runs on it; that was called at:\n{stack}"
+            logging.ERROR, lambda: f"the hub is not destroyed, as a server runs on it; called at:\n{stack}"
         )
 
 
-def _told(context: Any, kind: type[BaseException], value: Any, trace: TracebackType | None) -> str:
-    """Return the text of a record; the application's `repr` has no part in it."""
+def _described(context: Any, kind: type[BaseException], value: Any, trace: TracebackType | None) -> str:
+    """Return the text of a log record, without calling a `repr` of the application."""
     where = "in a signal handler" if context is None else "outside of requests"
     lines = quoted("".join(traceback.format_exception(kind, value, trace)))
-    return f"{kind.__name__} {where} does not end the server:\n{lines}"
+    return f"{escaped(kind.__name__)} {where} does not end the server:\n{lines}"

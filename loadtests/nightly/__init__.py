@@ -1,1 +1,1 @@
-"""The long tests of the nightly job: `python -m loadtests.storm`, `loadtests.soak` and `loadtests.smuggling`."""
+"""The long tests that the nightly job runs: `python -m loadtests.storm`, `loadtests.soak` and `loadtests.smuggling`."""

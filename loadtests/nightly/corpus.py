@@ -1,7 +1,7 @@
-"""Requests that two readers may understand differently, after RFC 9112: where one ends, and whose the next bytes are.
+"""Ambiguous requests, for which two parsers can find different ends; the cases follow RFC 9112.
 
-Each has a second request in what is its body, or would be for one of the two readers: `/inner`. Nobody may run that.
-Decides which ambiguities there are. It must not know where they are sent.
+Each contains a second request, `/inner`, in bytes that at least one parser treats as the body. `/inner` must never
+run.
 """
 
 from __future__ import annotations
@@ -11,21 +11,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["Ambiguous", "corpus", "mutated"]
-
 _INNER: Final = b"GET /inner/%b HTTP/1.1\r\nHost: x\r\n\r\n"
 _LAST_CHUNK: Final = b"0\r\n\r\n"
 
 
 @dataclass(frozen=True)
 class Ambiguous:
-    """One request, with what is behind it."""
+    """An ambiguous request, with the data that follows it."""
 
     title: str
     data: bytes
     method: str = "POST"
     is_body: bool = True
-    """Whether no reading of the standard makes the inner request one of its own."""
+    """True if the inner request is part of the body by every reading of the standard."""
 
 
 _LENGTHS: Final = (
@@ -33,7 +31,7 @@ _LENGTHS: Final = (
     "00000000000000000000000{}", "{}\x0b", "\x0b{}", "{}\x0c", "{}\x00", "\xb9{}", "{}_0", "_{}",
     "1844674407370955161{}", "", " ", "a", "{}\r", "\r{}", "{}\t5",
 )  # fmt: skip
-"""Ways to write a length; the first {} is the right one."""
+"""Format strings for header fields with a length; the first {} is the correct length."""
 _LENGTH_NAMES: Final = (
     "Content-Length ", "Content-Length\t", " Content-Length", "\tContent-Length", "Content_Length",
     "Content-Length\x00", "Content-Length\x0b", "\x00Content-Length", "Content Length", "\xa0Content-Length",
@@ -115,7 +113,7 @@ _HEADS: Final = {
 
 
 def corpus(name: str) -> Iterator[Ambiguous]:
-    """Make all of them, for a request of this name."""
+    """Yield all requests of the corpus, with `name` in their paths."""
     inner = _INNER % name.encode()
     yield from _lengths(name, inner)
     yield from _codings(name, inner)
@@ -128,7 +126,7 @@ def corpus(name: str) -> Iterator[Ambiguous]:
 
 
 def mutated(ambiguous: Ambiguous, chance: random.Random) -> Ambiguous:
-    """Return one with a few bytes changed; what its inner request is then, only the first reader can tell."""
+    """Return a copy with a few bytes changed, in which `/inner` need not be part of the body."""
     data = bytearray(ambiguous.data)
     for _ in range(chance.randint(1, 3)):
         place = chance.randrange(len(data))
@@ -153,7 +151,7 @@ def _lengths(name: str, inner: bytes) -> Iterator[Ambiguous]:
 
 
 def _is_another(written: str) -> bool:
-    """Say whether a field is well-formed and merely has another name: what follows is then a request of its own."""
+    """Return whether a field has an unknown name; the data after the head is then a separate request."""
     return written in ("Content_Length", "Transfer_Encoding")
 
 
@@ -161,7 +159,7 @@ def _codings(name: str, inner: bytes) -> Iterator[Ambiguous]:
     fields = [(f"Transfer-Encoding: {coding}\r\n", True) for coding in _CODINGS]
     fields += [(f"{field}: chunked\r\n", not _is_another(field)) for field in _CODING_NAMES]
     for coding, is_body in fields:
-        # One reader goes by the length, the other by the chunks; then the other way round.
+        # In `behind`, only a parser that uses the length takes `/inner` as body; in `data`, only one that uses chunks.
         behind = _LAST_CHUNK + inner
         begun = b"%x\r\n" % len(inner)
         for length in (_length(len(behind)), f"content-length: {len(behind)}\r\n"):
@@ -178,14 +176,14 @@ def _chunks(name: str, inner: bytes) -> Iterator[Ambiguous]:
     for written in _CHUNK_HEADS:
         size = _sized(written, len(inner))
         yield Ambiguous(f"chunk {written!r}", head + size + inner + b"\r\n" + _LAST_CHUNK)
-        # The size of one that is counted from another line end, or not at all.
+        # A parser might count the chunk's size from a different line end, or ignore the size.
         yield Ambiguous(f"chunk of two, {written!r}", head + _sized(written, 2) + b"xx\r\n" + _LAST_CHUNK + inner)
     for written in _LAST_CHUNKS:
         yield Ambiguous(f"last chunk {written!r}", head + b"2\r\nxx\r\n" + written + inner)
     for written in _CHUNK_ENDS:
         yield Ambiguous(f"chunk that ends {written!r}", head + b"2\r\nxx" + written + _LAST_CHUNK + inner)
     for written in _TRAILERS:
-        # The trailer section is not over: the inner request would stand in it.
+        # The trailer section has not ended, so the inner request is part of the trailer.
         yield Ambiguous(f"trailer {written!r}", head + b"2\r\nxx\r\n0\r\n" + written + inner)
 
 

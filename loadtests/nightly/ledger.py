@@ -1,9 +1,7 @@
-"""The application of the storm and the soak: it does what a request asks, and keeps a ledger of what it was asked.
+"""The application of the storm and the soak, which simulates work and keeps a ledger of all requests.
 
-A request has a client's number and its own: `/quick?client=3&number=17`. Its answer carries both, in a field and in its
-body. `/books?client=3` has, for each number of that client, how often its request was begun.
-
-Decides what is answered. It must not know why it is asked.
+The query string has the numbers of the client and the request: `/quick?client=3&number=17`. The response repeats both
+numbers in a field and in the body. `/books?client=3` returns how often each request of that client was started.
 """
 
 from __future__ import annotations
@@ -18,10 +16,8 @@ from urllib.parse import parse_qs
 
 from greenlet import greenlet
 
-__all__ = ["AskedForError", "application", "filled", "receipt"]
-
 _TOO_LONG_SECONDS: Final = 30.0
-"""How long a handler lasts that is to be ended by its deadline."""
+"""Duration, in seconds, of a handler that a deadline must abort."""
 _PART_BYTES: Final = 1000
 _BOOKS: Final[dict[int, bytearray]] = {}
 
@@ -30,22 +26,22 @@ Start = Callable[[str, list[tuple[str, str]]], Any]
 
 
 class AskedForError(Exception):
-    """What a client has asked to be raised."""
+    """Raised by a handler because the client requested an exception."""
 
 
 def filled(identity: str, size: int) -> bytes:
-    """Return so many bytes that show in every line whose they are."""
+    """Return a body of `size` bytes with the identity in every line."""
     line = f"{identity}\n".encode()
     return (line * (size // len(line) + 1))[:size]
 
 
 def receipt(identity: str, body: bytes) -> bytes:
-    """Return what an upload is answered with."""
+    """Return the response body for an upload."""
     return f"{identity} {len(body)} {zlib.crc32(body)}\n".encode()
 
 
 def application(environ: Environ, start_response: Start) -> Iterable[bytes]:
-    """Enter a request into the ledger, and answer it."""
+    """Record a request in the ledger, and respond."""
     asked = {name: values[0] for name, values in parse_qs(environ["QUERY_STRING"]).items()}
     if (answer := _ABOUT.get(environ["PATH_INFO"])) is not None:
         start_response("200 OK", [("Content-Type", "application/octet-stream")])
@@ -129,7 +125,7 @@ def _begins_and_fails(environ: Environ, start_response: Start, identity: str, as
 
 
 def _upgrade(environ: Environ, start_response: Start, identity: str, asked: dict[str, str]) -> Iterator[bytes]:
-    """Take the connection over, and send every line back behind the request's own number."""
+    """Take the connection over, and echo every line with the request's identity as a prefix."""
     fields = [("Connection", "Upgrade"), ("Upgrade", "ledger"), ("X-Ledger", identity)]
     start_response("101 Switching Protocols", fields)
     connection = environ["gunicorn.socket"]

@@ -1,7 +1,4 @@
-"""Ambiguous requests sent to our server, alone and through proxies, with canaries of other clients behind each.
-
-Decides in which order they are sent, and what must not happen. It must not know what is ambiguous about them.
-"""
+"""Sends ambiguous requests to our server, directly and through proxies, each followed by canary requests."""
 
 from __future__ import annotations
 
@@ -9,36 +6,122 @@ import argparse
 import contextlib
 import http.client
 import json
+import os
 import pathlib
 import random
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final
 
-from .client import Line
+from ..common.processes import free_port, running
+from ..common.report import say
+from ..common.servers import listens
+from .client import CutError, Line, MalformedError
 from .corpus import Ambiguous, corpus, mutated
-from .faults import Faults
-from .fronts import Front, fronts
-from .reading import CutError, MalformedError
-from .runs import LongTest, run
-from .serving import WatchedServer
+from .runs import Faults, LongTest, WatchedServer, run
+from .witness import MARK
 
-__all__ = ["main"]
+PATH: Final = f"{os.environ.get('PATH', '')}:/usr/sbin"
+"""The search path for proxies. Debian installs servers in /usr/sbin, which is not in the PATH of users."""
+_START_SECONDS: Final = 10.0
+_HAPROXY: Final = """
+defaults
+  mode http
+  timeout connect 5s
+  timeout client 30s
+  timeout server 30s
+  http-reuse always
+listen strict
+  bind 127.0.0.1:{port}
+  http-request set-header {mark} {secret}
+  server one 127.0.0.1:{server} maxconn 2
+listen lenient
+  bind 127.0.0.1:{second}
+  option accept-invalid-http-request
+  http-request set-header {mark} {secret}
+  server one 127.0.0.1:{server} maxconn 2
+"""
+_NGINX: Final = """
+daemon off; master_process off; pid {directory}/nginx.pid; error_log stderr crit;
+events {{ worker_connections 400; }}
+http {{
+  access_log off; client_body_temp_path {directory}/body; proxy_temp_path {directory}/proxy;
+  fastcgi_temp_path {directory}/fastcgi; uwsgi_temp_path {directory}/uwsgi; scgi_temp_path {directory}/scgi;
+  proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header {mark} {secret};
+  upstream one {{ server 127.0.0.1:{server}; keepalive 2; }}
+  upstream two {{ server 127.0.0.1:{server}; keepalive 2; }}
+  server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass http://one; }} }}
+  server {{
+    listen 127.0.0.1:{second}; underscores_in_headers on; ignore_invalid_headers off; proxy_request_buffering off;
+    location / {{ proxy_pass http://two; }}
+  }}
+}}
+"""
+_CONFIGURED: Final = {
+    "nginx": ("through nginx", "through nginx without buffers"),
+    "haproxy": ("through HAProxy", "through lenient HAProxy"),
+}
+
+
+@dataclass(frozen=True)
+class Front:
+    """An address to which clients connect: our server's or a proxy's."""
+
+    title: str
+    port: int
+    marks: bool
+    """True if this front adds the mark to each request that it parses."""
+
+
+@contextlib.contextmanager
+def fronts(directory: pathlib.Path, server: int, secret: str, path: str = PATH) -> Iterator[list[Front]]:
+    """Start the proxies that are installed in `path`; yield a front for our server and for each proxy.
+
+    Raises `LoadTestError` if a proxy does not start.
+    """
+    with contextlib.ExitStack() as stack:
+        found = [Front("alone", server, marks=False)]
+        for name, titles in _CONFIGURED.items():
+            program = shutil.which(name, path=path)
+            if program is None:
+                say(f"{name} is not installed, so nothing is sent through it; its package in Debian has the same name")
+                continue
+            ports = stack.enter_context(_proxy(name, program, directory, server, secret))
+            found += [Front(title, port, marks=True) for title, port in zip(titles, ports, strict=True)]
+        yield found
+
+
+@contextlib.contextmanager
+def _proxy(name: str, program: str, directory: pathlib.Path, server: int, secret: str) -> Iterator[tuple[int, int]]:
+    own = directory / name
+    own.mkdir()
+    ports = free_port(), free_port()
+    written = {"nginx": _NGINX, "haproxy": _HAPROXY}[name].format(
+        directory=own, server=server, port=ports[0], second=ports[1], mark=MARK, secret=secret
+    )
+    (own / "proxy.conf").write_text(written)
+    flags = {"nginx": ["-p", str(own), "-c", f"{own}/proxy.conf"], "haproxy": ["-db", "-f", f"{own}/proxy.conf"]}
+    with running([program, *flags[name]], None, own / "log") as process:
+        process.wait_for(lambda: all(map(listens, ports)), _START_SECONDS, name)
+        yield ports
+
 
 _ABOUT: Final = """\
-Send requests that two readers may understand differently to our server, alone and through
-nginx and HAProxy, and see whether canaries of other clients behind them get their own answers,
-and whether a request within a body is ever run. First the whole corpus, then mutations of it."""
+Send requests that two parsers may interpret differently to our server, directly and through
+nginx and HAProxy. Check that canary requests of other clients behind them get their own responses,
+and that no request inside a body ever runs. First the whole corpus, then mutations of it."""
 _WAIT_SECONDS: Final = 0.25
-"""How long the answer to an ambiguous request is awaited: its end may be a matter of opinion."""
+"""Seconds to wait for the response to an ambiguous request, which a parser might consider incomplete."""
 _CANARY_SECONDS: Final = 20.0
 _TITLES_BYTES: Final = 120
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run it, and return the exit code."""
-    clients = (3, "other clients that ask behind each ambiguous request")
+    """Run the smuggling test; return the exit code."""
+    clients = (3, "other clients that send a request behind each ambiguous one")
     return run(LongTest("smuggling", _ABOUT, 300, clients, "witness", (), _play), arguments)
 
 
@@ -69,7 +152,7 @@ def _send_all(lanes: Sequence[_Lane], chance: random.Random, end: float) -> int:
 
 
 def _in_order(chance: random.Random) -> Iterator[Ambiguous]:
-    """Return all of the corpus in an order by chance, then mutations of it without end."""
+    """Yield the whole corpus in random order, then endless mutations of it."""
     known = [*corpus("name")]
     chance.shuffle(known)
     yield from known
@@ -78,7 +161,7 @@ def _in_order(chance: random.Random) -> Iterator[Ambiguous]:
 
 
 class _Lane:
-    """One front, with the other clients that use it."""
+    """One front, with the connections of the other clients that use it."""
 
     def __init__(self, front: Front, clients: int, secret: str, server: int, faults: Faults) -> None:
         self._front = front
@@ -91,7 +174,7 @@ class _Lane:
         self._number = 0
 
     def try_out(self, ambiguous: Ambiguous) -> None:
-        """Send one, and canaries behind it, on its own connection and on those of others."""
+        """Send an ambiguous request, then canaries, both on the same connection and on those of other clients."""
         self._number += 1
         own = f"own-{self._number}"
         before = self._faults.total
@@ -121,7 +204,7 @@ class _Lane:
                     break
 
     def _require_own(self, ambiguous: Ambiguous, body: bytes, own: str) -> None:
-        # Its own name, or that of the canary on its own connection; nothing was ever asked of others' names.
+        # The body must name this request or the canary on its connection, because this client requested no other name.
         is_own = body in (b"name", own.encode(), b"") or not ambiguous.is_body
         self._faults.require(is_own, f"{self._front.title}: {ambiguous.title[:_TITLES_BYTES]}: answered {body[:80]!r}")
 

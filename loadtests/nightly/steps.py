@@ -1,7 +1,4 @@
-"""What a client may do next: every manner of asking, waiting, reading and leaving that a server meets.
-
-Decides how likely each is. It must not know how answers are judged, nor how long all of it lasts.
-"""
+"""The random steps of a client, with weights: ways to send, wait, read and disconnect that a server must handle."""
 
 from __future__ import annotations
 
@@ -10,11 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from .client import Client, Line, head
+from .client import Client, CutError, Line, MalformedError, head
 from .ledger import receipt
-from .reading import CutError, MalformedError
-
-__all__ = ["STEPS", "do", "step"]
 
 _MOST_BODY_BYTES: Final = 2_000_000
 _MOST_ANSWER_BYTES: Final = 3_000_000
@@ -29,17 +23,17 @@ _MALFORMED: Final = (
 
 
 def step(client: Client) -> None:
-    """Do one of all these things by chance."""
+    """Do one random step."""
     (chosen,) = client.random.choices([*STEPS], [*STEPS.values()])
     do(client, chosen)
 
 
 def do(client: Client, chosen: Callable[[Client], None]) -> None:
-    """Do one of them; what goes wrong is a fault."""
+    """Do a step; record exceptions as faults."""
     try:
         chosen(client)
     except (ConnectionError, CutError, MalformedError, TimeoutError) as error:
-        # A connection may be reset while a request is sent that was refused meanwhile.
+        # After the server has rejected the request, it can reset the connection during the upload.
         client.close()
         client.seen[type(error).__name__] += 1
         lost = isinstance(error, ConnectionResetError | BrokenPipeError)
@@ -47,7 +41,7 @@ def do(client: Client, chosen: Callable[[Client], None]) -> None:
 
 
 def ask(client: Client) -> None:
-    """Ask a few things on the connection that is kept."""
+    """Send a few requests on the reused connection."""
     for _ in range(client.random.randint(1, 5)):
         path = client.random.choice(["/quick", "/quick", "/wait", "/compute", "/stream"])
         size = client.random.choice([40, 40, 5000])
@@ -67,7 +61,7 @@ def _ask_once(client: Client, path: str, size: int) -> None:
 
 
 def ask_in_pieces(client: Client) -> None:
-    """Send half a request, and the rest later, or never."""
+    """Send part of a request, then send the rest or disconnect."""
     number, target = client.target("/quick")
     request = head(target)
     cut = client.random.randrange(1, len(request))
@@ -83,7 +77,7 @@ def ask_in_pieces(client: Client) -> None:
 
 
 def pipeline(client: Client) -> None:
-    """Send many requests at once."""
+    """Send many requests without waiting for responses."""
     asked = [client.target(client.random.choice(["/quick", "/stream"]), size=400) for _ in range(20)]
     asked = asked[: client.random.randint(2, 20)] if client.random.random() < 0.5 else asked
     line = client.open()
@@ -99,7 +93,7 @@ def pipeline(client: Client) -> None:
 
 
 def pipeline_and_leave(client: Client) -> None:
-    """Send many requests at once, and read a few answers."""
+    """Send many requests without waiting, read a few responses, and disconnect."""
     asked = [client.target("/wait", seconds=0.005, size=400) for _ in range(10)]
     line = client.open()
     line.socket.sendall(b"".join(head(target) for _, target in asked))
@@ -114,7 +108,7 @@ def pipeline_and_leave(client: Client) -> None:
 
 
 def read_slowly(client: Client) -> None:
-    """Take a large answer in small pieces, with breaks."""
+    """Read a large response in small pieces, with pauses."""
     size = client.random.randint(100_000, _MOST_ANSWER_BYTES)
     path = client.random.choice(["/quick", "/stream"])
     number, target = client.target(path, size=size)
@@ -125,7 +119,7 @@ def read_slowly(client: Client) -> None:
 
 
 def leave(client: Client) -> None:
-    """Ask for something, and leave before it is answered, or while it is."""
+    """Send a request, and disconnect before or during the response."""
     path = client.random.choice(["/wait", "/stream", "/quick"])
     _, target = client.target(path, seconds=0.05, size=client.random.choice([40, 1_000_000]))
     line = client.open()
@@ -135,7 +129,7 @@ def leave(client: Client) -> None:
 
 
 def finish_sending(client: Client) -> None:
-    """Say that nothing more will be sent, and read the answer."""
+    """Shut down the sending side, and read the response."""
     number, target = client.target("/wait", seconds=0.01)
     line = client.open()
     line.socket.sendall(head(target))
@@ -144,7 +138,7 @@ def finish_sending(client: Client) -> None:
 
 
 def upload(client: Client) -> None:
-    """Send a body, with its length or in chunks, in pieces of any size."""
+    """Send a request with a body, chunked or with a length, in pieces of random size."""
     body = client.random.randbytes(int(_MOST_BODY_BYTES ** client.random.random()))
     number, target = client.target("/upload")
     is_chunked = client.random.random() < 0.5
@@ -156,7 +150,7 @@ def upload(client: Client) -> None:
 
 
 def upload_half(client: Client) -> None:
-    """Leave in the middle of a body."""
+    """Disconnect in the middle of a body."""
     number, target = client.target("/upload")
     line = client.open()
     line.socket.sendall(head(target, "POST", "Content-Length: 300000\r\n"))
@@ -166,7 +160,7 @@ def upload_half(client: Client) -> None:
 
 
 def come_too_late(client: Client) -> None:
-    """Ask for what is ended by its deadline."""
+    """Send a request that its deadline aborts."""
     path = client.random.choice(["/late/wait"] * 8 + ["/late/compute"])
     number, target = client.target(path)
     line = client.open()
@@ -175,7 +169,7 @@ def come_too_late(client: Client) -> None:
 
 
 def be_cut(client: Client) -> None:
-    """Ask for what ends by its deadline, or with an error, after it has begun: it must not look whole."""
+    """Request a response that a deadline or an error ends midway, and check that it does not look complete."""
     path = client.random.choice(["/late/stream", "/error/stream"])
     number, target = client.target(path)
     with contextlib.closing(client.open()) as line:
@@ -186,12 +180,12 @@ def be_cut(client: Client) -> None:
         elif answer.status == 200:
             client.faults.add(f"{path}: what was cut looks whole: {answer.body[:80]!r}")
         else:
-            # The end may come before the first part is sent.
+            # The handler is sometimes aborted before the first part is sent.
             client.judge(answer, number, path, b"", otherwise=504 if path == "/late/stream" else 500)
 
 
 def meet_an_error(client: Client) -> None:
-    """Ask for what fails."""
+    """Request a path that fails."""
     number, target = client.target("/error")
     line = client.open()
     line.socket.sendall(head(target))
@@ -199,7 +193,7 @@ def meet_an_error(client: Client) -> None:
 
 
 def be_malformed(client: Client) -> None:
-    """Send what is not HTTP."""
+    """Send data that is not HTTP."""
     with contextlib.closing(client.open()) as line:
         line.socket.sendall(client.random.choice(_MALFORMED))
         answer = line.reader.answer()
@@ -209,7 +203,7 @@ def be_malformed(client: Client) -> None:
 
 
 def upgrade(client: Client) -> None:
-    """Take a connection over, and talk in lines."""
+    """Ask the application to take over a connection, and exchange lines with it."""
     number, target = client.target("/upgrade")
     line = client.open()
     line.socket.sendall(head(target, "GET", "Connection: Upgrade\r\nUpgrade: ledger\r\n"))
@@ -224,10 +218,10 @@ def upgrade(client: Client) -> None:
 
 
 def _talk(client: Client, line: Line, number: int) -> None:
-    for turn in range(client.random.randint(0, 5)):
-        line.socket.sendall(f"{turn}\n".encode())
+    for line_number in range(client.random.randint(0, 5)):
+        line.socket.sendall(f"{line_number}\n".encode())
         heard = line.reader.line()
-        expected = f"{client.identity(number)} {turn}\n".encode()
+        expected = f"{client.identity(number)} {line_number}\n".encode()
         client.faults.require(heard == expected, f"an upgraded connection said {heard!r}, not {expected!r}")
         time.sleep(client.random.uniform(0, 0.02))
 
@@ -268,4 +262,4 @@ STEPS: Final[dict[Callable[[Client], None], int]] = {
     be_malformed: 4,
     upgrade: 6,
 }
-"""How likely each is."""
+"""The weight of each step."""

@@ -1,6 +1,6 @@
-"""The application behind the proxies: it answers each request with its own name, and notes which were run.
+"""The application behind the proxies, which responds with the name of each request, and records which requests ran.
 
-A name is what stands behind the last slash of the path. Decides what is noted. It must not know what is ambiguous.
+A request's name is the part of the path after the last slash.
 """
 
 from __future__ import annotations
@@ -9,16 +9,14 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-__all__ = ["MARK", "application"]
-
 MARK: Final = "X-Front"
-"""What a proxy sets in each request that it has read: one without it has been smuggled through."""
+"""Name of the field that a proxy adds to each request that it parses; a request without it was smuggled."""
 _RUN: Final[list[tuple[str, str]]] = []
-"""The path and the mark of each request since they were asked for."""
+"""The path and the mark of each request since this list was last requested."""
 
 
 def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-    """Note the request, and answer with its name."""
+    """Record the request; respond with its name."""
     path = environ["PATH_INFO"]
     if path == "/run":
         body = json.dumps(_RUN).encode()

@@ -1,4 +1,4 @@
-"""A client that calls the application as a server does, with `wsgiref.validate` between the two."""
+"""A client that calls the sample application like a server, with `wsgiref.validate` in between."""
 
 import io
 import pathlib

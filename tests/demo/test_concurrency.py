@@ -1,4 +1,4 @@
-"""Many requests at once: in real threads here, in greenlets in a process of its own."""
+"""Tests with many concurrent requests: in native threads of this process, and in greenlets of another process."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What a reader sees: every page, its links, its errors, and nothing that came from elsewhere unescaped."""
+"""Tests of the pages: content, links, errors, and the escaping of all text from clients."""
 
 import html.parser
 import re
@@ -14,7 +14,7 @@ WITHOUT_END = {"meta", "link", "input", "img"}
 
 
 class Outline(html.parser.HTMLParser):
-    """Reads a page strictly: collects links, and fails when a tag is not closed in order."""
+    """A strict parser for pages. It collects links, and fails if tags are not closed in order."""
 
     def __init__(self, text):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The notes in SQLite: creation, bounds, sessions lent by a balancer, and connections that go with their thread."""
+"""Tests of notes in SQLite: creating notes, limits, a balancer's sessions, and connections that end with a thread."""
 
 import sqlite3
 import threading
@@ -10,7 +10,7 @@ from intralb_gevent.demo import application, make_application, open_session, sto
 
 @pytest.fixture
 def named(path, monkeypatch):
-    """Name the file in the environment variable, as a user does."""
+    """Set the environment variable to the path of the database file."""
     monkeypatch.setenv("INTRALB_DEMO_DATABASE", path)
     return path
 
@@ -124,7 +124,7 @@ def test_the_session_of_the_balancer_is_used_when_there_is_one(path, tmp_path, n
 
 
 class Ended(BaseException):
-    """What ends a request in the middle, as an abort does."""
+    """An exception that ends a request midway, as an abort does."""
 
 
 class EndedBeforeCommit(sqlite3.Connection):

@@ -1,4 +1,4 @@
-"""A client that says exactly the bytes it is told to, and judges the answers with h11."""
+"""A client that sends exactly the given bytes, and checks the responses with h11."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from intralb_gevent import WSGIServer
 
 
 class Reply:
-    """One response, as h11 understood it."""
+    """One response, as parsed by h11."""
 
     def __init__(self, head: h11.Response, body: bytes) -> None:
         self.status = head.status_code
@@ -41,7 +41,7 @@ class Client:
         return self.reply(method)
 
     def reply(self, method: str = "GET") -> Reply:
-        """Read the response to a request with `method`, leaving what comes behind it for the next call."""
+        """Read the response to a request with the given method; bytes after the response are kept for the next call."""
         judge = self._judge
         judge.send(h11.Request(method=method, target="/", headers=[("Host", "test")]))
         judge.send(h11.EndOfMessage())
@@ -62,7 +62,7 @@ class Client:
         return Reply(head, bytes(body))
 
     def rest(self) -> bytes:
-        """Read all until the server closes."""
+        """Read all data until the server closes the connection."""
         data = bytearray()
         with contextlib.suppress(ConnectionResetError):
             while part := self.socket.recv(65536):
@@ -79,7 +79,7 @@ class Client:
 
 @pytest.fixture
 def connect() -> Iterator[Callable[[WSGIServer], Client]]:
-    """Open connections that are closed when the test is over."""
+    """Return a function that opens connections, which are closed at the end of the test."""
     made: list[Client] = []
 
     def open_one(server: WSGIServer) -> Client:
@@ -93,7 +93,7 @@ def connect() -> Iterator[Callable[[WSGIServer], Client]]:
 
 @pytest.fixture
 def echo() -> Callable[..., Any]:
-    """An application that answers with what it was sent."""
+    """Return an application that responds with the body it has received."""
 
     def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
@@ -107,7 +107,7 @@ def echo() -> Callable[..., Any]:
 
 
 class WebSocketClient:
-    """A WebSocket that says the frames it is told to, and judges those of the server with wsproto."""
+    """A WebSocket client that sends the given frames, and checks the server's frames with wsproto."""
 
     def __init__(self, port: int, path: str = "/") -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
@@ -117,11 +117,11 @@ class WebSocketClient:
         self.accepted = self.event()
 
     def send(self, *sent: Any) -> None:
-        """Send frames, all in one piece."""
+        """Send all given frames in one piece."""
         self.socket.sendall(b"".join(map(self._judge.send, sent)))
 
     def event(self) -> Any:
-        """Return what the server has said next; None at the end."""
+        """Return the next event from the server; None at the end of the connection."""
         while True:
             event = next(self._events, None)
             if event is not None:
@@ -133,7 +133,7 @@ class WebSocketClient:
             self._events = iter(list(self._judge.events()))
 
     def receive(self) -> str | bytes:
-        """Return the next message, whatever its frames."""
+        """Return the next message, which can consist of several frames."""
         parts = []
         while True:
             event = self.event()
@@ -148,7 +148,7 @@ class WebSocketClient:
 
 @pytest.fixture
 def open_websocket() -> Iterator[Callable[..., WebSocketClient]]:
-    """Open WebSockets that are closed when the test is over."""
+    """Return a function that opens WebSockets; they are closed at the end of the test."""
     made: list[WebSocketClient] = []
 
     def open_one(port: int, path: str = "/") -> WebSocketClient:

@@ -1,6 +1,6 @@
-"""Applications that others have written, served by our command line and asked over the network.
+"""Tests of third-party applications and frameworks that our command line serves, over the network.
 
-This file is also what the servers import: its factories make the applications, with warnings as errors.
+The servers import this file, too: its factories create the applications. Warnings are errors.
 """
 
 from __future__ import annotations
@@ -198,11 +198,11 @@ def wsgidav_application() -> Any:
     )
 
 
-# Serving them.
+# Servers for the applications.
 
 
 class Served:
-    """A server in a process of its own, and a session of a client with it."""
+    """A server process, and a client session for it."""
 
     def __init__(self, factory: str, directory: pathlib.Path) -> None:
         ready = directory / "ready.json"
@@ -235,7 +235,7 @@ class Served:
         return self.ask("GET", path, **arguments)
 
     def end(self) -> None:
-        """Stop it as an operator does."""
+        """Stop the server by SIGTERM; check its exit code and output."""
         self.session.close()
         self._process.send_signal(signal.SIGTERM)
         assert self._process.wait(PATIENCE) == 0, self.said
@@ -249,7 +249,7 @@ class Served:
 
 @pytest.fixture(scope="module")
 def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Served]]:
-    """Start each application once, and see that it ends as it should."""
+    """Return a function that serves an application with one server for all tests, which must end cleanly."""
     running: dict[str, Served] = {}
 
     def start(factory: str) -> Served:
@@ -291,7 +291,7 @@ def told_of(data: bytes) -> dict[str, Any]:
 
 
 def in_parts(data: bytes) -> Iterator[bytes]:
-    """Give data in a way that makes requests send it in chunks."""
+    """Yield the data in parts; the library requests then sends it in chunks."""
     for start in range(0, len(data), 100_000):
         yield data[start : start + 100_000]
 
@@ -349,7 +349,7 @@ def test_flask_is_told_the_target_as_it_was_sent(flask: Served) -> None:
 
 
 def test_flask_answers_without_bodies_and_goes_on(serving) -> None:
-    # Not the validated one: Flask gives a 204 a type, which wsgiref.validate does not like.
+    # Do not use the validator here: Flask gives a 204 response a Content-Type, which wsgiref.validate rejects.
     flask = serving("flask_application")
     assert flask.get("/moved").headers["Location"] == "/echo/there"
     assert [flask.ask(method, "/empty").status_code for method in ("GET", "DELETE", "HEAD")] == [204] * 3

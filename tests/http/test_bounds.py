@@ -1,4 +1,4 @@
-"""What a client makes the server keep and compute is bounded: unread answers, requests ahead, costly bytes."""
+"""A client can use up only bounded memory and CPU time, whether by unread responses, pipelines or costly bytes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gevent.event import Event
 from hypothesis import given
 from hypothesis import strategies as st
 
-from intralb_gevent import Route
+from intralb_gevent import LoadBalancer, Route, WSGIServer
 from intralb_gevent.http.outbox import Outbox, OutputBudget
 
 MEGABYTE = 1024**2
@@ -23,7 +23,7 @@ GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
-# Unread answers.
+# Unread responses.
 
 
 def test_many_small_answers_take_little_more_than_their_bytes() -> None:
@@ -32,7 +32,7 @@ def test_many_small_answers_take_little_more_than_their_bytes() -> None:
     tracemalloc.start()
     try:
         for _ in range(50_000):
-            # Each in bytes of its own.
+            # Allocate the memory of each response separately.
             outbox.add(memoryview(bytes(bytearray(HELLO))))
         kept = tracemalloc.get_traced_memory()[0]
     finally:
@@ -52,6 +52,24 @@ def test_the_rest_of_a_large_answer_counts_with_all_that_is_kept_for_it() -> Non
     with here, there:
         outbox.send_to(here)
     assert (outbox.size, budget.in_memory) == (0, 0)
+
+
+def test_the_rests_of_small_answers_take_little_more_than_their_bytes() -> None:
+    outbox = Outbox(OutputBudget(64 * MEGABYTE))
+    here, there = socket.socketpair()
+    here.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+    here.setblocking(False)
+    with here, there:
+        tracemalloc.start()
+        try:
+            for _ in range(64):
+                outbox.add(memoryview(bytes(1000)))
+            while outbox.size > 35_000:
+                sent_by(outbox, here, there)
+            kept = tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+        assert 20_000 < outbox.size < kept < 1.2 * outbox.size
 
 
 @given(st.lists(st.sampled_from([1, 100, 4096, 4097, 70_000]), max_size=30), st.sampled_from([0, 10_000, MEGABYTE]))
@@ -83,7 +101,7 @@ def sent_by(outbox: Outbox, here: socket.socket, there: socket.socket) -> bytes:
     return received
 
 
-# Requests ahead.
+# Pipelined requests.
 
 
 @pytest.mark.parametrize("size", [10, 3000, 60_000, 200_000])
@@ -106,7 +124,7 @@ def test_pipelined_bodies_are_read_in_their_turn_and_answered_in_order(serve, co
     asking = [b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (size, body) for body in bodies]
     sending = gevent.spawn(client.send, b"".join(asking))
     (connection,) = server.connections
-    eventually(lambda: not connection._reader.active or sending.ready())
+    eventually(lambda: not connection.input.reader.active or sending.ready())
     door.set()
     assert client.reply().body == b"0 "
     assert [client.reply().body for _ in bodies] == [b"%d %d" % (size, number) for number in range(8)]
@@ -122,16 +140,42 @@ def test_others_go_before_a_body_of_tiny_chunks(serve, connect, echo, eventually
     assert other.get().status == 200
     count = 200_000
     costly.send(CHUNKED)
-    eventually(lambda: any(each._parser.in_body for each in server.connections))
-    (connection,) = (each for each in server.connections if each._parser.in_body)
+    eventually(lambda: any(each.input.parser.in_body for each in server.connections))
+    (connection,) = (each for each in server.connections if each.input.parser.in_body)
     sending = gevent.spawn(costly.send, b"1\r\na\r\n" * count)
-    eventually(lambda: connection._parser.body_size)
+    eventually(lambda: connection.input.parser.body_size)
     for _ in range(3):
         assert other.get().status == 200
-    assert connection._parser.body_size < count / 2
+    assert connection.input.parser.body_size < count / 2
     sending.join()
     costly.send(b"0\r\n\r\n")
     assert costly.reply("POST").body == b"a" * count
+
+
+def test_what_has_arrived_of_a_chunked_body_is_read_at_once(tmp_path, echo, eventually) -> None:
+    # Use a unix socket, because its buffer holds a known part of the body before the server reads any data.
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path := str(tmp_path / "socket"))
+    listener.listen()
+    listener.setblocking(False)
+    server = WSGIServer(listener, LoadBalancer(echo))
+    server.start()
+    with contextlib.ExitStack() as stack, socket.socket(socket.AF_UNIX) as client:
+        stack.callback(server.stop)
+        client.connect(path)
+        client.sendall(CHUNKED)
+        eventually(lambda: any(each.input.parser.in_body for each in server.connections))
+        (connection,) = server.connections
+        client.setblocking(False)
+        sent = client.send(b"10000\r\n" + b"a" * 0x10000 + b"\r\n" + b"10000\r\n" + b"a" * 0x10000 + b"\r\n")
+        assert sent > 1.5 * 0x10000
+        turns = gevent.get_hub().loop.prepare()
+        counted: list[int] = []
+        turns.start(lambda: counted.append(connection.input.parser.body_size))
+        eventually(lambda: connection.input.parser.body_size > 1.5 * 0x10000)
+        turns.stop()
+        turns.close()
+    assert not any(0 < size < 1.5 * 0x10000 for size in counted)
 
 
 @pytest.mark.parametrize("pieces", [1, 40])
@@ -152,7 +196,7 @@ def test_a_few_line_ends_before_a_request_are_ignored_and_more_are_refused(serve
 
 
 def trickle(client: Any, data: bytes, seconds: float) -> None:
-    """Send a byte now and then, until the connection ends."""
+    """Send one byte at a time, with pauses, until the connection ends."""
     with contextlib.suppress(OSError):
         for byte in data:
             client.send(bytes([byte]))
@@ -195,7 +239,8 @@ def test_who_takes_an_answer_slowly_but_steadily_is_not_cut(serve, connect) -> N
 
     server = serve(application, write_timeout_seconds=3)
     client = connect(server)
-    # Small, so that each read is told to the server's system; which still takes more only after hundreds of kilobytes.
+    # Use a small buffer, so that each read reopens the TCP window for the server. The server's kernel still accepts
+    # more data only after hundreds of kilobytes.
     client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
     client.send(GET)
     end = time.monotonic() + 8
@@ -203,7 +248,7 @@ def test_who_takes_an_answer_slowly_but_steadily_is_not_cut(serve, connect) -> N
         assert client.socket.recv(1024)
         gevent.sleep(0.02)
     assert server.connections
-    # One that takes nothing any more is.
+    # Stop reading. The server must now disconnect the client.
     client.socket.settimeout(None)
     end = time.monotonic() + 15
     while server.connections and time.monotonic() < end:

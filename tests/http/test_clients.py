@@ -1,4 +1,4 @@
-"""Clients that others have written: those that block run in native threads, beside the hub that serves them."""
+"""Tests with third-party clients; blocking clients run in native threads, while the hub serves them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TEXT = [("Content-Type", "text/plain")]
 
 
 def tell(environ: dict[str, Any], start_response: Any) -> list[bytes]:
-    """Answer in JSON with what was asked."""
+    """Respond with a JSON description of the request."""
     body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
     told = {
         "method": environ["REQUEST_METHOD"],
@@ -57,7 +57,7 @@ def large(environ: dict[str, Any], start_response: Any) -> list[bytes]:
 
 
 def file(environ: dict[str, Any], start_response: Any) -> Any:
-    """Send this file, or the range that is asked for."""
+    """Send the contents of this file, or the requested range of it."""
     opened, size = HERE.open("rb"), HERE.stat().st_size
     asked = re.fullmatch(r"bytes=(\d+)-(\d*)", environ.get("HTTP_RANGE", ""))
     first, last = (int(asked[1]), min(int(asked[2] or size), size - 1)) if asked else (0, size - 1)
@@ -108,7 +108,7 @@ def url(server: Any) -> str:
 
 
 def outside(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function that blocks in a native thread, while the hub goes on."""
+    """Call a blocking function in a native thread, while the hub continues to run."""
     return gevent.get_hub().threadpool.apply(function, arguments)
 
 
@@ -266,7 +266,7 @@ curl_only = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not
 
 
 def curl(*arguments: str, data: bytes = b"") -> bytes:
-    """Run curl to its end, while the hub goes on."""
+    """Run curl to its end, while the hub continues to run."""
     command = ["curl", "-q", "-sS", "--max-time", str(PATIENCE), *arguments]
     done = subprocess.run(command, input=data, capture_output=True, timeout=PATIENCE)
     assert (done.returncode, done.stderr) == (0, b"")
@@ -286,7 +286,7 @@ def test_curl_asks_for_the_head(url) -> None:
 def test_curl_uploads(url, tmp_path, expecting, size) -> None:
     body = (MEGABYTE * 3)[:size]
     (tmp_path / "upload").write_bytes(body)
-    # It would wait for the 100 to the end of its patience.
+    # Without a 100 response, curl would wait until its own time limit.
     patient = ("--expect100-timeout", "60", "-H", expecting)
     told = json.loads(curl(*patient, "-T", str(tmp_path / "upload"), f"{url}/up"))
     assert (told["method"], told["sha"]) == ("PUT", sha(body))
@@ -345,7 +345,7 @@ def test_curl_asks_for_ranges_and_goes_on_where_it_was(url, tmp_path) -> None:
 
 @curl_only
 def test_curl_asks_what_the_server_can(serve) -> None:
-    # wsgiref.validate knows no such path.
+    # Do not use wsgiref.validate, because it does not allow this path.
     url = f"http://127.0.0.1:{serve(application).server_port}"
     told = json.loads(curl("-X", "OPTIONS", "--request-target", "*", url))
     assert (told["method"], told["path"]) == ("OPTIONS", "*")
@@ -361,7 +361,7 @@ def test_curl_as_if_we_were_its_proxy(url) -> None:
 
 
 class Peer:
-    """A client that h11 drives, and that nothing goes past."""
+    """A client that h11 drives, so that all bytes are checked."""
 
     def __init__(self, server: Any) -> None:
         self._socket = socket.create_connection(("127.0.0.1", server.server_port), timeout=PATIENCE)
@@ -377,7 +377,7 @@ class Peer:
         return event
 
     def answer(self) -> tuple[h11.Response, bytes]:
-        """Hear everything up to the end of the message."""
+        """Receive all data up to the end of the response."""
         head, body = self.hear(), b""
         assert isinstance(head, h11.Response)
         while isinstance(event := self.hear(), h11.Data):

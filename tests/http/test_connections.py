@@ -1,4 +1,4 @@
-"""Clients that come, wait, are refused, are slow, and leave."""
+"""Tests of clients that connect, wait, are rejected, are slow, and disconnect."""
 
 import contextlib
 import gc
@@ -16,15 +16,16 @@ from gevent import socket
 from gevent.event import Event
 
 from intralb_gevent import LoadBalancer, Options, WSGIServer
+from intralb_gevent.http import accepting
 from intralb_gevent.http import server as server_module
-from intralb_gevent.http.limits import UNSENT_MOST_BYTES
+from intralb_gevent.http.output import UNSENT_MOST_BYTES
 
 REQUEST = "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 TEXT = [("Content-Type", "text/plain")]
 
 
 def reset(client) -> None:
-    """Leave as nobody can who has only finished sending."""
+    """Disconnect by a reset, which the server cannot mistake for a shutdown of the sending side."""
     client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     client.close()
 
@@ -41,7 +42,7 @@ def calls():
 
 @pytest.fixture
 def waiting(door, calls):
-    """An application that answers when the test opens the door."""
+    """Return an application that responds when the test sets the event `door`."""
 
     def application(environ, start_response):
         calls.append(environ["PATH_INFO"])
@@ -92,7 +93,7 @@ def test_a_request_that_has_not_arrived_when_the_server_stops_is_told_so(serve, 
     reply = client.reply()
     assert (reply.status, reply.headers["x-intralb-reason"]) == (503, "draining")
     assert reply.headers["x-intralb-executed"] == "0"
-    assert "refused a request from 127.0.0.1: 503" in caplog.text
+    assert "rejected a request from 127.0.0.1: 503" in caplog.text
 
 
 def test_idle_and_half_sent_requests_hold_no_slot(serve, connect, echo) -> None:
@@ -117,7 +118,7 @@ def test_503_when_the_deadline_passes_in_the_queue(serve, connect, door, calls, 
         try:
             Event().wait()
         finally:
-            # Its clean-up keeps the only slot busy past the second request's deadline.
+            # Let the first request clean up until after the second request's deadline, while it holds the only slot.
             door.wait()
 
     server = serve(application, max_concurrent_per_router=1, queue_size=5, max_workers=1, request_timeout_seconds=0.05)
@@ -166,7 +167,7 @@ def test_a_client_that_leaves_while_it_waits_is_never_run(serve, connect, waitin
 
 @pytest.fixture
 def computing(calls):
-    """An application that takes the processor for longer than others' turns may."""
+    """Return an application that computes for longer than the server may defer the responses to other requests."""
 
     def application(environ, start_response):
         calls.append(environ["PATH_INFO"])
@@ -233,6 +234,41 @@ def test_one_that_has_only_finished_sending_gets_all_its_answers(serve, connect,
     client.socket.shutdown(1)
     assert [client.reply().status for _ in range(3)] == [200] * 3
     assert client.closed_by_server
+
+
+QUICK = {"write_timeout_seconds": 1}
+
+
+@pytest.mark.parametrize("head", ["HTTP/1.1\r\nHost: x\r\nConnection: close", "HTTP/1.0"])
+@pytest.mark.parametrize("framing", ["length", "none"])
+def test_a_client_that_sends_behind_its_last_request_gets_the_whole_answer(serve, connect, head, framing) -> None:
+    size = 2_000_000
+
+    def application(environ, start_response):
+        start_response("200 OK", [])
+        parts = [b"x" * size, b"end"]
+        return [b"".join(parts)] if framing == "length" else iter(parts)
+
+    server = serve(application)
+    client = connect(server)
+    client.send(f"GET / {head}\r\n\r\n")
+    answer = bytearray()
+    while part := client.socket.recv(65536):
+        answer += part
+        client.send(b"\r\n")
+    assert b"x" * size in answer
+    assert b"end" in answer[-20:]
+    client.close()
+    assert server.finish(time.monotonic() + 5) == 0
+
+
+def test_one_that_never_reads_its_last_answer_is_closed(serve, connect, eventually) -> None:
+    server = serve(lambda environ, start_response: start_response("200 OK", []) and [b"x" * 500_000], **QUICK)
+    client = connect(server)
+    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.send("GET / HTTP/1.0\r\n\r\n")
+    eventually(lambda: server.balancer.snapshot().outcomes["completed"])
+    eventually(lambda: not server.connections)
 
 
 def test_an_idle_connection_is_closed_after_keep_alive_seconds(serve, connect, echo, monkeypatch) -> None:
@@ -338,7 +374,7 @@ def test_nor_does_one_that_cannot_be_answered_harm_others(serve, connect, eventu
     seconds = 0.2 if end == "late" else 20
     server = serve(application, cancel_on_disconnect=True, request_timeout_seconds=seconds, max_workers=1)
     leaving, staying = connect(server), connect(server)
-    # So many that the connection is read no further, and nobody sees that its client leaves.
+    # Fill the pipeline, so that the server stops reading the connection and does not notice the disconnect.
     leaving.send(REQUEST * 40)
     eventually(lambda: server.balancer.snapshot().running)
     staying.send(REQUEST)
@@ -352,8 +388,8 @@ def test_nor_does_one_that_cannot_be_answered_harm_others(serve, connect, eventu
     assert {name: count for name, count in outcomes.items() if count} == {"timed_out" if end == "late" else end: 2}
 
 
-@pytest.mark.parametrize("in_front", [False, True], ids=["in a slot", "in front"])
-def test_a_log_that_fails_costs_neither_the_answer_nor_the_slot(connect, request, capfd, in_front) -> None:
+@pytest.mark.parametrize("has_middleware", [False, True], ids=["in a slot", "in front"])
+def test_a_log_that_fails_costs_neither_the_answer_nor_the_slot(connect, request, capfd, has_middleware) -> None:
     def application(environ, start_response):
         if environ["PATH_INFO"] == "/fails":
             raise ValueError
@@ -367,7 +403,7 @@ def test_a_log_that_fails_costs_neither_the_answer_nor_the_slot(connect, request
     logger.addFilter(no_room)
     request.addfinalizer(lambda: logger.removeFilter(no_room))
     balancer = LoadBalancer(application, Options(max_concurrent_per_router=1, queue_size=0, max_workers=1))
-    with WSGIServer(("127.0.0.1", 0), application if in_front else balancer, balancer=balancer) as server:
+    with WSGIServer(("127.0.0.1", 0), application if has_middleware else balancer, balancer=balancer) as server:
         server.start()
         client = connect(server)
         assert [client.get(path).status for path in ("/fails", "/fails", "/")] == [500, 500, 200]
@@ -383,7 +419,7 @@ def test_a_file_whose_head_cannot_be_kept_is_cut_and_closed(serve, connect, even
         return environ["wsgi.file_wrapper"](open(tmp_path / "file", "rb"))
 
     server = serve(application)
-    # No room in memory, and no directory where a temporary file could be.
+    # Leave no memory in the budget, and no directory for temporary files.
     server.shared.budget.memory_limit = -1
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
     before = os.listdir("/proc/self/fd")
@@ -412,7 +448,7 @@ def test_one_connection_too_many_is_told_so_and_the_others_go_on(serve, connect,
 
 
 def test_beyond_that_they_are_closed_and_accepting_goes_on(serve, connect, echo, monkeypatch) -> None:
-    monkeypatch.setattr(server_module, "REFUSED_CONNECTIONS", 1)
+    monkeypatch.setattr(accepting, "REFUSED_CONNECTIONS", 1)
     server = serve(echo, max_connections=1)
     clients = [connect(server) for _ in range(5)]
     assert clients[0].get().status == 200
@@ -457,7 +493,7 @@ def test_an_earlier_answer_does_not_suffer_from_one_that_is_cut(serve, connect, 
             door.wait()
         raise ValueError
 
-    # Over TCP nobody can tell who has left from who has finished sending, but the option takes both for the same.
+    # Over TCP, a disconnect looks like a shutdown of the sending side; this option treats both as a disconnect.
     limits = {"late": {"stream_idle_timeout_seconds": 0.05}, "left while waiting": {"cancel_on_disconnect": True}}
     server = serve(application, max_concurrent_per_router=1, max_workers=1, **limits.get(why, {}))
     client, busy = connect(server), connect(server)
@@ -498,7 +534,7 @@ def test_who_asks_and_asks_and_does_not_read_has_to_wait(serve, connect, eventua
         eventually(lambda: server.balancer.snapshot().running)
     client.send(asked * 200)
     before = server.balancer.snapshot().submitted
-    # While it waits, others do not.
+    # If the pool is full while this request waits, other requests are rejected.
     assert {other.get().status for _ in range(50)} == {503 if full else 200}
     assert server.balancer.snapshot().submitted - before == 50
     assert client.reply().status == 200
@@ -531,16 +567,19 @@ def test_nothing_is_left_to_the_garbage_collector(serve, connect, echo, eventual
         gc.set_debug(0)
         gc.garbage.clear()
         gc.enable()
-    # What every exchange left would be there so many times; what another test's server has left is not.
+    # If an exchange leaked an object, there would be one object per exchange; other tests leave fewer objects.
     assert [kind for kind, count in ours.items() if count >= 20] == []
 
 
-# Clients that have finished sending.
+# Clients that have shut down their sending side.
 
 
 @pytest.fixture
 def over_unix(tmp_path):
-    """Serve an application at a unix socket; return the server, and what connects to it and sends something."""
+    """Return a function that serves an application on a unix socket.
+
+    The function returns the server, and a second function that connects to the server and sends data.
+    """
     with contextlib.ExitStack() as stack:
 
         def start(application, **options):

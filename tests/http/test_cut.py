@@ -1,4 +1,4 @@
-"""A response that is cut never looks whole: not to HTTP/1.0, where only the close ends it, and not over TLS."""
+"""A response that is cut never looks complete, even over TLS, or in HTTP/1.0, where closing ends a response."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def application(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]
 
 
 def end_of(client: Any) -> tuple[bytes, str]:
-    """Read all; return it, and how the connection has ended."""
+    """Read until the connection ends; return the data, and how the connection ended."""
     data = b""
     try:
         while part := client.recv(65536):
@@ -119,12 +119,12 @@ def test_over_tls_only_a_whole_response_ends_with_close_notify(tls_files, versio
 
 
 class Kept(WSGIHandler):
-    """A handler class of the user's."""
+    """A user's own handler class."""
 
 
 @pytest.fixture
 def handled() -> Iterator[Callable[..., WSGIServer]]:
-    """Start a server with a handler class of the user's."""
+    """Return a function that starts a server with a user's own handler class."""
     with contextlib.ExitStack() as stack:
 
         def start(application: Any, **options: Any) -> WSGIServer:
@@ -184,12 +184,12 @@ def test_with_a_handler_class_a_client_that_takes_nothing_gives_its_slot_back(
     assert end == "ConnectionResetError"
 
 
-# What the log says.
+# The log.
 
 
 @pytest.fixture
 def lines(caplog, eventually) -> Callable[[], list[str]]:
-    """Wait for a warning, and return all."""
+    """Return a function that waits for a warning, and returns all log lines."""
     caplog.set_level(logging.WARNING, "intralb_gevent")
     return lambda: eventually(lambda: [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING])
 
@@ -218,7 +218,7 @@ def test_a_request_that_runs_too_long_is_one_line(serve, connect, lines) -> None
     assert connect(serve(slow, request_timeout_seconds=SILENT_SECONDS)).get("/slow").status == 504
     (line,) = lines()
     assert line.startswith("GET /slow was answered 504 after 0.0")
-    assert "(request_timeout_seconds=0.05)" in line
+    assert "(request_timeout_seconds=0.05, request " in line
 
 
 def test_a_request_whose_time_is_over_in_the_queue_is_one_line(serve, connect, lines, eventually) -> None:
@@ -242,9 +242,9 @@ def test_a_request_whose_time_is_over_in_the_queue_is_one_line(serve, connect, l
     assert first.reply().status == 200
 
 
-@pytest.mark.parametrize("in_front", [False, True], ids=["in a slot", "in front"])
+@pytest.mark.parametrize("has_middleware", [False, True], ids=["in a slot", "in front"])
 @pytest.mark.parametrize("streamed", [False, True])
-def test_a_client_that_takes_nothing_is_one_line(connect, monkeypatch, lines, streamed, in_front) -> None:
+def test_a_client_that_takes_nothing_is_one_line(connect, monkeypatch, lines, streamed, has_middleware) -> None:
     monkeypatch.setattr(WSGIServer, "SWEEP_SECONDS", 0.01)
 
     def large(environ, start_response):
@@ -252,7 +252,7 @@ def test_a_client_that_takes_nothing_is_one_line(connect, monkeypatch, lines, st
         return (b"x" * 1_000_000 for _ in range(100)) if streamed else [b"x" * 30_000_000]
 
     balancer = LoadBalancer(large, Options(write_timeout_seconds=0.1))
-    server = WSGIServer(("127.0.0.1", 0), large if in_front else balancer, balancer=balancer)
+    server = WSGIServer(("127.0.0.1", 0), large if has_middleware else balancer, balancer=balancer)
     server.start()
     try:
         connect(server).send("GET /large HTTP/1.1\r\nHost: x\r\n\r\n")

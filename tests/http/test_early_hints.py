@@ -1,4 +1,4 @@
-"""`wsgi.early_hints`: what a client is sent ahead of the response, and what an application may say."""
+"""`wsgi.early_hints` sends responses before the final one, and checks the fields that an application passes to it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Middleware in front of the balancer: it holds no slot, and what is behind it is balanced and drained."""
+"""Middleware in front of the balancer holds no slot; requests behind the balancer are balanced and drained."""
 
 from wsgiref.validate import validator
 
@@ -55,7 +55,7 @@ def test_it_answers_by_itself_while_every_slot_is_busy(server, connect, door) ->
 def test_its_own_failure_is_500_and_logged(server, connect, caplog) -> None:
     client = connect(server)
     assert client.get("/broken").status == 500
-    assert "failed in front of the balancer: ValueError\n" in caplog.text
+    assert "failed in front of the balancer: ValueError (request " in caplog.text
     assert client.get("/refused").status == 403
 
 

@@ -1,6 +1,6 @@
-"""Bytes that anybody may send, in any pieces, and bytes that nobody should.
+"""Fuzz tests with valid and invalid requests that are split into arbitrary pieces.
 
-The fuzzers are derandomized, so that a failure is the same everywhere; more `max_examples` look further.
+The fuzzers are derandomized, so that failures are reproducible. To search longer, increase `max_examples`.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from intralb_gevent import Options
-from intralb_gevent.http.parser import BodyBudget, Request, RequestParser
-from intralb_gevent.policy.answers import Answer
+from intralb_gevent.http.body import BodyBudget
+from intralb_gevent.http.parser import RequestParser
+from intralb_gevent.http.request import Request
+from intralb_gevent.policy.cannedresponses import CannedResponse
 
 FUZZ = settings(max_examples=200, deadline=None, derandomize=True, database=None)
 OUTSIDE = "code outside of requests kept the event loop"
@@ -34,21 +36,21 @@ CHUNKED = b"POST /chunked HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\
 
 
 def known(names: Collection[str], reasons: dict[str, str]) -> list[Any]:
-    """Give every name as a parameter; those with a reason are known to fail."""
+    """Return every name as a test parameter; a test is expected to fail if `reasons` has its name."""
     marks = {name: pytest.mark.xfail(strict=True, reason=reason) for name, reason in reasons.items()}
     return [pytest.param(name, marks=marks[name]) if name in marks else name for name in names]
 
 
 Draw = Callable[..., Any]
 Understood = tuple[str, str, str, dict[str, str], bytes]
-"""Method, path, query, header fields and body."""
+"""A parsed request: method, path, query, header fields and body."""
 
 
-# Requests that are well-formed.
+# Well-formed requests.
 
 
 class Sent(NamedTuple):
-    """A request as it is written, and as an application must understand it."""
+    """The bytes of a request, and the parsed request that an application must receive."""
 
     written: bytes
     understood: Understood
@@ -77,7 +79,7 @@ TRAILERS = st.sampled_from([b"", b"X-Sum: 1\r\n", b"X-Sum: 1\r\nX-Sum: 2\r\n"])
 
 @st.composite
 def pieces(draw: Draw, data: bytes) -> list[bytes]:
-    """Cut bytes at some places, or around each of the first two hundred."""
+    """Draw pieces of `data`, split at a few positions, or at each of the first 200 positions."""
     places = st.sets(st.integers(0, len(data)), max_size=8) | st.just(set(range(min(200, len(data)))))
     ends = [0, *sorted(draw(places)), len(data)]
     return [data[start:end] for start, end in pairwise(ends) if start < end]
@@ -85,7 +87,7 @@ def pieces(draw: Draw, data: bytes) -> list[bytes]:
 
 @st.composite
 def in_chunks(draw: Draw, body: bytes) -> bytes:
-    """Write a body in chunks of any size, with extensions, leading zeros and trailers."""
+    """Draw a chunked encoding of a body, with random sizes, extensions, leading zeros and trailers."""
     written = b""
     for piece in draw(pieces(body)):
         size = draw(st.sampled_from([b"%x", b"%X", b"00%x"])) % len(piece)
@@ -95,7 +97,7 @@ def in_chunks(draw: Draw, body: bytes) -> bytes:
 
 @st.composite
 def framed_bodies(draw: Draw) -> tuple[str, bytes, bytes]:
-    """Draw a body: the header line that announces it, as it is written, and as it is."""
+    """Draw a body; return the header line that declares it, its encoded form, and the body itself."""
     body = draw(BODY)
     return draw(
         st.just(("", b"", b""))
@@ -109,7 +111,7 @@ def decoded(path: str) -> str:
 
 
 def as_environ(fields: dict[str, str]) -> dict[str, str]:
-    """Name header fields as CGI does; names that differ in case are the same."""
+    """Convert the names of header fields to CGI names; fields that differ only in case get the same name."""
     named = {"HTTP_HOST": "x"}
     for name, value in fields.items():
         key = "HTTP_" + name.upper().replace("-", "_")
@@ -130,14 +132,14 @@ def requests(draw: Draw) -> Sent:
 
 
 class Reading:
-    """What a parser makes of bytes."""
+    """The results of parsing a sequence of bytes."""
 
     def __init__(self, room: int = 32 * 1024**2, skips: Callable[[], bool] = lambda: False, **options: Any) -> None:
         self.requests: list[Understood] = []
         self.skipped: set[int] = set()
-        """Which of them were given out without their bodies."""
+        """Indices of the requests that were delivered without their bodies."""
         self._skips = skips
-        self.refused: Answer | None = None
+        self.refused: CannedResponse | None = None
         self._budget = BodyBudget(room)
         self._parser = RequestParser({}, Options(**options), lambda environ: None, self._on_request, self._budget)
 
@@ -149,19 +151,19 @@ class Reading:
         request.release()
 
     def feed(self, part: bytes) -> None:
-        """Give the parser bytes, as a connection does: none after a refusal; no offer to upgrade is taken."""
+        """Feed bytes to the parser as a connection does: none after a rejection; upgrade offers are declined."""
         if self.refused is None:
             self.refused = self._parser.feed(part)
         while self.refused is None and self._parser.holds_back:
             self._parser.go_on()
             held, self._parser.held = self._parser.held, b""
             self.refused = self._parser.feed(held)
-        if self.refused is None and self._parser.head_waits and self._skips():
+        if self.refused is None and self._parser.head_pending and self._skips():
             self.skipped.add(len(self.requests))
             self._on_request(self._parser.skip_body())
 
     def end(self) -> None:
-        """End as a connection does; whatever was read, nothing of it is kept."""
+        """Close the parser as a connection does; this frees all data that was read."""
         self._parser.close()
         assert self._budget.taken == 0
 
@@ -219,7 +221,7 @@ def test_a_body_does_not_count_for_the_head_that_begins_in_the_same_piece() -> N
     assert (reading.refused, len(reading.requests)) == (None, 2)
 
 
-# Requests that are not.
+# Malformed requests.
 
 SEEDS = [
     GOOD,
@@ -273,7 +275,7 @@ FRAGMENTS = [
 
 @st.composite
 def mutated(draw: Draw) -> bytes:
-    """Requests in a row with some bytes replaced, doubled or left out, or bytes without any sense."""
+    """Draw either random bytes, or several requests with some bytes replaced, doubled or removed."""
     data = b"".join(draw(st.lists(st.sampled_from(SEEDS), min_size=1, max_size=3)))
     for _ in range(draw(st.integers(0, 4))):
         start = draw(st.integers(0, len(data)))
@@ -324,7 +326,7 @@ ENDLESS = {
 @pytest.mark.parametrize("name", [*ENDLESS])
 @pytest.mark.parametrize("skips", [False, True], ids=["kept", "skipped"])
 def test_what_never_ends_is_refused_or_takes_little_memory(name: str, skips: bool) -> None:
-    """Of 4 MB at most a head below its limit is kept, or 1 MB of a body, twice while it moves to a file."""
+    """From 4 MB, the parser keeps at most a head below its limit, or 2 MB while it copies 1 MB of a body to a file."""
     begun, repeated = ENDLESS[name]
     reading, piece = Reading(skips=lambda: skips), repeated * (16_384 // len(repeated) or 1)
     tracemalloc.start()
@@ -341,13 +343,13 @@ def test_what_never_ends_is_refused_or_takes_little_memory(name: str, skips: boo
 
 
 class Witness:
-    """A server whose application tells of every request that reaches it."""
+    """A server whose application records every request that reaches it."""
 
     def __init__(self, serve: Callable[..., Any]) -> None:
         self.seen: list[tuple[str, str]] = []
         self.bodies: list[bytes] = []
         self.door = Event()
-        """It answers while this is open."""
+        """Event that the application waits for before it responds."""
         self.door.set()
         self.server = serve(self._application)
 
@@ -360,16 +362,16 @@ class Witness:
         return [body]
 
     def say(self, parts: list[bytes], methods: list[str] | None = None) -> tuple[list[int], list[str]]:
-        """Say this and no more; return the statuses of all answers, and the paths that the application was given.
+        """Send the parts; return the statuses of all responses, and the paths of requests that reached the handler.
 
-        The methods are needed where requests are answered that the application was not given.
+        If some answered requests do not reach the application, pass the methods of all requests.
         """
         self.seen.clear()
         self.bodies.clear()
         with socket.create_connection(("127.0.0.1", self.server.server_port), timeout=5) as client:
             answers = gevent.spawn(self._all_from, client)
             self._say_to(client, parts)
-            # A client that was told to go on, and did not, is not answered.
+            # Remove a 100 response: a client that receives one, but sends no body, gets no other response.
             data = answers.get(timeout=5).removesuffix(b"HTTP/1.1 100 Continue\r\n\r\n")
         asked = [method for method, _ in self.seen] if methods is None else methods
         return statuses(data, asked), [path for _, path in self.seen]
@@ -381,7 +383,7 @@ class Witness:
                 gevent.sleep(0)
             client.shutdown(socket.SHUT_WR)
         except OSError:
-            # It has been refused already.
+            # The connection was closed, because the request has already been rejected.
             pass
 
     def _all_from(self, client: Any) -> bytes:
@@ -400,7 +402,7 @@ def witness(serve: Callable[..., Any]) -> Witness:
 
 
 def statuses(data: bytes, methods: list[str]) -> list[int]:
-    """Have h11 judge all the answers on a connection; what it finds wrong, or is left over, is an error."""
+    """Parse all responses on a connection with h11, and return their statuses; any remaining data is an error."""
     judge, found = h11.Connection(h11.CLIENT), []
     judge.receive_data(data)
     judge.receive_data(b"")
@@ -420,7 +422,7 @@ def statuses(data: bytes, methods: list[str]) -> list[int]:
 
 
 def trouble(caplog) -> list[str]:
-    """Return what was logged as a warning or worse, but for the time that the tests themselves take, as for garbage."""
+    """Return the warnings and errors in the log, except reports about delays that the tests themselves cause."""
     records = [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
     return [text for text in map(logging.LogRecord.getMessage, records) if not text.startswith(OUTSIDE)]
 
@@ -441,7 +443,7 @@ def test_a_server_answers_every_request_of_any_bytes_and_closes(witness, caplog,
 
 
 def numbered(number: int, size: int, framing: str) -> bytes:
-    """Write a request with a number for a path, and a body of that many bytes."""
+    """Return the bytes of a request with `number` as its path, and a body of `size` bytes."""
     body = b"%d" % (number % 10) * size
     chunk_size = {"large chunks": 4000, "small chunks": 3}.get(framing)
     if chunk_size is None:
@@ -506,7 +508,7 @@ def test_a_full_server_never_says_more_than_one_answer_to_a_request(serve, caplo
             sent = data.draw(HOSTILE)
             reading = read([sent])
             parts = data.draw(pieces(sent))
-            # One more may be answered by its head, and its body never come.
+            # Allow one more response: the server can answer a further request after its head, before its body arrives.
             methods = [method for method, *_ in reading.requests]
             answers, seen = witness.say(parts, [*methods, "POST"])
             assert seen == []
@@ -700,7 +702,7 @@ SMUGGLING_BUGS = {
 
 
 REFUSED_EARLIER = {"length with spaces around"}
-"""What httptools has taken since 0.8 only."""
+"""Cases that httptools accepts from version 0.8 on, but not before."""
 
 
 @pytest.mark.parametrize("in_one", [True, False], ids=["whole", "by byte"])
@@ -717,7 +719,7 @@ def test_what_parsers_disagree_about_is_refused(witness, caplog, name: str, in_o
 
 
 def test_trailers_do_not_become_header_fields(serve, connect) -> None:
-    """A proxy that vets header fields does not see them (RFC 9110, 6.5.1)."""
+    """Trailers must not be used as header fields, because a proxy may filter header fields only (RFC 9110, 6.5.1)."""
     told: dict[str, Any] = {}
 
     def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:

@@ -1,6 +1,6 @@
-"""Clients that take their time, and clients that leave in the middle, in crowds: against a server in its own process.
+"""Tests of a server process under many slow clients, and under many clients that disconnect during a request.
 
-This file is also what the server imports.
+The server imports this file, too.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def parts(size: int) -> Iterator[bytes]:
 
 
 class Session:
-    """Stands for a database session; it is the holding of it that counts here."""
+    """A fake database session; the tests only count sessions in use."""
 
     def __init__(self) -> None:
         self.statements: list[str] = []
@@ -68,7 +68,7 @@ def open_session(worker_id: int) -> Session:
 
 
 class Served:
-    """A server with two slots in a process of its own, seen from outside."""
+    """A server process with two slots, which the tests observe from outside."""
 
     def __init__(self, directory: pathlib.Path, *options: str) -> None:
         ready, self._errors = directory / "ready.json", directory / "stderr.txt"
@@ -94,20 +94,20 @@ class Served:
 
     @property
     def memory(self) -> int:
-        """Bytes of it that are in memory."""
+        """Resident memory of the process, in bytes."""
         status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0]) * 1024
 
     @property
     def complaints(self) -> list[str]:
-        """Lines of its log that tell of an exception."""
+        """Lines of the server's log that report an exception."""
         return [line for line in self.said.splitlines() if re.search("Traceback|Error|bug", line)]
 
     @property
     def sizes_of_temporary_files(self) -> list[int]:
         sizes = []
         for file in pathlib.Path(f"/proc/{self.process.pid}/fd").iterdir():
-            # What the server closes while this looks at it is no temporary file any more.
+            # The server can close a file while this test reads the file's size.
             with contextlib.suppress(FileNotFoundError):
                 if "(deleted)" in os.readlink(file):
                     sizes.append(file.stat().st_size)
@@ -133,14 +133,14 @@ class Served:
 
     def connect(self, receive_buffer: int = 4096) -> socket.socket:
         client = socket.socket()
-        # So that the client's side of the network takes little.
+        # Use a small receive buffer, so that the client's kernel accepts little data.
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         client.settimeout(PATIENCE)
         client.connect(("127.0.0.1", self.port))
         return client
 
     def seconds_to_answer(self) -> float:
-        """Ask something small on a new connection."""
+        """Return how many seconds a small request on a new connection takes."""
         began = time.monotonic()
         with self.connect() as client:
             client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
@@ -176,7 +176,7 @@ def get(path: str) -> bytes:
 
 @pytest.fixture(autouse=True)
 def many_files() -> Iterator[None]:
-    """Allow this process, and those that it starts, enough open files."""
+    """Raise the limit of open files for this process and its child processes."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     if before[1] != resource.RLIM_INFINITY and before[1] < OPEN_FILES:
         pytest.skip(f"only {before[1]} open files are allowed")
@@ -187,7 +187,7 @@ def many_files() -> Iterator[None]:
 
 @pytest.fixture
 def start(tmp_path: pathlib.Path) -> Iterator[Callable[..., Served]]:
-    """Start servers that are ended with the test."""
+    """Return a function that starts servers; they are stopped at the end of the test."""
     with contextlib.ExitStack() as stack:
 
         def started(*options: str) -> Served:
@@ -200,7 +200,10 @@ def start(tmp_path: pathlib.Path) -> Iterator[Callable[..., Served]]:
 
 @pytest.fixture
 def crowd() -> Iterator[Callable[..., list[socket.socket]]]:
-    """Open many connections that each say something, and are closed when the test is over."""
+    """Return a function that opens many connections, and sends some data on each.
+
+    The connections are closed at the end of the test.
+    """
     with contextlib.ExitStack() as stack:
 
         def gather(served: Served, sayings: list[bytes], size: int = CROWD) -> list[socket.socket]:
@@ -215,13 +218,16 @@ def crowd() -> Iterator[Callable[..., list[socket.socket]]]:
 
 @pytest.fixture
 def answered(crowd) -> Callable[..., list[socket.socket]]:
-    """Open many connections, a few at a time, that ask for something and do not read the answer."""
+    """Return a function that opens many connections, a few at a time.
+
+    Each connection sends a request, but does not read the response.
+    """
 
     def ask(served: Served, requests: list[bytes], size: int = CROWD) -> list[socket.socket]:
         clients: list[socket.socket] = []
         before = served.outcome("completed")
         while len(clients) < size:
-            # More at once would be too much for two slots, and shed.
+            # Open only five at a time, because a server with two slots would reject some requests of a larger number.
             clients.extend(crowd(served, requests, 5))
             served.wait_until(lambda: served.outcome("completed") == before + len(clients))
         return clients
@@ -244,7 +250,7 @@ CUT_SHORT = b"HTTP/1.1 408 Request Timeout\r\n"
 
 
 def test_crowds_that_send_slowly_and_read_slowly_keep_nobody_waiting(start, crowd, answered) -> None:
-    # A busy machine may take long to make the crowd, of which nobody is to be sent away.
+    # Use long timeouts, because opening all connections can take long on a busy machine, and no client must time out.
     patient = [flag for name in ("request", "header", "body", "write") for flag in (f"--{name}-timeout-seconds", "120")]
     served = start(*patient)
     served.seconds_to_answer()
@@ -273,7 +279,7 @@ def test_crowds_that_take_too_long_are_sent_away(start, crowd, answered) -> None
     senders = crowd(served, BEGUN)
     readers = answered(served, [get(f"/whole/{8 * MEGABYTE}")], 20)
     for number, client in enumerate(senders):
-        # One that has said nothing is told nothing.
+        # A client that has sent no data receives no response.
         assert all_of(client).startswith(CUT_SHORT if BEGUN[number % len(BEGUN)] else b"")
         client.close()
     served.wait_until(lambda: served.open_files <= open_files)
@@ -313,7 +319,7 @@ def test_a_running_request_is_not_cut_because_the_next_one_trickles(start) -> No
 
 
 def cut_while_sending(client: socket.socket, seconds: float) -> bool:
-    """Send a byte now and then, and read nothing; say whether the connection was cut before the time was over."""
+    """Send single bytes with pauses, without reading; return True if the connection is cut within `seconds`."""
     end = time.monotonic() + seconds
     try:
         while time.monotonic() < end:
@@ -328,7 +334,7 @@ def test_who_does_not_read_is_cut_also_while_it_sends(start) -> None:
     served = start("--write-timeout-seconds", "0.5")
     with served.connect() as client:
         client.sendall(get(f"/whole/{8 * MEGABYTE}") + b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9999\r\n\r\n")
-        # Its system may take a part first, and so have more time.
+        # Wait for longer than the timeout: the client's kernel can accept a part first, which restarts the timeout.
         assert cut_while_sending(client, 5)
 
 
@@ -339,13 +345,13 @@ def test_a_flood_of_pipelined_requests_takes_little_memory(start, crowd) -> None
     crowd(served, [get("/sleeping/60")], 2)
     served.wait_until(lambda: served.snapshot()["running"] == 2)
     crowd(served, [b"GET / HTTP/1.1\r\nHost:x\r\n\r\n" * 2500], 100)
-    # Those that have waited too long are refused, and the next of each client are taken up.
+    # Requests that have waited too long are rejected; then the next request from each client is started.
     served.wait_until(lambda: served.snapshot()["submitted"] >= 103)
     assert served.memory - memory < 40 * MEGABYTE
 
 
 def pushed(client: socket.socket, data: bytes) -> None:
-    """Send what the server and the system take at once."""
+    """Send as much of `data` as the server and the kernel accept immediately."""
     client.settimeout(0.2)
     with contextlib.suppress(TimeoutError):
         client.sendall(data)
@@ -364,13 +370,13 @@ def test_so_does_a_flood_of_pipelined_bodies_and_large_heads(start, crowd, ahead
     for client in clients:
         pushed(client, one * 16)
     served.wait_until(lambda: served.snapshot()["queued"] == 40)
-    # All that they have sent is 12 MB.
+    # The clients have sent 12 MB in total.
     assert served.memory - memory < 6 * MEGABYTE
 
 
 def test_who_reads_a_stream_slowly_does_not_fill_the_disk(start, answered) -> None:
     served = start("--request-timeout-seconds", "60")
-    # These leave no room for others in memory.
+    # These responses use up the memory budget for unsent responses.
     answered(served, [get(f"/whole/{8 * MEGABYTE}")], 40)
     before = sum(served.sizes_of_temporary_files)
     with served.connect(MEGABYTE) as client:
@@ -388,7 +394,7 @@ def test_connections_beyond_the_most_are_refused_and_accepting_goes_on(start, cr
     assert all(client.recv(1000).startswith(b"HTTP/1.1 200 OK") for client in kept)
     for client in crowd(served, [get("/")], CROWD):
         with contextlib.suppress(ConnectionResetError):
-            # Of very many the last are told nothing.
+            # If there are very many connections, the last clients receive no response.
             assert all_of(client)[:12] in (b"HTTP/1.1 503", b"")
         client.close()
     assert served.snapshot()["submitted"] == 50
@@ -403,7 +409,7 @@ def test_connections_beyond_the_most_are_refused_and_accepting_goes_on(start, cr
 
 
 def reset(clients: list[socket.socket]) -> None:
-    """Leave without a word: what is closed like this sends a reset."""
+    """Disconnect by resets: with this socket option, closing a socket sends a reset."""
     for client in clients:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.close()
@@ -457,7 +463,7 @@ def test_what_runs_for_nobody_is_ended_if_that_is_wanted(start, crowd) -> None:
     assert served.complaints == []
 
 
-# A machine that is out of something.
+# A machine that runs out of a resource.
 
 
 def test_out_of_descriptors_it_serves_whom_it_has_and_accepts_again_later(start, crowd) -> None:
@@ -481,7 +487,7 @@ def test_a_body_without_room_is_refused_and_forgotten(start, beyond: int) -> Non
     open_files = served.open_files
     with served.connect() as client:
         client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (room + beyond) + bytes(room))
-        # All of it is in the file, or nearly: the rest may be in the file's buffer.
+        # Wait until the file holds the whole body, except for a rest that is still in the file object's buffer.
         served.wait_until(lambda: any(size > room - 8192 for size in served.sizes_of_temporary_files))
         client.sendall(bytes(beyond))
         assert client.recv(1000).startswith(b"HTTP/1.1 507 ")
@@ -489,6 +495,6 @@ def test_a_body_without_room_is_refused_and_forgotten(start, beyond: int) -> Non
     assert served.seconds_to_answer() < 1
     began = time.monotonic()
     assert served.end() == 0
-    # It does not wait for a connection that is no more.
+    # The server must not wait for a closed connection.
     assert time.monotonic() - began < 3
     assert served.complaints == []

@@ -1,6 +1,6 @@
-"""What came in time is answered: a kept event loop is not the clients' fault, and a shutdown lets new ones ask.
+"""Requests that arrived in time are answered after the event loop was blocked, and during a shutdown.
 
-The tests run in the greenlet of the server's own process, so what they compute keeps its event loop.
+The tests run in the server's process, so a test that computes blocks the server's event loop.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from intralb_gevent import Route
 
 SHORT = 0.3
 KEPT = 1.0
-"""Longer than any time that a client has here, with a sweep besides."""
+"""Seconds for which the loop is blocked; longer than any client timeout in these tests plus the interval of sweeps."""
 REQUEST = "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 POST = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n"
 RESTARTS = int(os.environ.get("INTRALB_TEST_RESTARTS", "25"))
@@ -55,7 +55,7 @@ def test_the_rest_of_a_request(serve, connect, echo, eventually, sent) -> None:
     server = serve(echo, **TIMES)
     client = connect(server)
     client.send(sent)
-    eventually(lambda: any(each._parser.in_head or each._parser.in_body for each in server.connections))
+    eventually(lambda: any(each.input.parser.in_head or each.input.parser.in_body for each in server.connections))
     client.send((REQUEST if sent[0] == "G" else POST + "0123456789")[len(sent) :])
     keep_the_loop()
     assert client.reply().status == 200
@@ -110,7 +110,7 @@ def test_a_shutdown_lets_a_new_connection_ask(serve, connect, echo, eventually, 
         client.send(REQUEST)
     replies = [client.reply() for client in clients]
     assert {(reply.status, reply.headers["connection"]) for reply in replies} == {(200, "close")}
-    # It does not wait for more when all have asked.
+    # Once all clients have received their responses, the shutdown must not wait any longer.
     began = time.monotonic()
     stopping.join()
     assert time.monotonic() - began < 0.5
@@ -145,7 +145,7 @@ def start(copy):
     return server
 
 listener = socket.socket()
-# Its copies are what they find.
+# The servers use copies of it.
 listener.setblocking(False)
 listener.bind(("127.0.0.1", 0))
 listener.listen(1024)
@@ -170,7 +170,7 @@ def ask_once(port: int) -> bytes:
 
 
 class Asking(threading.Thread):
-    """A client that makes a connection for each request, until it is told to stop."""
+    """A client that opens a connection for each request, until it is stopped."""
 
     def __init__(self, port: int) -> None:
         super().__init__(daemon=True)

@@ -1,4 +1,4 @@
-"""Where a server stands, as its applications see it: on a unix socket, or below a path that the proxy leaves on."""
+"""Tests of the environ on a unix socket, and below a path prefix that the proxy does not remove."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ def place(environ: dict[str, Any], start_response: Any) -> list[bytes]:
 
 @pytest.fixture
 def serve_local(tmp_path) -> Iterator[Callable[..., str]]:
-    """Start servers on unix sockets that are stopped when the test is over; return the paths of their sockets."""
+    """Return a function that starts a server on a unix socket, and returns the path of the socket.
+
+    The servers are stopped at the end of the test.
+    """
     made: list[WSGIServer] = []
 
     def start(handler_class: Any = None, **options: Any) -> str:
@@ -136,7 +139,9 @@ def test_routes_and_mounted_applications_are_below_it(serve, connect) -> None:
     server = serve({"/shop": place}, root_path="/app", routes=[Route("/shop/slow", request_timeout_seconds=120)])
     assert connect(server).get("/app/shop/slow").body.decode().split(" ")[2:4] == ["/app/shop", "/slow"]
     environ = {"PATH_INFO": "/shop/slow"}
-    assert server.balancer._mounts.find(environ) is not server.balancer._mounts.find({"PATH_INFO": "/shop/x"})
+    assert server.balancer.intake.mounts.find(environ) is not server.balancer.intake.mounts.find(
+        {"PATH_INFO": "/shop/x"}
+    )
 
 
 @pytest.mark.parametrize("path", ["/app/x", "/app/app/x"])

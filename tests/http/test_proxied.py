@@ -1,4 +1,4 @@
-"""Connections through a proxy, as the application sees them."""
+"""Tests of the environ for connections through a proxy."""
 
 import ssl
 import struct
@@ -41,7 +41,7 @@ def test_one_that_is_missing_or_malformed_is_a_close_and_a_line_in_the_log(
     client = connect(server)
     client.send(junk)
     assert client.closed_by_server
-    eventually(lambda: "refused a connection from 127.0.0.1" in caplog.text)
+    eventually(lambda: "rejected a connection from 127.0.0.1" in caplog.text)
     assert not server.connections
 
 
@@ -50,7 +50,7 @@ def test_a_request_that_has_just_come_behind_its_header_is_answered_by_a_server_
     client, halfway = connect(server), connect(server)
     client.send(V1 + REQUEST)
     halfway.send(V1[:20])
-    # Without a turn of the hub for accepting before.
+    # Stop the server before the hub can accept the connection.
     server.stop(5)
     reply = client.reply()
     assert (reply.body, reply.headers["connection"]) == (b"203.0.113.7 4711 http", "close")

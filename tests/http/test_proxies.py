@@ -1,4 +1,4 @@
-"""What trusted proxies say of the client: who is trusted, what is read, and what a stranger cannot make us believe."""
+"""Data about clients is read correctly from trusted proxies; other peers cannot spoof such data."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from intralb_gevent.http.forwarded import forwarded
-from intralb_gevent.http.proxies import TrustedNetworks
-from intralb_gevent.http.proxy_protocol import MAX_BYTES, ProxyHeader
+from intralb_gevent.http.proxy.hints import apply_proxy_hints
+from intralb_gevent.http.proxy.protocol import MAX_BYTES, ProxyHeader
+from intralb_gevent.http.proxy.trusted import TrustedNetworks
 
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 REQUEST = b"GET / HTTP/1.1\r\nHost: example.com\r\n\r\n"
@@ -24,7 +24,7 @@ ADDRESSES = st.ip_addresses()
 PORTS = st.integers(0, 65535)
 
 
-# Who is trusted.
+# Trusted peers.
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ MALFORMED: dict[str, bytes] = {
 
 
 def fed(*pieces: bytes) -> tuple[tuple[str, str] | None, bytes] | str | None:
-    """What comes of the pieces: source and rest, or the error, or None when more is needed."""
+    """Feed the pieces; return the source address and the rest, or the error, or None if the parser needs more data."""
     header = ProxyHeader()
     for number, piece in enumerate(pieces):
         try:
@@ -257,10 +257,10 @@ def environ_of(**fields: str) -> dict[str, Any]:
 
 
 def told(peer: str = PROXY, trusted: TrustedNetworks = TRUSTED, **fields: str) -> dict[str, Any]:
-    """What a request with these fields from that peer changes in its environ; None is what it removes."""
+    """Return the changes to the environ for a request with these fields from `peer`; None means a removed key."""
     before = environ_of(**fields)
     environ = dict(before)
-    forwarded(environ, peer, trusted)
+    apply_proxy_hints(environ, peer, trusted, 0.0)
     return {name: environ.get(name) for name in {*before, *environ} if environ.get(name) != before.get(name)}
 
 
@@ -466,7 +466,7 @@ FIELDS = st.dictionaries(st.sampled_from([*CLAIMS, "HTTP_HOST"]), VALUES)
 @given(fields=FIELDS, peer=st.sampled_from([PROXY, "203.0.113.9", ""]))
 def test_no_field_raises_or_puts_nonsense_where_the_client_stands(fields: dict[str, str], peer: str) -> None:
     environ = environ_of(**fields)
-    forwarded(environ, peer, TRUSTED)
+    apply_proxy_hints(environ, peer, TRUSTED, 0.0)
     ipaddress.ip_address(environ["REMOTE_ADDR"])
     assert environ["REMOTE_PORT"] == "" or 0 < int(environ["REMOTE_PORT"]) <= 65535
     assert environ["wsgi.url_scheme"] in ("http", "https")

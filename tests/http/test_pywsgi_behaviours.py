@@ -1,6 +1,6 @@
-"""What gevent's own server does, ours does too; where it does not, it says so here and in docs/http.md.
+"""Our server behaves like gevent's; each difference is listed in this file and in docs/reference/http.md.
 
-Most of it is seen by asking both servers the same and comparing.
+Most tests send the same requests to both servers and compare the responses.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CHUNKED = "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 def answering(parts: Any, status: str = "200 OK", headers: Any = TEXT) -> Callable[..., Any]:
-    """Make an application that answers with these parts, or with those that a call gives."""
+    """Return an application that responds with these parts; if `parts` is a callable, it returns the parts."""
 
     def application(environ: dict[str, Any], start_response: Any) -> Any:
         start_response(status, headers)
@@ -43,7 +43,7 @@ def answering(parts: Any, status: str = "200 OK", headers: Any = TEXT) -> Callab
 
 
 def by_method(calls: Callable[[Any], Any]) -> Callable[..., Any]:
-    """Make an application that tells what `calls` reads of its input."""
+    """Return an application that responds with the data that the function `calls` reads from `wsgi.input`."""
 
     def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         told = repr(calls(environ["wsgi.input"])).encode()
@@ -54,7 +54,7 @@ def by_method(calls: Callable[[Any], Any]) -> Callable[..., Any]:
 
 
 def whole_bytes(server: pywsgi.WSGIServer, data: str | bytes) -> bytes:
-    """Say this to a server and nothing more; return all that it says until it closes."""
+    """Send exactly `data` to a server; return all data that it sends until it closes the connection."""
     with socket.create_connection(("127.0.0.1", server.server_port), timeout=10) as client:
         client.sendall(data.encode("latin-1") if isinstance(data, str) else data)
         client.shutdown(socket.SHUT_WR)
@@ -66,7 +66,7 @@ def whole_bytes(server: pywsgi.WSGIServer, data: str | bytes) -> bytes:
 
 @pytest.fixture
 def both() -> Iterator[Callable[..., list[Any]]]:
-    """Ask gevent's server and ours the same; return both answers."""
+    """Return a function that sends the same data to gevent's server and ours, and returns both results."""
     made: list[pywsgi.WSGIServer] = []
 
     def ask(application: Any, data: str | bytes, **arguments: Any) -> list[bytes]:
@@ -84,7 +84,7 @@ def both() -> Iterator[Callable[..., list[Any]]]:
 
 
 def responses(data: bytes) -> list[tuple[int, bytes]]:
-    """Split what a server said into statuses and bodies."""
+    """Split a server's output into responses; return the status and the body of each."""
     found = []
     while data:
         head, _, data = data.partition(b"\r\n\r\n")
@@ -311,7 +311,8 @@ def test_the_environ_is_that_of_gevent(both) -> None:
         environ={"my.key": "mine", "wsgi.multiprocess": True},
     )
     theirs, ours = seen
-    known_to_us = {"RAW_URI", "REQUEST_URI", "intralb.deadline", "intralb.client_disconnected", "intralb.worker"}
+    known_to_us = {"RAW_URI", "REQUEST_URI", "intralb.request_id"}
+    known_to_us |= {"intralb.deadline", "intralb.client_disconnected", "intralb.worker"}
     assert ours.keys() - theirs.keys() == known_to_us | {"wsgi.file_wrapper", "wsgi.early_hints"}
     assert theirs.keys() - ours.keys() == set()
     different = {name for name in theirs if ours[name] != theirs[name]}
@@ -364,7 +365,7 @@ def test_the_iterable_is_closed_once(both) -> None:
 
 
 class Text(str):
-    """As template languages mark text as safe with."""
+    """A subclass of `str`, like the type with which template languages mark text as safe."""
 
 
 @pytest.mark.parametrize(
@@ -380,7 +381,7 @@ def test_what_is_a_kind_of_str_is_taken_for_one(both, application) -> None:
     assert ours == theirs == [(200, b"hello")]
 
 
-# What our engine does by itself.
+# Behaviour of our own engine.
 
 
 def test_a_line_break_in_headers_that_can_be_read_once_only_is_refused(serve, connect) -> None:
@@ -476,7 +477,7 @@ def test_a_file_of_any_kind_is_sent_and_closed(serve, connect, tmp_path, opened,
     client = connect(serve(application))
     client.send(GET_1_0_KEPT)
     if length == 100_000:
-        # Less than promised: only the end tells.
+        # Only the closed connection shows that the body is shorter than declared.
         assert client.rest().endswith(b"\r\n\r\n" + expected)
     else:
         assert client.reply().body == expected
@@ -517,7 +518,7 @@ def test_an_error_when_the_iterable_is_closed_does_not_harm_the_connection(serve
 @pytest.mark.parametrize("change", [{"REQUEST_METHOD": "GET"}, {}], ids=["rewritten", "emptied"])
 def test_no_body_answers_head_whatever_becomes_of_the_environ(serve, connect, change: dict[str, str]) -> None:
     def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
-        # As middleware does that lets an application without HEAD answer as if it were asked with GET.
+        # Change the environ like middleware that presents HEAD as GET to an application that does not know HEAD.
         environ.clear()
         environ.update(change)
         start_response("200 OK", TEXT)
@@ -585,7 +586,7 @@ def test_nothing_but_the_balancer_ends_with_a_failing_application(serve, connect
 
 
 class Logger:
-    """An object that gevent takes for a logger."""
+    """An object that gevent accepts as a logger."""
 
     def __init__(self) -> None:
         self.logged: list[tuple[int, str]] = []
@@ -627,7 +628,7 @@ def test_the_error_log_is_what_the_application_writes_errors_to(connect) -> None
         assert re.findall(r"\w+", written) == ["one", "two", "three"]
 
 
-# Where they differ, as docs/http.md says.
+# Differences, as docs/reference/http.md lists them.
 
 
 @pytest.mark.parametrize(
@@ -834,5 +835,5 @@ def test_a_server_stopped_while_bodies_arrive_and_answers_leave_ends_in_time(con
     for client in clients:
         client.close()
     assert not server.connections
-    # Its listener is closed, which was open before.
+    # The listener is closed, so the process has one open file fewer.
     eventually(lambda: open_files() == before - 1)

@@ -1,7 +1,7 @@
-"""A request that lay in its socket while the event loop was busy: its time counts from when it came.
+"""If a request waited in its socket while the event loop was blocked, its time limit counts from its arrival.
 
-The handler of /block sends the requests of other clients by itself and then keeps the loop, so that they lie there for
-as long, whatever the machine does meanwhile.
+The handler of /block sends other clients' requests itself, and then blocks the loop, so that the requests wait in their
+sockets while the loop is blocked, independently of the machine's speed.
 """
 
 import contextlib
@@ -18,8 +18,8 @@ import pytest
 import trustme
 
 from intralb_gevent import LoadBalancer, Options, Route, WSGIServer
-from intralb_gevent.http.arrival import seconds_since_data
-from intralb_gevent.pool.hubwatch import HubWatch
+from intralb_gevent.http.tcpinfo import seconds_since_data
+from intralb_gevent.hub.busy import HubWatch
 
 BLOCKED = 0.6
 SHORT, LONG = 0.3, 20.0
@@ -38,7 +38,9 @@ def job_lines(caplog):
 
 
 class Blocking:
-    """An application that keeps the loop at /block, having let others send, and tells when others' time began."""
+    """An application that blocks the loop at /block after other clients have sent, and records when each
+    request's time began.
+    """
 
     def __init__(self) -> None:
         self.meanwhile = lambda: None
@@ -59,7 +61,7 @@ class Blocking:
         return [environ["PATH_INFO"].encode()]
 
     def assert_counted_from_arrival(self) -> None:
-        """No earlier than it was sent, and long before it was read."""
+        """Check that the request's time began after the request was sent, and long before it was read."""
         assert self.began
         for began in self.began:
             assert self.sent <= began <= self.blocked_until - BLOCKED / 2
@@ -72,14 +74,14 @@ def blocking():
 
 @pytest.fixture
 def newcomers():
-    """Clients whose connections are accepted as late as their requests are read."""
+    """Return a function that connects clients whose connections are accepted only when their requests are read."""
     made = []
 
     def come(server, count, request):
         for _ in range(count):
             made.append(socket.create_connection(("127.0.0.1", server.server_port), timeout=10))
             made[-1].sendall(request)
-            # From here on only with the loop's help.
+            # Continue with a gevent socket, so that the client uses the event loop.
             made[-1] = gevent.socket.socket(fileno=made[-1].detach())
             made[-1].settimeout(10)
         return made
@@ -109,7 +111,7 @@ def test_what_has_no_time_left_is_refused_without_a_slot(serve, connect, blockin
 
 def test_so_is_what_came_with_a_connection_that_was_not_accepted_yet(serve, connect, blocking, newcomers) -> None:
     server = serve(blocking, **TIMES)
-    # More than are accepted in one round of the loop.
+    # Open more connections than the server accepts in one iteration of the loop.
     count = server.max_accept + 20
     clients = []
     blocking.meanwhile = lambda: clients.extend(newcomers(server, count, get("/late")))
@@ -193,7 +195,7 @@ def test_over_a_unix_socket_it_counts_from_when_it_is_read(blocking, tmp_path) -
     assert blocking.calls == ["/block", "/late"]
 
 
-# What the system tells.
+# Arrival times reported by the kernel.
 
 
 def test_it_is_never_told_to_have_come_before_it_was_sent() -> None:
@@ -215,7 +217,7 @@ def test_nothing_is_told_of_other_sockets() -> None:
         assert seconds_since_data(one) == 0.0
 
 
-# Whether the hub is late.
+# Detection of a late hub.
 
 
 @pytest.fixture

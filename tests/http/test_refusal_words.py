@@ -1,4 +1,4 @@
-"""What a client that is refused is told, and the log: a sentence of its own for each rule, and nothing that it sent."""
+"""The response and the log state the rule that a rejected request breaks, and contain no text from the client."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ RULES = {
     "chunked twice": (f"{POST}Transfer-Encoding: chunked, secret\r\n\r\n", 400, "something behind chunked"),
     "empty coding": (f"{POST}Transfer-Encoding:\r\nX: secret\r\n\r\n", 400, "Transfer-Encoding is empty"),
     "unknown coding": (f"{POST}Transfer-Encoding: secret\r\n\r\n", 501, "no transfer coding but chunked"),
-    "chunked HTTP/1.0": ("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", 400, "HTTP/1.0 does not know"),
+    "chunked HTTP/1.0": ("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", 400, "HTTP/1.0 does not support"),
     "space in a name": (f"{GET}Host: x\r\nX secret: b\r\n\r\n", 400, "field's name is empty, has a space"),
     "space before the colon": (f"{GET}Host: x\r\nContent-Length : 1\r\n\r\n", 400, "a space before its colon"),
     "space before the first field": (f"{GET} Host: secret\r\n\r\n", 400, "begins with a space"),
@@ -54,13 +54,13 @@ RULES = {
     "no method": ("@secret / HTTP/1.1\r\nHost: x\r\n\r\n", 400, "does not begin with a method"),
     "https to a plain port": ("\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03secret", 400, "speaks plain HTTP"),
     "long method": ("SECRET" * 20 + " / HTTP/1.1\r\nHost: x\r\n\r\n", 501, "method is longer"),
-    "CONNECT": ("CONNECT secret:1 HTTP/1.1\r\nHost: secret:1\r\n\r\n", 501, "no tunnels"),
+    "CONNECT": ("CONNECT secret:1 HTTP/1.1\r\nHost: secret:1\r\n\r\n", 501, "does not support CONNECT"),
     "version": ("GET /secret HTTP/2.0\r\nHost: x\r\n\r\n", 505, "HTTP/1.0 and HTTP/1.1"),
     "HTTP/2": ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505, "HTTP/1.0 and HTTP/1.1"),
     "chunk size": (f"{CHUNKED}secret\r\n", 400, "no hexadecimal number"),
     "chunk end": (f"{CHUNKED}1\r\nsecret", 400, "does not end with CR LF"),
     "chunk extension": (f"{CHUNKED}1;\x01secret\r\n", 400, "malformed extension"),
-    "expectation": (f"{POST}Expect: secret\r\nContent-Length: 1\r\n\r\n", 417, "what the request expects"),
+    "expectation": (f"{POST}Expect: secret\r\nContent-Length: 1\r\n\r\n", 417, "does not support this Expect field"),
     "long target": (f"GET /{'secret' * 2000} HTTP/1.1\r\nHost: x\r\n\r\n", 414, "target is longer"),
     "long field": (f"{GET}Host: x\r\nX: {'secret' * 9000}\r\n\r\n", 431, "header fields are more or larger"),
     "long body": (f"{POST}Content-Length: 99999999999\r\n\r\n", 413, "body is larger"),
@@ -77,7 +77,7 @@ def test_each_rule_has_its_words_in_the_answer_and_in_the_log(serve, connect, ec
     assert reply.status == status
     assert words in reply.body.decode()
     (line,) = eventually(lambda: caplog.messages)
-    assert line.startswith(f"refused a request from 127.0.0.1: {status} ")
+    assert line.startswith(f"rejected a request from 127.0.0.1: {status} ")
     assert words in line
     assert "secret" not in (line + reply.body.decode()).lower()
 
@@ -91,7 +91,7 @@ def test_a_request_that_comes_too_slowly_is_told_so(serve, connect, echo, caplog
 
 
 def test_bad_chunks_behind_a_refused_head_are_named_too(serve, connect, caplog, eventually) -> None:
-    """The client has its answer by then, so only the log can say it."""
+    """The client has already received its response, so only the log can report malformed chunks."""
     import gevent
 
     def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:

@@ -1,4 +1,4 @@
-"""A request that cannot be taken is refused by its head: its body need not be sent, and is not kept if it is."""
+"""A request that cannot be served is rejected after its head; its body is not needed, and is discarded."""
 
 import logging
 import struct
@@ -10,7 +10,7 @@ from gevent import socket
 from gevent.event import Event
 
 from intralb_gevent import LoadBalancer, Options, Priority, Route, WSGIServer, current_session
-from intralb_gevent.http.limits import SKIPPED_BODY_BYTES
+from intralb_gevent.http.body import SKIPPED_BODY_BYTES
 
 ONE = {"max_concurrent_per_router": 1, "queue_size": 0, "max_workers": 1}
 TEXT = [("Content-Type", "text/plain")]
@@ -36,7 +36,7 @@ FRAMINGS = [(length(KILOBYTES), BODY), (CHUNKED, in_chunks(BODY))]
 
 
 class Full:
-    """A server whose only slot is taken until the door opens; it answers with path and body."""
+    """An application that responds once `door` is set; responses contain the path and the size of the body."""
 
     def __init__(self, begin=lambda: None) -> None:
         self.begin = begin
@@ -72,13 +72,13 @@ def full(serve, connect, eventually):
 def open_door(full) -> None:
     full.door.set()
     assert full.busy.reply().body == b"/busy 0"
-    # The slot is free when it has cleaned up.
+    # Let the slot finish its clean-up; then it is free.
     gevent.sleep(0)
 
 
 def receiving(server):
-    """The connections on which a head has come, and not all of the body."""
-    return [connection for connection in server.connections if connection._parser.in_body]
+    """Return the server's connections that have received a head, but not all of its body."""
+    return [connection for connection in server.connections if connection.input.parser.in_body]
 
 
 def assert_refused(reply, *, stays: bool) -> None:
@@ -142,7 +142,7 @@ def test_nothing_of_the_body_is_kept(full, connect, eventually) -> None:
     assert_refused(client.reply("POST"), stays=True)
     client.send(b"b" * 900_000)
     (connection,) = receiving(full.server)
-    eventually(lambda: connection._parser.body_left == 90_000)
+    eventually(lambda: connection.input.parser.body_left == 90_000)
     assert full.server.shared.bodies.taken == 0
     client.send(b"b" * 90_000)
     open_door(full)
@@ -168,7 +168,7 @@ def test_a_connection_that_is_for_one_request_is_closed_after_the_answer(full, c
     client = connect(full.server)
     client.send(head(framing, version=version))
     assert_refused(client.reply("POST"), stays=False)
-    # It may still be sending: that is read for a while, as a reset could take the answer from it.
+    # Continue to send: the server goes on reading for a while, because a reset could destroy the response.
     for start in range(0, len(BODY), 10_000):
         client.send(BODY[start : start + 10_000])
         gevent.sleep(0)
@@ -193,7 +193,7 @@ def test_a_client_that_asks_first_is_refused_instead_of_told_to_go_on(full, conn
     full = full()
     client = connect(full.server)
     client.send(head("Expect: 100-continue\r\n" + length(5)).encode() + begun)
-    # A 100 before it would be an error of the server's to h11, or be counted as an answer.
+    # Read the raw bytes, because h11 would treat a 100 response before the 503 as an error or as the response.
     assert client.socket.recv(12) == b"HTTP/1.1 503"
     rest = client.rest().lower()
     assert b"connection: close\r\n" in rest
@@ -293,7 +293,7 @@ def test_middleware_in_front_of_the_balancer_sees_the_whole_request(connect, eve
     assert read == [b"hello"]
 
 
-# Clients that leave while what they have sent is gone through.
+# Clients that disconnect while their pipelined requests are parsed.
 
 
 def test_a_client_that_resets_with_many_heads_sent_is_no_bug(full, connect, eventually, caplog) -> None:
@@ -334,7 +334,7 @@ def test_nor_is_one_that_closes_while_more_waits_than_is_parsed(serve, connect, 
     assert busy.reply().body == b"done"
 
 
-# Bodies that end otherwise.
+# Bodies that end differently.
 
 
 def test_a_body_that_never_comes_ends_the_connection_without_another_answer(full, connect, monkeypatch) -> None:
@@ -414,7 +414,7 @@ def test_a_server_that_stops_says_so_to_whom_it_refuses(full, connect, eventuall
     full = full()
     client = connect(full.server)
     client.send("POST / HT")
-    eventually(lambda: any(connection._parser.in_head for connection in full.server.connections))
+    eventually(lambda: any(connection.input.parser.in_head for connection in full.server.connections))
     stopping = gevent.spawn(full.server.stop, 20)
     eventually(lambda: full.server.closing)
     client.send(f"TP/1.1\r\nHost: x\r\n{length(KILOBYTES)}\r\n\r\n")

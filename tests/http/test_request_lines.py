@@ -1,4 +1,4 @@
-"""Request lines beyond what most clients send: any method, later versions, raw bytes in a target; in any pieces."""
+"""Unusual request lines are accepted, however they are split: any method, later versions, raw bytes in a target."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import gevent
 import pytest
 
 from intralb_gevent import LoadBalancer, Options
-from intralb_gevent.http.parser import BodyBudget, Request, RequestParser
+from intralb_gevent.http.body import BodyBudget
+from intralb_gevent.http.parser import RequestParser
+from intralb_gevent.http.request import Request
 
 METHODS = [
     *("CHECKIN", "LABEL", "UPDATE", "VERSION-CONTROL", "BASELINE-CONTROL", "UNCHECKOUT", "MKWORKSPACE", "ORDERPATCH"),
@@ -19,7 +21,7 @@ METHODS = [
 
 
 class Parsed:
-    """What a parser makes of bytes in pieces."""
+    """The results of parsing bytes in pieces."""
 
     def __init__(self) -> None:
         self.requests: list[Request] = []

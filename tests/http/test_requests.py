@@ -1,4 +1,4 @@
-"""What clients send, and what the application gets of it."""
+"""Tests of requests: as clients send them, and as the application receives them."""
 
 import io
 from wsgiref.validate import validator

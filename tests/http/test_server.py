@@ -1,4 +1,4 @@
-"""The server keeps the constructor and the life cycle of gevent's."""
+"""The server has the same constructor and life cycle as gevent's server."""
 
 import math
 import re
@@ -266,7 +266,7 @@ def test_a_listener_that_fails_closes_its_server_and_is_told_of_once(
     server = serve(echo)
     client = connect(server)
     assert client.get().status == 200
-    # As another process does that has the same listener, and shuts it down for both.
+    # Shut the listener down; another process that shares the listener could do so, too.
     server.socket.shutdown(socket.SHUT_RDWR)
     if noticed == "by the hub":
         eventually(lambda: not server.started)

@@ -1,4 +1,4 @@
-"""Request bodies that the application reads as they arrive, on routes that say so."""
+"""On routes with `stream_request_bodies`, the application reads a request's body as it arrives."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from gevent import socket, ssl
 from gevent.event import Event
 
 from intralb_gevent import LoadBalancer, OptionError, Options, Route, WSGIServer
+from intralb_gevent.config.route import route_list
 from intralb_gevent.errors import RequestBodyError
-from intralb_gevent.http.limits import RECEIVE_BYTES, SKIPPED_BODY_BYTES, STREAMED_BODY_BYTES
-from intralb_gevent.route import route_list
+from intralb_gevent.http.body import SKIPPED_BODY_BYTES
+from intralb_gevent.http.bodystream import STREAMED_BODY_BYTES
+from intralb_gevent.http.context import RECEIVE_BYTES
 
 TEXT = [("Content-Type", "text/plain")]
 STREAMED = [Route("/up*", stream_request_bodies=True)]
@@ -41,7 +43,7 @@ def in_chunks(body: bytes, size: int = 4096) -> bytes:
 
 
 class Uploads:
-    """An application that does `read` with its input, and says what came of it."""
+    """An application that calls the function `read` with `wsgi.input`, and responds with the result."""
 
     def __init__(self, read: Callable[[Any], Any]) -> None:
         self.read = read
@@ -73,7 +75,7 @@ def uploads(serve) -> Callable[..., Any]:
 
 @pytest.fixture
 def the_connection(eventually) -> Callable[[WSGIServer], Any]:
-    """Return the only connection of a server, once its server has accepted it."""
+    """Return a function that waits until a server has accepted its only connection, and returns this connection."""
     return lambda server: eventually(lambda: next(iter(server.connections), None))
 
 
@@ -190,10 +192,9 @@ def test_a_client_waits_while_the_application_does_not_read(uploads, connect, ev
     client.send(head(length(20 * MEGABYTE)))
     sender = gevent.spawn(client.send, b"x" * 20 * MEGABYTE)
     connection = the_connection(uploads.server)
-    eventually(lambda: not connection._reader.active)
-    gevent.sleep(0.02)
+    eventually(lambda: not connection.input.reader.active)
     assert not sender.dead
-    assert connection._parser._body.unread <= STREAMED_BODY_BYTES + RECEIVE_BYTES
+    assert connection.input.parser._body.unread <= STREAMED_BODY_BYTES + RECEIVE_BYTES
     go_on.set()
     assert client.reply("POST").body == str(20 * MEGABYTE).encode()
 
@@ -202,9 +203,10 @@ def test_other_routes_are_called_with_the_whole_body(uploads, connect, eventuall
     uploads = uploads(lambda file: file.read())
     client = connect(uploads.server)
     client.send(head(length(5), path="/other"))
-    eventually(lambda: the_connection(uploads.server)._parser.in_body)
-    gevent.sleep(0.01)
-    assert not uploads.begun.is_set()
+    eventually(lambda: the_connection(uploads.server).input.parser.in_body)
+    # When a later request has been answered, this one would have begun.
+    assert connect(uploads.server).get("/later").status == 200
+    assert [environ["PATH_INFO"] for environ in uploads.environs] == ["/later"]
     client.send("hello")
     assert client.reply("POST").body == b"hello"
 
@@ -235,7 +237,7 @@ def test_a_body_that_began_behind_another_request_is_read_whole(serve, connect, 
     early, late = b"a" * 200_000, b"b" * 200_000
     client.send(head("X: y", "/first", "GET").encode() + head(length(400_000)).encode() + early)
     connection = the_connection(server)
-    eventually(lambda: connection._parser.in_body and not connection._reader.active)
+    eventually(lambda: connection.input.parser.in_body and not connection.input.reader.active)
     door.set()
     assert client.reply().body == b""
     client.send(late)
@@ -276,7 +278,7 @@ def test_one_whose_body_is_not_read_gets_its_answer_and_the_connection_closes(up
     assert client.closed_by_server
 
 
-# What is not read.
+# Unread bodies.
 
 
 @pytest.mark.parametrize("framing", ["length", "chunked"])
@@ -320,7 +322,7 @@ def test_a_rest_that_does_not_come_ends_the_connection(uploads, connect, monkeyp
     assert client.closed_by_server
 
 
-# Limits and clients that leave.
+# Limits and clients that disconnect.
 
 
 def answered(client: Any) -> bytes:
@@ -505,8 +507,9 @@ def test_one_that_waits_in_the_queue_has_its_body_kept_within_bounds(serve, conn
     client.send(head(length(5 * MEGABYTE)))
     eventually(lambda: server.balancer.snapshot().queued)
     gevent.spawn(client.send, b"x" * 5 * MEGABYTE)
-    gevent.sleep(0.02)
-    assert max(getattr(each._parser._body, "unread", 0) for each in server.connections) <= 2 * RECEIVE_BYTES
+    (uploading,) = [each for each in server.connections if each.input.parser.in_body]
+    eventually(lambda: not uploading.input.reader.active)
+    assert uploading.input.parser._body.unread <= 2 * RECEIVE_BYTES
     door.set()
     assert client.reply("POST").body == str(5 * MEGABYTE).encode()
 
@@ -547,7 +550,7 @@ def test_a_server_that_stops_lets_an_upload_finish(uploads, connect, eventually)
     assert stopping.dead
 
 
-# Elsewhere.
+# Other cases.
 
 
 def test_it_echoes_while_it_reads(serve, connect) -> None:
@@ -567,7 +570,7 @@ def test_it_echoes_while_it_reads(serve, connect) -> None:
         answer += client.socket.recv(1000)
 
 
-def test_behind_middleware(echo, connect) -> None:
+def test_behind_middleware(echo, connect, eventually, the_connection) -> None:
     balancer = LoadBalancer(echo, Options(routes=STREAMED))
 
     def middleware(environ: dict[str, Any], start_response: Any) -> Any:
@@ -580,7 +583,7 @@ def test_behind_middleware(echo, connect) -> None:
         client = connect(server)
         client.send(head(CHUNKED))
         client.send(b"3\r\nabc\r\n")
-        gevent.sleep(0.01)
+        eventually(lambda: the_connection(server).input.parser.body_size == 3)
         client.send(b"3\r\ndef\r\n0\r\n\r\n")
         assert client.reply("POST").body == b"abcdef"
     finally:
@@ -602,6 +605,22 @@ def tls_client(server: WSGIServer) -> Any:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     return context.wrap_socket(socket.create_connection(("127.0.0.1", server.server_port), timeout=10))
+
+
+def test_over_http_1_0_a_client_that_is_still_sending_receives_the_whole_answer(serve, connect) -> None:
+    size = 2 * MEGABYTE
+
+    def application(environ, start_response):
+        start_response("200 OK", TEXT)
+        return iter([b"x" * size, b"the end"])
+
+    client = connect(serve(application, routes=STREAMED))
+    client.send(head(length(MEGABYTE), version="1.0"))
+    answer = bytearray()
+    while part := client.socket.recv(65536):
+        answer += part
+        client.send(b"u" * 1000)
+    assert answer.endswith(b"x" * size + b"the end")
 
 
 def test_over_tls(tmp_path) -> None:
@@ -657,9 +676,10 @@ def test_the_first_route_that_matches_counts(serve, connect, eventually, the_con
     client.send("hello")
     assert client.reply("POST").body == b"hello"
     client.send(head(length(5), "/shop/whole"))
-    eventually(lambda: the_connection(server)._parser.in_body)
-    gevent.sleep(0.01)
-    assert begun == ["/up"]
+    eventually(lambda: the_connection(server).input.parser.in_body)
+    # When a later request has been answered, this one would have begun.
+    assert connect(server).get("/shop/later").status == 200
+    assert begun == ["/up", "/later"]
     client.send("hello")
     assert client.reply("POST").body == b"hello"
 
@@ -758,7 +778,7 @@ MULTIPART = (
 MULTIPART_TYPE = "Content-Type: multipart/form-data; boundary=b\r\n"
 
 
-# Django reads as much as CONTENT_LENGTH says, and Bottle looks for chunks itself, under any server.
+# Under any server, Django reads CONTENT_LENGTH bytes, and Bottle parses chunks itself.
 @pytest.mark.parametrize(
     ("make", "framing"),
     [(flask_uploads, "length"), (flask_uploads, "chunked"), (django_uploads, "length"), (bottle_uploads, "length")],
@@ -783,6 +803,6 @@ def test_frameworks_answer_a_client_that_stops_sending(serve, connect, make) -> 
     client = connect(server)
     client.send(head(length(100_000), "/up/stream"))
     client.send("x" * 1000)
-    # They take it for a failure of the view, as they do under any server whose input raises an OSError.
+    # The frameworks treat the error as a failure of the view, as they treat any OSError of a server's input.
     assert client.reply("POST").status == 500
     assert client.closed_by_server

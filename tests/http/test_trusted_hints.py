@@ -1,4 +1,4 @@
-"""What a trusted proxy tells of a request's time and class counts; what others tell does not."""
+"""A request's remaining time and priority are accepted from a trusted proxy, but not from other clients."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DIGITS = "9" * 5000
 
 
 def remaining(environ, start_response):
-    """Answer how many seconds are left, at most, after asking for as many as the query says."""
+    """Extend the deadline by the seconds in the query, and respond with the remaining seconds, rounded up."""
     deadline = environ["intralb.deadline"]
     asked = environ["QUERY_STRING"]
     left = extend_deadline(float(asked)) if asked else deadline.remaining()

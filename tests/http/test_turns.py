@@ -1,4 +1,4 @@
-"""Answers of one turn of the hub are sent together at its end, unless that would make one of them wait for long."""
+"""Responses from one loop iteration are sent together at its end, unless that would delay one of them for long."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ QUICK, COMPUTING = 0.0, 0.005
 
 
 def compute(until: Callable[[], bool], seconds: float = 5.0) -> bool:
-    """Keep the hub until something is so; say whether it is."""
+    """Block the hub until the condition holds, but at most for `seconds`; return True if the condition holds."""
     end = time.monotonic() + seconds
     while not (reached := until()) and time.monotonic() < end:
         pass
@@ -23,7 +23,7 @@ def compute(until: Callable[[], bool], seconds: float = 5.0) -> bool:
 
 
 class Pairs:
-    """Asks two things at once; whichever is answered second looks whether the other answer is already there."""
+    """Sends two requests at the same time; the second handler checks whether the first response has arrived."""
 
     def __init__(self, serve: Callable[..., Any], connect: Callable[..., Any], **options: Any) -> None:
         server = serve(self._application, **options)
@@ -50,7 +50,7 @@ class Pairs:
         return self
 
     def ask(self, work: Callable[[Callable[[], bool]], bool] = lambda is_there: is_there()) -> bool:
-        """Return whether the first answer was there when the second had done its work."""
+        """Return True if the first response has arrived before the second handler has finished its work."""
         self._began.clear()
         self._work = work
         for name, client in self._clients.items():
@@ -71,7 +71,7 @@ def test_they_are_sent_together(pairs) -> None:
 
 def test_one_does_not_wait_for_what_usually_computes(pairs) -> None:
     asking = pairs().usually_take(COMPUTING)
-    # Not more often, as these are quick.
+    # Repeat this only five times, because these requests are quick, and lower the mean run time.
     assert all(asking.ask() for _ in range(5))
 
 

@@ -1,4 +1,4 @@
-"""Requests that offer an upgrade which the application does not take: they are requests like any other."""
+"""A request with an upgrade offer is an ordinary request if the application does not accept the offer."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ GET = b"GET /next HTTP/1.1\r\nHost: x\r\n\r\n"
 
 @pytest.fixture
 def sizes():
-    """An application that answers with the path and the size of the body."""
+    """Return an application that responds with the path and the size of the body."""
 
     def application(environ, start_response):
         size = len(environ["wsgi.input"].read())
@@ -255,6 +255,7 @@ def test_with_a_handler_class_what_is_left_of_a_connection_that_was_taken_over_i
         client = connect(server)
         client.send(f"GET /offer HTTP/1.1\r\nHost: x\r\n{OFFER.decode()}\r\nGET /left HTTP/1.1\r\nHost: x\r\n\r\n")
         assert client.rest() == b"taken"
+        client.close()
     finally:
         server.stop(1)
     assert asked == ["/offer"]

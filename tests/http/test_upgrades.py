@@ -1,8 +1,9 @@
-"""Connections that applications take over, seen from both ends: raw bytes, slots, deadlines, logs, shutdown."""
+"""Tests of connections that applications take over: raw bytes, slots, deadlines, logs and shutdown."""
 
 from __future__ import annotations
 
 import logging
+import socket
 import ssl
 import sys
 import time
@@ -13,8 +14,11 @@ import gevent.ssl
 import pytest
 import trustme
 from gevent.event import Event
+from gevent.pywsgi import WSGIHandler
 
 from intralb_gevent import LoadBalancer, Options, WSGIServer, current_session
+from intralb_gevent.hub.forks import FORKS
+from intralb_gevent.pool import upgrades
 
 OFFER = b"GET /raw HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: raw\r\n\r\n"
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -28,7 +32,7 @@ def answer(start_response, text=b"done"):
 
 
 def echoing(environ, start_response):
-    """Echo what comes on a connection that was taken over; answer other requests."""
+    """Take over the connection and echo data on it; answer requests without an upgrade offer normally."""
     if "gunicorn.socket" not in environ:
         return answer(start_response)
     sock = environ["gunicorn.socket"]
@@ -46,7 +50,7 @@ def read(client, size):
 
 
 def taken(server, connect, path=b"/raw"):
-    """Return a client whose connection the application has taken over."""
+    """Connect, and return the client once the application has taken over its connection."""
     client = connect(server)
     client.send(OFFER.replace(b"/raw", path))
     assert read(client, 6) == b"taken "
@@ -61,6 +65,47 @@ def test_the_bytes_are_the_application_s_alone_and_those_behind_the_request_come
     assert read(client, 300_000) == b"x" * 300_000
     client.socket.shutdown(1)
     assert client.rest() == b""
+
+
+LARGE = 20_000_000
+"""Number of bytes that exceeds the buffers of both ends, so that sending waits for the client."""
+
+
+def sending_with_send(environ, start_response):
+    """Send much data with one `send()`, as simple-websocket does, while another greenlet sends a little."""
+    sock = environ["gunicorn.socket"]
+    little = gevent.spawn(sock.send, b"little")
+    much = gevent.spawn(sock.sendall, b"y" * LARGE)
+    assert sock.send(b"x" * LARGE) == LARGE
+    gevent.joinall([little, much])
+    return []
+
+
+def assert_each_is_whole(data):
+    assert len(data) == 2 * LARGE + len(b"little")
+    for part in (b"x" * LARGE, b"y" * LARGE, b"little"):
+        assert part in data
+
+
+def test_send_sends_all_and_greenlets_that_send_do_not_mix_their_bytes(serve, connect) -> None:
+    client = connect(serve(sending_with_send))
+    client.send(OFFER)
+    assert_each_is_whole(client.rest())
+
+
+def test_send_with_a_timeout_may_send_a_part(serve, connect) -> None:
+    def application(environ, start_response):
+        sock = environ["gunicorn.socket"]
+        sock.settimeout(0.01)
+        sent = sock.send(b"x" * LARGE)
+        sock.settimeout(None)
+        sock.sendall(b" %d" % sent)
+        return []
+
+    client = connect(serve(application))
+    client.send(OFFER)
+    data, _, sent = client.rest().partition(b" ")
+    assert len(data) == int(sent) < LARGE
 
 
 def test_it_takes_neither_a_slot_nor_a_deadline(serve, connect, eventually) -> None:
@@ -101,6 +146,43 @@ def test_looking_at_the_environ_takes_nothing_over(serve, connect) -> None:
     for _ in range(2):
         client.send(OFFER)
         assert client.reply().body == b"True"
+
+
+def asking(environ, start_response):
+    """Ask the socket about its addresses and options, as middleware may do, and respond normally."""
+    sock = environ["gunicorn.socket"]
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    asked = (sock.family, sock.type & 1, sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) > 0)
+    assert asked == (socket.AF_INET, 1, True)
+    return answer(start_response, f"{sock.getpeername()} {sock.getsockname()}".encode())
+
+
+def test_questions_about_the_socket_take_nothing_over(serve, connect) -> None:
+    server = serve(asking)
+    client = connect(server)
+    for _ in range(2):
+        client.send(OFFER)
+        local, peer = client.socket.getsockname(), client.socket.getpeername()
+        assert client.reply().body.decode() == f"{local} {peer}"
+    assert server.balancer.snapshot().upgraded == 0
+
+
+def test_with_a_handler_class_too_questions_take_nothing_over(connect) -> None:
+    server = WSGIServer(("127.0.0.1", 0), asking, handler_class=WSGIHandler, log=None)
+    server.start()
+    try:
+        client = connect(server)
+        client.send(OFFER)
+        assert client.reply().body.decode() == f"{client.socket.getsockname()} {client.socket.getpeername()}"
+        client.close()
+    finally:
+        server.stop(1)
+
+
+def test_over_tls_too_questions_take_nothing_over(tls_client) -> None:
+    client = tls_client(asking)
+    client.sendall(OFFER)
+    assert client.recv(65536).endswith(f"{client.getsockname()} {client.getpeername()}".encode())
 
 
 def test_requests_without_an_offer_are_offered_nothing(serve, connect) -> None:
@@ -356,6 +438,81 @@ def test_a_101_with_a_line_break_in_a_header_is_500(serve, connect, header) -> N
     assert client.reply().status == 500
 
 
+# The end, beside a client that still sends.
+
+
+def sending_a_file(environ, start_response):
+    """Send data that fills the kernel's buffers, and return without reading what the client sends meanwhile."""
+    environ["gunicorn.socket"].sendall(b"taken " + b"x" * SENT)
+    return []
+
+
+def closing_in_another_greenlet(environ, start_response):
+    """Do the same, while the socket is read and then closed by another greenlet, as simple-websocket does."""
+    sock, sent = environ["gunicorn.socket"], Event()
+
+    def read_and_close():
+        while not sent.is_set():
+            sock.recv(1)
+        sock.close()
+
+    gevent.spawn(read_and_close)
+    sending_a_file(environ, start_response)
+    sent.set()
+    return []
+
+
+SENT = 3_000_000
+
+
+@pytest.mark.parametrize("application", [sending_a_file, closing_in_another_greenlet])
+@pytest.mark.parametrize("forked", [False, True])
+def test_a_client_that_still_sends_receives_all_that_the_application_has_sent(
+    serve, connect, eventually, monkeypatch, application, forked
+) -> None:
+    monkeypatch.setattr(FORKS, "made", forked)
+    server = serve(application)
+    client = connect(server)
+    client.send(OFFER + b"unread")
+    received = 0
+    while part := client.socket.recv(65536):
+        received += len(part)
+        client.send(b"ping")
+    assert received == 6 + SENT
+    client.close()
+    eventually(lambda: server.balancer.snapshot().upgraded == 0)
+
+
+def test_a_client_that_sends_without_end_and_reads_nothing_is_closed(serve, connect, eventually, monkeypatch) -> None:
+    monkeypatch.setattr(upgrades, "LINGER_SECONDS", 0.1)
+    server = serve(sending_a_file)
+    client = connect(server)
+    client.send(OFFER)
+
+    def talk():
+        while True:
+            client.socket.sendall(b"ping")
+            gevent.sleep(0.001)
+
+    talking = gevent.spawn(talk)
+    # The data that does not fit into the kernel's buffers is read, as the application sends without a limit.
+    assert read(client, 1_000_000).startswith(b"taken ")
+    eventually(lambda: server.balancer.snapshot().upgraded == 0)
+    with pytest.raises((BrokenPipeError, ConnectionResetError)):
+        talking.get(timeout=5)
+
+
+def test_a_shutdown_does_not_wait_for_a_client_that_still_sends(serve, connect, eventually) -> None:
+    server = serve(sending_a_file)
+    client = connect(server)
+    client.send(OFFER + b"unread")
+    assert read(client, 6 + SENT)
+    began = time.monotonic()
+    assert server.finish(time.monotonic()) == 0
+    assert time.monotonic() - began < 1
+    assert client.rest() == b""
+
+
 # Shutdown.
 
 
@@ -486,21 +643,35 @@ def tls_client():
 
 
 def exactly(sock, size):
-    data = b""
+    data = bytearray()
     while len(data) < size and (part := sock.recv(size - len(data))):
         data += part
-    return data
+    return bytes(data)
 
 
 def test_over_tls_the_application_gets_plain_bytes(tls_client) -> None:
     client = tls_client(echoing)
     client.sendall(OFFER + b"first")
     assert exactly(client, 11) == b"taken first"
-    # More than both sides' buffers hold, so that the server has to wait with its sending, too.
+    # Read more data than the buffers of both sides hold, so that the server must wait while it sends, too.
     reading = gevent.spawn(exactly, client, 5_000_000)
     client.sendall(b"x" * 5_000_000)
     assert reading.get() == b"x" * 5_000_000
     client.unwrap()
+
+
+def test_over_tls_the_end_of_an_application_that_returns_is_no_cut(tls_client) -> None:
+    client = tls_client(sending_a_file)
+    client.sendall(OFFER + b"unread")
+    assert exactly(client, 6 + SENT).startswith(b"taken ")
+    # unwrap() raises SSLEOFError without the server's close_notify.
+    client.unwrap()
+
+
+def test_over_tls_send_sends_all_too(tls_client) -> None:
+    client = tls_client(sending_with_send)
+    client.sendall(OFFER)
+    assert_each_is_whole(exactly(client, 3 * LARGE))
 
 
 def test_over_tls_a_file_and_a_timeout_work(tls_client) -> None:

@@ -1,4 +1,4 @@
-"""WebSockets of the libraries that legacy applications use, over own connections and with a handler class."""
+"""Tests with the WebSocket libraries that legacy applications use, over our connections and with a handler class."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ with warnings.catch_warnings():
     from geventwebsocket.resource import Resource, WebSocketApplication
 
 UNPATCHED = {"thread_class": Thread, "event_class": Event, "selector_class": selectors.DefaultSelector}
-"""What simple-websocket has to be told where nothing is monkey-patched, as here."""
+"""Arguments that simple-websocket needs in an unpatched process, such as this one."""
 
 
 def with_simple_websocket(environ, start_response):
@@ -73,7 +73,7 @@ APPLICATIONS = {
 
 
 def errors_in(caplog):
-    """Return what was logged as an error; a slow machine may give warnings of its own."""
+    """Return the logged errors; warnings are ignored, because a slow machine can cause them."""
     return [record.getMessage() for record in caplog.records if record.levelname in ("ERROR", "CRITICAL")]
 
 

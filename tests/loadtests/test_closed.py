@@ -1,38 +1,20 @@
-"""The closed-loop benchmark: that crowds are answered, and what it counts, judges and prints."""
+"""Tests of the closed-loop benchmark: the requests that crowds send, counts, goals and output."""
 
-import os
-import pathlib
-import subprocess
-import sys
 from collections import Counter
 
 import pytest
+from commands import linux, run
 
-# It is not part of what is installed.
-sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
+from loadtests.closed.clients import CROWDS, SHEDDABLE, Crowd, Flooded, Seen
+from loadtests.closed.run import Results
 
-from loadtests.closed_loop.clients import Seen
-from loadtests.closed_loop.crowds import CROWDS, Crowd
-from loadtests.closed_loop.flood import SHEDDABLE, Flooded
-from loadtests.closed_loop.results import Results
-
-ROOT = pathlib.Path(__file__).parents[2]
-SECONDS = 60
-linux = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes are pinned on Linux only")
 CROWD = Crowd("cpu", 20, 20)
-WELL = Flooded(48, 40, 48, 0, 0, 0, 0.0)
-
-
-def measure(*arguments):
-    command = [sys.executable, "-m", "loadtests.closed", *map(str, arguments)]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS)
-    return ended.returncode, ended.stdout, ended.stderr
 
 
 @linux
 def test_browsers_and_clients_that_ask_again_at_once_are_all_answered(tmp_path) -> None:
     arguments = ("--servers", "intralb", "--seconds", 1, "--most-clients", 2, "--output", tmp_path)
-    code, output, errors = measure("--kinds", "pages", *arguments)
+    code, output, errors = run("closed", "--kinds", "pages", *arguments)
     assert "All goals are reached." in output, errors
     assert code == 0
     assert output.strip() == (tmp_path / "closed.md").read_text().strip()
@@ -42,7 +24,7 @@ def test_browsers_and_clients_that_ask_again_at_once_are_all_answered(tmp_path) 
 
 
 def test_what_cannot_be_measured_is_said() -> None:
-    code, _, errors = measure("--kinds", "pages", "--most-clients", 0)
+    code, _, errors = run("closed", "--kinds", "pages", "--most-clients", 0)
     assert code == 2
     assert "it must be" in errors or "not allowed" in errors
 
@@ -72,16 +54,16 @@ def test_a_crowd_that_cannot_be_served_in_a_bearable_time_may_be_refused() -> No
 
 
 @pytest.mark.parametrize(
-    ("flood", "changes", "missed"),
+    ("flood", "refused", "until", "missed"),
     [
-        ("as critical as the clients", {"refused_during": 1000}, 0),
-        (SHEDDABLE, {"refused_during": 1}, 1),
-        (SHEDDABLE, {"refused_until": 5.1}, 1),
-        (SHEDDABLE, {"refused_before": 1}, 1),
+        ("as critical as the clients", (0, 1000, 0), 0.0, 0),
+        (SHEDDABLE, (0, 1, 0), 0.0, 1),
+        (SHEDDABLE, (0, 0, 0), 5.1, 1),
+        (SHEDDABLE, (1, 0, 0), 0.0, 1),
     ],
 )
-def test_floods_are_judged(flood: str, changes: dict[str, float], missed: int) -> None:
-    flooded = Flooded(**{**vars(WELL), **changes})
+def test_floods_are_judged(flood: str, refused: tuple[int, int, int], until: float, missed: int) -> None:
+    flooded = Flooded((48, 40, 48), refused, until)
     assert len([*Results(floods={flood: flooded}).misses()]) == missed
 
 

@@ -1,4 +1,4 @@
-"""What probes and programs see, while the only slot is busy; and what those can do who mean harm."""
+"""Tests of the admin server: while the pool's only slot is busy, and under attack."""
 
 import contextlib
 import json
@@ -35,14 +35,14 @@ def server(serve, door):
 
 
 class QuickAdminServer(AdminServer):
-    """One that does not take minutes to close what is silent."""
+    """An admin server with a short timeout for silent connections."""
 
     SILENT_SECONDS = 0.2
     SWEEP_SECONDS = 0.05
 
 
 class NarrowAdminServer(AdminServer):
-    """One that cuts whoever leaves anything unread."""
+    """An admin server that disconnects a client with any unread data."""
 
     MOST_UNSENT_BYTES = 0
     SWEEP_SECONDS = 0.05
@@ -72,7 +72,7 @@ def ask(admin):
 
 @pytest.fixture
 def connect(admin):
-    """Connect to the admin server until the test is over."""
+    """Return a function that connects to the admin server; connections are closed at the end of the test."""
     made = []
 
     def connected() -> socket.socket:
@@ -85,7 +85,7 @@ def connect(admin):
 
 
 def is_closed(client: socket.socket) -> bool:
-    """Wait until the server has closed a connection, and say so."""
+    """Wait until the server has closed a connection; then return True."""
     with contextlib.suppress(ConnectionResetError):
         while client.recv(65536):
             pass
@@ -129,12 +129,12 @@ def test_readiness_fails_from_the_beginning_of_a_shutdown_on(server, ask, eventu
 
 
 def test_other_paths_say_what_there_is(ask) -> None:
-    assert ask("/") == (404, "There are /live, /ready and /snapshot.\n")
+    assert ask("/nowhere") == (404, "There are / (the status page), /live, /metrics, /ready and /snapshot.\n")
 
 
 def test_a_connection_is_kept_and_answers_come_in_the_order_of_the_requests(connect) -> None:
     client = connect()
-    client.sendall(GET_LIVE * 50 + b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    client.sendall(GET_LIVE * 50 + b"GET /nowhere HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     answers = b"".join(iter(lambda: client.recv(65536), b""))
     assert answers.count(b"HTTP/1.1 200 OK") == 50
     assert answers.rpartition(b"HTTP/1.1 ")[2].startswith(b"404")
@@ -204,9 +204,11 @@ def test_what_clients_ask_and_do_not_wait_for_is_not_kept(admin, ask, connect) -
     [
         GET_LIVE * 1000,
         b"GET /snapshot HTTP/1.1\r\nHost: x\r\n\r\n" * 1000,
+        b"GET /flames HTTP/1.1\r\nHost: localhost\r\n\r\n" * 1000,
+        b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n" * 1000,
         b"POST /live HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 10_000,
     ],
-    ids=["live", "snapshot", "chunks"],
+    ids=["live", "snapshot", "flames", "events", "chunks"],
 )
 def test_nobody_at_the_admin_address_keeps_the_event_loop(serve_app, sent: bytes) -> None:
     server = serve_app(flags=("--admin-bind", "127.0.0.1:0"))
@@ -243,7 +245,7 @@ def test_probes_are_answered_until_the_shutdown_is_over_and_do_not_delay_it(serv
 
 
 def attack(port: int, sent: bytes, end: float) -> None:
-    """Send the same again and again, on one connection as long as that is open, and read what is answered."""
+    """Send the same data repeatedly, and read the responses; reconnect whenever the connection is closed."""
     while time.monotonic() < end:
         with plain.create_connection(("127.0.0.1", port), PATIENCE) as client, contextlib.suppress(OSError):
             threading.Thread(target=read_until, args=(client, end), daemon=True).start()
@@ -252,7 +254,7 @@ def attack(port: int, sent: bytes, end: float) -> None:
 
 
 def read_until(client: plain.socket, end: float) -> None:
-    """Read what comes, then end the connection, also for whom it keeps from sending."""
+    """Read until the time `end`; then shut the connection down, which also wakes a greenlet that sends on it."""
     with contextlib.suppress(OSError):
         while time.monotonic() < end and client.recv(65536):
             pass

@@ -1,4 +1,4 @@
-"""Who may wait, in a simulated server with a clock of its own: crowds, clients that ask again at once, and floods."""
+"""Tests of admission control in a simulated server: crowds, clients that retry immediately, and floods."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from intralb_gevent.policy.admission import Admission, short_wait
-from intralb_gevent.policy.excess import Excess
+from intralb_gevent.policy.excess import RejectionRatio
 from intralb_gevent.policy.servicetime import ServiceTime
 from intralb_gevent.policy.throughput import Throughput
 
@@ -24,10 +24,10 @@ TICK = 0.1
 
 
 class Simulated:
-    """Slots that serve in the order of arrival, requests at random moments, and clients that ask again at once.
+    """A simulated server and its clients: random requests, and clients that retry immediately after a rejection.
 
-    `rate` is how many requests a second come whatever becomes of the others, by time; `clients` ask again `pause`
-    seconds after an answer or a refusal, which takes `cost` seconds of what is served at the time.
+    `rate` is the number of independent requests per second, as a function of time. Each of `clients` sends its next
+    request `pause` seconds after a response or rejection. Each rejection costs the server `cost` seconds.
     """
 
     def __init__(
@@ -43,17 +43,18 @@ class Simulated:
         pause: float = 0.001,
         cost: float = 0.0,
         stalled: tuple[float, float] = (math.inf, math.inf),
+        connections: int = 20,
     ) -> None:
         self.source = random.Random(7)
         self.seconds, self.slots, self.draw, self.stalled = seconds, slots, service, stalled
-        self.pause, self.cost, self.spent = pause, cost, 0.0
+        self.pause, self.cost, self.spent, self.connections = pause, cost, 0.0, connections
         self.admission = Admission(max_wait)
-        self.throughput, self.service, self.excess = Throughput(), ServiceTime(), Excess()
+        self.throughput, self.service, self.excess = Throughput(), ServiceTime(), RejectionRatio()
         self.waiting = deque[tuple[float, str, int]]()
         self.running = self.ended = self.turned_away = 0
         self.least_waiting: int | None = None
         self.answered: list[tuple[float, float, str]] = []
-        """When, after how long, and whose."""
+        """The time, the wait in seconds, and the client of each answered request."""
         self.refused: list[tuple[float, float, str]] = []
         self.served = Counter[int]()
         self.run_times: dict[tuple[float, str, int], float] = {}
@@ -72,8 +73,8 @@ class Simulated:
         while most and now < self.seconds:
             now += self.source.expovariate(most)
             if self.source.random() < rate(now) / most:
-                # The same few connections are used again and again, as by a proxy.
-                self._push(now, "comes", (now, "crowd", -1 - self._number % 20))
+                # Use the same few connections again and again, as a proxy does.
+                self._push(now, "comes", (now, "crowd", -1 - self._number % self.connections))
 
     def _push(self, at: float, what: str, request: tuple[float, str, int]) -> None:
         self._number += 1
@@ -132,7 +133,7 @@ class Simulated:
         if began <= now + takes < ended:
             takes = ended - now
         self._push(now + takes, "ends", request)
-        # Rejections delay the next start, and are no part of a run.
+        # Subtract the time for rejections, which delays the next start but does not belong to a run time.
         self.run_times[request] = takes - lost
 
     def _ends(self, now: float, request: tuple[float, str, int]) -> None:
@@ -169,10 +170,10 @@ class Simulated:
         if self.admission.overloaded:
             self.overloaded_at.append(now)
 
-    # What became of them.
+    # Results.
 
     def goodput(self, since: float, within: float = SLO, whose: str = "") -> float:
-        """Return how many a second were answered in time, from a moment on."""
+        """Return how many requests per second were answered in time after the time `since`."""
         good = sum(at >= since and waited <= within and who.startswith(whose) for at, waited, who in self.answered)
         return good / (self.seconds - since)
 
@@ -193,7 +194,7 @@ def mostly_short(source: random.Random) -> float:
 
 
 def crowd(times: float, seconds: float = 30.0, **options: object) -> Simulated:
-    """So many times the capacity of 200 a second."""
+    """Simulate a load of `times` the capacity, which is 200 requests per second."""
     return Simulated(seconds, rate=lambda now: 200 * times, most=200 * times, **options)  # type: ignore[arg-type]
 
 
@@ -210,6 +211,14 @@ def test_of_far_too_much_all_that_is_possible_is_answered_at_once(times: float, 
     assert simulated.goodput(3) > 0.95 * 200
     assert simulated.goodput(0, MAX_WAIT + SLO) > 0.95 * 200
     assert simulated.longest() <= MAX_WAIT + 0.06
+    assert quantiles([waited for at, waited, _ in simulated.refused if at > 3], n=100)[-1] < 0.05
+
+
+@pytest.mark.parametrize("connections", [50, 100, 200])
+@pytest.mark.parametrize("times", [2, 3])
+def test_probes_of_a_flood_over_many_connections_delay_few(times: float, connections: int) -> None:
+    simulated = crowd(times, 60, service=fifty_ms, slots=10, connections=connections)
+    assert simulated.goodput(3) > 0.98 * 200
     assert quantiles([waited for at, waited, _ in simulated.refused if at > 3], n=100)[-1] < 0.05
 
 
@@ -319,7 +328,7 @@ def test_before_anything_is_known_everybody_may_wait() -> None:
     assert not admission.full(1_000_000, 60.0)
 
 
-def test_a_prediction_alone_rejects_nobody_unless_it_is_certain() -> None:
+def test_a_prediction_rejects_only_if_others_have_waited() -> None:
     admission, throughput, service = Admission(2.0), Throughput(), ServiceTime()
     for _ in range(8):
         service.add(0.1)
@@ -327,20 +336,36 @@ def test_a_prediction_alone_rejects_nobody_unless_it_is_certain() -> None:
     admission.update(throughput, 0.1)
     assert not admission.full(99, 1.7)
     assert admission.full(20, 1.8)
-    assert admission.full(100, 0.0)
+    assert not admission.full(100, 0.4)
+    assert admission.full(100, 0.5)
 
 
 def test_slow_requests_after_a_start_break_no_page() -> None:
-    """Four browsers that start at the same time take the processor from the server for a second."""
+    """Four browsers that start at the same time keep the server's CPU busy for a second."""
     taken = iter([0.1] * 10)
     simulated = Simulated(10, clients=24, service=lambda source: next(taken, 0.03))
     assert not simulated.refused
 
 
 def test_slow_first_requests_reject_nobody() -> None:
-    """As after a deployment: the first request imports the application, and a few more open connections."""
+    """After a deployment, the first request imports the application, and some later requests open connections."""
     taken = [3.0, 0.4, 0.2, 0.3, 0.2]
     simulated = Simulated(30, clients=24, service=lambda source: taken.pop(0) if taken else 0.02)
+    assert not simulated.refused
+
+
+def test_a_crowd_that_reconnects_after_slow_first_requests_is_not_rejected() -> None:
+    """About 200 WebSocket clients connect at the same time, as after a deployment; each handshake takes 2 ms."""
+    taken = [0.1] * 12
+    simulated = Simulated(
+        8,
+        clients=3,
+        pause=0.2,
+        service=lambda source: taken.pop(0) if taken else 0.002,
+        rate=lambda now: 2000 if 1.4 < now < 1.5 else 0,
+        most=2000,
+    )
+    assert len(simulated.answered) > 150
     assert not simulated.refused
 
 

@@ -1,4 +1,4 @@
-"""What a request's time is by its route, and what a proxy in front can take away from it."""
+"""A request's time limits follow from its route, and a proxy can shorten these limits."""
 
 import math
 
@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from intralb_gevent import Options, Route
 from intralb_gevent.policy.deadline import (
     OLDEST_START_SECONDS,
+    ProxyTiming,
     TimeLimits,
-    TimeTold,
     handed_on,
+    proxy_timing,
     time_limits,
-    time_told,
 )
 
 NOW = 1_760_000_000.25
@@ -24,16 +24,16 @@ SECONDS = st.floats(0.001, 10_000, allow_nan=False)
 
 
 def left(name: str, text: str) -> float:
-    told = time_told({name: text}, NOW)
+    told = proxy_timing({name: text}, NOW)
     return math.inf if told is None else told.left
 
 
 def waited(text: str, name: str = START) -> float:
-    told = time_told({name: text}, NOW)
+    told = proxy_timing({name: text}, NOW)
     return 0.0 if told is None else told.waited
 
 
-# By its route.
+# Time limits that a route sets.
 
 
 def test_what_a_route_does_not_say_is_as_in_the_options() -> None:
@@ -69,7 +69,7 @@ def test_a_timeout_above_the_longest_raises_it_for_its_own_requests_only(
     assert time_limits(options).longest == max(usual, longest)
 
 
-# By what a proxy tells.
+# Times that a proxy reports.
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_starts_in_the_units_that_proxies_write(text: str, name: str) -> None:
     ["", "t=", "-5", "t=-5", "t=1e9", "T=1759999998", "s=1759999998", "1759999998 s", "now", "1" * 21, "t=1759999998,"],
 )
 def test_starts_that_are_none_say_nothing(text: str) -> None:
-    assert time_told({START: text}, NOW) is None
+    assert proxy_timing({START: text}, NOW) is None
 
 
 def test_a_start_in_the_future_or_long_ago_is_a_wrong_clock() -> None:
@@ -139,16 +139,16 @@ def test_a_start_in_the_future_or_long_ago_is_a_wrong_clock() -> None:
 
 def test_of_several_the_one_that_leaves_least_counts() -> None:
     headers = {EXPECTED: "3000", GRPC: "2S", START: "t=1759999999.25", QUEUED: "1759999996250"}
-    assert time_told(headers, NOW) == TimeTold(2.0, 4.0)
+    assert proxy_timing(headers, NOW) == ProxyTiming(2.0, 4.0)
 
 
 def test_without_any_nothing_is_told() -> None:
-    assert time_told({"HTTP_HOST": "x"}, NOW) is None
+    assert proxy_timing({"HTTP_HOST": "x"}, NOW) is None
 
 
 @given(ANYTHING, ANYTHING, ANYTHING, ANYTHING)
 def test_whatever_is_written_is_read_without_an_error(expected: str, grpc: str, start: str, queued: str) -> None:
-    told = time_told({EXPECTED: expected, GRPC: grpc, START: start, QUEUED: queued}, NOW)
+    told = proxy_timing({EXPECTED: expected, GRPC: grpc, START: start, QUEUED: queued}, NOW)
     if told is not None:
         assert told.left >= 0
         assert 0 <= told.waited <= OLDEST_START_SECONDS
@@ -160,7 +160,7 @@ def test_a_start_is_understood_in_any_unit(ago: float, unit: int, prefix: str) -
     assert waited(f"{prefix}{(NOW - ago) * unit:.3f}") == pytest.approx(ago, abs=0.002)
 
 
-# What is handed on.
+# Remaining time that is passed on to other services.
 
 
 def test_what_is_left_is_told_in_whole_milliseconds() -> None:
@@ -180,7 +180,7 @@ def test_more_milliseconds_than_grpc_can_count_are_told_in_hours() -> None:
 @given(st.floats(0.001, 1e8))
 def test_who_is_handed_it_never_waits_longer_than_we_do(seconds: float) -> None:
     headers = handed_on(seconds)
-    told = time_told({EXPECTED: headers["X-Envoy-Expected-Rq-Timeout-Ms"]}, NOW)
+    told = proxy_timing({EXPECTED: headers["X-Envoy-Expected-Rq-Timeout-Ms"]}, NOW)
     assert told is not None
     assert seconds - 0.0011 <= told.left <= seconds
     assert left(GRPC, headers["grpc-timeout"]) <= seconds * (1 + 1e-12)
@@ -188,7 +188,7 @@ def test_who_is_handed_it_never_waits_longer_than_we_do(seconds: float) -> None:
 
 @given(waited=st.floats(0, 300), seconds=st.floats(0, 300), left=st.floats(0, 300))
 def test_what_was_told_is_less_by_the_time_nobody_looked(waited: float, seconds: float, left: float) -> None:
-    told = TimeTold(left, waited).seen_earlier(seconds)
+    told = ProxyTiming(left, waited).seen_earlier(seconds)
     assert told.left == left
-    # Both together reach as far back as the longer of the two.
+    # The reported wait plus these seconds equals the longer of the two times.
     assert told.waited + seconds == pytest.approx(max(waited, seconds))

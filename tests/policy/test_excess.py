@@ -1,4 +1,4 @@
-"""How much more arrives than can be done is known soon, and forgotten in some seconds."""
+"""The rejection ratio follows the load quickly, and decays within seconds after an overload."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from intralb_gevent.policy.excess import Excess
+from intralb_gevent.policy.excess import RejectionRatio
 
 
 @given(st.floats(1, 20), st.integers(1, 1000))
 def test_it_is_what_exceeds_the_capacity(load: float, capacity: int) -> None:
-    excess = Excess()
+    excess = RejectionRatio()
     for _ in range(100):
         excess.add(capacity, round(capacity * (load - 1)))
     assert excess.ratio == pytest.approx(load - 1, abs=1 / capacity)
 
 
 def test_ten_times_too_much_is_known_after_a_window() -> None:
-    excess = Excess()
+    excess = RejectionRatio()
     for _ in range(1000):
         excess.add(20, 0)
     excess.add(20, 180)
@@ -29,7 +29,7 @@ def test_ten_times_too_much_is_known_after_a_window() -> None:
 
 
 def test_it_is_forgotten_in_some_seconds() -> None:
-    excess = Excess()
+    excess = RejectionRatio()
     for _ in range(100):
         excess.add(20, 180)
     for _ in range(100):
@@ -41,4 +41,4 @@ def test_it_is_forgotten_in_some_seconds() -> None:
 
 
 def test_nothing_at_all_is_no_excess() -> None:
-    assert Excess().ratio == 0
+    assert RejectionRatio().ratio == 0

@@ -1,4 +1,4 @@
-"""Nobody holds much more than an equal share of a full pool, and whoever has had less goes first."""
+"""No client holds much more than an equal share of a full pool; clients that used less recently are served first."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CRITICAL = Priority.CRITICAL
 
 
 class Jobs:
-    """What a lane would do: the jobs of each client, and the clients told of each step."""
+    """A model of a lane, which holds the jobs of each client and reports each step to `Clients`."""
 
     def __init__(self, steps: list[Step]) -> None:
         self.clients = Clients(0.0)
@@ -67,7 +67,7 @@ def test_the_one_with_most_waiting_makes_room_and_of_equals_the_one_that_had_mos
     steps: list[Step], key: str, priority: Priority
 ) -> None:
     jobs = Jobs(steps)
-    other = jobs.clients.makes_room(key, priority, jobs.now)
+    other = jobs.clients.eviction_candidate(key, priority, jobs.now)
     takes = {name: (jobs.waiting[name, priority], jobs.had[name]) for name in NAMES}
     number, had = takes[key][0] + 1, takes[key][1] + 1
     most = max(waiting for waiting, _ in takes.values())
@@ -82,12 +82,12 @@ def test_the_one_with_most_waiting_makes_room_and_of_equals_the_one_that_had_mos
 @given(STEPS, KEYS)
 def test_a_place_that_was_taken_is_not_taken_back(steps: list[Step], one: str) -> None:
     jobs = Jobs(steps)
-    other = jobs.clients.makes_room(one, CRITICAL, jobs.now)
+    other = jobs.clients.eviction_candidate(one, CRITICAL, jobs.now)
     assert other != one
     if isinstance(other, str):
         jobs.step(other, CRITICAL, "begin", 0.0)
         jobs.step(one, CRITICAL, "admit", 0.0)
-        assert jobs.clients.makes_room(other, CRITICAL, jobs.now) != one
+        assert jobs.clients.eviction_candidate(other, CRITICAL, jobs.now) != one
 
 
 @given(STEPS, KEYS, st.sampled_from(Priority), st.integers(1, 20))
@@ -133,7 +133,7 @@ def test_all_is_forgotten_in_the_end(steps: list[Step]) -> None:
             while jobs.running[key] or jobs.waiting[key, priority]:
                 jobs.step(key, priority, "end", 0.0)
     jobs.clients.forget(jobs.now + 60)
-    assert jobs.clients.makes_room("a", CRITICAL, jobs.now + 60) is None
+    assert jobs.clients.eviction_candidate("a", CRITICAL, jobs.now + 60) is None
     assert repr(jobs.clients) == "<Clients 0 active, 0 known>"
 
 
@@ -148,12 +148,13 @@ def test_an_hour_of_it_is_as_good_as_a_minute() -> None:
                 clients.end(key, CRITICAL, began=True)
         clients.forget(now)
         clients.admit("flood", CRITICAL, now)
-        assert clients.makes_room("quiet", CRITICAL, now) == "flood"
+        assert clients.eviction_candidate("quiet", CRITICAL, now) == "flood"
         clients.end("flood", CRITICAL, began=False)
 
 
 def test_a_quiet_client_goes_before_sixteen_that_take_what_they_can_get() -> None:
-    # Each step has one turn; the flooding ones always have a job waiting, the quiet one comes every seventeenth time.
+    # One job is served per step. Flooding clients always have a queued job; the quiet client sends one every 17
+    # steps.
     clients, now = Clients(0.0), 0.0
     flooding = [f"flood {number}" for number in range(16)]
     for turn in range(2000):
@@ -165,10 +166,10 @@ def test_a_quiet_client_goes_before_sixteen_that_take_what_they_can_get() -> Non
         if turn % 20 == 0 and turn > 400:
             waiting = flooding[(turn + 3) % 16]
             clients.admit(waiting, CRITICAL, now)
-            assert clients.makes_room("quiet", CRITICAL, now) == waiting
+            assert clients.eviction_candidate("quiet", CRITICAL, now) == waiting
             clients.end(waiting, CRITICAL, began=False)
             clients.admit("quiet", CRITICAL, now)
-            assert clients.makes_room(waiting, CRITICAL, now) is None
+            assert clients.eviction_candidate(waiting, CRITICAL, now) is None
             clients.begin("quiet", CRITICAL)
             clients.end("quiet", CRITICAL, began=True)
 
@@ -179,10 +180,10 @@ def test_who_was_given_places_has_had_them_though_another_took_them() -> None:
         clients.admit("flood", CRITICAL, 0.0)
         clients.end("flood", CRITICAL, began=False)
     clients.admit("flood", CRITICAL, 0.0)
-    assert clients.makes_room("quiet", CRITICAL, 0.0) == "flood"
+    assert clients.eviction_candidate("quiet", CRITICAL, 0.0) == "flood"
     clients.admit("quiet", CRITICAL, 0.0)
     clients.begin("flood", CRITICAL)
-    assert clients.makes_room("flood", CRITICAL, 0.0) is None
+    assert clients.eviction_candidate("flood", CRITICAL, 0.0) is None
 
 
 @given(st.lists(st.sampled_from("abcde"), max_size=50))

@@ -2,7 +2,7 @@ from intralb_gevent.policy.growth import GrowthTrial, Progress, Verdict
 
 
 class Run:
-    """A pool whose jobs end and wait at rates that the test decides."""
+    """A simulated pool; the test sets the rate and the queue wait of the pool's jobs."""
 
     def __init__(self) -> None:
         self.trial = GrowthTrial()
@@ -12,7 +12,7 @@ class Run:
         return Progress(self.now, round(self.ended), round(self.begun), self.waited, service)
 
     def go(self, seconds: int, rate: float, wait: float, service: float = 0.05) -> Verdict:
-        """Let jobs end at a rate after a wait, and return the first verdict, if there is one."""
+        """Let jobs end at `rate` per second, after `wait` seconds; return the first verdict but "open", else "open"."""
         for _ in range(seconds):
             self.now += 1
             self.ended += rate
@@ -28,7 +28,7 @@ class Run:
 
 
 def after_growth(rate: float, wait: float, seconds: int = 20) -> Verdict:
-    """What is said of a growth after which 100 jobs a second that wait for 0.5 s become these."""
+    """Return the verdict on a growth that changes the rate and the wait of jobs from 100/s and 0.5 s to these."""
     run = Run()
     run.go(30, 100, 0.5)
     run.grow()

@@ -6,7 +6,7 @@ from intralb_gevent.errors import IllegalTransition
 from intralb_gevent.observe.stats import Stats
 from intralb_gevent.policy.lifecycle import OUTCOMES, State, move
 
-STATES: list[State] = ["new", "queued", "running", *OUTCOMES]
+STATES: list[State] = ["new", "queued", "ready", "running", *OUTCOMES]
 
 
 @given(st.lists(st.sampled_from(STATES), max_size=30))
@@ -51,6 +51,13 @@ def test_an_ended_job_refuses_every_further_state_and_says_so(outcome: State) ->
 def test_a_job_that_never_ran_cannot_have_completed() -> None:
     with pytest.raises(IllegalTransition, match="queued cannot become completed"):
         move("queued", "completed")
+
+
+def test_a_job_has_a_slot_before_it_runs() -> None:
+    for state in ("new", "queued"):
+        with pytest.raises(IllegalTransition, match=f"{state} cannot become running"):
+            move(state, "running")
+        assert move(move(state, "ready"), "running") == "running"
 
 
 def test_a_running_job_cannot_be_shed_or_expire() -> None:

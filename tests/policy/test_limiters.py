@@ -1,4 +1,4 @@
-"""Each limiter under any windows, step by step, and in a simulated server with a clock of its own."""
+"""Tests of each limiter with arbitrary windows, step by step, and in a simulated server."""
 
 import math
 from collections import deque
@@ -36,14 +36,14 @@ def windows(draw: st.DrawFn) -> Window:
 
 
 MOMENTS = st.lists(windows() | st.integers(1, 400), max_size=150)
-"""Windows, and sizes that the pool gets."""
+"""Hypothesis strategy for sequences of windows and new pool sizes."""
 
 
 def window(lag: float | None, running: int, ended: int = 0, run_time: float = 0.0, seconds: float = 0.1) -> Window:
     return Window(seconds, lag, running, ended, run_time, run_time, 0)
 
 
-# Whatever happens.
+# Invariants.
 
 
 @pytest.mark.parametrize("name", LIMITERS)
@@ -89,7 +89,7 @@ def test_all_slots_are_all_slots_of_a_pool_that_has_grown_too(most: int, larger:
     assert limiter.limit == larger
 
 
-# By the lag of the hub, step by step.
+# Limits by the hub's lag, step by step.
 
 
 def learnt(most: int, moments: list[Window | int]) -> HubLagLimiter:
@@ -164,7 +164,7 @@ def test_what_was_reached_ten_seconds_ago_holds_no_more() -> None:
 
 
 def test_run_times_that_lateness_alone_has_made_long_hold_no_limit_up() -> None:
-    """A hundred jobs that share a core take a hundred turns each: by Little's law a hundred must run, always."""
+    """If 100 jobs share a core, each takes 100 times as long, so Little's law alone would require a limit of 100."""
     limiter = HubLagLimiter(100)
     for _ in range(60):
         limiter.observe(window(0.5, running=100, ended=20, run_time=0.5))
@@ -232,9 +232,10 @@ def test_a_limit_that_was_not_felt_grows_with_the_pool_and_another_does_not() ->
 
 
 class Server:
-    """One thread with a loop: in a round each running job whose wait is over computes, and is done.
+    """A simulated event loop: in each iteration, every running job that has finished waiting computes and ends.
 
-    `arrivals` per second come evenly; what has waited half a second for its turn is given up, and at most `most` wait.
+    Jobs arrive at regular intervals, `arrivals` per second. A job that has been queued for half a second is dropped.
+    At most `most` jobs are queued.
     """
 
     def __init__(self, limiter: Limiter, computing: float, waiting: float, most: int) -> None:
@@ -243,9 +244,9 @@ class Server:
         self._queue: deque[float] = deque()
         self._running: list[tuple[float, float]] = []
         self.done: list[float] = []
-        """For each job that has ended in the present phase, how long it took from its arrival."""
+        """Seconds from arrival to end, for each job that has ended in the current phase."""
         self.limits: list[int] = []
-        """After each window of the present phase."""
+        """Limit after each window of the current phase."""
         self.lags: list[float] = []
         self._begin_window()
 
@@ -338,7 +339,7 @@ def test_jobs_that_only_wait_are_never_limited(arrivals: int) -> None:
 
 
 def test_jobs_that_wait_and_compute_keep_the_slots_that_their_throughput_needs() -> None:
-    """5 ms of computing and 200 ms of waiting: 40 must wait for the core to be busy."""
+    """If each job computes for 5 ms and waits for 200 ms, about 40 jobs must be waiting to keep the core busy."""
     server = Server(HubLagLimiter(300), computing=0.005, waiting=0.2, most=300)
     server.phase(10, 0.8 * CAPACITY).phase(10, 3 * CAPACITY).phase(30, 3 * CAPACITY)
     assert len(server.done) >= 0.95 * 30 * CAPACITY

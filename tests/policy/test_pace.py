@@ -1,4 +1,4 @@
-"""A client's pace: who keeps up may go on for ever, and who does not is found out in bounded time."""
+"""A client that keeps up the minimum rate never times out; a slower client times out after bounded time."""
 
 import math
 
@@ -11,7 +11,7 @@ SECONDS = st.sampled_from([0.5, 5.0, 30.0, 60.0])
 
 
 def course(seconds: float, steps: list[tuple[float, int]], kept_until: float = -math.inf) -> float | None:
-    """Return when a client's time is over that sends so many bytes after such pauses; None if it never is."""
+    """Return when a client with these pauses and byte counts times out; None if it never does."""
     pace, now, count = Pace(), 0.0, 0
     expires = pace.until(now, math.inf, count, seconds, kept_until)
     for pause, size in steps:

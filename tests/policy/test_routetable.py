@@ -1,4 +1,4 @@
-"""The first pattern that matches counts, and a pattern means what it says."""
+"""The first pattern that matches wins, and patterns are literal except for a final *."""
 
 from hypothesis import given
 from hypothesis import strategies as st

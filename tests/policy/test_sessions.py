@@ -1,4 +1,4 @@
-"""When a session is closed because of its age, or because nobody uses it."""
+"""Sessions are closed when they reach their age limit or their idle limit."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,4 +1,4 @@
-"""Freed memory is given back after a peak, and seldom; what is in use is not looked for again and again."""
+"""Freed memory is returned to the kernel after a peak, but rarely, and less often if little can be returned."""
 
 from itertools import pairwise
 

@@ -1,4 +1,4 @@
-"""Applications whose progress a test decides, and requests to a balancer as an outer WSGI server makes them."""
+"""Applications that a test controls, and functions that call a balancer as an outer WSGI server would."""
 
 from __future__ import annotations
 
@@ -12,11 +12,22 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from intralb_gevent import LoadBalancer
+from intralb_gevent import LoadBalancer, Priority
+from intralb_gevent.pool.channel import Channel
+from intralb_gevent.pool.job import Deadline, Job
+
+_ROUTE = LoadBalancer(lambda environ, start_response: []).intake.mounts.find({})
+
+
+def waiting_job(priority: Priority, client: str | None = None, arrived: float = 0.0) -> Job:
+    """Return a job that belongs to no balancer; compiled code accepts only real `Job` objects."""
+    job = Job({}, Channel(lambda *args: lambda data: None), arrived, Deadline(0.0), _ROUTE)
+    job.priority, job.client = priority, client
+    return job
 
 
 class Gate:
-    """An application that counts its calls and answers when the test opens the gate."""
+    """An application that counts its calls, and responds once the test sets its gate."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -37,7 +48,7 @@ class Gate:
 
 
 class Answered:
-    """A response as the outer server saw it."""
+    """A response that the outer server has received."""
 
     def __init__(self, status: str, headers: list[tuple[str, str]], body: bytes) -> None:
         self.status = status
@@ -49,7 +60,7 @@ class Answered:
 
 
 def request(balancer: LoadBalancer, path: str = "/", **environ: Any) -> Answered:
-    """Make a request and return its response, both checked by wsgiref.validate."""
+    """Make a request and return its response; wsgiref.validate checks both."""
     heads: list[tuple[str, list[tuple[str, str]]]] = []
     setup_testing_defaults(environ)
     environ |= {"PATH_INFO": path, "QUERY_STRING": ""}
@@ -58,7 +69,7 @@ def request(balancer: LoadBalancer, path: str = "/", **environ: Any) -> Answered
         heads.append((status, headers))
         return lambda data: None
 
-    # The validator is for one request at a time; each gets its own.
+    # Create a validator for each request, because a validator supports one request at a time.
     result = validator(balancer)(environ, start_response)
     try:
         body = b"".join(result)
@@ -69,7 +80,7 @@ def request(balancer: LoadBalancer, path: str = "/", **environ: Any) -> Answered
 
 @pytest.fixture
 def no_collection() -> Iterator[None]:
-    """Collect no garbage meanwhile: of all tests before it takes its time, and calls what they have left behind."""
+    """Disable garbage collection, because collecting garbage from earlier tests takes time and runs finalizers."""
     gc.disable()
     yield
     gc.enable()
@@ -82,7 +93,7 @@ def gate() -> Gate:
 
 @pytest.fixture
 def asking() -> Callable[..., list[gevent.Greenlet]]:
-    """Make requests at once, each in a greenlet, and give the slots that are free their jobs."""
+    """Return a function that starts requests in free slots at the same time, each from its own greenlet."""
 
     def start(balancer: LoadBalancer, *paths: str) -> list[gevent.Greenlet]:
         greenlets = [gevent.spawn(request, balancer, "/" + path.removeprefix("/")) for path in paths]
@@ -95,5 +106,5 @@ def asking() -> Callable[..., list[gevent.Greenlet]]:
 
 @pytest.fixture
 def ask() -> Callable[..., Answered]:
-    """Make one request and wait for its response."""
+    """Return a function that makes one request, and waits for its response."""
     return request

@@ -1,4 +1,4 @@
-"""Where jobs go: workers, slots, queues, stealing, refusals."""
+"""Tests of the dispatch of jobs: workers, slots, queues, work stealing, rejections."""
 
 import logging
 import threading
@@ -10,7 +10,7 @@ from gevent.event import Event
 
 from intralb_gevent import LoadBalancer, OptionError, Options, WSGIServer, current_session
 from intralb_gevent.errors import WrongThread
-from intralb_gevent.pool.bridge import Channel
+from intralb_gevent.pool.channel import Channel
 
 
 def test_an_idle_slot_anywhere_beats_a_queue(balance, gate, asking) -> None:
@@ -80,7 +80,7 @@ def test_a_slot_that_falls_idle_takes_the_oldest_waiting_job_of_the_pool(balance
     assert [worker.queued for worker in balancer.snapshot().workers] == [2, 2]
     doors["/b"].set()
     gevent.joinall(requests[2:])
-    # One worker stays pinned; the other runs all that waits, in the order of arrival.
+    # One worker stays busy; the other worker runs all queued requests in their order of arrival.
     assert [path for path, _ in order] == ["/a", "/b", "/c", "/d", "/e", "/f"]
     assert {worker for path, worker in order if path != "/a"} == {order[1][1]}
     doors["/a"].set()
@@ -118,7 +118,7 @@ def test_whatever_a_handler_raises_ends_the_request_and_not_the_slot(balance, as
 
 
 class WaitingLog(logging.Handler):
-    """A logging handler that waits for ever, as one that sends its records away may."""
+    """A logging handler that waits forever, as a handler that sends records over the network might."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -285,13 +285,21 @@ def test_an_outer_greenlet_that_dies_takes_its_waiting_job_along(balance, gate, 
 def test_a_client_that_is_gone_takes_along_a_job_that_is_about_to_have_its_slot(
     balance, gate, eventually, gone: bool, outcome: str
 ) -> None:
-    """One that only sends no more, as seen in the same iteration of the loop, may still read the answer."""
+    """A client that shuts down its sending side in the same iteration of the loop could still read the
+    response.
+    """
     balancer = balance(gate)
     job = balancer.submit({"REQUEST_METHOD": "GET", "PATH_INFO": "/"}, Channel(lambda *args: None))
-    balancer.abandon(job, gone)
+    job.abandon(gone)
     gate.gate.set()
     eventually(lambda: balancer.snapshot().outcomes[outcome] == 1)
     assert len(gate.calls) == (not gone)
+
+
+def test_its_completion_list_is_what_an_application_may_call(balance, gate) -> None:
+    public = {name for name in dir(balance(gate)) if not name.startswith("_")}
+    called = {"balance_load", "submit", "resize", "drain", "snapshot"}
+    assert public == called | {"application", "options", "condition", "intake"}
 
 
 def test_it_can_be_extended(ask) -> None:

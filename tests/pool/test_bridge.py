@@ -1,4 +1,4 @@
-"""The balancer as a WSGI callable, asked by an outer server of the tests' own: who gets which error, and when."""
+"""Tests of the balancer as a WSGI callable: which errors the application and the outer server receive, and when."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import pytest
 from gevent.event import Event
 
 from intralb_gevent import ClientDisconnected, LoadBalancer
-from intralb_gevent.pool.bridge import HIGH_WATER, ResponseCut
+from intralb_gevent.pool.channel import HIGH_WATER, ResponseCut
 
 TEXT = [("Content-Type", "text/plain")]
 ONE_SLOT = {"max_workers": 1, "max_concurrent_per_router": 1}
 
 
 class Outer:
-    """An outer server's side of one request."""
+    """A fake outer server that handles one request."""
 
     def __init__(self, refuse: Callable[[str], object] = lambda status: None, body: Any = None) -> None:
         self.refuse = refuse
@@ -45,7 +45,7 @@ def refusing(status: str) -> None:
 
 
 class Broken:
-    """A `wsgi.input` whose client has sent nonsense."""
+    """A `wsgi.input` whose client has sent invalid data."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error

@@ -1,4 +1,4 @@
-"""The deadline covers waiting, application and body; an application that is cut can clean up."""
+"""The deadline covers the queue, the application and the body; an aborted application can clean up."""
 
 import contextlib
 import time
@@ -8,14 +8,14 @@ import pytest
 from gevent.event import Event
 
 from intralb_gevent import DeadlineExceeded, Route
-from intralb_gevent.pool.bridge import ResponseCut
+from intralb_gevent.pool.channel import ResponseCut
 
-TIMEOUT = 0.05
+TIMEOUT = 0.1
 
 
 def test_a_waiting_job_whose_deadline_passes_is_answered_503_and_never_run(balance, gate, asking) -> None:
     sizes = {"max_concurrent_per_router": 1, "queue_size": 1, "max_workers": 1}
-    # The first one keeps the slot until the second one is late.
+    # The first request holds the only slot until the second request's deadline has passed.
     routes = [Route("/1", request_timeout_seconds=2 * TIMEOUT)]
     balancer = balance(gate, request_timeout_seconds=TIMEOUT, routes=routes, **sizes)
     first, second = asking(balancer, "/1", "/2")

@@ -1,4 +1,4 @@
-"""`on_ended`: called for each request that was ended before its time, with where its handler was."""
+"""`on_ended` is called for each request that was ended early, with the stack of the request's handler."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Reported(NamedTuple):
 
     @property
     def place(self) -> str:
-        """The innermost line of the handler that is in this file."""
+        """The source line of the handler's innermost frame in this file."""
         return next(frame.line for frame in reversed(self.stack) if frame.filename == __file__)
 
 
@@ -72,12 +72,13 @@ def test_a_request_that_is_timed_out_is_reported_with_its_stack(
     assert "intralb_gevent/pool" not in "".join(reported.stack.format())
 
 
-def test_a_request_that_ends_by_itself_is_not_reported(balance, ask, monitor) -> None:
-    balancer = balance(application, on_ended=monitor)
+def test_a_request_that_ends_by_itself_is_not_reported(balance, ask, monitor, eventually) -> None:
+    balancer = balance(application, request_timeout_seconds=0.2, on_ended=monitor)
     assert ask(balancer, "/ok").status == "200 OK"
     assert ask(balancer, "/no-such-handler").status == "500 Internal Server Error"
-    gevent.sleep(0.01)
-    assert monitor.reported == []
+    assert ask(balancer, "/waits").status == "504 Gateway Timeout"
+    eventually(lambda: monitor.reported)
+    assert [each.path for each in monitor.reported] == ["/waits"]
 
 
 def test_a_request_whose_time_was_over_before_it_ran_has_no_stack(balance, asking, monitor, eventually) -> None:
@@ -171,12 +172,12 @@ def test_one_that_ignores_its_end_is_left_behind(balance, ask, caplog, eventuall
     monkeypatch.setattr("intralb_gevent.pool.endings._GRACE_SECONDS", 0.1)
     called: list[str] = []
 
-    def stubborn(environ: dict[str, Any], outcome: str, reason: str, stack: Any) -> None:
+    def uncancellable(environ: dict[str, Any], outcome: str, reason: str, stack: Any) -> None:
         called.append(outcome)
         if len(called) == 1:
             swallows(environ)
 
-    balancer = balance(application, request_timeout_seconds=0.05, on_ended=stubborn)
+    balancer = balance(application, request_timeout_seconds=0.05, on_ended=uncancellable)
     environ = ask(balancer, "/waits") and ask(balancer, "/waits")
     assert environ.status == "504 Gateway Timeout"
     eventually(lambda: len(called) == 2)

@@ -1,8 +1,7 @@
-"""While more come than there is room for, clients have their turns one after the other, whatever each has waiting."""
+"""Under overload, clients are served in rotation, however many queued requests each client has."""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 from hypothesis import given
@@ -10,7 +9,8 @@ from hypothesis import strategies as st
 
 from intralb_gevent import Priority
 from intralb_gevent.policy.fairness import Clients
-from intralb_gevent.pool.fairqueue import FairQueue
+from intralb_gevent.pool.queueorder import FairOrder
+from tests.pool.conftest import waiting_job
 
 STEPS = st.lists(
     st.tuples(st.sampled_from("abcde"), st.sampled_from(["comes", "has its turn", "leaves"])), max_size=200
@@ -18,15 +18,15 @@ STEPS = st.lists(
 
 
 class Waiting:
-    """What the workers' queues would hold, and the fair queue beside it."""
+    """A model of the workers' queues, with which the fair queue is compared."""
 
     def __init__(self) -> None:
         self.clients = Clients(0.0)
-        self.queue = FairQueue(self.clients, ())
+        self.queue = FairOrder(self.clients, ())
         self.jobs: list[Any] = []
 
     def comes(self, client: str) -> None:
-        job = SimpleNamespace(priority=Priority.CRITICAL, client=client)
+        job = waiting_job(Priority.CRITICAL, client)
         self.clients.admit(client, Priority.CRITICAL, 0.0)
         self.queue.append(job)
         self.jobs.append(job)
@@ -48,7 +48,7 @@ class Waiting:
             self.expect(self.queue.next(Priority.CRITICAL))
 
     def expect(self, job: Any) -> None:
-        """It is the oldest of its client."""
+        """Check that this job is the oldest queued job of its client."""
         assert job is next(other for other in self.jobs if other.client == job.client)
         self.leaves(job, began=True)
 
@@ -60,7 +60,7 @@ def test_each_has_the_job_of_its_client_that_waited_longest(steps: list[tuple[st
         waiting.step(*step)
     while waiting.jobs:
         waiting.expect(waiting.queue.next(Priority.CRITICAL))
-    assert repr(waiting.queue) == "<FairQueue of 0, 0, 0, 0 clients>"
+    assert repr(waiting.queue) == "<FairOrder of 0, 0, 0, 0 clients>"
 
 
 @given(st.lists(st.sampled_from("abcde"), min_size=1, max_size=50))

@@ -1,4 +1,4 @@
-"""What a request held is freed in its own greenlet, where finalizers may wait, and for no longer than it has time."""
+"""Objects that belong to a request are freed in its greenlet, where finalizers can wait until its deadline."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ VARIABLE: contextvars.ContextVar[object] = contextvars.ContextVar("VARIABLE")
 
 @pytest.fixture(autouse=True)
 def nothing_logged(caplog) -> None:
-    """pytest keeps the records of errors, and so their tracebacks and all variables."""
+    """Disable logging of errors, because pytest keeps log records, with tracebacks and all local variables."""
     caplog.set_level(logging.CRITICAL, "intralb_gevent")
 
 
 class Resource:
-    """Something whose finalizer waits, as one does that says goodbye to a server."""
+    """An object whose finalizer waits, as if it sent a last message to a server."""
 
     def __init__(self, freed: list[str]) -> None:
         self.freed = freed

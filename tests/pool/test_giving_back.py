@@ -1,4 +1,4 @@
-"""A handler that gives back what it has taken, as its deadline passes, may finish that before it is ended."""
+"""A handler that is releasing a resource when its deadline passes can finish the release before it is aborted."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from gevent import socket
 from gevent.event import Event
 
 from intralb_gevent import DeadlineExceeded
+from intralb_gevent.aborts.finallyblocks import is_in_finally
 from intralb_gevent.errors import ClientDisconnected
-from intralb_gevent.pool.finallyblocks import is_in_finally
 
-TIMEOUT = 0.05
+TIMEOUT = 0.1
 PATIENCE = 5.0
 
 
 class Pool:
-    """Gives out the names of members; giving one back waits for a gate, or computes."""
+    """A pool that lends out the names of its members. To take a member back, it waits for a gate, or computes."""
 
     def __init__(self, computes: bool) -> None:
         self.members = ["member"]
@@ -100,7 +100,7 @@ WAYS = [in_finally, in_handled_error, in_release, at_end_of_with, in_context_man
 
 
 class Handler:
-    """An application that uses the pool, and then does what only an abort ends."""
+    """An application that uses the pool, and then runs until it is aborted."""
 
     def __init__(self, pool: Pool, use: Callable[[Pool], None]) -> None:
         self.pool = pool
@@ -140,7 +140,7 @@ def test_giving_back_that_hangs_is_ended_after_cleanup_seconds(balance, asking, 
 
 
 def test_clean_up_after_what_was_given_back_has_its_own_time(balance, asking, eventually) -> None:
-    """The first abort is raised late then, and the second one comes no sooner after it for that."""
+    """The first abort is raised late in this case, but the second abort must follow it after the usual time."""
     done: list[str] = []
 
     def use(pool: Pool) -> None:
@@ -174,7 +174,7 @@ def test_a_client_that_leaves_meanwhile_is_what_ends_it(serve, eventually) -> No
 
 
 def test_others_are_served_while_a_finally_block_computes(balance, asking) -> None:
-    """The deadline and requests behind it come in, as what computes is paused."""
+    """Deadlines and other requests are still handled, because the CPU-bound handler is paused."""
     handler = Handler(Pool(computes=True), in_finally)
     balancer = balance({"/slow": handler, "/": answering}, request_timeout_seconds=TIMEOUT, cleanup_seconds=PATIENCE)
     (slow,) = asking(balancer, "/slow")
@@ -246,7 +246,7 @@ def app(environ, start_response):
 
 
 def test_a_program_whose_start_is_cut_does_not_go_on(serve_program) -> None:
-    """Only who has the `Popen` can end the program."""
+    """If the start of a program is aborted, the program must not run, because no code has a `Popen` to end it."""
     program = serve_program(PROGRAMS, "--routes", "/start request_timeout_seconds=0.2")
     assert program.get("/start").status == 504
     pid = (program.directory / "pid").read_text()
@@ -260,5 +260,5 @@ def is_running(pid: str) -> bool:
 
 
 def test_instructions_without_a_line_are_in_no_finally_block() -> None:
-    """Python has such where it ends a handler of exceptions; the line of a frame is None there."""
+    """The last instructions of an exception handler have no line number; the frame's line is None at these."""
     assert not is_in_finally(in_finally.__code__, None)

@@ -1,4 +1,4 @@
-"""Ready jobs have their turns in order, the sockets theirs in between, and a bug in one costs no other its turn."""
+"""Ready jobs run in order, sockets are served between them, and a failing job does not affect the next job."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 import gevent
 import pytest
 
-from intralb_gevent.pool.hubturns import HubTurns, TurnEnd
+from intralb_gevent.hub.dispatch import DispatchQueue, FlushQueue
 
 
 class Dispatcher:
@@ -25,9 +25,9 @@ class Dispatcher:
 
 def test_what_is_due_has_its_turn_between_jobs_that_compute(eventually) -> None:
     order: list[str] = []
-    turns = HubTurns(TurnEnd())
+    turns = DispatchQueue(FlushQueue())
     for name in "abc":
-        turns.want(Dispatcher(order, name, seconds=0.005))
+        turns.schedule(Dispatcher(order, name, seconds=0.005))
     timer = gevent.get_hub().loop.timer(0.001)
     timer.start(order.append, "timer")
     eventually(lambda: len(order) == 4)
@@ -38,17 +38,17 @@ def test_what_is_due_has_its_turn_between_jobs_that_compute(eventually) -> None:
 def test_what_wakes_meanwhile_has_its_next_job_begun_before_more_is_computed(eventually) -> None:
     order: list[str] = []
     timers = []
-    computing, waiting = HubTurns(TurnEnd()), HubTurns(TurnEnd())
+    computing, waiting = DispatchQueue(FlushQueue()), DispatchQueue(FlushQueue())
 
     class Computing(Dispatcher):
         def dispatch(self) -> None:
-            # Due by the end of the computation, however long that takes.
+            # Start a timer that is due before the computation ends.
             timers.append(gevent.get_hub().loop.timer(0.001))
-            timers[-1].start(waiting.want, Dispatcher(order, "next"))
+            timers[-1].start(waiting.schedule, Dispatcher(order, "next"))
             super().dispatch()
 
     for name in "abcd":
-        computing.want(Computing(order, name, seconds=0.01))
+        computing.schedule(Computing(order, name, seconds=0.01))
     eventually(lambda: len(order) == 8)
     assert order == ["a", "next", "b", "next", "c", "next", "d", "next"]
 
@@ -57,10 +57,10 @@ def test_one_that_fails_keeps_no_other_from_its_turn(eventually, monkeypatch: py
     order: list[str] = []
     failed: list[object] = []
     monkeypatch.setattr(gevent.get_hub(), "handle_error", lambda *error: failed.append(error[1]))
-    turns = HubTurns(TurnEnd())
-    turns.want(Dispatcher(order, "a", fails=True))
-    turns.want(Dispatcher(order, "b"))
+    turns = DispatchQueue(FlushQueue())
+    turns.schedule(Dispatcher(order, "a", fails=True))
+    turns.schedule(Dispatcher(order, "b"))
     eventually(lambda: order == ["a", "b"])
-    turns.want(Dispatcher(order, "c"))
+    turns.schedule(Dispatcher(order, "c"))
     eventually(lambda: order == ["a", "b", "c"])
     assert failed == [RuntimeError]

@@ -1,4 +1,4 @@
-"""An abort that comes while a handler imports a module, and the module waits, leaves no module half made."""
+"""An abort during the import of a module does not leave a half-initialized module."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import pytest
 from gevent.event import Event
 
 from intralb_gevent import DeadlineExceeded, RequestKilled
-from intralb_gevent.pool import slot
+from intralb_gevent.pool import abortable
 
-TIMEOUT = 0.05
+TIMEOUT = 0.1
 
 WAITS = """
 import builtins
@@ -34,7 +34,7 @@ except BaseException as error:
 
 @pytest.fixture
 def state(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
-    """Let `waits`, a module that waits until a gate opens, and a package that imports it be found."""
+    """Create an importable module `waits`, which waits until a gate is set, and a package that imports the module."""
     state = SimpleNamespace(gate=Event(), begun=0, cut=[])
     (tmp_path / "waits.py").write_text(WAITS)
     (tmp_path / "waiting_package").mkdir()
@@ -47,7 +47,7 @@ def state(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S
 
 
 class Importer:
-    """An application that imports a module, and then does something that only an abort ends."""
+    """An application that imports a module, and then runs until it is aborted."""
 
     def __init__(self, name: str, afterwards: Callable[[], object]) -> None:
         self.name = name
@@ -83,15 +83,15 @@ def test_an_import_that_waits_is_finished_and_then_the_request_is_ended(
     balancer = balance(application, request_timeout_seconds=TIMEOUT, cleanup_seconds=TIMEOUT)
     (request,) = asking(balancer, "/")
     assert request.get().status == "504 Gateway Timeout"
-    # Longer than a handler may take that swallows every abort.
-    gevent.spawn_later((slot.MOST_ABORTS + 3) * TIMEOUT, state.gate.set)
+    # Set the gate only after the time for which a handler is allowed to swallow aborts.
+    gevent.spawn_later((abortable.MOST_ABORTS + 3) * TIMEOUT, state.gate.set)
     assert eventually(lambda: application.ended) == [DeadlineExceeded]
     assert application.imported == [name]
     assert (state.begun, state.cut, balancer.snapshot().given_up) == (1, [], 0)
 
 
 def test_an_import_that_hangs_is_ended_after_a_time(balance, asking, eventually, state, monkeypatch) -> None:
-    monkeypatch.setattr(slot, "IMPORT_SECONDS", 0.1)
+    monkeypatch.setattr(abortable, "IMPORT_SECONDS", 0.1)
     application = Importer("waits", wait)
     (request,) = asking(balance(application, request_timeout_seconds=TIMEOUT), "/")
     assert request.get().status == "504 Gateway Timeout"

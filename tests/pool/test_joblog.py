@@ -1,14 +1,16 @@
-"""One line for each job, from a greenlet, as text or JSON."""
+"""The job log has one line for each job, as text or JSON; a greenlet writes it."""
 
 import json
 import logging
+import os
+import re
 import time
 from datetime import datetime
 
 import gevent
 import pytest
 
-from intralb_gevent.pool.hublog import HubLog
+from intralb_gevent.hub.log import HubLog
 
 
 def application(environ, start_response):
@@ -42,10 +44,15 @@ def test_json(balance, asking, lines) -> None:
     gevent.joinall(asking(balancer, "/good"))
     (line,) = lines()
     facts = json.loads(line)
+    assert re.fullmatch("[0-9a-f]{20}", facts.pop("request_id"))
     assert facts.pop("queue_wait_ms") >= 0
     assert facts.pop("run_time_ms") >= 0
     assert abs(datetime.fromisoformat(facts.pop("time")).timestamp() - time.time()) < 60
     assert facts == {
+        "level": "INFO",
+        "pid": os.getpid(),
+        "logger": "intralb_gevent.jobs",
+        "message": "GET /good 200",
         "client": "",
         "worker": 1,
         "method": "GET",
@@ -53,7 +60,9 @@ def test_json(balance, asking, lines) -> None:
         "query": "",
         "referer": "",
         "agent": "",
-        "status": "200",
+        "protocol": "HTTP/1.0",
+        "status": 200,
+        "bytes": 0,
         "outcome": "completed",
         "reason": None,
     }
@@ -67,7 +76,8 @@ def test_who_asked_for_what(balance, lines, log_format) -> None:
     (line,) = lines()
     if log_format == "text":
         assert line.startswith(r"GET /a?b=c\x20d 200 ")
-        assert line.endswith(" client=192.0.2.7")
+        assert " client=192.0.2.7 " in line
+        assert line.endswith(' referer="from" agent="agent"')
     else:
         facts = json.loads(line)
         assert [facts[key] for key in ("client", "query", "referer", "agent")] == [

@@ -1,4 +1,4 @@
-"""An abort ends a handler that computes, and leaves nothing half done: it waits for a place where it may be raised."""
+"""An abort ends a CPU-bound handler, but only at a point where no operation is left half done."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from typing import Any
 import gevent.subprocess
 import pytest
 
-TIMEOUT = 0.05
+TIMEOUT = 0.1
 PATIENCE = 5.0
 
 
 def paths(**functions: Callable[[], object]) -> Callable[..., list[bytes]]:
-    """An application that calls the function named by the path before it answers."""
+    """Return an application that calls the function named by the path before it responds."""
 
     def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         functions.get(environ["PATH_INFO"][1:], lambda: None)()
@@ -44,7 +44,7 @@ def spend(seconds: float) -> None:
 
 
 class Steps:
-    """Counts how often something was begun, and how often it was done."""
+    """A counter for how often an operation began, and how often it was completed."""
 
     def __init__(self) -> None:
         self.begun = self.done = 0
@@ -63,7 +63,7 @@ def steps() -> Steps:
 
 @pytest.fixture
 def ends(balance, ask, eventually) -> Callable[..., None]:
-    """Check that a handler is ended by its deadline some times, soon, and that its slot can be used again."""
+    """Return a function that checks repeatedly that a handler is aborted soon, and that its slot stays usable."""
 
     def check(handler: Callable[[], object], times: int = 5) -> None:
         ended: list[BaseException] = []
@@ -84,7 +84,7 @@ def ends(balance, ask, eventually) -> Callable[..., None]:
         )
         for number in range(1, times + 1):
             began = time.monotonic()
-            # The only slot may still be unwinding.
+            # Retry a rejected request, because the handler in the only slot might still be unwinding.
             while (status := ask(balancer, "/loop").status).startswith("503"):
                 pass
             assert status == "504 Gateway Timeout"
@@ -95,11 +95,11 @@ def ends(balance, ask, eventually) -> Callable[..., None]:
     return check
 
 
-# Where Python drops what is raised.
+# Code whose exceptions Python drops.
 
 
 class Thing:
-    """Something that can be referred to weakly."""
+    """An object to which weak references can be made."""
 
     descriptor = -1
 
@@ -216,14 +216,14 @@ INSERT = "insert into words values (?)"
 
 
 class WrappedCursor(sqlite3.Cursor):
-    """A cursor as Django has it."""
+    """A cursor wrapper as in Django."""
 
     def execute(self, *arguments: Any) -> sqlite3.Cursor:
         return super().execute(*arguments)
 
 
 class OldCursor(sqlite3.Cursor):
-    """The same without `super()`."""
+    """A cursor wrapper that does not use `super()`."""
 
     def execute(self, *arguments: Any) -> sqlite3.Cursor:
         return sqlite3.Cursor.execute(self, *arguments)
@@ -306,7 +306,7 @@ LOCK = threading.Lock()
 
 
 class Guard:
-    """A lock in a class of the application's own."""
+    """A lock in a context manager that the application defines."""
 
     def __enter__(self) -> None:
         LOCK.acquire()
@@ -325,7 +325,7 @@ def with_a_guard() -> None:
 
 
 class Table:
-    """A lock with methods of the application's own."""
+    """A lock with the application's own methods."""
 
     def acquire(self) -> None:
         LOCK.acquire()
@@ -448,7 +448,7 @@ def test_an_enter_that_never_returns_is_ended_all_the_same(balance, ask) -> None
     assert ask(balancer, "/other").status == "200 OK"
 
 
-# Calls through C that report exceptions are no reason to wait.
+# An abort can be raised in a call through C code, if the C code reports exceptions.
 
 
 def endless(*args: object) -> int:
@@ -465,7 +465,7 @@ def decorated(function: Callable[..., object]) -> Callable[..., object]:
 
 
 class Endless:
-    """Computes without an end wherever Python calls it."""
+    """An object whose special methods compute endlessly."""
 
     def __init__(self, at_once: bool = False) -> None:
         if at_once:
@@ -489,7 +489,7 @@ class Endless:
 
 
 class DerivedEndless(Endless):
-    """Calls its base class."""
+    """A subclass whose methods call the methods of its base class."""
 
     def __call__(self) -> int:
         return super().__call__()
@@ -559,11 +559,11 @@ def test_computing_below_c_code_is_ended_at_the_deadline(ends, handler) -> None:
     ends(handler, times=2)
 
 
-# Programs.
+# Subprocesses.
 
 
 def children() -> set[str]:
-    """The processes that this thread has started and that have not been waited for."""
+    """Return the ids of this thread's child processes that have not been waited for."""
     return set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
 
 
@@ -665,7 +665,7 @@ def opened_under_a_lock() -> None:
 
 
 class OpenedAtOnce:
-    """A context manager that takes what it gives back before its `with` block begins."""
+    """A context manager that acquires its resource before the `with` block begins."""
 
     def __init__(self) -> None:
         self.descriptor = os.open(os.devnull, os.O_RDONLY)
@@ -753,7 +753,7 @@ def opened_by_a_generator() -> None:
 
 
 class ClosesByAnotherName(OpenedAtOnce):
-    """One whose `__exit__` is called something else."""
+    """A context manager whose `__exit__` function has another name."""
 
     def leave(self, *error: object) -> None:
         spend(0.0002)
@@ -795,7 +795,7 @@ def temporary() -> None:
     ],
 )
 def test_what_a_call_has_returned_is_kept_before_an_abort(ends, handler) -> None:
-    """Else a `finally` block could not give back what the handler has just taken."""
+    """The result of a call is stored before an abort, so that a `finally` block can release an acquired resource."""
     before = os.listdir("/proc/self/fd")
     ends(handler, times=20)
     assert len(os.listdir("/proc/self/fd")) <= len(before)
@@ -821,7 +821,7 @@ def test_a_name_that_means_something_else_meanwhile_is_waited_for_no_longer_than
 
 
 class Proxy:
-    """An object that tells what it is by code of its own, such as a lazy one of Django's."""
+    """An object whose `__class__` is computed by Python code, such as a lazy object of Django."""
 
     asked = 0
 

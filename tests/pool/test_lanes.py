@@ -1,4 +1,4 @@
-"""Who gets a place and a turn while there are too few: by class, by client, by route, by application, by limit."""
+"""Tests of admission and scheduling under overload: by priority, client, route, application and limit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHEDDABLE = {"intralb.priority": "sheddable"}
 
 @pytest.fixture
 def start(ask) -> Callable[..., gevent.Greenlet]:
-    """Begin a request and let it come as far as it can."""
+    """Return a function that starts a request, and lets the request proceed as far as it can."""
 
     def begin(balancer: LoadBalancer, path: str = "/", **environ: Any) -> gevent.Greenlet:
         greenlet = gevent.spawn(ask, balancer, path, **environ)
@@ -41,7 +41,7 @@ def seen(balancer: LoadBalancer) -> tuple[int, int]:
     return snapshot.running, snapshot.queued
 
 
-# Classes.
+# Priorities.
 
 
 def test_a_lower_class_leaves_half_of_the_places_and_has_its_turn_last(balance, gate, start) -> None:
@@ -88,7 +88,7 @@ def test_places_are_kept_for_the_highest_class_once_there_is_any_of_it(balance, 
     gate.gate.set()
 
 
-def test_the_class_is_that_of_the_route_or_what_the_function_says(balance, gate, start) -> None:
+def test_the_class_is_that_of_the_route_or_what_the_function_says(balance, gate, start, eventually) -> None:
     def by_query(environ: dict[str, Any]) -> Priority | None:
         return Priority.CRITICAL if environ["PATH_INFO"].endswith("now") else None
 
@@ -98,7 +98,7 @@ def test_the_class_is_that_of_the_route_or_what_the_function_says(balance, gate,
     for path in ("/reports/1", "/", "/reports/now"):
         start(balancer, path)
     gate.gate.set()
-    gevent.sleep(0.05)
+    eventually(lambda: len(gate.calls) == 4)
     assert gate.calls == ["/first", "/", "/reports/now", "/reports/1"]
 
 
@@ -175,7 +175,7 @@ def test_whoever_has_less_takes_a_place_of_whoever_has_most(balance, gate, start
     assert modest.get().status == "200 OK"
 
 
-def test_clients_take_turns_once_more_come_than_there_is_room_for(balance, gate, start) -> None:
+def test_clients_take_turns_once_more_come_than_there_is_room_for(balance, gate, start, eventually) -> None:
     balancer = balance(gate, **ONE_SLOT, queue_size=5)
     for n in range(4):
         start(balancer, f"/greedy{n}", REMOTE_ADDR="10.0.0.1")
@@ -183,11 +183,11 @@ def test_clients_take_turns_once_more_come_than_there_is_room_for(balance, gate,
         start(balancer, f"/modest{n}", REMOTE_ADDR="10.0.0.2")
     assert start(balancer, "/third", REMOTE_ADDR="10.0.0.3").ready() is False
     gate.gate.set()
-    gevent.sleep(0.05)
+    eventually(lambda: len(gate.calls) == 6)
     assert gate.calls == ["/greedy0", "/modest0", "/third", "/greedy1", "/modest1", "/greedy2"]
 
 
-def test_a_client_that_floods_the_highest_class_is_kept_to_its_share(balance, gate, start) -> None:
+def test_a_client_that_floods_the_highest_class_is_kept_to_its_share(balance, gate, start, eventually) -> None:
     balancer = balance(gate, **ONE_SLOT, queue_size=5)
     flood = {"REMOTE_ADDR": "10.0.0.1", "intralb.priority": "critical_plus"}
     greedy = [start(balancer, f"/greedy{n}", **flood) for n in range(6)]
@@ -197,7 +197,7 @@ def test_a_client_that_floods_the_highest_class_is_kept_to_its_share(balance, ga
     assert not any(one.ready() for one in modest)
     gate.gate.set()
     assert {one.get().status for one in modest} == {"200 OK"}
-    gevent.sleep(0.05)
+    eventually(lambda: len(gate.calls) == 6)
     assert gate.calls == ["/greedy0", "/modest0", "/modest1", "/greedy1", "/greedy2", "/greedy3"]
 
 
@@ -223,7 +223,7 @@ def test_one_client_alone_may_have_all_places(balance, gate, start) -> None:
 
 
 def test_a_proxy_that_is_not_trusted_may_hold_more_than_one_client(balance, gate, start) -> None:
-    """A whole site has one address then, and beside it there is whoever checks its health."""
+    """Behind an untrusted proxy, all users of a site share one address; health checks come from another address."""
     balancer = balance(gate, **ONE_SLOT, queue_size=4)
     site = {"REMOTE_ADDR": "10.0.0.1", "HTTP_X_FORWARDED_FOR": "192.0.2.7"}
     for _ in range(5):
@@ -253,7 +253,7 @@ def test_what_tells_clients_apart_is_an_option(balance, gate, start, key, expect
     gate.gate.set()
 
 
-# Workers of their own.
+# Lanes: dedicated workers.
 
 
 def test_a_route_with_workers_of_its_own_starves_nobody_and_is_starved_by_nobody(balance, gate, start, ask) -> None:
@@ -329,7 +329,7 @@ def test_a_bad_mount_is_named(applications) -> None:
 
 
 class ByHand:
-    """A limiter that a test moves."""
+    """A limiter that the test sets."""
 
     def __init__(self, most: int) -> None:
         self.limit = 1
@@ -362,7 +362,8 @@ def test_no_more_run_than_the_limiter_lets_and_they_go_on_when_it_lets_more(bala
 
 def test_jobs_that_keep_the_loop_are_held_to_few_at_a_time(balance, ask, eventually) -> None:
     def late(environ: dict[str, Any], start_response: Any) -> list[bytes]:
-        # All whose timers are due are woken in one round of the loop, and each keeps it for some milliseconds.
+        # Wait for some iterations, because all greenlets with due timers wake in one iteration, and each blocks the
+        # loop for some milliseconds.
         for _ in range(3):
             sum(range(200_000))
             gevent.sleep(0.001)

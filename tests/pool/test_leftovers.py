@@ -1,4 +1,4 @@
-"""What a request leaves behind in its greenlet never reaches another request."""
+"""State that a request leaves in its greenlet never reaches another request."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def local() -> Local:
 
 
 def paths(**functions: Callable[[], object]) -> Callable[..., list[bytes]]:
-    """An application that answers with the text of what the function named by the path returns."""
+    """Return an application that responds with the result of the function named by the path."""
 
     def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         said = functions[environ["PATH_INFO"][1:]]()
@@ -92,7 +92,7 @@ def test_they_are_gone_even_if_the_handler_has_swallowed_the_abort(balance, ask,
 
 @pytest.mark.parametrize("ending", [lambda: Event().wait(), compute], ids=["waits", "computes"])
 def test_no_later_request_has_the_thread_id_of_an_aborted_one(balance, ask, ending) -> None:
-    """A connection that is kept by `threading.get_ident()` would be found with half a transaction in it."""
+    """Otherwise, a later request could find a connection stored under this id, with an unfinished transaction."""
     connections: dict[int, str] = {}
 
     def pay() -> None:
@@ -152,7 +152,7 @@ def test_requests_that_run_at_the_same_time_share_no_spawn_tree_locals(balance, 
 
 @pytest.mark.parametrize("ending", [lambda: Event().wait(), compute], ids=["waits", "computes"])
 def test_variables_of_an_ended_handler_are_freed_at_once(balance, ask, eventually, no_collector, ending) -> None:
-    """A connection with an open transaction must not wait for the garbage collector."""
+    """A connection with an open transaction must be freed immediately, not by the garbage collector."""
     opened: list[ref[Connection]] = []
 
     class Connection:
@@ -206,7 +206,7 @@ def test_a_retiring_worker_ends_with_the_aborted_request_of_its_only_slot(balanc
     eventually(lambda: len(balancer.snapshot().workers) == 1)
 
 
-# After a request that has ended by itself.
+# After a request that has returned.
 
 SOON = 0.02
 
@@ -281,7 +281,7 @@ def test_a_link_to_the_greenlets_end_is_called_soon_after_the_request(balance, a
 
 
 def harmless() -> None:
-    """Do what handlers do, and leave nothing behind that could act on the greenlet."""
+    """Do what handlers usually do, but leave no object that could act on the greenlet later."""
     with gevent.Timeout(9):
         gevent.sleep(0.001)
     LOCAL.user = "alice"

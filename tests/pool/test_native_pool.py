@@ -1,4 +1,4 @@
-"""A full pool of native threads is named in the log; one that is only busy is not."""
+"""The log reports a full pool of native threads, but not a pool that is only busy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FULL = "threads of gevent's native pool have been busy"
 
 @pytest.fixture(autouse=True)
 def small_pool(monkeypatch):
-    """Give the hub a native pool of two threads, which must not keep other tests waiting."""
+    """Give the hub a separate native pool of two threads, so that other tests are not affected."""
     hub = gevent.get_hub()
     pool = ThreadPool(2, hub=hub)
     monkeypatch.setattr(hub, "_threadpool", pool)
@@ -43,7 +43,7 @@ def ask_at_once(balancer, ask, *requests: tuple[str, float]) -> list[gevent.Gree
 def test_a_full_pool_is_named_with_what_runs_there_and_the_remedy(balance, ask, caplog, eventually) -> None:
     balancer = balance(application, request_timeout_seconds=0.2)
     blocked = ask_at_once(balancer, ask, ("/blocks", 2.0), ("/blocks", 2.0))
-    gevent.sleep(0.05)
+    eventually(lambda: len(gevent.get_hub().threadpool) == 2)
     waiting = ask_at_once(balancer, ask, ("/looks-up", 0), ("/looks-up", 0), ("/looks-up", 0))
     eventually(lambda: FULL in caplog.text)
     (said,) = [text for record in caplog.records if (text := record.getMessage()).startswith("all ")]
@@ -54,7 +54,7 @@ def test_a_full_pool_is_named_with_what_runs_there_and_the_remedy(balance, ask, 
 
 
 def test_it_is_said_once_a_minute(balance, ask, caplog, eventually, monkeypatch) -> None:
-    monkeypatch.setattr("intralb_gevent.pool.nativepool.FULL_SECONDS", 0.1)
+    monkeypatch.setattr("intralb_gevent.hub.nativepool.FULL_SECONDS", 0.1)
     balancer = balance(application)
     for _ in range(2):
         for greenlet in ask_at_once(balancer, ask, *[("/blocks", 0.3)] * 3):
@@ -63,7 +63,7 @@ def test_it_is_said_once_a_minute(balance, ask, caplog, eventually, monkeypatch)
 
 
 def test_a_pool_that_is_busy_while_nothing_waits_is_left_alone(balance, ask, caplog, monkeypatch) -> None:
-    monkeypatch.setattr("intralb_gevent.pool.nativepool.FULL_SECONDS", 0.1)
+    monkeypatch.setattr("intralb_gevent.hub.nativepool.FULL_SECONDS", 0.1)
     balancer = balance(application)
     for greenlet in ask_at_once(balancer, ask, ("/blocks", 0.6), ("/blocks", 0.6)):
         greenlet.join()

@@ -1,4 +1,4 @@
-"""Whose turn is next: nobody waits while a younger one is begun, or while a slot that may run is free."""
+"""Jobs start in order: no job waits while a younger job starts, or while a free slot is allowed to run it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SLOTS, WORKERS = 2, 2
 
 
 class ByHand:
-    """A limiter that a test moves."""
+    """A limiter that the test sets."""
 
     def __init__(self, most: int) -> None:
         self.limit = most
@@ -29,7 +29,9 @@ class ByHand:
 
 
 class Crowd:
-    """A balancer, requests that end when they are told to, and the order in which they were begun."""
+    """A balancer with requests that the test ends; it records the order in which they were started."""
+
+    connection_ratio = 0.0
 
     def __init__(self, client_key: str, *, limited: bool) -> None:
         self.limiter: ByHand | None = None
@@ -47,7 +49,7 @@ class Crowd:
                 limiter=self._limited if limited else "fixed",
             ),
         )
-        self.balancer.open_for(self)
+        self.balancer.intake.attach(self)
 
     def _limited(self, most: int) -> ByHand:
         self.limiter = ByHand(most)
@@ -80,11 +82,11 @@ class Crowd:
     def is_limited_to(self, limit: int) -> None:
         if self.limiter is not None:
             self.limiter.limit = limit
-            # So it is looked at now, not with the next tick.
+            # Resize the balancer, so that the limit is applied now instead of at the next tick.
             self.balancer.resize(len(self._workers))
 
     def settle(self) -> None:
-        # Those that have a slot may still have to wait for a turn of the event loop.
+        # Let the event loop run, because jobs that have a slot can still be waiting for the loop's next iteration.
         gevent.sleep(0)
         while self.balancer.snapshot().running != len(self.running):
             gevent.sleep(0)

@@ -1,4 +1,4 @@
-"""More than can be answered in time: what waits too long is refused without being run, the rest is answered."""
+"""Under overload, requests that would wait too long are rejected without running; the rest are answered in time."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import pytest
 from gevent.event import Event
 
 from intralb_gevent import Route
-from intralb_gevent.policy.deadline import TimeTold
+from intralb_gevent.policy.deadline import ProxyTiming
 
 POOL = {"max_workers": 1, "max_concurrent_per_router": 1, "request_timeout_seconds": 20}
 
 
 def seconds(environ, start_response):
-    """Take as many seconds as the path says."""
+    """Sleep for the number of seconds in the path."""
     gevent.sleep(float(environ["PATH_INFO"][1:]))
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [b"done"]
@@ -21,7 +21,7 @@ def seconds(environ, start_response):
 
 def test_past_a_bearable_wait_the_queue_is_kept_short_and_those_in_it_are_answered(balance, asking, caplog) -> None:
     balancer = balance(seconds, **POOL, queue_size=100, max_wait_seconds=0.3)
-    # One in 20 ms is run, and five times as many come, for a second.
+    # The capacity is one request per 20 ms; for one second, five times as many arrive.
     requests = []
     for _ in range(100):
         requests += asking(balancer, "0.02")
@@ -42,6 +42,20 @@ def test_past_a_bearable_wait_the_queue_is_kept_short_and_those_in_it_are_answer
     assert "max_wait_seconds is 0.3" in said
 
 
+def test_queues_that_are_full_too_often_are_an_overload_too(balance, asking, eventually, caplog) -> None:
+    balancer = balance(seconds, **POOL, queue_size=5, max_wait_seconds=10)
+    requests = []
+    for _ in range(10):
+        requests += asking(balancer, *["0.02"] * 5)
+        gevent.sleep(0.02)
+    eventually(lambda: balancer.snapshot().lanes[0].overloaded == "critical")
+    for request in requests:
+        request.get()
+    (said,) = [record.getMessage() for record in caplog.records if record.getMessage().startswith("overloaded")]
+    assert "found all slots and queues full too often (6 requests: slots and queue_size)" in said
+    assert not [record for record in caplog.records if record.exc_info]
+
+
 def test_clients_that_wait_for_each_answer_are_all_answered(balance, ask) -> None:
     balancer = balance(seconds, **POOL, queue_size=100)
 
@@ -58,7 +72,7 @@ def test_a_route_may_have_another_bearable_wait(balance, asking, ask) -> None:
     for _ in range(12):
         ask(balancer, "/0.05")
     requests = {"0.0502": asking(balancer, *["0.0502"] * 15)}
-    # A prediction alone rejects nobody: the first of these must have waited, too.
+    # Wait, because a predicted wait alone rejects no request: the oldest queued request must also have waited.
     gevent.sleep(0.12)
     requests |= {path: asking(balancer, *[path] * 15) for path in ("0.0501", "0.05")}
     refused = {
@@ -119,8 +133,8 @@ def test_little_time_that_a_proxy_gives_it_is_still_its_time(balance, ask) -> No
     balancer = balance(seconds, **POOL)
     for _ in range(3):
         ask(balancer, "/0.1")
-    # Had it been shed, so would all that follow, however fast the application has become meanwhile.
-    answer = ask(balancer, "/0.001", **{"intralb.time_told": TimeTold(left=0.05)})
+    # This request must not be rejected; otherwise, all later requests would be, even once the application is faster.
+    answer = ask(balancer, "/0.001", **{"intralb.proxy_timing": ProxyTiming(left=0.05)})
     assert answer.status == "200 OK"
 
 

@@ -1,4 +1,4 @@
-"""A wait for multiprocessing's locks and queues blocks the process until the deadline, and leaves them usable."""
+"""A wait for multiprocessing's locks and queues ends at the deadline, and these locks and queues stay usable."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ WAITS = (
 
 @pytest.fixture(scope="module")
 def start(serve_program: Callable[..., Any]) -> Iterator[Callable[[], ServedProgram]]:
-    """Return the server of these tests, or another one where a test has ended that."""
+    """Return a function that returns the server for these tests; if a test has ended the server, start a new one."""
     made: list[ServedProgram] = []
 
     def get() -> ServedProgram:

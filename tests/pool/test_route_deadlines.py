@@ -1,4 +1,4 @@
-"""Deadlines of a route, of a single request, and of one of whose time a proxy has told."""
+"""Tests of deadlines that routes, requests and proxies set."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from gevent.event import Event
 
 from intralb_gevent import OptionError, Route, deadline_headers, extend_deadline
 from intralb_gevent.errors import NoCurrentJob
-from intralb_gevent.policy.deadline import TimeLimits, TimeTold
-from intralb_gevent.pool.job import Deadline, ToldDeadline
+from intralb_gevent.policy.deadline import ProxyTiming, TimeLimits
+from intralb_gevent.pool.job import Deadline, UpstreamDeadline
 
-TIMEOUT = 0.05
+TIMEOUT = 0.1
 
 
 def answering(function):
-    """An application that answers with what a function of its environ returns."""
+    """Return an application that calls `function` with its environ, and responds with the result."""
 
     def application(environ, start_response):
         body = str(function(environ)).encode()
@@ -32,7 +32,7 @@ def remaining(environ) -> float:
     return environ["intralb.deadline"].remaining()
 
 
-# Of a route.
+# Deadlines of a route.
 
 
 def test_a_route_has_a_deadline_of_its_own(balance, gate, asking) -> None:
@@ -70,7 +70,7 @@ def test_the_first_route_that_matches_counts(balance, ask) -> None:
     assert seconds == [10, 20, 30, 20]
 
 
-# Of a request, by its handler.
+# Deadlines extended by a handler.
 
 
 def test_a_handler_extends_its_deadline_and_is_let_go_on(balance, asking, eventually) -> None:
@@ -154,6 +154,15 @@ def test_what_is_handed_on_is_what_is_left(balance, ask) -> None:
     assert 4000 < int(grpc[:-1]) <= int(expected)
 
 
+def test_a_valid_trace_is_handed_on_with_the_deadline(balance, ask) -> None:
+    balancer = balance(answering(lambda environ: " ".join(sorted(deadline_headers()))))
+    field = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    plain = ask(balancer, HTTP_TRACEPARENT=field.upper()).body.decode()
+    traced = ask(balancer, HTTP_TRACEPARENT=field, HTTP_TRACESTATE="vendor=1").body.decode()
+    assert plain == "X-Envoy-Expected-Rq-Timeout-Ms grpc-timeout"
+    assert traced == f"{plain} traceparent tracestate"
+
+
 def test_a_request_that_was_cut_stays_cut(balance, asking, eventually) -> None:
     after = []
 
@@ -189,7 +198,7 @@ def test_outside_of_a_request_there_is_none(balance, ask, function, method) -> N
         function()
 
     def application(environ):
-        # A greenlet that the handler starts runs no request.
+        # A greenlet that the handler has started does not run a request.
         with pytest.raises(NoCurrentJob):
             gevent.spawn(function).get()
         return "none"
@@ -197,7 +206,7 @@ def test_outside_of_a_request_there_is_none(balance, ask, function, method) -> N
     assert ask(balance(answering(application))).body == b"none"
 
 
-# The deadline itself.
+# Tests of the deadline object.
 
 LIMITS = TimeLimits(timeout=5.0, longest=30.0, stream=None, idle=20.0)
 
@@ -208,18 +217,18 @@ def deadline(arrived: float, limits: TimeLimits = LIMITS) -> Deadline:
 
 def test_what_a_proxy_tells_only_makes_it_earlier() -> None:
     now = time.monotonic()
-    assert ToldDeadline(now, LIMITS, TimeTold()).at == deadline(now).at
-    assert ToldDeadline(now, LIMITS, TimeTold(left=2.0)).at == now + 2
-    assert ToldDeadline(now, LIMITS, TimeTold(left=60.0)).at == now + 5
-    assert ToldDeadline(now, LIMITS, TimeTold(waited=4.0)).at == pytest.approx(now + 1)
-    assert ToldDeadline(now, LIMITS, TimeTold(left=2.0, waited=60.0)).at == pytest.approx(now - 55)
+    assert UpstreamDeadline(now, LIMITS, ProxyTiming()).at == deadline(now).at
+    assert UpstreamDeadline(now, LIMITS, ProxyTiming(left=2.0)).at == now + 2
+    assert UpstreamDeadline(now, LIMITS, ProxyTiming(left=60.0)).at == now + 5
+    assert UpstreamDeadline(now, LIMITS, ProxyTiming(waited=4.0)).at == pytest.approx(now + 1)
+    assert UpstreamDeadline(now, LIMITS, ProxyTiming(left=2.0, waited=60.0)).at == pytest.approx(now - 55)
 
 
 def test_no_extension_goes_beyond_what_a_proxy_waits() -> None:
     now = time.monotonic()
-    told = ToldDeadline(now, LIMITS, TimeTold(left=10.0))
+    told = UpstreamDeadline(now, LIMITS, ProxyTiming(left=10.0))
     assert 9 < told.extend(60) <= 10
-    waited = ToldDeadline(now, LIMITS, TimeTold(waited=20.0))
+    waited = UpstreamDeadline(now, LIMITS, ProxyTiming(waited=20.0))
     assert 9 < waited.extend(60) <= 10
 
 
@@ -247,7 +256,7 @@ def test_a_stream_can_have_an_end() -> None:
 
 
 def test_a_stream_ends_when_a_proxy_waits_no_longer() -> None:
-    told = ToldDeadline(time.monotonic(), LIMITS._replace(stream=60.0), TimeTold(left=10.0))
+    told = UpstreamDeadline(time.monotonic(), LIMITS._replace(stream=60.0), ProxyTiming(left=10.0))
     told.begin_stream()
     told.part_sent()
     assert 9 < told.remaining() <= 10
@@ -274,11 +283,11 @@ def test_the_time_of_a_slow_client_does_not_count(streamed: bool) -> None:
     left = slow.remaining()
     slow.suspend()
     assert slow.remaining() > 86400
-    # As if it had been suspended five seconds ago.
+    # Simulate that the time limit has been suspended for five seconds.
     slow._suspended -= 5
     slow.resume()
     assert slow.remaining() == pytest.approx(left + 5, abs=0.1)
-    # From arrival a request has 30 seconds at most, and those of its client do not count.
+    # A request has at most 30 seconds from its arrival, not counting time spent waiting for its client.
     assert slow.extend(60) == pytest.approx(30 if streamed else 31, abs=0.1)
 
 

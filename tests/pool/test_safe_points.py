@@ -1,8 +1,8 @@
-"""An abort may arrive at any line of a slot's cycle; wherever it does, every promise holds afterwards.
+"""An abort can occur at any line of a slot's cycle; all guarantees hold afterwards.
 
-The signal's handler is called at each line in turn, as Python would call it there, with a deadline that has passed. In
-one series it comes once, and finds the application in control or comes to nothing; in the other it comes again at
-every following line, as it does while a handler goes on computing.
+The watchdog's signal handler is called at each line in turn, as Python would call it, with a deadline that has passed.
+In one series it is called once: it either aborts the application or has no effect. In the other series it is called
+again at every following line, as while a handler goes on computing.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ import pytest
 from gevent import getcurrent, socket
 
 from intralb_gevent import LoadBalancer, Options, SessionSource, WSGIServer, current_session, extend_deadline
-from intralb_gevent.http import framing
-from intralb_gevent.pool.bridge import ResponseCut
-from intralb_gevent.pool.forks import FORKS
-from intralb_gevent.pool.slotgreenlet import SlotGreenlet
+from intralb_gevent.aborts.slotgreenlet import SlotGreenlet
+from intralb_gevent.http import responsehead
+from intralb_gevent.hub.forks import FORKS
+from intralb_gevent.pool.channel import ResponseCut
 
 ANSWER = b"answer of session "
 OPTIONS: dict[str, Any] = {"max_workers": 1, "max_concurrent_per_router": 1, "request_timeout_seconds": 20}
 
 
 class Source(SessionSource):
-    """Knows for each session, a number, whether it is open, and notices when one is used that is not."""
+    """A session source that tracks which sessions (numbers) are open, and fails if a closed session is used."""
 
     def __init__(self) -> None:
         self.opened = 0
@@ -56,7 +56,7 @@ def use(session: int) -> bytes:
 
 
 def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
-    """Do what handlers do: ask for the session and for more time, answer in parts, clean up."""
+    """Act like a typical handler: get the session, extend the deadline, respond in parts, clean up."""
     extend_deadline(1)
     try:
         session = current_session()
@@ -69,7 +69,7 @@ def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> 
 
 
 class SignalAtEachLine:
-    """Calls the watchdog's signal handler at the line with a given number, in slots only."""
+    """A trace function that calls the watchdog's signal handler at the line with a given number, only in slots."""
 
     def __init__(self, balancer: LoadBalancer, at: int, again: bool) -> None:
         self.balancer = balancer
@@ -88,10 +88,10 @@ class SignalAtEachLine:
         return self
 
     def _arrive(self, greenlet: SlotGreenlet, frame: FrameType) -> None:
-        watchdog, slot = self.balancer._watchdog, greenlet.intralb_slot
+        watchdog, slot = self.balancer.intake.context.runtime.watchdog, greenlet.intralb_slot
         assert watchdog is not None
         if slot is None:
-            # The slot has taken a fresh greenlet, and this one is about to end.
+            # Skip this greenlet: it is about to end, because the slot has replaced it with a new one.
             return
         if slot.job is not None:
             slot.job.deadline.at = 0.0
@@ -112,7 +112,7 @@ def balancer(source: Source) -> Iterator[LoadBalancer]:
 
 
 def through_an_outer_server(balancer: LoadBalancer) -> bytes:
-    """Return the status line's number and the body, or what came of it before it was cut."""
+    """Make a request; return the status code, and the body or the part of it that arrived before the cut."""
     heads: list[str] = []
     body = b""
 
@@ -131,19 +131,19 @@ def through_an_outer_server(balancer: LoadBalancer) -> bytes:
 def over_a_connection(
     balancer: LoadBalancer, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[[LoadBalancer], bytes]]:
-    # A process that has forked shuts its connections down before it closes them, which is one more step.
+    # Pretend that the process has forked: the server then also shuts connections down before it closes them.
     monkeypatch.setattr(FORKS, "made", True)
     server = WSGIServer(("127.0.0.1", 0), balancer)
     server.start()
 
     def ask(balancer: LoadBalancer) -> bytes:
-        # The first response of a second writes its date, by code of Python's own.
-        framing._THIS_SECOND.second = -1
+        # Discard the cached date, so that Python code formats it again.
+        responsehead._THIS_SECOND.second = -1
         with socket.create_connection(("127.0.0.1", server.server_port), timeout=10) as client:
             client.sendall(b"GET / HTTP/1.0\r\nHost: x\r\n\r\n")
             data = bytearray()
             with contextlib.suppress(ConnectionResetError):
-                # It is reset where the response is cut.
+                # The connection is reset if the response is cut.
                 while part := client.recv(65536):
                     data += part
         head, _, body = data.partition(b"\r\n\r\n")
@@ -179,24 +179,24 @@ def test_promises_hold_wherever_an_abort_arrives(balancer, source, ask, again: b
         last = tracer.lines < at
         was_cut = balancer.snapshot().outcomes["timed_out"] - timed_out
         cut += was_cut
-        # One answer: whole, or in the place of one that has not begun, or one that was cut.
+        # There is exactly one response: a complete one, an error instead of it, or one that was cut.
         if not was_cut:
             assert answered in (whole + b"%d%d" % (before, before), whole + b"%d%d" % (before + 1, before + 1)) or (
                 answered.startswith(b"503 ") and at < 30
             ), at
         else:
             assert answered.startswith((b"504 ", b"200 ")), (at, answered)
-        # One outcome for each; nothing is left in the pool, and its only slot is there.
+        # Each job has one outcome, no job is left in the pool, and the only slot still exists.
         snapshot = balancer.snapshot()
         assert snapshot.submitted == snapshot.ended, at
         assert (snapshot.queued, snapshot.running, snapshot.outcomes["failed"]) == (0, 0, 0), at
         assert [worker.slots for worker in snapshot.workers] == [1], at
-        # No session of an aborted request is used again, and none is lost.
+        # No session of an aborted request is used again, and no session is lost.
         after = ask(balancer)
         assert after.startswith(whole), at
         assert len(source.open_now) == 1, at
         if was_cut:
             assert after != whole + b"%d%d" % (before, before), at
-    # Most lines of a cycle are ours, where none may land; those of the application are where some did.
+    # Most lines belong to this package, where no abort is allowed; some aborts were raised in the application.
     assert cut >= 8
     assert at > 60

@@ -1,4 +1,4 @@
-"""A session belongs to one slot: opened on first use, clean for each job, never used after an abort."""
+"""A session belongs to one slot. It is opened at first use, reset for each job, and never used after an abort."""
 
 import random
 import sqlite3
@@ -12,11 +12,11 @@ from gevent.event import Event
 
 from intralb_gevent import OptionError, Options, Route, SessionSource, SessionUnavailable, current_session
 from intralb_gevent.errors import NoCurrentJob
-from intralb_gevent.pool.bridge import Channel
+from intralb_gevent.pool.channel import Channel
 
 
 class Database:
-    """Counts what is opened and closed, and who uses a session at the same time."""
+    """Counts opened and closed sessions, and concurrent users of a session."""
 
     def __init__(self) -> None:
         self.open: set[Session] = set()
@@ -304,7 +304,7 @@ def test_sqlalchemy(balance, asking, tmp_path) -> None:
 
 
 class Source(SessionSource):
-    """Writes down what it is asked; its sessions are numbers."""
+    """A session source that records calls of its methods; its sessions are numbers."""
 
     def __init__(self) -> None:
         self.log: list[str] = []
@@ -342,7 +342,7 @@ def source() -> Source:
 
 
 def using(environ, start_response):
-    """Answer with the session, twice asked for; wait for ever where the path says so."""
+    """Get the session twice, and respond with both results; for some paths, wait forever."""
     session = current_session()
     if environ["PATH_INFO"] == "/wait":
         Event().wait()
@@ -447,9 +447,9 @@ def test_while_it_is_closed_its_slot_is_not_free_and_nobody_waits_for_another(
 def test_a_slot_that_is_about_to_get_a_job_does_not_close_its_session_first(balance, ask, source, eventually) -> None:
     balancer = one_slot(balance, source, session_max_idle_seconds=1e-6)
     ask(balancer)
-    # Before the hub has its next turn: the request comes, and the time to look at the sessions.
+    # Submit a request and review the sessions before the next iteration of the hub.
     balancer.submit({"REQUEST_METHOD": "GET", "PATH_INFO": "/"}, Channel(lambda *args: None))
-    balancer._review()
+    balancer.intake.context.runtime.review()
     eventually(lambda: balancer.snapshot().outcomes["completed"] == 2)
     assert balancer.snapshot().workers[0].slots == 1
 

@@ -1,4 +1,4 @@
-"""The pool grows and shrinks, is resized and drained, and loses no request by it."""
+"""The pool loses no request when it grows, shrinks, is resized or is drained."""
 
 from time import monotonic
 
@@ -7,26 +7,32 @@ import pytest
 from gevent.event import Event
 
 from intralb_gevent import OptionError, current_session
-from intralb_gevent.pool.sizing import Sizing
-from intralb_gevent.pool.supervisor import Supervisor
-from intralb_gevent.pool.watchdog import Watchdog
+from intralb_gevent.aborts.watchdog import Watchdog
+from intralb_gevent.hub.ticker import Ticker
+from intralb_gevent.pool.scaling import PoolScaler
+
+
+class AnotherServer:
+    """A server of a balancer, as far as the balancer looks at it."""
+
+    connection_ratio = 0.0
 
 
 class Three:
-    """A limiter that lets three requests run, however many slots there are."""
+    """A limiter that allows three running requests, however many slots there are."""
 
     limit = 3
 
     def observe(self, window):
-        """Change nothing."""
+        """Do nothing."""
 
     def resize(self, most):
-        """Change nothing."""
+        """Do nothing."""
 
 
 @pytest.fixture(autouse=True)
 def hub(monkeypatch):
-    """Take the hub for idle, whatever else the machine of the tests has to do; return how to say otherwise."""
+    """Make the hub appear idle on any machine; return a function that makes it appear busy or idle."""
 
     def busy(share):
         monkeypatch.setattr(Watchdog, "busy", lambda watchdog, now: share * now)
@@ -70,7 +76,7 @@ def test_a_full_pool_whose_jobs_compute_refuses_instead(balance, gate, asking, h
     balancer = balance(gate, max_concurrent_per_router=1, queue_size=1, min_workers=1, max_workers=4)
     requests = asking(balancer, *"12")
     full = monotonic()
-    eventually(lambda: monotonic() - full > Sizing.BURST_SECONDS)
+    eventually(lambda: monotonic() - full > PoolScaler.BURST_SECONDS)
     requests += asking(balancer, *"34")
     assert len(balancer.snapshot().workers) == 1
     gate.gate.set()
@@ -161,7 +167,7 @@ def test_the_end_of_what_a_retiring_worker_runs_lets_another_run_at_once(
         start_response("200 OK", [("Content-Type", "text/plain")])
         return [b""]
 
-    monkeypatch.setattr(Supervisor, "TICK_SECONDS", 60)
+    monkeypatch.setattr(Ticker, "TICK_SECONDS", 60)
     balancer = balance(application, min_workers=1, max_workers=2, limiter=lambda slots: Three())
     balancer.resize(2)
     asking(balancer, *"123")
@@ -253,7 +259,7 @@ def test_a_server_that_begins_while_the_last_one_drains_is_served(balance, gate,
     requests = asking(balancer, "/1")
     draining = gevent.spawn(balancer.drain, 10)
     gevent.sleep(0)
-    balancer.open_for("another server")
+    balancer.intake.attach(AnotherServer())
     assert draining.get() == 0
     requests += asking(balancer, "/2")
     gate.gate.set()
@@ -280,7 +286,7 @@ def test_a_server_that_begins_while_the_last_one_closes_its_sessions_is_served(b
     gevent.joinall(asking(balancer, "/"))
     draining = gevent.spawn(balancer.drain, 10)
     closing.wait()
-    balancer.open_for("another server")
+    balancer.intake.attach(AnotherServer())
     (meanwhile,) = asking(balancer, "/")
     assert meanwhile.get().status == "200 OK"
     go_on.set()

@@ -1,4 +1,4 @@
-"""Streamed responses: their own time, and how many there may be at once."""
+"""Tests of streamed responses: their time limits, and their maximum number."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from gevent.event import Event
 
 from intralb_gevent import Route
 
-TIMEOUT = 0.05
+TIMEOUT = 0.1
 
 
 class Streams:
-    """An application whose bodies come in parts: one at once, the others when the test says so."""
+    """An application that sends the first part of a body immediately, and the rest when the test allows it."""
 
     def __init__(self, headers: list[tuple[str, str]] | None = None) -> None:
         self.go_on = Event()

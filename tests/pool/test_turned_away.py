@@ -1,4 +1,4 @@
-"""Whoever is refused before a job is made would have been refused as a job, too, and for the same reason."""
+"""If a request is rejected before a job is created for it, that job would have been rejected for the same reason."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ STEPS = st.lists(st.tuples(st.sampled_from(["come", "come", "all end"]), st.inte
 
 
 class Crowd:
-    """A balancer with a few places, requests of several clients and classes, and what became of them."""
+    """A balancer with a small pool, requests from several clients with several priorities, and their outcomes."""
+
+    connection_ratio = 0.0
 
     def __init__(self) -> None:
         self.end = Event()
         options = Options(max_workers=1, max_concurrent_per_router=3, queue_size=6, request_timeout_seconds=20)
         self.balancer = LoadBalancer(self._run, options)
-        self.balancer.open_for(self)
+        self.balancer.intake.attach(self)
 
     def _run(self, environ: dict[str, Any], start_response: Any) -> list[bytes]:
         self.end.wait()
@@ -30,7 +32,7 @@ class Crowd:
         return []
 
     def comes(self, client: str, priority: Priority) -> tuple[str, str] | None:
-        """Begin a request; return status and reason of its refusal, if it was refused at once."""
+        """Start a request; return its status and reason if it is rejected immediately, and None otherwise."""
         heads: list[tuple[str, str]] = []
 
         def start_response(status: str, headers: list[tuple[str, str]]) -> Any:
@@ -41,12 +43,12 @@ class Crowd:
         return heads[0] if heads else None
 
     def is_judged(self, client: str, priority: Priority) -> None:
-        answer = self.balancer.turn_away(environ_of(client, priority))
+        answer = self.balancer.intake.shed_early(environ_of(client, priority))
         if answer is not None:
             assert self.comes(client, priority) == (answer.status, answer.reason)
 
     def all_end(self) -> None:
-        """Let all that run end."""
+        """Let all running requests end."""
         self.end.set()
         self.end.clear()
         gevent.sleep(0)

@@ -1,4 +1,4 @@
-"""Handlers that never wait are ended at their deadline too, and whoever keeps the hub is told of."""
+"""CPU-bound handlers are aborted at their deadline, too, and a handler that blocks the hub is reported."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ import pytest
 from gevent.event import Event
 
 from intralb_gevent import LoadBalancer, Options, Route
-from intralb_gevent.pool.bridge import ResponseCut
-from intralb_gevent.pool.safepoints import in_application
-from intralb_gevent.pool.slot import MOST_ABORTS, MOST_INTERRUPTS
+from intralb_gevent.aborts.safepoints import in_application
+from intralb_gevent.pool.abortable import MOST_ABORTS, MOST_INTERRUPTS
+from intralb_gevent.pool.channel import ResponseCut
 
-TIMEOUT = 0.05
+TIMEOUT = 0.1
 NUMBER = Options().interrupt_signal
 
 
@@ -32,7 +32,7 @@ def finished(environ, start_response):
 
 
 def handlers(**functions: Callable[[], object]):
-    """An application that calls the function named by the path before it answers."""
+    """Return an application that calls the function named by the path before it responds."""
 
     def application(environ, start_response):
         functions.get(environ["PATH_INFO"][1:], lambda: None)()
@@ -48,7 +48,7 @@ def compute() -> None:
 
 
 def swallow(kind: type[BaseException], times: int) -> list[BaseException]:
-    """Compute for ever, and swallow so many exceptions of that kind."""
+    """Compute forever, and swallow the first `times` exceptions of this kind."""
     swallowed: list[BaseException] = []
     while len(swallowed) < times:
         try:
@@ -58,7 +58,7 @@ def swallow(kind: type[BaseException], times: int) -> list[BaseException]:
     return swallowed
 
 
-# Python that never waits.
+# Python code that never waits.
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_code_in_c_is_cut_as_soon_as_it_returns(balance, asking) -> None:
     balancer = balance(handlers(sum=handler), request_timeout_seconds=TIMEOUT)
     (request,) = asking(balancer, "sum")
     assert request.get().status == "504 Gateway Timeout"
-    # Some thousandths of a second at most, where it would go on for ever.
+    # The handler ran only for a short time, not forever.
     assert len(after) < 1_000_000
 
 
@@ -161,28 +161,28 @@ def test_code_in_c_is_cut_as_soon_as_it_returns(balance, asking) -> None:
 
 def test_what_computes_and_swallows_every_abort_is_left_alone(balance, asking, eventually, caplog) -> None:
     balancer = balance(
-        handlers(stubborn=lambda: swallow(BaseException, 10**9)),
+        handlers(uncancellable=lambda: swallow(BaseException, 10**9)),
         request_timeout_seconds=TIMEOUT,
         cleanup_seconds=0.01,
         max_workers=1,
         max_concurrent_per_router=1,
     )
     for _ in range(2):
-        stubborn, waiting = asking(balancer, "stubborn", "waiting")
-        assert stubborn.get().status == "504 Gateway Timeout"
+        uncancellable, waiting = asking(balancer, "uncancellable", "waiting")
+        assert uncancellable.get().status == "504 Gateway Timeout"
         waiting.get()
     assert asking(balancer, "then")[0].get().status == "200 OK"
     snapshot = balancer.snapshot()
     assert snapshot.given_up == 2
     assert snapshot.submitted == snapshot.ended == 5
     assert (snapshot.workers[0].slots, snapshot.running) == (1, 0)
-    eventually(lambda: caplog.text.count("GET /stubborn cannot be ended") == 2)
+    eventually(lambda: caplog.text.count("GET /uncancellable cannot be ended") == 2)
 
 
 def test_what_was_given_up_does_not_compute_again_when_its_own_timeout_is_over(balance, asking, eventually) -> None:
     swallowed: list[BaseException] = []
 
-    def stubborn() -> None:
+    def uncancellable() -> None:
         with gevent.Timeout(8 * TIMEOUT, False):
             while True:
                 try:
@@ -190,8 +190,8 @@ def test_what_was_given_up_does_not_compute_again_when_its_own_timeout_is_over(b
                 except BaseException as error:
                     swallowed.append(error)
 
-    balancer = balance(handlers(stubborn=stubborn), request_timeout_seconds=TIMEOUT, cleanup_seconds=0.01)
-    (request,) = asking(balancer, "stubborn")
+    balancer = balance(handlers(uncancellable=uncancellable), request_timeout_seconds=TIMEOUT, cleanup_seconds=0.01)
+    (request,) = asking(balancer, "uncancellable")
     assert request.get().status == "504 Gateway Timeout"
     eventually(lambda: balancer.snapshot().given_up == 1)
     before = len(swallowed)
@@ -203,7 +203,7 @@ def test_what_was_given_up_does_not_compute_again_when_its_own_timeout_is_over(b
 def test_what_waits_and_swallows_every_abort_has_its_slot_replaced(balance, asking, eventually) -> None:
     swallowed, go_on = [], Event()
 
-    def stubborn() -> None:
+    def uncancellable() -> None:
         while not go_on.is_set():
             try:
                 go_on.wait()
@@ -211,18 +211,18 @@ def test_what_waits_and_swallows_every_abort_has_its_slot_replaced(balance, aski
                 swallowed.append(error)
 
     balancer = balance(
-        handlers(stubborn=stubborn),
+        handlers(uncancellable=uncancellable),
         request_timeout_seconds=TIMEOUT,
         cleanup_seconds=0.01,
         max_workers=1,
         max_concurrent_per_router=1,
     )
-    (request,) = asking(balancer, "stubborn")
+    (request,) = asking(balancer, "uncancellable")
     assert request.get().status == "504 Gateway Timeout"
     eventually(lambda: balancer.snapshot().given_up == 1)
     assert len(swallowed) == MOST_ABORTS < MOST_INTERRUPTS
     assert asking(balancer, "then")[0].get().status == "200 OK"
-    # When it returns after all, nobody takes it for a slot again.
+    # Let the abandoned handler return; its greenlet must not be treated as a slot again.
     go_on.set()
     gevent.sleep(0)
     assert [request.get().status for request in asking(balancer, "1", "2")] == ["200 OK"] * 2
@@ -230,7 +230,7 @@ def test_what_waits_and_swallows_every_abort_has_its_slot_replaced(balance, aski
 
 
 def test_a_retiring_worker_does_not_wait_for_what_was_given_up(balance, asking, eventually) -> None:
-    def stubborn() -> None:
+    def uncancellable() -> None:
         while True:
             try:
                 Event().wait()
@@ -238,14 +238,14 @@ def test_a_retiring_worker_does_not_wait_for_what_was_given_up(balance, asking, 
                 str(error)
 
     balancer = balance(
-        handlers(stubborn=stubborn),
+        handlers(uncancellable=uncancellable),
         request_timeout_seconds=TIMEOUT,
         cleanup_seconds=0.01,
         min_workers=1,
         max_workers=2,
     )
     balancer.resize(2)
-    gevent.joinall(asking(balancer, "stubborn", "stubborn"))
+    gevent.joinall(asking(balancer, "uncancellable", "uncancellable"))
     balancer.resize(1)
     eventually(lambda: len(balancer.snapshot().workers) == 1)
     assert asking(balancer, "then")[0].get().status == "200 OK"
@@ -276,7 +276,7 @@ def test_the_end_of_the_server_binds_a_handler_that_computes(balance, asking, ev
 
     def handler() -> None:
         try:
-            balancer.end_by(time.monotonic() + seconds)
+            balancer.intake.end_by(time.monotonic() + seconds)
             compute()
         except BaseException as error:
             ended.append(type(error).__name__)
@@ -290,7 +290,7 @@ def test_the_end_of_the_server_binds_a_handler_that_computes(balance, asking, ev
     assert balancer.drain(0) == 1
 
 
-# Whoever keeps the hub is told of.
+# Reports of code that blocks the hub.
 
 
 def test_who_keeps_the_hub_is_logged_with_path_and_place(balance, asking, eventually, caplog) -> None:
@@ -301,7 +301,7 @@ def test_who_keeps_the_hub_is_logged_with_path_and_place(balance, asking, eventu
 
     balancer = balance(handlers(busy=busy), request_timeout_seconds=20)
     gevent.joinall(asking(balancer, "first"))
-    # What begins in the middle of a round is not measured.
+    # Wait for a measurement, because the first one begins in the middle of an iteration and is dropped.
     eventually(lambda: balancer.snapshot().hub_lag.count)
     gevent.joinall(asking(balancer, "busy", "innocent"))
     eventually(lambda: "GET /busy kept the event loop from all other work for 0." in caplog.text)
@@ -368,7 +368,7 @@ def test_one_that_only_sends_is_told_of_once(balance, eventually, caplog) -> Non
         while True:
             write(b"")
 
-    # Empty parts are as good as none.
+    # Empty parts must not count as output.
     balancer = balance(sending, stream_idle_timeout_seconds=4 * TIMEOUT)
     with pytest.raises(ResponseCut):
         b"".join(balancer({"REQUEST_METHOD": "GET", "PATH_INFO": "/"}, lambda status, headers: None))
@@ -376,11 +376,11 @@ def test_one_that_only_sends_is_told_of_once(balance, eventually, caplog) -> Non
     assert caplog.text.count("kept the event loop") <= 1
 
 
-# Where an abort may land.
+# Points at which an abort is allowed.
 
 
 class Asked(logging.Filter):
-    """Notes whether an abort may land where logging calls it."""
+    """A logging filter that records whether an abort is allowed at the point where logging calls the filter."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -413,7 +413,7 @@ def test_an_abort_lands_in_the_application_but_not_within_logging_or_other_delic
 
 @pytest.fixture
 def earlier() -> Iterator[list[int]]:
-    """A handler that was there before."""
+    """Install a signal handler before the watchdog installs its own; return the list of calls of the former."""
     received: list[int] = []
     before = signal.signal(NUMBER, lambda number, frame: received.append(number))
     yield received
@@ -421,7 +421,7 @@ def earlier() -> Iterator[list[int]]:
 
 
 class Finalized:
-    """Spends half of the time of whoever makes many of it, one by one, on their end."""
+    """An object with a finalizer, which takes half of the time in code that creates many such objects in turn."""
 
     begun = done = 0
 
@@ -572,7 +572,7 @@ def test_a_process_that_was_forked_after_the_first_request_interrupts_too_and_su
     assert done.stdout.splitlines() == statuses
 
 
-# Ends that are not errors.
+# Exceptions that end a handler without being errors.
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), gevent.GreenletExit(), KeyboardInterrupt(), BaseException()])

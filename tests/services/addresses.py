@@ -1,4 +1,4 @@
-"""Where the servers are that the tests of this directory need, if the environment does not say otherwise."""
+"""Default addresses of the servers that the tests of this directory need; environment variables can override them."""
 
 import os
 
@@ -8,6 +8,6 @@ DEFAULTS = {
     "INTRALB_TEST_REDIS": "redis://127.0.0.1:6379/0",
 }
 
-# In the environment, so that every process that is started from here finds them at the same places.
+# Set the addresses in the environment, so that all child processes use the same ones.
 for name, default in DEFAULTS.items():
     os.environ.setdefault(name, default)

@@ -1,9 +1,9 @@
-"""Finds the servers that these tests need, runs what needs a monkey-patched process in one, and runs storms.
+"""Fixtures: the servers that these tests need, monkey-patched processes for tests that need one, and storms.
 
 The address of a server is a URL in INTRALB_TEST_POSTGRESQL, INTRALB_TEST_MARIADB or INTRALB_TEST_REDIS; memcached is
-started for each test that needs it. A test whose server does not answer is skipped; with INTRALB_REQUIRE_SERVICES=1 it
-fails. The drivers are cooperative in a patched process only, and pytest's is not patched: a test that uses the fixture
-`patched` is run by another pytest, which is.
+started for each test that needs it. If a test's server does not respond, the test is skipped; with
+INTRALB_REQUIRE_SERVICES=1, it fails. The drivers are cooperative only in a patched process, and pytest's
+process is not patched: a test that uses the fixture `patched` runs in another pytest, in a patched process.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ runpy.run_path(str(HERE / "addresses.py"))
 
 STORM_SECONDS = 120
 LEGACY_STORM_SECONDS = 150
-"""How long a storm against legacy code may ask; what follows takes another minute at most."""
+"""Seconds for which a storm against legacy code can send requests; the storm's other steps take at most a minute."""
 PYTEST_IN_A_PATCHED_PROCESS = (
     "from gevent import monkey; monkey.patch_all(); import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))"
 )
 
 
 def answering(variable: str) -> str:
-    """Return the address of a server that accepts connections; skip the test, or fail it, where none does."""
+    """Return the address of a server that accepts connections; if there is none, skip or fail the test."""
     url = urlsplit(os.environ[variable])
     try:
         socket.create_connection((url.hostname or "127.0.0.1", url.port or 0), timeout=2).close()
@@ -54,31 +54,31 @@ def answering(variable: str) -> str:
 
 
 def skip(reason: str) -> None:
-    """Skip the test, or fail it where all services are required."""
+    """Skip the test, or fail it if all services are required."""
     (pytest.fail if os.environ.get("INTRALB_REQUIRE_SERVICES") == "1" else pytest.skip)(reason)
 
 
 @pytest.fixture
 def postgresql() -> str:
-    """The URL of a PostgreSQL server."""
+    """Return the URL of a PostgreSQL server."""
     return answering("INTRALB_TEST_POSTGRESQL")
 
 
 @pytest.fixture
 def mariadb() -> str:
-    """The URL of a MariaDB or MySQL server."""
+    """Return the URL of a MariaDB or MySQL server."""
     return answering("INTRALB_TEST_MARIADB")
 
 
 @pytest.fixture
 def redis_server() -> str:
-    """The URL of a Redis server."""
+    """Return the URL of a Redis server."""
     return answering("INTRALB_TEST_REDIS")
 
 
 @pytest.fixture
 def memcached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The HOST:PORT of a memcached of this test's own, also in INTRALB_TEST_MEMCACHED."""
+    """Start memcached for this test; return its HOST:PORT, which INTRALB_TEST_MEMCACHED contains, too."""
     program = shutil.which("memcached")
     if program is None:
         skip("there is no memcached; install it from your system's packages")
@@ -106,7 +106,7 @@ def written_port(file: Path, process: subprocess.Popen[bytes]) -> int:
 
 @pytest.fixture
 def ask() -> Callable[..., tuple[str, bytes]]:
-    """Make one request to a balancer, as an outer WSGI server does, and return its status and body."""
+    """Return a function that calls a balancer as an outer WSGI server would, and returns the status and the body."""
 
     def request(balancer: LoadBalancer, path: str = "/", **environ: Any) -> tuple[str, bytes]:
         heads: list[str] = []
@@ -115,20 +115,20 @@ def ask() -> Callable[..., tuple[str, bytes]]:
         try:
             return heads[-1], b"".join(result)
         finally:
-            # A list has none.
+            # A list has no `close` method.
             getattr(result, "close", list)()
 
     return request
 
 
 class Forwarder:
-    """Stands between a driver and its server; while it is away it refuses, and has cut what was open."""
+    """A proxy between a driver and its server; `go_away()` cuts open connections and refuses new ones."""
 
     def __init__(self, url: str) -> None:
         self._server = urlsplit(url)
         self._open: set[gevent.socket.socket] = set()
         self.most = 0
-        """How many connections there were at the same time."""
+        """Maximum number of connections that were open at the same time."""
         self._listener = self._listen(0)
         self._port = self._listener.server_port
         account, at, _ = self._server.netloc.rpartition("@")
@@ -144,11 +144,11 @@ class Forwarder:
         return listener
 
     def refuse(self) -> None:
-        """Let nobody in any more; what is open goes on."""
+        """Refuse new connections, but keep open connections."""
         self._listener.close()
 
     def hold(self) -> None:
-        """Let everybody in, and pass nothing on that comes from now on by a new connection."""
+        """Accept new connections, but forward no data on them."""
         self._listener.set_handle(lambda client, address: gevent.sleep(60))
 
     def go_away(self) -> None:
@@ -185,7 +185,7 @@ def shut(end: gevent.socket.socket) -> None:
 
 @pytest.fixture
 def forwarder() -> Iterator[Callable[[str], Forwarder]]:
-    """Make a `Forwarder` to the server of a URL: connect to its `url`, and let it `go_away()` and `come_back()`."""
+    """Return a function that creates a `Forwarder` to the server of a URL; clients connect to its `url`."""
     made: list[Forwarder] = []
 
     def forward(url: str) -> Forwarder:
@@ -199,12 +199,12 @@ def forwarder() -> Iterator[Callable[[str], Forwarder]]:
 
 @pytest.fixture
 def patched() -> None:
-    """Have the test run in a monkey-patched process; for a whole module, `pytestmark = usefixtures("patched")`."""
+    """Run the test in a monkey-patched process; for a whole module, `pytestmark = usefixtures("patched")`."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> object:
-    """Hand a test that needs patching to a patched pytest, unless this is one."""
+    """Run a test that needs patching in another, patched pytest process, unless this process is patched."""
     if not needs_patching(pyfuncitem) or monkey.is_module_patched("socket"):
         return None
     outcomes = pyfuncitem.session.stash.setdefault(OUTCOMES, {})
@@ -226,7 +226,7 @@ def needs_patching(item: pytest.Item) -> bool:
 
 
 def run_patched(wanted: pytest.Function) -> dict[str, tuple[str, str]]:
-    """Run the wanted test and those of its file that are to be run, too, in one patched process."""
+    """Run the wanted test in a patched process, together with the file's other selected tests that need patching."""
     nodes = [item.nodeid for item in wanted.session.items if item.path == wanted.path and needs_patching(item)]
     with tempfile.NamedTemporaryFile("r") as file:
         environ = os.environ | {"INTRALB_TEST_OUTCOMES": file.name}
@@ -238,7 +238,7 @@ def run_patched(wanted: pytest.Function) -> dict[str, tuple[str, str]]:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """In the patched process: write down what has become of a test."""
+    """Record the outcome of a test in the patched process."""
     file = os.environ.get("INTRALB_TEST_OUTCOMES")
     if file is not None and (report.when == "call" or not report.passed):
         text = "\n".join([report.longreprtext, *(f"{title}\n{content}" for title, content in report.sections)])
@@ -248,26 +248,26 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 @pytest.fixture
 def storm() -> Callable[..., dict[str, Any]]:
-    """Run a storm with one of `scenarios/`, in a process of its own, and return its report; fail if it found faults.
+    """Return a function that runs a storm with a scenario in a separate process, and fails if the storm finds faults.
 
-    `storm("psycopg")`, `storm("transfer", aborted=300, normal=700)`; see storm.py for what it checks and how a scenario
-    is written.
+    For example, `storm("transfer", aborted=300, normal=700)` returns the report. storm.py describes its checks, and how
+    to write a scenario.
     """
     return run_storm
 
 
 def run_storm(scenario: str, aborted: int = 1000, normal: int = 5000) -> dict[str, Any]:
-    # gevent.monkey patches before it runs the script.
+    # Run the script by gevent.monkey, which patches the process first.
     program = ["-W", "error::ResourceWarning", "-m", "gevent.monkey", str(HERE / "storm.py")]
     return storm_report([*program, scenario, "--aborted", str(aborted), "--normal", str(normal)], STORM_SECONDS)
 
 
 @pytest.fixture
 def legacy_storm() -> Callable[..., dict[str, Any]]:
-    """Run a storm against an application of `legacy/`, and return its report; fail if it found faults.
+    """Return a function that runs a storm against an application of `legacy/`, and fails if it finds faults.
 
-    See legacystorm.py for what it checks. By default it has 150 aborts and 750 other requests;
-    INTRALB_TEST_STORM_SHARE=1 makes them 1,000 and 5,000.
+    legacystorm.py describes its checks. By default, a storm makes 150 aborted and 750 other requests;
+    with INTRALB_TEST_STORM_SHARE=1, the numbers are 1,000 and 5,000.
     """
     return run_legacy_storm
 
@@ -282,7 +282,7 @@ def run_legacy_storm(
 
 
 def storm_report(command: list[str], seconds: float) -> dict[str, Any]:
-    """Run a storm as `python COMMAND --seed N` to its end."""
+    """Run a storm to its end, as `python COMMAND --seed N`, and return its report."""
     seed = os.environ.get("INTRALB_TEST_SEED", str(int.from_bytes(os.urandom(4), "big")))
     print(f"INTRALB_TEST_SEED={seed}")
     ended = subprocess.run([sys.executable, *command, "--seed", seed], capture_output=True, text=True, timeout=seconds)

@@ -1,43 +1,47 @@
-"""A storm against legacy code: requests cut at random instants among normal ones, in one server of the command line.
+"""A storm against legacy code: in one server process, normal requests run among requests that are cut at random times.
 
     python tests/services/legacystorm.py SCENARIO [--cut 1000] [--normal 5000] [--seed N] [--seconds 100]
 
-It starts `intralb-gevent serve` with an application of `legacy/`, which knows nothing of the server, asks it over kept
-connections, and prints a report as JSON. It ends with 0, also if it has found faults: they are in `report["faults"]`.
-Most cut requests have a deadline at a random instant, as a proxy in front would set it; of every ten the client of one
-leaves. When it is cut, a request waits in its driver, sleeps or computes, or is on its way there. The storm checks that
+A storm starts `intralb-gevent serve` with an application from `legacy/`, which contains no code for this server. It
+sends requests over persistent connections, and prints a report as JSON. Its exit code is 0 even if it has found faults:
+they are in `report["faults"]`.
 
-- every normal request is answered 200, with the data of its own user only (see `legacy/web.py`), and that every other
-  one is cut while it runs (504);
-- at the end every slot is alive: as many requests as there are slots meet in the application;
-- no request has left anything on the server of the scenario, while the application runs and after it has ended;
-- what the scenario knows about its data holds, for instance that no money was lost;
-- the books of the server balance, no slot was given up, and it ends by a SIGTERM with 0.
+Most cut requests have a deadline at a random time, as if a proxy had set it; for one in ten, the client
+disconnects instead. When it is cut, a request waits in its driver, sleeps or computes, or has not yet reached
+that step. The storm checks that
+
+- every normal request is answered 200, only with its own user's data (see `legacy/web.py`), and every other request
+  is cut while it runs (504);
+- at the end every slot is alive: as many requests as there are slots run in the application at the same time;
+- no request has left any state on the scenario's server, while the application runs and after it has ended;
+- the scenario's invariants hold, for example that no money was lost;
+- the counts of `intralb-gevent` add up, no slot was abandoned, and after SIGTERM its exit code is 0.
 
 A scenario is a module in `scenarios/`. It must define:
 
 `APPLICATION: str`
-    Where the application is, as MODULE:NAME.
+    The application, as MODULE:NAME.
 `STAGES: tuple[str, ...]`
-    The steps of the application's page `pay` at which a cut request may stay.
+    The steps of the application's page `pay` at which a request that is to be cut can stay.
 `prepare(run: str) -> dict[str, str]`, `clean(run: str)`
-    Make what the application needs, and remove it. Returns variables for the application's environment; `run` is unique
-    and a valid name of an SQL schema.
+    Create the data that the application needs, and remove it. `prepare` returns environment variables for the
+    application; `run` is unique and a valid name of an SQL schema.
 `left(server: Server) -> list[str]`
-    What requests have left, each in a few words; the server is idle, and it is called until nothing is left.
+    Return descriptions of statements, locks and the like that requests have left on the server of the scenario. The
+    function is called while `server` is idle, until the list is empty.
 
 and may define:
 
 `verify(server: Server, asked: list[Asked]) -> list[str]`
-    Look at the data when the server has ended, and return faults; `asked` is every request and its status.
+    Check the data after the server has ended, and return faults; `asked` contains every request and its status.
 `connections(run: str) -> int`
-    How many connections of the application there still are when it has ended.
+    Return the number of the application's connections that are still open after it has ended.
 `COMPUTING: float`
-    The share of the cut requests that compute, if not 0.1.
+    The share of the cut requests that compute; 0.1 by default.
 `question(question: Question, generator: Random) -> Question`
-    Change what is asked.
+    Change a request before it is sent.
 `PLACES: set[str]`
-    Where cut requests must have been, if not in all of {"driver", "sleep", "compute"}.
+    Activities in which requests must have been cut; by default all of {"driver", "sleep", "compute"}.
 """
 
 from __future__ import annotations
@@ -72,7 +76,7 @@ WORKERS, SLOTS_EACH = 3, 4
 CLIENTS = 16
 PATIENCE = 20.0
 SLOW = 30.0
-"""Seconds that a slow statement takes, with its locks held, unless it is ended in the database."""
+"""Seconds for which a slow statement runs and holds its locks, unless it is ended in the database."""
 FLAGS = [
     *("--bind", "127.0.0.1:0", "--admin-bind", "127.0.0.1:0", "--trusted-proxies", "127.0.0.1"),
     *("--max-workers", str(WORKERS), "--min-workers", str(WORKERS), "--max-concurrent-per-router", str(SLOTS_EACH)),
@@ -90,7 +94,7 @@ FLAGS = [
 
 @dataclass(frozen=True)
 class Question:
-    """One request; a cut one stays at the step `at` in the way `how` until it is cut, a normal one has neither."""
+    """One request. A request that is to be cut stays at the step `at`, in the way `how`, until then."""
 
     number: int
     user: int
@@ -111,7 +115,7 @@ class Question:
 class Asked(NamedTuple):
     question: Question
     status: int
-    """0 if the client has left or there was no answer."""
+    """HTTP status; 0 if the client has disconnected or there was no response."""
 
 
 class Answer(NamedTuple):
@@ -121,7 +125,7 @@ class Answer(NamedTuple):
 
 
 class Asker:
-    """A client with one connection, which it keeps as long as the server does."""
+    """A client with one connection, which it uses until the server closes it."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -163,7 +167,7 @@ class Asker:
 
 
 class Server:
-    """`intralb-gevent serve` in a process of its own."""
+    """A process of `intralb-gevent serve`."""
 
     def __init__(self, application: str, run: str, variables: dict[str, str], flags: list[str]) -> None:
         self.run, self.slots = run, WORKERS * SLOTS_EACH
@@ -197,7 +201,7 @@ class Server:
         return json.loads(Asker(port).get(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n").body)
 
     def end(self) -> int:
-        """End it by SIGTERM, by SIGKILL where that does not help; return its exit code."""
+        """End the process by SIGTERM, or by SIGKILL if that fails; return its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
@@ -224,7 +228,7 @@ class Storm:
         self.typical, self.end = 0.0, math.inf
         self.server: Any = None
 
-    # What is asked.
+    # The requests.
 
     def _questions(self, cut: int, normal: int) -> list[Question]:
         kinds = [True] * cut + [False] * normal
@@ -244,7 +248,7 @@ class Storm:
         at, leaves = self.generator.choice(self.scenario.STAGES), self.generator.random() < 0.1
         return replace(question, how=how, at=at, leaves=leaves and how != "compute", expected=504)
 
-    # Asking.
+    # Sending requests.
 
     def ask(self, asker: Asker, question: Question) -> None:
         try:
@@ -262,7 +266,7 @@ class Storm:
             self._judge(question, answer)
 
     def _answer(self, asker: Asker, question: Question) -> Answer:
-        """Ask until the request is run: on a busy machine its time may be over before."""
+        """Repeat the request until it is run, because on a busy machine its deadline can pass while it is queued."""
         for attempt in range(1, 101):
             if question.expected == 200:
                 answer = asker.get(question.head)
@@ -275,12 +279,13 @@ class Storm:
 
     def _cut(self, asker: Asker, question: Question, seconds: float) -> Answer:
         if question.leaves:
-            # A client that leaves as soon as it has asked is taken for one that only sends no more.
+            # A client that disconnects right after its request is treated as one that has only shut down its sending
+            # side.
             return asker.get(f"{question.head}grpc-timeout: 500m\r\n", seconds)
         return asker.get(f"{question.head}grpc-timeout: {seconds * 1e6:.0f}u\r\n")
 
     def _instant(self) -> float:
-        """Choose when a request is cut: mostly while it works, sometimes long after it has begun to stay."""
+        """Choose when to cut a request: mostly while it works, sometimes long after it has reached its step."""
         longest = self.generator.choice([0.3, 1.0, 1.0, 2.0])
         return 0.001 + self.generator.random() * longest * min(self.typical, 0.05)
 
@@ -309,7 +314,7 @@ class Storm:
         if not told["numbers"] or set(told["numbers"]) != {question.number}:
             yield "data that is missing" if None in told["numbers"] else "data of another request"
 
-    # The course of it.
+    # The course of the storm.
 
     def blow(self, slow: float, flags: list[str]) -> dict[str, Any]:
         began = time.monotonic()
@@ -340,7 +345,7 @@ class Storm:
             self.ask(asker, self.questions.pop())
 
     def _measure(self) -> None:
-        """Learn how long a normal payment takes when all slots are busy."""
+        """Measure how long a normal payment takes when all slots are busy."""
         rounds, began = 10, time.monotonic()
         gevent.joinall(
             [gevent.spawn(self._repeat, rounds, index) for index in range(self.server.slots)], raise_error=True
@@ -353,7 +358,7 @@ class Storm:
             self.ask(asker, Question(1_000_000 + index * rounds + number, index + 1, USERS - index, 1, "pay"))
 
     def _fill(self) -> None:
-        """Have every slot run a request at the same time; each must be in order."""
+        """Run one request in each slot at the same time; all these requests must succeed."""
         crowd = [gevent.spawn(self._together, index) for index in range(self.server.slots)]
         gevent.joinall(crowd, raise_error=True)
         self.places = self.server.get("/stages", self.server.port)

@@ -1,4 +1,4 @@
-"""A Django project with nothing but its own settings, for test_protection.py: it is run by `intralb-gevent serve`."""
+"""A Django project without any special settings, for test_protection.py; `intralb-gevent serve` runs it."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ app = get_wsgi_application()
 
 
 class Session:
-    """What a `db_init_func` of the project's own opens."""
+    """The session that the project's `db_init_func` opens."""
 
     def __init__(self, worker_id: int) -> None:
         pass

@@ -1,6 +1,6 @@
-"""Legacy ways to hold a connection, for test_protection.py: it is run by `intralb-gevent serve`, with nothing set up.
+"""Applications that hold a connection in legacy ways, for test_protection.py; `intralb-gevent serve` runs them.
 
-DRIVER is psycopg, psycopg2 or pymysql; WAY is how the connection is held.
+The environment variable DRIVER is psycopg, psycopg2 or pymysql; WAY selects how the connection is held.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ sessions = scoped_session(sessionmaker(bind=engine))
 local = threading.local()
 CONNECTIONS: dict[int, Any] = {}
 
-# What is left to the garbage collector is left too long.
+# Disable the garbage collector, because the release of a connection must not depend on it.
 gc.disable()
 
 

@@ -1,6 +1,6 @@
-"""A way to a server on which what is sent piles up, as on a slow network, so that a driver has to wait while it sends.
+"""A slow proxy to a server. Data accumulates as on a slow network, so that a driver waits while it sends.
 
-Without it the system's buffers take megabytes at once. Decides how fast bytes go; it must not know what they mean.
+Without this proxy, the kernel's buffers accept megabytes immediately.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ PAUSE_SECONDS = 0.001
 
 
 class SlowLine:
-    """Forwards to the server of a URL; connect to `url` in its place."""
+    """A proxy to the server of a URL; clients connect to the proxy's `url` instead."""
 
     def __init__(self, url: str) -> None:
         self._server = urlsplit(url)
         listener = socket.socket()
-        # What is accepted inherits it.
+        # Set the buffer size on the listener, from which accepted sockets inherit it.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, PIECE)
         listener.bind(("127.0.0.1", 0))
         listener.listen(100)
@@ -43,7 +43,7 @@ class SlowLine:
 
 
 def copy(source: Any, target: Any, pause: float) -> None:
-    """Pass on until one side leaves, with a pause after each piece that was full; then cut both."""
+    """Forward data until one side closes, with a pause after each full piece; then close both sides."""
     with suppress(OSError):
         while data := source.recv(PIECE):
             target.sendall(data)
@@ -55,6 +55,6 @@ def copy(source: Any, target: Any, pause: float) -> None:
 
 
 def keep_little(descriptor: int) -> None:
-    """Let a driver's socket take little at once."""
+    """Reduce the buffer of a driver's socket."""
     with socket.socket(fileno=os.dup(descriptor)) as own:
         own.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PIECE)

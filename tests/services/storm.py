@@ -1,52 +1,53 @@
-"""A storm: jobs aborted at random instants among normal ones, in one balancer with the sessions of one driver.
+"""A storm: in one balancer with one driver's sessions, some jobs are aborted at random times, among normal jobs.
 
     python -m gevent.monkey tests/services/storm.py SCENARIO [--aborted 1000] [--normal 5000] [--seed N]
 
-It prints a report as JSON and ends with 0, also if it has found faults: they are in `report["faults"]`. It checks that
+A storm prints a report as JSON. Its exit code is 0 even if it has found faults, which are in `report["faults"]`. It
+checks that
 
-- every normal job is answered with what was asked, and every other one is aborted while it runs (504);
-- no session is used by two jobs at the same time, and none after an abort;
-- aborts have landed in each of the places: while connecting, sending, receiving, committing, and between calls;
-- at the end every slot is alive: each gets a job at the same time and is answered;
-- every job has ended, and as many as were submitted; every session that was opened was closed or discarded;
-- within one second of the drain the server sees no connection of this run any more.
+- every normal job receives the answer to its question, and every other job is aborted while it runs (504);
+- no session is used by two jobs at the same time, or after an abort;
+- aborts were raised in each activity: connecting, sending, receiving, committing, and between calls;
+- at the end every slot is alive: all slots answer a job at the same time;
+- every submitted job has ended, and every opened session was closed or discarded;
+- within one second of the drain, the database server reports no more connections of this run.
 
 A scenario is a module in `scenarios/`. It must define:
 
 `source(run: str) -> SessionSource`
-    The sessions; `run` is unique to this run and should be told to the server (`application_name`) for `connections`.
+    The sessions; `run` is unique to this run and should be passed to the server (`application_name`) for `connections`.
 `work(session, question: Question, stage: Stage) -> tuple[int, int]`
-    What a job does: ask the server for `question.number` and the length of `question.payload` (a string, mostly
-    empty, sometimes megabytes), so that both come back from the server, and return them. Let it also write and commit
-    something. Each statement belongs in `with stage("statement"):`, a commit in `with stage("commit"):`; what is
-    outside counts as between calls (`gevent.sleep(0.001)` there gives aborts a place to land).
+    The work of a job: query the server for `question.number` and the length of `question.payload` (a string, mostly
+    empty, sometimes megabytes), so that the server returns both, and return them. It should also write and commit
+    something. Each statement belongs in `with stage("statement"):`, a commit in `with stage("commit"):`; code outside
+    counts as between calls (`gevent.sleep(0.001)` there lets aborts land).
 `linger(session) -> None`
-    Wait in the server for at least 30 seconds (`select pg_sleep(30)`): what a job does that is still not aborted.
+    Wait in the server for at least 30 seconds (`select pg_sleep(30)`), for jobs that are not aborted earlier.
 `connections(run: str) -> int`
-    How many connections of this run the server sees, without counting the one that asks.
+    Return the number of this run's connections that the database server reports, without that of this query.
 
 and may define:
 
 `prepare(run: str)`, `clean(run: str)`
-    Make and remove tables, before and after.
+    Create and remove tables, before and after.
 `verify(run: str, answered: list[int]) -> list[str]`
-    Look at what the jobs have left on the server, after the drain, and return faults; `answered` are the numbers of the
-    questions that were answered.
+    Check after the drain what the jobs have left on the server, and return faults; `answered` contains the numbers of
+    the questions that were answered.
 `identity(session) -> object`
-    What must not be shared, if it is not the session itself (the driver's connection under it).
+    Return the object that must not be shared, if it is not the session itself but the driver's connection in it.
 `sending(traceback) -> bool`
-    Whether a statement was interrupted while it was sent; needed where that is not a call of a socket's `send`.
+    Return True if a statement was interrupted while it was sent; needed if the driver does not call a socket's `send`.
 `PLACES: set[str]`
-    Where aborts must have landed, if not everywhere.
+    Activities in which aborts must have been raised; by default, all activities.
 `LARGE: int`
-    How many bytes a large payload has, if not six million. Where the system's buffers swallow what can be sent in
-    reasonable time, let the sessions of one worker go through a `slowline.SlowLine`.
+    Bytes of a large payload; six million by default. If the kernel's buffers hold all that can be sent in reasonable
+    time, let the sessions of one worker use a `slowline.SlowLine`.
 `SIZE: tuple[int, int]`
-    Workers, and slots of each, if not 3 and 4.
+    Workers, and slots of each; 3 and 4 by default.
 
-A scenario may import what lies beside this file. The servers' URLs are in os.environ["INTRALB_TEST_POSTGRESQL"],
-["INTRALB_TEST_MARIADB"] and ["INTRALB_TEST_REDIS"]. Nothing need be patched by a scenario: the process is, before it
-is imported.
+A scenario may import the modules in this directory. The servers' URLs are in os.environ["INTRALB_TEST_POSTGRESQL"],
+["INTRALB_TEST_MARIADB"] and ["INTRALB_TEST_REDIS"]. A scenario need not patch: the process is patched before it is
+imported.
 """
 
 from __future__ import annotations
@@ -73,14 +74,14 @@ from gevent.event import Event
 
 from intralb_gevent import LoadBalancer, Options, SessionSource, current_session
 from intralb_gevent.errors import Abort
-from intralb_gevent.policy.deadline import TimeTold
+from intralb_gevent.policy.deadline import ProxyTiming
 
 PLACES = {"connect", "send", "receive", "commit", "between"}
 SIZE = (3, 4)
 LARGE = 6_000_000
 PATIENCE = 30.0
 UNAVAILABLE = "503 Service Unavailable"
-"""How a job is answered that was not run; one without a session would be, too, but then there is no server."""
+"""Status of a job that was not run, or that has no session; the latter occurs only if the server is unavailable."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class Question:
 
 
 class Stage:
-    """Where a job is; the innermost place stays known when an exception passes through."""
+    """The current activity of a job; after an exception, the innermost activity that it passed stays recorded."""
 
     def __init__(self) -> None:
         self.place = "between"
@@ -108,7 +109,7 @@ class Stage:
 
 
 class Watched(SessionSource):
-    """Passes everything on, and counts."""
+    """A session source that counts calls, and passes them on to another source."""
 
     def __init__(self, inner: SessionSource) -> None:
         self.inner = inner
@@ -155,13 +156,13 @@ class Watched(SessionSource):
             raise
 
     def _expect_alive(self, session: Any, what: str) -> None:
-        # The session is kept, so its id is nobody else's.
+        # Keep the sessions, so that the ids of their objects are not reused.
         if id(session) in self.gone:
             self.faults.append(f"a session was {what} after it was given up")
 
 
 class Users:
-    """Who uses which connection: never two jobs at once, and nobody after an abort."""
+    """The users of each connection; checks that two jobs never share a connection, and none is used after an abort."""
 
     def __init__(self) -> None:
         self.present: dict[int, int] = {}
@@ -186,7 +187,7 @@ class Users:
 
 
 def sending(tb: TracebackType) -> bool:
-    """Say whether a socket's `send` was interrupted."""
+    """Return True if a socket's `send` was interrupted."""
     return any(frame.f_code.co_name in ("send", "sendall") for frame, _ in traceback.walk_tb(tb))
 
 
@@ -244,7 +245,7 @@ class Storm:
         return answer
 
     def _park(self) -> None:
-        """Hold the slot until every slot is held."""
+        """Occupy the slot until every slot is occupied."""
         self.parked += 1
         if self.parked == self.slots:
             self.go_on.set()
@@ -256,22 +257,22 @@ class Storm:
         function = getattr(self.scenario, "sending", sending)
         return "send" if function(abort.__traceback__) else "receive"
 
-    # Outside.
+    # Outside of a slot.
 
     def ask(self, question: Question, left: float | None = None) -> tuple[str, bytes]:
         heads: list[str] = []
         environ = {"REQUEST_METHOD": "GET", "PATH_INFO": f"/{question.number}", "storm.question": question}
         if left is not None:
-            environ["intralb.time_told"] = TimeTold(left=left)
+            environ["intralb.proxy_timing"] = ProxyTiming(left=left)
         result = self.balancer(environ, lambda status, headers, exc_info=None: heads.append(status))
         try:
             return heads[-1], b"".join(result)
         finally:
-            # A list has none.
+            # A list has no close().
             getattr(result, "close", list)()
 
     def normal(self, question: Question) -> None:
-        """Ask until the job is run: on a busy machine it may have waited too long among the others."""
+        """Repeat the question until the job is run, because on a busy machine, a job can wait too long in the queue."""
         status, body = self.ask(question)
         while status == UNAVAILABLE:
             gevent.sleep(self.typical)
@@ -282,7 +283,7 @@ class Storm:
         self.answered.append(question.number)
 
     def aborted(self, question: Question) -> None:
-        """Abort a job while it runs; one whose time was over before it ran is asked again, with more of it."""
+        """Abort a job while it runs; if its deadline passes before it runs, repeat it with more time."""
         for attempt in range(1, 101):
             status, body = self.ask(question, left=attempt * self._instant())
             if status != UNAVAILABLE:
@@ -293,7 +294,7 @@ class Storm:
             self.faults.append(f"the job {question.number} was not aborted but answered with {status} {body!r}")
 
     def _instant(self) -> float:
-        """Choose when a job is aborted: mostly while it works, sometimes while it connects or lingers."""
+        """Choose when to abort a job: mostly while it works, sometimes while it connects or lingers."""
         longest = self.generator.choice([0.2, 1.0, 1.0, 1.5])
         return 0.001 + self.generator.random() * longest * self.typical
 
@@ -303,7 +304,7 @@ class Storm:
             (self.aborted if question.aborted else self.normal)(question)
 
     def measure(self) -> None:
-        """Learn how long a normal job takes when all slots are busy."""
+        """Measure how long a normal job takes when all slots are busy."""
         began, rounds = time.monotonic(), 10
         crowd = [gevent.spawn(self._repeat, rounds, -1 - index) for index in range(self.slots)]
         self.go_on.set()
@@ -315,7 +316,7 @@ class Storm:
             self.ask(Question(number, "", aborted=False))
 
     def fill(self) -> None:
-        """Give every slot a job at the same time."""
+        """Run a job in every slot at the same time."""
         self.parked = 0
         self.go_on.clear()
         last = [Question(-1000 - index, "", aborted=False) for index in range(self.slots)]
@@ -388,7 +389,7 @@ def main() -> None:
     assert monkey.is_module_patched("socket"), "run it by python -m gevent.monkey"
     print(f"INTRALB_TEST_SEED={arguments.seed}")
     logging.getLogger("intralb_gevent").setLevel(logging.CRITICAL)
-    # Run by gevent.monkey, it does not find what lies beside it.
+    # Add the script's directory, because gevent.monkey does not put it in sys.path.
     sys.path.insert(0, str(Path(__file__).parent))
     importlib.import_module("addresses")
     scenario = importlib.import_module(f"scenarios.{arguments.scenario}")

@@ -1,4 +1,4 @@
-"""Django over psycopg 3 and PyMySQL: what becomes of a slot's connections when a request ends, or is interrupted."""
+"""Tests of Django over psycopg 3 and PyMySQL: a slot's connections after a request has ended or was interrupted."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ THERE = {
     "postgresql": "select state from pg_stat_activity where pid = %s",
     "mariadb": "select command from information_schema.processlist where id = %s",
 }
-"""What tells what a connection does; nothing, if it is not there any more."""
+"""Queries for the state of a connection, by database; the result is empty if the connection is closed."""
 
 
 def test_aborts_at_random_instants(postgresql, storm) -> None:
@@ -74,7 +74,7 @@ def slow_in_a_block(request: Any) -> HttpResponse:
 
 
 def slow_cursor(request: Any) -> HttpResponse:
-    """The statement is run when its first row is fetched, in a transaction."""
+    """Run a statement in a transaction; the statement runs when its first row is fetched."""
     with transaction.atomic():
         PIDS.append(pid())
         with connections["default"].chunked_cursor() as cursor:
@@ -108,7 +108,7 @@ def stream(request: Any) -> StreamingHttpResponse:
 
 
 def timed(request: Any) -> HttpResponse:
-    """A view with a time limit of its own, which it survives."""
+    """Interrupt a statement by a time limit that the view sets, and continue."""
     PIDS.append(pid())
     with gevent.Timeout(0.1, False):
         sleep()
@@ -153,11 +153,11 @@ VIEWS = [
 urlpatterns = [path(view.__name__, view) for view in [*VIEWS, two, file]]
 
 
-# What the tests have in common.
+# Common parts of the tests.
 
 
 class Project:
-    """A server as Django is told of it."""
+    """A database server in Django's settings."""
 
     def __init__(self, server: str, address: str) -> None:
         self.server, self._url = server, urlsplit(address)
@@ -203,7 +203,10 @@ def on_postgresql(patched, postgresql) -> Project:
 
 @pytest.fixture
 def serving(patched, balance, ask) -> Callable[..., Callable[[str], tuple[str, str]]]:
-    """Serve a project in one slot, with these settings of its databases, and return what asks for a page."""
+    """Return a function that serves a project with the given database settings, in one slot.
+
+    It returns a function that requests a page.
+    """
     environ = {"SERVER_NAME": "localhost", "SERVER_PORT": "80", "wsgi.url_scheme": "http", "wsgi.input": io.BytesIO()}
     if not settings.configured:
         pymysql.install_as_MySQLdb()
@@ -258,7 +261,7 @@ def test_wherever_it_was_aborted_nothing_of_it_is_left(serving, on_postgresql, e
 
 @pytest.fixture
 def slow_to_commit(postgresql) -> Iterator[None]:
-    """A table whose transactions take 30 seconds to commit."""
+    """Create a table whose transactions take 30 seconds to commit."""
     with psycopg.connect(postgresql, autocommit=True) as connection:
         connection.execute(f"create table {SLOW_COMMIT} (number int)")
         connection.execute(
@@ -283,7 +286,7 @@ def test_nor_of_a_commit_after_which_django_does_not_connect_again(
     assert get("slow_commit")[0] == "504"
     ended = time.monotonic()
     eventually(lambda: not on_postgresql.is_there(PIDS[0]))
-    # A commit at the end of a `with` block may take cleanup_seconds, which is 1.
+    # A commit at the end of a `with` block is allowed to take cleanup_seconds, which is 1.
     assert time.monotonic() - ended < 2
     assert get("in_a_block") == ("200", "False")
     assert len(connected) == 1

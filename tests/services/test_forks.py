@@ -1,6 +1,6 @@
-"""A storm of forks behind real proxies, and the database sessions of a child.
+"""Tests of a storm of forks behind real proxies, and of database sessions in a forked child.
 
-INTRALB_STORM_SECONDS is how long the storm lasts behind each proxy.
+The environment variable INTRALB_STORM_SECONDS sets the duration of the storm behind each proxy.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def listens(port: int) -> bool:
 
 
 class Running:
-    """A server in a process of its own, or a proxy."""
+    """A process of a server or a proxy."""
 
     def __init__(self, directory: Path, *command: str) -> None:
         self.directory = directory
@@ -185,7 +185,7 @@ def run(tmp_path: Path) -> Iterator[Callable[..., Running]]:
 
 @pytest.fixture
 def serve(run: Callable[..., Running], tmp_path: Path) -> Callable[..., tuple[Running, int]]:
-    """Start a server of an application, and return it and its port."""
+    """Return a function that starts a server for an application, and returns the server and its port."""
 
     def start(application: str, *arguments: str) -> tuple[Running, int]:
         (tmp_path / "forking.py").write_text(application)
@@ -213,7 +213,7 @@ def start_proxy(run: Callable[..., Running], directory: Path, name: str, server:
 
 
 class Client:
-    """One connection that is kept, and what has been answered on it."""
+    """A persistent connection, and the responses received on it."""
 
     def __init__(self, port: int) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
@@ -233,7 +233,7 @@ class Client:
 
 
 class Storm:
-    """Users with pages, receipts, uploads and downloads of their own, and somebody who has all kinds of forks made."""
+    """Users with separate pages, receipts, uploads and downloads, and a client that requests all kinds of forks."""
 
     def __init__(self, port: int, seconds: float) -> None:
         self._port = port
@@ -299,7 +299,7 @@ def test_a_storm_of_forks_mixes_up_no_users(
     print(f"behind {proxy}: {dict(storm.answers)}, {len(storm.wrong)} wrong, in {SECONDS:g} s")
     assert storm.wrong == []
     assert sorted((tmp_path / "ledger").read_text().splitlines()) == sorted(storm.charges)
-    # The children of executors and of multiprocessing, for which Python waits at its exit, live for 2.5 s.
+    # Python waits at its exit for the children of executors and of multiprocessing, which live for 2.5 s.
     assert server.end() == 0
     assert "Traceback" not in server.log.read_text()
     socket.create_server(("127.0.0.1", port)).close()

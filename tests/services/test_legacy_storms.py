@@ -1,4 +1,4 @@
-"""Legacy code with connections, clients and tenants in thread-locals, while requests are cut at random instants."""
+"""Tests of legacy code with connections, clients and tenants in thread-locals; requests are cut at random times."""
 
 from __future__ import annotations
 
@@ -35,5 +35,5 @@ def test_a_cut_request_leaves_no_lock_of_python_held(legacy_storm) -> None:
 def test_without_integrations_only_a_running_statement_goes_on(
     postgresql, mariadb, legacy_storm, scenario: str
 ) -> None:
-    """The connections die with the greenlets of the cut requests, and with them transactions and locks."""
+    """When a request is cut, its connection is closed with its greenlet, which ends the transaction and the locks."""
     legacy_storm(scenario, "--no-integrations", slow=0.05)

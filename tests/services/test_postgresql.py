@@ -1,4 +1,4 @@
-"""What both drivers of PostgreSQL owe: nothing of an aborted request stays, and an outage costs no more than itself."""
+"""With both PostgreSQL drivers, an aborted request leaves nothing behind, and an outage has no lasting effects."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from intralb_gevent import current_session
 from intralb_gevent.integrations.psycopg import PsycopgSessions
 from intralb_gevent.integrations.psycopg2 import Psycopg2Sessions
-from intralb_gevent.policy.deadline import TimeTold
+from intralb_gevent.policy.deadline import ProxyTiming
 
 pytestmark = pytest.mark.usefixtures("patched")
 
@@ -23,14 +23,14 @@ OK, FAILED, NO_SESSION, LATE = "200 OK", "500 Internal Server Error", "503 Servi
 
 
 def run(session: Any, statement: str) -> str:
-    """Execute a statement with either driver, and return the first value of the answer."""
+    """Execute a statement with either driver, and return the first value of the result."""
     cursor = session.cursor()
     cursor.execute(statement)
     return str(cursor.fetchone()[0]) if cursor.description else ""
 
 
 class Served:
-    """A balancer whose requests run the statement in their query string, and what the server sees of it."""
+    """A balancer whose requests run the statement in their query string. `seen` reports its connections."""
 
     def __init__(self, balance: Any, ask: Any, administrator: psycopg.Connection, source: Any, **options: Any) -> None:
         self.name = f"test-{next(RUNS)}"
@@ -52,12 +52,12 @@ class Served:
         return status, body.decode()
 
     def crowd(self, count: int, statement: str = "select 'yes' from pg_sleep(0.05)") -> list[tuple[str, str]]:
-        """Ask as many at once, so that as many sessions are in use."""
+        """Send `count` requests at the same time, so that as many sessions are in use."""
         greenlets = [gevent.spawn(self.ask, statement) for _ in range(count)]
         return [greenlet.get() for greenlet in greenlets]
 
     def seen(self, condition: str = "true") -> list[str]:
-        """What the server sees of this balancer's connections."""
+        """Return the states of this balancer's connections, as the database server reports them."""
         statement = f"select state from pg_stat_activity where application_name = %s and {condition}"
         return [state for (state,) in self.administrator.execute(statement, (self.name,))]
 
@@ -74,7 +74,7 @@ def administrator(postgresql) -> Iterator[psycopg.Connection]:
 
 @pytest.fixture(params=[PsycopgSessions, Psycopg2Sessions], ids=["psycopg", "psycopg2"])
 def serve(request, postgresql, balance, ask, administrator) -> Callable[..., Served]:
-    """Serve from sessions of either driver; `sessions` are options for these, the rest for the balancer."""
+    """Return a function that creates a `Served` for either driver; it takes options for sessions and balancer."""
 
     def start(address: str = postgresql, sessions: dict[str, Any] | None = None, **options: Any) -> Served:
         def source(**more: Any) -> Any:
@@ -95,7 +95,7 @@ def within_a_second(condition: Callable[[], Any]) -> None:
 def test_an_abort_ends_the_statement_on_the_server_and_the_connection_is_not_used_again(serve) -> None:
     served = serve()
     _, before = served.ask("select pg_backend_pid()")
-    late = gevent.spawn(served.ask, "select pg_sleep(30)", **{"intralb.time_told": TimeTold(left=0.3)})
+    late = gevent.spawn(served.ask, "select pg_sleep(30)", **{"intralb.proxy_timing": ProxyTiming(left=0.3)})
     within_a_second(lambda: served.seen("query like '%%pg_sleep%%'") == ["active"])
     assert late.get()[0] == LATE
     within_a_second(lambda: not served.seen())
@@ -160,9 +160,9 @@ def test_a_server_that_goes_away_and_comes_back_costs_errors_only_meanwhile(serv
 def test_an_abort_while_the_server_is_away_is_an_abort_like_any_other(serve, forwarder, postgresql) -> None:
     way = forwarder(postgresql)
     served = serve(way.url)
-    late = gevent.spawn(served.ask, "select pg_sleep(30)", **{"intralb.time_told": TimeTold(left=0.3)})
+    late = gevent.spawn(served.ask, "select pg_sleep(30)", **{"intralb.proxy_timing": ProxyTiming(left=0.3)})
     within_a_second(lambda: served.seen() == ["active"])
-    # The connection stays, and no other can be made to end the statement.
+    # The statement's connection stays open, but no other connection can be opened to end the statement.
     way.refuse()
     assert late.get()[0] == LATE
     way.come_back()
@@ -175,7 +175,7 @@ def test_the_statement_timeout_follows_the_deadline(serve) -> None:
     for left in (5, 2):
         status, shown = served.ask(
             "select setting from pg_settings where name = 'statement_timeout'",
-            **{"intralb.time_told": TimeTold(left=left)},
+            **{"intralb.proxy_timing": ProxyTiming(left=left)},
         )
         assert status == OK
         assert (left - 1) * 1000 < int(shown) <= left * 1000
@@ -183,7 +183,7 @@ def test_the_statement_timeout_follows_the_deadline(serve) -> None:
 
 def test_it_survives_a_rollback_and_leaves_the_connection_without_a_transaction(serve) -> None:
     def work(session: Any, statement: str) -> str:
-        # Both drivers refuse this within a transaction.
+        # Both drivers reject this setting within a transaction.
         session.autocommit = False
         run(session, "select 1")
         session.rollback()

@@ -1,4 +1,4 @@
-"""Applications that do not know this server: what a cut request of theirs leaves on the database."""
+"""In applications without code for this server, a cut request leaves no statement or transaction in the database."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAME = f"intralb_{TABLE}"
 
 
 class Server:
-    """A database server, as one who looks at it from outside."""
+    """A database server, observed from outside."""
 
     def __init__(self, url: str) -> None:
         parts = make_url(url)
@@ -46,7 +46,7 @@ class Server:
 
 @pytest.fixture
 def database(request) -> Iterator[Callable[[str], Server]]:
-    """Connect to a server, and make a table there with the number 0."""
+    """Return a function that connects to a server, and creates a table that contains the number 0."""
     made: list[Server] = []
 
     def connect(name: str) -> Server:
@@ -140,7 +140,7 @@ def test_a_cut_request_leaves_nothing_on_the_server(database, serve_program, dri
     )
     for number, where in enumerate(("/python", "/database")):
         assert server.get(where)[0] == 504
-        # Its row is free, and its number not seen.
+        # The row of the cut request is unlocked, and its change is not visible.
         assert server.get("/") == (200, str(number + 1))
         server.wait_until(lambda: not at.has(int((tmp_path / "pid").read_text())))
 
@@ -160,7 +160,7 @@ def test_a_connection_kept_by_thread_id_is_rolled_back_after_its_request_was_cut
     server = program(driver, "by_ident")
     for number, where in enumerate(("/python", "/database")):
         assert server.get(where)[0] == 504
-        # Its row is free, and its number not seen.
+        # The row of the cut request is unlocked, and its change is not visible.
         assert server.get("/") == (200, str(number + 1))
 
 
@@ -196,3 +196,38 @@ def test_a_wait_callback_of_the_application_goes_on_to_be_called(database, serve
     assert server.get("/database")[0] == 504
     assert server.get("/") == (200, "True")
     server.wait_until(lambda: not at.has(int((tmp_path / "pid").read_text())))
+
+
+# Pools.
+
+POOLED = """
+import os
+
+from psycopg_pool import ConnectionPool
+
+pool = ConnectionPool(os.environ["DATABASE"], min_size=1, max_size=1, open=True)
+pool.wait(20)
+held = []
+
+
+def app(environ, start_response):
+    if environ["PATH_INFO"] == "/take":
+        held.append(pool.getconn())
+    elif environ["PATH_INFO"] == "/return":
+        pool.putconn(held.pop())
+    else:
+        with pool.connection() as connection:
+            connection.execute("select 1")
+    start_response("200 OK", [])
+    return [b"done"]
+"""
+
+
+def test_a_request_cut_while_it_waits_for_a_connection_of_a_pool_gets_none(postgresql, serve_program) -> None:
+    pytest.importorskip("psycopg_pool")
+    server = serve_program(POOLED, *FLAGS, DATABASE=postgresql)
+    assert server.get("/take")[0] == 200
+    assert server.get("/")[0] == 504
+    assert server.get("/return")[0] == 200
+    assert server.get("/") == (200, "done")
+    assert "protecting psycopg, psycopg_pool" in server.said

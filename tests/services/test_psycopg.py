@@ -1,4 +1,4 @@
-"""psycopg 3 alone: the storm, a process that is not patched, and a libpq that cannot cancel without blocking."""
+"""Tests of psycopg 3: the storm, an unpatched process, and a libpq that cannot cancel without blocking."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_it_is_refused_where_it_would_block_the_process() -> None:
 
 
 def interrupted(connection: psycopg.Connection, statement: str) -> None:
-    """Leave a connection in the middle of a statement, which has begun on the server."""
+    """Leave a connection in the middle of a statement that runs on the server."""
     with gevent.Timeout(0.1, False):
         connection.execute(statement)
     assert connection.info.transaction_status == psycopg.pq.TransactionStatus.ACTIVE
@@ -73,7 +73,7 @@ from gevent import monkey; monkey.patch_all()
 import os, gevent, psycopg
 from intralb_gevent.integrations import psycopg as adapter
 connection = psycopg.connect(os.environ["DATABASE"])
-# Just before it is closed the event loop is asked to watch it.
+# The event loop is made to watch it just before it is closed.
 waiting = gevent.spawn(adapter._is_answered, connection)
 gevent.spawn(connection.close)
 waiting.join()

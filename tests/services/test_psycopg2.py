@@ -1,4 +1,4 @@
-"""psycopg2 alone: the storm, its wait callback, and which process of the server is ended."""
+"""Tests of psycopg2: the storm, the wait callback, and which server process is ended."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_aborts_at_random_instants(postgresql, storm) -> None:
 
 @pytest.fixture
 def no_callback(patched) -> Iterator[None]:
-    """Begin without a wait callback, and leave none to the tests that follow."""
+    """Remove the wait callback before and after the test."""
     extensions.set_wait_callback(None)
     yield
     extensions.set_wait_callback(None)
@@ -48,7 +48,7 @@ def is_there(postgresql: str, pid: int) -> bool:
 
 
 def interrupted(connection: Any) -> int:
-    """Interrupt a connection in the middle of a statement, and return which process of the server runs it."""
+    """Interrupt a connection in the middle of a statement; return the pid of the connection's server process."""
     pid = connection.info.backend_pid
     with gevent.Timeout(0.1, False):
         connection.cursor().execute("select pg_sleep(30)")

@@ -1,4 +1,4 @@
-"""PyMySQL: what an abort, an outage and a deadline do to its connections and to what runs on the server."""
+"""Tests of PyMySQL: effects of aborts, outages and deadlines on connections and on statements on the server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from intralb_gevent import current_session
 from intralb_gevent.integrations import pymysql as adapter
 from intralb_gevent.integrations.pymysql import PyMySQLSessions, cancel_statement
-from intralb_gevent.policy.deadline import TimeTold
+from intralb_gevent.policy.deadline import ProxyTiming
 
 RUNS = itertools.count(time.time_ns())
 OK, FAILED, NO_SESSION, LATE = "200 OK", "500 Internal Server Error", "503 Service Unavailable", "504 Gateway Timeout"
@@ -43,7 +43,7 @@ def run(session: Any, statement: str) -> str:
 
 
 class Administrator:
-    """Sees and kills the connections of one database, which only this test uses."""
+    """Lists and kills the connections of one database, which only this test uses."""
 
     def __init__(self, url: str, database: str) -> None:
         self.database = database
@@ -56,7 +56,7 @@ class Administrator:
             return cursor.fetchall()
 
     def seen(self) -> list[tuple[int, str]]:
-        """What the server sees of the connections: their numbers, and what they run."""
+        """Return the ids and statements of the connections that the server reports."""
         statement = "select id, coalesce(info, '') from information_schema.processlist where db = %s"
         return list(self.ask(statement, self.database))
 
@@ -124,10 +124,10 @@ def within_a_second(condition: Callable[[], Any]) -> None:
 
 
 def told(seconds: float) -> dict[str, Any]:
-    return {"intralb.time_told": TimeTold(left=seconds)}
+    return {"intralb.proxy_timing": ProxyTiming(left=seconds)}
 
 
-# What a request leaves behind.
+# Tests of state that a request leaves.
 
 
 def test_an_abort_ends_the_statement_on_the_server_and_the_connection_is_not_used_again(
@@ -190,14 +190,14 @@ def test_a_statement_sent_by_half_is_not_continued_with_the_next_one(serve, sess
         if statement != "half":
             return run(session, statement)
         large = "select length('" + "x" * 15_000_000 + "')"
-        # The forwarder has as little time.
+        # The forwarder, too, runs only for these 3 ms, so it forwards only a part of the statement.
         with gevent.Timeout(0.003, False):
             run(session, large)
         return "gave up"
 
     served = serve(sessions(way.url), work)
     assert served.ask("half") == (OK, "gave up")
-    # The server would wait for the other half.
+    # Set a timeout, because the server might wait for the rest of the statement.
     with gevent.Timeout(3):
         assert served.ask("select 'next'") == (OK, "next")
 
@@ -215,7 +215,7 @@ def test_what_is_not_committed_is_rolled_back_and_autocommit_is_as_before(serve,
     assert [served.ask(what)[1] for what in ("insert", "autocommit", "insert", "insert")] == ["1", "", "1", "1"]
 
 
-# Servers that are away.
+# Servers that are unavailable.
 
 
 def test_connections_that_the_server_has_ended_while_idle_cost_no_error(serve, sessions, administrator) -> None:
@@ -257,7 +257,7 @@ def test_an_abort_while_the_server_is_away_is_an_abort_like_any_other(
     served = serve(sessions(way.url))
     late = gevent.spawn(served.ask, "select sleep(30)", **told(0.3))
     within_a_second(administrator.running)
-    # The connection stays, and no other can be made to end the statement.
+    # The statement's connection stays open, but no other connection can be opened to end the statement.
     getattr(way, way_out)()
     assert late.get()[0] == LATE
     within_a_second(lambda: "could not cancel the statement of thread" in caplog.text)
@@ -297,7 +297,7 @@ def test_without_being_asked_for_it_stays_as_the_server_has_it(serve, sessions) 
     assert float(serve(sessions()).ask("select @@max_statement_time")[1]) == 0
 
 
-# Any connection of the driver.
+# Any connection that the driver has opened.
 
 
 def interrupted(connection: Any, statement: str = "select sleep(30)") -> None:
@@ -312,7 +312,7 @@ def test_it_cancels_what_a_connection_ran_that_the_driver_has_closed(mariadb, ad
     assert administrator.running()
     assert cancel_statement(connection)
     within_a_second(lambda: not administrator.seen())
-    # Nothing is left to be cancelled, which is what was wanted.
+    # The call succeeds, because no statement is left to be cancelled.
     assert cancel_statement(connection)
 
 
@@ -334,7 +334,7 @@ def test_it_does_not_end_what_a_restarted_server_calls_by_the_same_number(mariad
     victim = pymysql.connect(**arguments(mariadb), database=administrator.database)
     old = PyMySQLSessions(**arguments(mariadb)).open(1)
     ((_, uptime),) = administrator.ask("show global status like 'Uptime'")
-    # As if it had been connected before the server was started, when it had the victim's number.
+    # Simulate a connection that was opened before the server's last start and has the victim's id.
     old.connected_at -= int(uptime) + 10
     old.server_thread_id = victim.server_thread_id
     cancel_statement(old)

@@ -1,4 +1,4 @@
-"""redis-py: what a request may leave on its connection, what an abort ends, and what an outage costs."""
+"""Tests of redis-py: state that a request leaves on its connection, and the effects of aborts and outages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import redis
 
 from intralb_gevent import Route, current_session
 from intralb_gevent.integrations.redis import RedisSessions
-from intralb_gevent.policy.deadline import TimeTold
+from intralb_gevent.policy.deadline import ProxyTiming
 
 RUNS = itertools.count(time.time_ns())
 OK, FAILED, NO_SESSION, LATE = "200 OK", "500 Internal Server Error", "503 Service Unavailable", "504 Gateway Timeout"
@@ -24,7 +24,7 @@ def test_aborts_at_random_instants(redis_server, storm) -> None:
 
 
 class Administrator:
-    """Sees and ends the connections that have one name, which only this test gives."""
+    """Lists and ends the connections with a name that only this test sets."""
 
     def __init__(self, url: str) -> None:
         self.name = f"test-{next(RUNS)}"
@@ -51,7 +51,7 @@ def administrator(patched, redis_server) -> Iterator[Administrator]:
 
 
 class Served:
-    """A balancer whose requests call `work` with their session and path."""
+    """A balancer whose requests call the function `work` with their session and path."""
 
     def __init__(self, balancer: Any, ask: Any) -> None:
         self.balancer = balancer
@@ -67,7 +67,7 @@ class Served:
 
 
 def number(session: redis.Redis, path: str) -> str:
-    """Hold the session for a moment and answer with its number."""
+    """Hold the session for a moment, and respond with the session's number."""
     gevent.sleep(0.02)
     return str(session.client_id())
 
@@ -95,10 +95,10 @@ def within_a_second(condition: Callable[[], Any]) -> None:
 
 
 def told(seconds: float) -> dict[str, Any]:
-    return {"intralb.time_told": TimeTold(left=seconds)}
+    return {"intralb.proxy_timing": ProxyTiming(left=seconds)}
 
 
-# What a request leaves behind.
+# State that a request leaves.
 
 
 def test_a_slot_keeps_its_connection(serve, administrator) -> None:
@@ -117,7 +117,7 @@ def test_an_abort_ends_what_waits_on_the_server_and_the_connection_is_not_used_a
     within_a_second(lambda: [one["cmd"] for one in administrator.seen()] == ["blpop"])
     assert late.get()[0] == LATE
     within_a_second(lambda: not administrator.seen())
-    # What comes for a client that is gone stays for the next.
+    # If a client disconnects while it waits for an item, the item stays in the list.
     administrator.client.rpush(f"{administrator.name}:never", "kept")
     _, after = served.ask()
     assert after != before
@@ -202,7 +202,7 @@ def test_who_keeps_a_session_beyond_its_request_cannot_go_on_with_it(serve, admi
     within_a_second(lambda: not administrator.seen())
 
 
-# Servers that are away.
+# Servers that are unavailable.
 
 
 def test_connections_that_the_server_has_ended_while_idle_cost_no_error(serve, administrator) -> None:
@@ -247,7 +247,7 @@ def test_its_representation_shows_where_it_connects_but_no_password() -> None:
 def test_a_client_that_requests_share_receives_its_own_answers_after_aborts(
     patched, redis_server, balance, ask
 ) -> None:
-    """redis-py drops a connection whose command is ended while it waits, but not while it parses the answers."""
+    """redis-py drops a connection if a command is aborted while it waits, but not while responses are parsed."""
     client = redis.Redis.from_url(redis_server)
     numbers = itertools.count()
 
@@ -265,7 +265,7 @@ def test_a_client_that_requests_share_receives_its_own_answers_after_aborts(
     began = time.monotonic()
     assert ask(balancer, "/many")[0] == OK
     took = time.monotonic() - began
-    # From before the first answer to the last.
+    # Use deadlines that pass between the first response and the last one.
     limits = [Route("/many", request_timeout_seconds=took * step / 8) for step in range(2, 8)]
     statuses = set()
     for limit in limits:

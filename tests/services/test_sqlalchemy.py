@@ -1,4 +1,4 @@
-"""SQLAlchemy over each driver: what aborts, outages and deadlines do to its pool and to what runs on the server."""
+"""Tests of SQLAlchemy with each driver: effects of aborts, outages and deadlines on its pool and on the server."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ def test_aborts_at_random_instants_over_psycopg2(postgresql, storm) -> None:
 
 
 class Database:
-    """A server as a driver sees it."""
+    """A database server, accessed through one driver."""
 
     def __init__(self, address: str, driver: str) -> None:
         self.server, name = DRIVERS[driver]
-        # Else each connection of PyMySQL would begin with reading the system's certificates.
+        # Disable TLS for PyMySQL; otherwise, each connection would first read the system's certificates.
         query = {"ssl_disabled": "true"} if driver == "pymysql" else {}
         self.url = sqlalchemy.make_url(address).set(drivername=name).update_query_dict(query)
         self._own = sqlalchemy.create_engine(self.url, poolclass=NullPool)
@@ -83,7 +83,7 @@ def over_postgresql(patched, postgresql) -> Database:
 
 
 def paths(**views: Callable[[], object]) -> Any:
-    """Return an application that answers /NAME with what the view of that name returns."""
+    """Return an application that answers /NAME with the result of the view with this name."""
 
     def application(environ, start_response):
         start_response("200 OK", [("Content-Type", "text/plain")])

@@ -1,4 +1,4 @@
-"""sqlite3: waiting for locks does not stop the process, deadlines end statements, and nothing is left behind."""
+"""With sqlite3, waits for locks do not block the process, deadlines end statements, and no state is left behind."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 
 from intralb_gevent import OptionError, current_session, extend_deadline
 from intralb_gevent.integrations.sqlite3 import SQLiteSessions
-from intralb_gevent.policy.deadline import TimeTold
+from intralb_gevent.policy.deadline import ProxyTiming
 
 OK, FAILED, LATE = "200 OK", "500 Internal Server Error", "504 Gateway Timeout"
 NEVER_ENDING = "with recursive n(i) as (select 1 union all select i + 1 from n) select {} from n"
@@ -52,7 +52,7 @@ def count(file: Path) -> int:
 
 @pytest.fixture
 def other(file) -> Iterator[sqlite3.Connection]:
-    """A connection that no slot has."""
+    """Open a connection that belongs to no slot."""
     connection = sqlite3.connect(file, timeout=0, isolation_level=None)
     yield connection
     connection.close()
@@ -60,7 +60,7 @@ def other(file) -> Iterator[sqlite3.Connection]:
 
 @pytest.fixture
 def serve(file, balance, ask) -> Callable[..., Callable[..., tuple[str, str]]]:
-    """Return a function that asks; what is asked calls `work` with its session and path."""
+    """Return a function that makes a request; the handler calls `work` with its session and path."""
 
     def start(work: Callable[..., Any], sessions: dict[str, Any] | None = None, **options: Any) -> Any:
         def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
@@ -69,7 +69,7 @@ def serve(file, balance, ask) -> Callable[..., Callable[..., tuple[str, str]]]:
             return [body.encode()]
 
         def asking(path: str = "/", seconds: float = 10) -> tuple[str, str]:
-            status, body = ask(balancer, path, **{"intralb.time_told": TimeTold(left=seconds)})
+            status, body = ask(balancer, path, **{"intralb.proxy_timing": ProxyTiming(left=seconds)})
             return status, body.decode()
 
         source = SQLiteSessions(file, **(sessions or {}))
@@ -83,7 +83,7 @@ def serve(file, balance, ask) -> Callable[..., Callable[..., tuple[str, str]]]:
 
 
 def insert(session: sqlite3.Connection, path: str) -> str:
-    """Write, and hold the lock for a moment."""
+    """Insert a row, and hold the lock for a moment."""
     session.execute("insert into note values (1)")
     gevent.sleep(0.05)
     session.commit()
@@ -167,7 +167,7 @@ def test_many_rows_are_written_once_whoever_had_the_lock_before(serve, other, fi
 
 
 class LockedHalfway(list[tuple[int]]):
-    """Parameters during which somebody else takes the lock."""
+    """A list of parameters; during the iteration over it, another connection takes the lock."""
 
     def __init__(self, other: sqlite3.Connection) -> None:
         super().__init__((number,) for number in range(4))
@@ -232,7 +232,7 @@ def test_one_whose_deadline_was_extended_goes_on(serve) -> None:
     assert serve(work, request_timeout_seconds=0.1, max_request_timeout_seconds=10)() == (OK, "3000000")
 
 
-# What is left behind.
+# State that a request leaves.
 
 
 def test_what_is_not_committed_is_rolled_back(serve, other) -> None:

@@ -1,7 +1,4 @@
-"""How many jobs of a pool may run at the same time: the kinds of limiters, by the names that an option gives them.
-
-Decides which limiter a name stands for. No limiter knows the pool that asks it.
-"""
+"""Limiters set how many jobs of a pool may run at the same time; the `limiter` option selects one."""
 
 from __future__ import annotations
 
@@ -27,11 +24,12 @@ LIMITERS: Final[dict[str, Callable[[int], Limiter]]] = {
     "hub_lag": HubLagLimiter,
     "fixed": all_slots,
 }
-"""What makes a limiter for a pool with so many slots (at least 1); `hub_lag` is the default."""
+"""Functions that create a limiter, by the limiter's name; each takes the pool's number of slots (at least 1). `hub_lag`
+is the default."""
 
 
 def limiter_named(option: str | Callable[[int], Limiter], most: int) -> Limiter:
-    """Return the limiter that the option names, or that the function it is makes, for a pool with `most` slots."""
+    """Return a limiter for a pool with `most` slots; the option is the name of a limiter, or a factory function."""
     if isinstance(option, str):
         return LIMITERS[option](most)
     made = option(most)

@@ -1,7 +1,4 @@
-"""A limit that nothing changes but the number of slots.
-
-Decides nothing from what it observes, which makes it the one to compare the others with.
-"""
+"""A limiter that ignores all measurements; it is the baseline with which other limiters are compared."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ __all__ = ["FixedLimiter", "all_slots"]
 
 
 class FixedLimiter:
-    """Lets `limit` jobs run, at least 1, or as many as there are slots if these are fewer."""
+    """Allows `limit` running jobs (at least 1), or one job for each slot if there are fewer slots."""
 
     def __init__(self, limit: int) -> None:
         self._fixed = self.limit = limit
@@ -25,12 +22,12 @@ class FixedLimiter:
         """Change nothing."""
 
     def resize(self, most: int) -> None:
-        """Take note that the pool has `most` slots now."""
+        """Adapt to a new number of slots, `most`."""
         self.limit = min(self._fixed, most)
 
 
 def all_slots(most: int) -> FixedLimiter:
-    """Return a limiter that lets every slot be used, now `most` and later as many as there are."""
+    """Return a limiter whose limit is always the number of slots, which is currently `most`."""
     limiter = FixedLimiter(sys.maxsize)
     limiter.resize(most)
     return limiter

@@ -1,22 +1,23 @@
-"""How many jobs may run, by how late the event loop is: additive increase, multiplicative decrease.
+"""A concurrency limiter that reacts to the lateness of the event loop: additive increase, multiplicative decrease.
 
-Decides from windows of time. It must not know the event loop, the probe in it, or jobs.
+Jobs that wait for a database or a socket do not load the loop, however many there are. CPU-bound jobs share one core:
+each additional one delays all other jobs and the loop itself, and no job ends sooner. The queue length does not show
+this problem, because these jobs are running, not queued. The lateness of a timer shows it. The minimum lateness in a
+window distinguishes a loop that is always late from one that was blocked once (as CoDel distinguishes a standing queue
+from a burst).
 
-Jobs that wait for a database or a socket cost the loop nothing, however many they are. Jobs that compute share one
-core: each more makes all the others, and the loop itself, later by its own turn, and none is done sooner. No queue
-shows this, since all of them run. The lateness of a timer shows it, and the least of a window tells a loop that is
-always late from one that was held up once (as CoDel tells a standing queue from a burst).
+The steps are those of `AIMDLimit` in Netflix's concurrency-limits (2018). While the loop is late, the limit decreases
+by a tenth. While the loop is in time, and at least half of the limit is used, the limit increases by one. This limiter
+has two additional rules, because few measurement windows end while the loop is late. First, a long window counts as
+several windows. Second, from the second late window in a row on, the decrease starts from the largest number of jobs
+that have run, because a limit above that has no effect. A single stall, such as an import, does not trigger the second
+rule.
 
-The steps are those of `AIMDLimit` in Netflix's concurrency-limits (2018): a tenth less when it is too much, one more
-when it is not and at least half the limit is used. Two things are added, because a late loop makes windows rare: a
-window that lasted as long as several counts as so many; and from the second late window in a row on, the limit is
-counted from what has run at most, since a limit that nobody reaches holds nobody back. A single stall, such as an
-import, does not do this.
-
-The limit is never under `ceil(throughput x latency)`: by Little's law so many jobs run when the greatest throughput is
-reached at the least latency, and with fewer, slots would be missing (the product is that of bRPC's auto limiter and of
-the BBR limiter of Kratos). Run times grow with the lateness itself; measured in a late loop alone the product would be
-what runs already, whatever that is. So it counts only up to the most jobs that have run while the loop kept up.
+The limit is never below `ceil(throughput x latency)`. By Little's law, this is the number of running jobs at the
+greatest throughput and the least latency; a lower limit would reduce the throughput. (bRPC's auto limiter and the BBR
+limiter of Kratos use the same product.) Run times grow with the lateness of the loop. If run times were measured only
+while the loop is late, the product would equal the current number of running jobs. Therefore, the product is capped at
+the largest number of jobs that have run while the loop was in time.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ __all__ = ["HubLagLimiter"]
 
 
 class _Seen(NamedTuple):
-    """What is remembered of a window."""
+    """The values of a past window that are kept to compute the floor of the limit."""
 
     throughput: float
     least_run_time: float
@@ -39,25 +40,31 @@ class _Seen(NamedTuple):
 
 
 class HubLagLimiter:
-    """Begins at `most` (slots, at least 1), so that it is not felt before the loop is late."""
+    """Adapts its limit to the lateness of the loop.
+
+    The limit starts at `most`, the number of slots (at least 1), so it has no effect until the loop is late.
+    """
 
     LATE: Final = 0.020
-    """Seconds of lateness, in the best moment of a window, above which too much runs: four beats of a 5 ms probe."""
+    """Lateness in seconds: if a window's minimum lateness is above this value, too many jobs are running. The value is
+    four periods of the 5 ms probe."""
     IN_TIME: Final = 0.010
-    """Seconds of lateness below which more may run. In between nothing changes, so that the limit can come to rest."""
+    """Lateness in seconds: if a window's minimum lateness is below this value, more jobs may run. Between `IN_TIME` and
+    `LATE`, the limit stays the same, so that it can settle."""
     USUAL_WINDOW: Final = 0.1
-    """Seconds for which one decrease is meant."""
+    """Window length in seconds for which the limit is decreased once; a longer window decreases it more than once."""
     DECREASE: Final = 0.9
     LEAST_FACTOR: Final = 0.5
-    """What is left of a limit at least after one window, however long: it may have been one job that held the loop."""
+    """Smallest factor by which one window, however long, decreases the limit: one job may have blocked the loop."""
     REMEMBERED: Final = 100
-    """Windows for which extremes hold: ten seconds of 100 ms each, as in the limiter of Kratos; Linux's BBR (`tcp_bbr`,
-    2016) measures its least round trip anew after as long. A burst or a stall passes sooner and takes nothing from what
-    was learnt; a load of another nature is held to what the last one needed for no longer than that."""
+    """Number of past windows from which the extreme values are taken. At 100 ms each, these windows cover ten seconds,
+    as in the limiter of Kratos; Linux's BBR (`tcp_bbr`, 2016) renews its least round-trip time at the same interval.
+    Bursts and stalls are shorter, so they do not displace earlier values. After a lasting change of the load, the old
+    values expire within ten seconds."""
 
     def __init__(self, most: int) -> None:
         self.limit = most
-        """How many jobs may run at the same time."""
+        """Maximum number of jobs that may run at the same time."""
         self._most = most
         self._late_in_a_row = 0
         self._seen: deque[_Seen] = deque(maxlen=self.REMEMBERED)
@@ -68,7 +75,7 @@ class HubLagLimiter:
 
     @property
     def floor(self) -> int:
-        """How many jobs must be allowed to run for the greatest throughput of late; from 1 to the number of slots."""
+        """Smallest limit that allows the greatest recent throughput, from 1 to the number of slots."""
         throughput = max((seen.throughput for seen in self._seen), default=0.0)
         if not throughput:
             return 1
@@ -78,7 +85,7 @@ class HubLagLimiter:
         return max(1, math.ceil(needed) if needed < kept_up else kept_up)
 
     def observe(self, window: Window) -> None:
-        """Take note of a window; one without a sample of the lateness changes the floor at most."""
+        """Adapt the limit to a window; a window without a lateness sample can change only the floor."""
         late = window.least_lag is not None and window.least_lag > self.LATE
         self._late_in_a_row = self._late_in_a_row + 1 if late else 0
         self._seen.append(self._remembered(window))
@@ -86,7 +93,11 @@ class HubLagLimiter:
         self.limit = min(max(limit, self.floor), self._most)
 
     def resize(self, most: int) -> None:
-        """Take note that the pool has `most` slots now; a limit that was not felt is not felt afterwards either."""
+        """Adapt to a new number of slots.
+
+        A limit that equals the old number of slots has no effect; it is set to the new number, so that it still has no
+        effect.
+        """
         self.limit = most if self.limit == self._most else min(self.limit, most)
         self._most = most
 
@@ -102,7 +113,7 @@ class HubLagLimiter:
         windows = max(1, round(window.seconds / self.USUAL_WINDOW))
         factor = max(self.LEAST_FACTOR, self.DECREASE**windows)
         felt = self.limit if self._late_in_a_row == 1 else min(self.limit, window.most_running)
-        return int(felt * factor)  # Cut off, not rounded: it is less by at least one.
+        return int(felt * factor)  # Truncated, not rounded, so that the limit falls by at least 1.
 
     def _increased(self, window: Window) -> int:
         in_time = window.least_lag is not None and window.least_lag < self.IN_TIME

@@ -1,7 +1,4 @@
-"""What a limiter is told, and what it is asked.
-
-Decides nothing. It must not know how any limiter decides, nor who measures.
-"""
+"""The interface of limiters, and the measurements that a limiter receives."""
 
 from __future__ import annotations
 
@@ -11,40 +8,40 @@ __all__ = ["Limiter", "Window"]
 
 
 class Window(NamedTuple):
-    """What happened in one window of time, usually 100 ms; times in seconds.
+    """The measurements of one time window, usually 100 ms; times are in seconds.
 
-    A window ends at the first turn of the event loop after its time, so it is longer where the loop is late.
+    A window ends in the first iteration of the event loop after 100 ms, so it is longer if the loop is late.
     """
 
     seconds: float
-    """How long the window was."""
+    """Length of the window."""
     least_lag: float | None
-    """The least lateness of the 5 ms probe in the event loop within the window; None if there was no sample."""
+    """Minimum lateness of the 5 ms probe in the event loop; None if there was no sample."""
     most_running: int
-    """The most jobs that were running at the same time in it."""
+    """Maximum number of jobs that were running at the same time."""
     ended: int
-    """Jobs that ended in it after having run."""
+    """Number of jobs that have run to their end."""
     mean_run_time: float
-    """Of those; 0 if there were none."""
+    """Mean run time of the ended jobs; 0 if there were none."""
     least_run_time: float
-    """Of those; 0 if there were none."""
+    """Shortest run time of the ended jobs; 0 if there were none."""
     shed: int
-    """Jobs shed in it."""
+    """Number of jobs that were shed."""
     begun: int = 0
-    """Jobs that began to run in it."""
+    """Number of jobs that were started."""
     backlogged: bool = False
-    """Whether at least one job was queued at every sample; samples are taken every 5 ms."""
+    """True if at least one job was queued at every sample; samples are taken every 5 ms."""
 
 
 class Limiter(Protocol):
-    """Says how many jobs of a pool may run at the same time; it learns from one window after another."""
+    """Sets how many jobs of a pool may run at the same time, and adapts this limit with each observed window."""
 
     @property
     def limit(self) -> int:
-        """How many jobs may run at the same time, from 1 to the number of slots."""
+        """Maximum number of jobs that may run at the same time, from 1 to the number of slots."""
 
     def observe(self, window: Window) -> None:
-        """Take note of the window that is over; called once for each."""
+        """Process the measurements of a window that has ended; called once for each window."""
 
     def resize(self, most: int) -> None:
-        """Take note that the pool has `most` slots now, at least 1: the limit is never above that."""
+        """Adapt to a new number of slots, `most` (at least 1); the limit must never exceed it."""

@@ -1,7 +1,7 @@
-"""A bank on a relational database, with one connection per thread, opened when a thread first needs it.
+"""A sample application, a bank, on a relational database; each thread opens its own connection when it needs one.
 
-A page commits at its end and rolls back after an `Exception`. A payment takes its user's lock in the database, changes
-both accounts in the order of their numbers, and writes both changes into the ledger.
+A page commits at its end, or rolls back after an `Exception`. A payment takes the user's lock in the database, changes
+both accounts in the order of their numbers, and writes both changes to the ledger.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["Bank"]
 
 
 class Bank:
-    """`connect` opens a connection; the statements have `?` for each parameter, which becomes `mark`."""
+    """The sample bank. `connect` opens a connection; each `?` in a statement is replaced by the driver's `mark`."""
 
     def __init__(self, connect: Callable[[], Any], mark: str, lock: str, unlock: str, slow: str) -> None:
         self._connect, self._mark = connect, mark
@@ -36,7 +36,7 @@ class Bank:
         return cursor.fetchall() if cursor.description else ()
 
     def wait(self) -> None:
-        """Wait in the database, in one statement after the other."""
+        """Wait in the database by running slow statements one after another."""
         end = time.monotonic() + LONG
         while time.monotonic() < end:
             self.rows(self._slow)

@@ -1,4 +1,4 @@
-"""Lets psycopg2 wait with gevent, as the package psycogreen does."""
+"""Makes psycopg2 wait with gevent, as the package psycogreen does."""
 
 from __future__ import annotations
 

@@ -1,15 +1,17 @@
-"""The small WSGI framework of these applications, written as such code is: the user of a request is in a thread-local.
+"""A small WSGI framework in the style of legacy code: it stores the user of a request in a thread-local.
 
-It clears the thread-local when a page returns and after an `Exception`, as most such code does, and knows no other end.
-Each answer carries what the request has found and read, so that its client can tell that all of it is its own:
+Like most legacy code, it clears the thread-local when a page returns and after an `Exception`, but not after an abort.
 
-`number`, `user`    which request and user this is; the user is read from the thread-local when the page has been made
+Each response contains the data that the request has found and read, so that the client can check that all data is its
+own:
+
+`number`, `user`    the request's number and its user, who is read from the thread-local after the page has been made
 `found`             the user that was in the thread-local and in the context variable before the request set its own
-`owners`            the owners of everything that the page has read
-`numbers`           the request's number, each time that a database, a cache or another server has sent it back
+`owners`            the owners of all data that the page has read
+`numbers`           the request's number, each time that a database, a cache or another server has returned it
 
-A page calls `stage` at each step. A request that asks for it stays at one of these steps for 30 seconds: it sleeps, it
-computes, or it waits in its driver.
+A page calls `stage` at each step. A request can specify one step at which it stays for 30 seconds: it sleeps,
+computes, or waits in its driver.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from urllib.parse import parse_qsl
 __all__ = ["LONG", "Request", "site", "stage"]
 
 LONG = 30.0
-"""Seconds for which a request stays; its deadline ends it long before."""
+"""Seconds for which a request would stay at a step; its deadline passes long before."""
 
 SLOTS = int(os.environ.get("LEGACY_SLOTS", "1"))
 
@@ -37,7 +39,7 @@ _local = threading.local()
 _user: contextvars.ContextVar[int | None] = contextvars.ContextVar("user", default=None)
 _all_slots = threading.Barrier(SLOTS)
 _stages: dict[int, str] = {}
-"""The last step of each request that has not ended by itself."""
+"""The last step that each running request has reached, by the request's number."""
 
 
 class Request:
@@ -51,7 +53,7 @@ class Request:
 
 
 def stage(request: Request, name: str, wait: Callable[[], object]) -> None:
-    """Note the step that a request has reached; stay there, in `wait` for instance, if the request asks for it."""
+    """Record the step that a request has reached; if the request specifies it, stay at this step, e.g. in `wait`."""
     _stages[request.number] = name
     if request.at == name:
         _stages[request.number] = request.how
@@ -68,7 +70,7 @@ Page = Callable[[Request], dict[str, Any]]
 
 
 def site(**pages: Page) -> Callable[..., list[bytes]]:
-    """Return the WSGI application with these pages."""
+    """Return a WSGI application with the given pages."""
 
     def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
         name = environ["PATH_INFO"][1:]

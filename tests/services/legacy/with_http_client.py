@@ -1,4 +1,4 @@
-"""Pages of another server, over one `http.client` connection per thread."""
+"""A sample application whose pages use another server, over one `http.client` connection per thread."""
 
 import http.client
 import json

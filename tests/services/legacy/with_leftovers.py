@@ -1,4 +1,4 @@
-"""Pages that leave something behind which later ends "the request's greenlet", and pages that wait."""
+"""A sample application: some pages leave a timeout or timer for their greenlet behind, and some pages wait."""
 
 import random
 import time

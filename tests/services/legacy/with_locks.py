@@ -1,4 +1,4 @@
-"""Locks around short critical sections, taken in each of the usual ways."""
+"""A sample application that acquires locks for short critical sections, in each of the usual ways."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ def repeat(section: Callable[..., None], work: Callable[[], object]) -> None:
         section(work)
 
 
-def take_turns(section: Callable[..., None]) -> None:
-    """Keep the lock for a little, again and again; let those who wait for it have it in between."""
+def enable_fair_queue(section: Callable[..., None]) -> None:
+    """Hold the lock repeatedly for a short time; waiting requests can acquire it in between."""
     end = time.monotonic() + LONG
     while time.monotonic() < end:
         section(lambda: time.sleep(0.0005))
@@ -82,7 +82,7 @@ def take_turns(section: Callable[..., None]) -> None:
 
 
 def look(request: Request) -> dict[str, Any]:
-    stage(request, "look", lambda: take_turns(random.choice(SECTIONS)))
+    stage(request, "look", lambda: enable_fair_queue(random.choice(SECTIONS)))
     stage(request, "loop", lambda: repeat(random.choice(SECTIONS), compute))
     for section in SECTIONS:
         section(compute)
@@ -90,7 +90,7 @@ def look(request: Request) -> dict[str, Any]:
 
 
 def held(request: Request) -> dict[str, Any]:
-    """Say which locks nobody else can take."""
+    """Return the names of the locks that another thread cannot acquire."""
     names: list[str] = []
 
     def take_each() -> None:
@@ -100,7 +100,7 @@ def held(request: Request) -> dict[str, Any]:
             else:
                 names.append(name)
 
-    # An RLock can be taken again by a greenlet that holds it, so this is done in one that holds none.
+    # Try in a new thread, because the greenlet that holds an RLock can acquire it again.
     thread = threading.Thread(target=take_each)
     thread.start()
     thread.join()

@@ -1,4 +1,4 @@
-"""Profiles and counters in memcached, with python-memcached: its client is a thread-local by itself."""
+"""A sample application with profiles and counters in memcached; the python-memcached client is a thread-local."""
 
 import os
 import time
@@ -10,7 +10,7 @@ from .web import LONG, Request, site, stage
 
 client = memcache.Client([os.environ["LEGACY_MEMCACHED"]], socket_timeout=20)
 STEP = 1_000_000_000
-"""The counter of a user begins at this times the user's number."""
+"""Factor for the initial values of counters: a user's counter starts at this factor times the user's number."""
 
 
 def wait(user: int) -> None:

@@ -1,4 +1,4 @@
-"""The bank on PostgreSQL with psycopg 3."""
+"""The sample bank application on PostgreSQL, with psycopg 3."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""The bank on PostgreSQL with psycopg2."""
+"""The sample bank application on PostgreSQL, with psycopg2."""
 
 import os
 

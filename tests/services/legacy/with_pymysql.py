@@ -1,4 +1,4 @@
-"""The bank on MariaDB with PyMySQL."""
+"""The sample bank application on MariaDB, with PyMySQL."""
 
 import os
 from urllib.parse import urlsplit

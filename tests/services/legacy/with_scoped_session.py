@@ -1,4 +1,4 @@
-"""The bank with SQLAlchemy: a `scoped_session` on an engine of PostgreSQL and psycopg2, without `Session.remove()`."""
+"""The sample bank application with SQLAlchemy's `scoped_session`, on psycopg2, without `Session.remove()`."""
 
 import os
 import time
@@ -49,7 +49,7 @@ def wait() -> None:
 
 
 def lock(user: int) -> None:
-    """Take a lock that ends with the transaction: what is locked for longer stays locked in a pool of connections."""
+    """Acquire a lock that ends with the transaction; a connection in the pool would keep holding a session lock."""
     Session.execute(text("select pg_advisory_xact_lock(:locks, :user)"), {"locks": int(LOCKS), "user": user})
 
 

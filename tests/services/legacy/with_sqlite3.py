@@ -1,6 +1,6 @@
-"""The bank on SQLite: a statement is tried again while another connection has the lock.
+"""The sample bank application on SQLite; it retries a statement while another connection has the lock.
 
-SQLite's own way to wait for a lock would keep the whole event loop, so its timeout is 0.
+SQLite's own wait for a lock would block the whole event loop, so its timeout is 0.
 """
 
 import os

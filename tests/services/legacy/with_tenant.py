@@ -1,7 +1,7 @@
-"""Several tenants in one application: the tenant is in a thread-local, and its schema is the connection's search path.
+"""A sample application for several tenants; the tenant is in a thread-local, and selects the schema to use.
 
-The first who asks for a tenant in a request decides which one it is, for pages may be made within pages; the end of
-a page clears it. The connection of a thread is opened anew where it has been closed.
+The first call in a request sets the tenant, because pages can contain pages; the end of a page clears the tenant.
+A thread whose connection has been closed opens a new connection.
 """
 
 import os

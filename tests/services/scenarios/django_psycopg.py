@@ -1,4 +1,4 @@
-"""Django over psycopg 3: a question, a pause, an insert and its commit at the end of an atomic block."""
+"""Storm scenario for Django with psycopg 3: a query, a pause, an insert, and its commit by an atomic block."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from .psycopg import sending
 __all__ = ["PLACES", "clean", "connections", "identity", "linger", "prepare", "sending", "source", "verify", "work"]
 URL = urlsplit(ADDRESS)
 INSERT = ""
-# The driver puts a statement together by itself; there is hardly ever a wait while it is sent. And commits are in
-# `Atomic.__exit__`, where no abort lands for a second.
+# Leave out "send": the driver hardly ever waits while sending. Leave out "commit": commits are in
+# `Atomic.__exit__`, where no abort is raised for a second.
 PLACES = {"connect", "receive", "between"}
 
 
@@ -42,7 +42,7 @@ def source(run: str) -> SessionSource:
 
 
 def identity(session: Any) -> object:
-    # Before the first statement there may be no connection yet.
+    # Before the first statement, it is possible that no connection is open yet.
     return session["default"].connection or session
 
 
@@ -63,7 +63,7 @@ def _ask_and_insert(session: Any, question: Any, stage: Any) -> tuple[int, int]:
         gevent.sleep(0.001)
         with stage("statement"):
             cursor.execute(INSERT, (question.number,))
-        # From here on it is the commit, if it comes so far.
+        # After this line, the request is committing.
         stage.place = "commit"
     return answer
 

@@ -1,4 +1,4 @@
-"""What must hold of the accounts and the ledger of a legacy bank, in whichever database they are."""
+"""Invariants of the legacy bank's accounts and ledger, for any database."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TABLES = [
 def faults_of(
     accounts: Iterable[tuple[int, int]], ledger: Iterable[tuple[int, int, int]], asked: list[Any]
 ) -> list[str]:
-    """Find money that was lost or made, and payments that should not be there, or should; one string for each."""
+    """Return one string for each fault: lost or created money, and missing or unexpected payments."""
     balances, entries = dict(accounts), defaultdict(list)
     changes: Counter[int] = Counter()
     for number, account, amount in ledger:
@@ -42,7 +42,7 @@ def lost_money(balances: dict[int, int], changes: Counter[int]) -> list[str]:
 
 
 def misbooked(asked: Any, entries: list[tuple[int, int]]) -> Iterable[str]:
-    """Say what is wrong with the entries of one request, in a word."""
+    """Yield one word for each fault in the entries of a request."""
     question = asked.question
     paid = sorted({question.user: -question.amount, question.other: question.amount}.items())
     if entries and sorted(entries) != paid:

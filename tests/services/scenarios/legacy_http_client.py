@@ -1,4 +1,4 @@
-"""A thread-local http.client connection to another server, which answers after a few milliseconds."""
+"""Storm scenario with a thread-local http.client connection to a server that responds after some milliseconds."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def answer(connection: Any, page: str, owner: str, number: str) -> None:
 
 
 def clean(run: str) -> None:
-    """The other server ends with this process."""
+    """Do nothing, because the other server ends with this process."""
 
 
 def left(server: Any) -> list[str]:

@@ -1,4 +1,4 @@
-"""Timeouts, kills and throws that finished requests have left; here no request is cut, and none may be hit."""
+"""Storm scenario in which finished requests leave timeouts, kills and throws, which must not hit other requests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PLACES: set[str] = set()
 
 
 def question(question: Any, generator: Random) -> Any:
-    """Have what would be cut return in time, and leave something."""
+    """Change a request that would be cut, so that it instead returns in time, and leaves a timeout or timer behind."""
     if not question.how:
         return question
     return replace(question, page="leave", how="", at="", leaves=False, expected=200)
@@ -25,7 +25,7 @@ def prepare(run: str) -> dict[str, str]:
 
 
 def clean(run: str) -> None:
-    """There is nothing but the application."""
+    """Do nothing, because no server other than the application was used."""
 
 
 def left(server: Any) -> list[str]:

@@ -1,4 +1,4 @@
-"""Locks of Python around short critical sections."""
+"""Storm scenario with Python locks around short critical sections."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PLACES = {"driver"}
 
 
 def question(question: Any, generator: Random) -> Any:
-    """Have what is cut take locks all the time, and nothing else: "driver" is that here."""
+    """Change a request that will be cut, so that it only acquires locks; this activity counts as "driver"."""
     return replace(question, how="driver", leaves=False) if question.how else question
 
 
@@ -23,7 +23,7 @@ def prepare(run: str) -> dict[str, str]:
 
 
 def clean(run: str) -> None:
-    """There is nothing but the application."""
+    """Do nothing, because no server other than the application was used."""
 
 
 def left(server: Any) -> list[str]:

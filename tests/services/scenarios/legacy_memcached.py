@@ -1,4 +1,4 @@
-"""python-memcached, with a way to memcached on which answers take a few milliseconds, so that some are cut."""
+"""Storm scenario with python-memcached, through a proxy that delays responses, so that requests are cut meanwhile."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def forward(connection: Any, server: tuple[str, int]) -> None:
 
 
 def copy(source: Any, target: Any, longest: float) -> None:
-    """Pass on until one side leaves, each piece after a random while; then cut both."""
+    """Forward data until one side closes, each piece after a random delay; then close both sides."""
     with suppress(OSError):
         while data := source.recv(65536):
             if longest:
@@ -57,7 +57,7 @@ def copy(source: Any, target: Any, longest: float) -> None:
 
 
 def clean(run: str) -> None:
-    """Nothing is left in a memcached that ends with its test."""
+    """Do nothing, because the fixture stops memcached at the end of the test."""
 
 
 def left(server: Any) -> list[str]:

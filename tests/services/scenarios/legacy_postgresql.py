@@ -1,6 +1,6 @@
-"""What legacy applications need on PostgreSQL, and what they may leave there; each run has a schema of its own.
+"""The PostgreSQL schema of legacy applications, and checks for leftovers in it; each run has its own schema.
 
-Decides nothing about drivers: the scenario for one adds only where its application is.
+The scenario for each driver only adds the reference to its application.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def asked(statement: str, *parameters: Any, schema: str = "public") -> list[Any]
 
 
 def locks(run: str) -> int:
-    """Return the first half of the numbers of this run's advisory locks."""
+    """Return the first of the two numbers that identify an advisory lock of this run."""
     return zlib.crc32(run.encode()) >> 1
 
 
@@ -41,7 +41,7 @@ def prepare(run: str) -> dict[str, str]:
 
 
 def clean(run: str) -> None:
-    # A connection that the run has left may have locks on what is dropped.
+    # End connections that the run has left, because they might hold locks on the schema.
     asked("select pg_terminate_backend(pid) from pg_stat_activity where application_name = %s", run)
     asked(f"drop schema if exists {run} cascade")
 
@@ -51,7 +51,7 @@ def connections(run: str) -> int:
 
 
 def left(server: Any) -> list[str]:
-    """Find transactions, statements, locks and connections beyond one for each slot."""
+    """Return open transactions, running statements, held locks, and connections beyond one for each slot."""
     busy = "select state from pg_stat_activity where application_name = %s and state <> 'idle'"
     held = """select distinct locktype from pg_locks join pg_stat_activity using (pid) where application_name = %s
         and locktype in ('advisory', 'transactionid', 'tuple')"""

@@ -1,4 +1,4 @@
-"""A thread-local psycopg 3 connection."""
+"""Storm scenario with a thread-local psycopg 3 connection."""
 
 from __future__ import annotations
 

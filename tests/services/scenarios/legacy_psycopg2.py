@@ -1,4 +1,4 @@
-"""A thread-local psycopg2 connection."""
+"""Storm scenario with a thread-local psycopg2 connection."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A thread-local PyMySQL connection; each run has a database of its own."""
+"""Storm scenario with a thread-local PyMySQL connection; each run has its own database."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ URL = urlsplit(ADDRESS)
 
 
 def asked(*statements: str, database: str | None = None) -> list[Any]:
-    """Ask with a connection of one's own, and return the rows of the last statement."""
+    """Run statements on a separate connection, and return the rows of the last one."""
     address = {"host": URL.hostname, "port": URL.port or 3306, "user": URL.username, "password": URL.password or ""}
     with pymysql.connect(**address, database=database, autocommit=True) as connection, connection.cursor() as cursor:
         for statement in statements:
@@ -43,7 +43,7 @@ def connections(run: str) -> int:
 
 
 def left(server: Any) -> list[str]:
-    """Find transactions, statements, locks and connections beyond one for each slot."""
+    """Return open transactions, running statements, held locks, and connections beyond one for each slot."""
     run = server.run
     running = asked(f"select info from information_schema.processlist where db = '{run}' and command <> 'Sleep'")
     transactions = asked(

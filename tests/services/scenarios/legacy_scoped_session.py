@@ -1,4 +1,4 @@
-"""SQLAlchemy's scoped_session."""
+"""Storm scenario with SQLAlchemy's scoped_session."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A thread-local sqlite3 connection; each run has its own file."""
+"""Storm scenario with a thread-local sqlite3 connection; each run has its own file."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def clean(run: str) -> None:
 
 
 def left(server: Any) -> list[str]:
-    """Find a lock, and far more connections than slots."""
+    """Report a lock that is still held, and connections in excess of twice the number of slots."""
     found = []
     with closing(sqlite3.connect(path(server.run), timeout=0)) as connection:
         try:
             connection.execute("begin immediate")
         except sqlite3.OperationalError as error:
             found.append(f"a lock: {error}")
-    # SQLite keeps the file of a closed connection open while another one has a lock, and uses it for the next.
+    # SQLite keeps a closed connection's file open while another connection has a lock, and reuses the file later.
     return found + ["one connection more than twice the slots"] * (opened(server) - 2 * server.slots)
 
 

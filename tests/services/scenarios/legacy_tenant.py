@@ -1,4 +1,4 @@
-"""A tenant in a thread-local; each has a schema of its own."""
+"""Storm scenario with a tenant in a thread-local; each tenant has its own schema."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def clean(run: str) -> None:
 
 
 def verify(server: Any, requests: list[Any]) -> list[str]:
-    """Find visits that are with another tenant than the one who came, or are missing."""
+    """Return visits that are missing, or that were recorded for a tenant other than the visitor's."""
     seen = {}
     for user in USERS:
         for (number,) in asked("select number from visit", schema=schema(server.run, user)):

@@ -1,4 +1,4 @@
-"""What the scenarios of both PostgreSQL drivers ask the server beside the storm, with one connection of their own."""
+"""Queries for the scenarios of both PostgreSQL drivers, made on a separate connection outside of the storm."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def connections(run: str) -> int:
 
 
 def verify(run: str, answered: list[int]) -> list[str]:
-    """Find answers that were given for something that is not there."""
+    """Return the jobs that were answered although their row is missing."""
     written = {number for (number,) in asked(f"select number from {table(run)}")}
     lost = set(answered) - written
     return [f"{len(lost)} jobs were answered, but what they have committed is not there"] if lost else []

@@ -1,4 +1,4 @@
-"""psycopg 3: a question, a pause, an insert and a commit."""
+"""Storm scenario for psycopg 3: a query, a pause, an insert and a commit."""
 
 from __future__ import annotations
 
@@ -41,6 +41,6 @@ def linger(session: Any) -> None:
 
 
 def sending(tb: TracebackType) -> bool:
-    """psycopg waits until a socket is both readable and writable while it sends."""
+    """Return True if a send was interrupted: psycopg then waits until its socket is readable or writable."""
     masks = [frame.f_locals["evmask"] for frame, _ in traceback.walk_tb(tb) if frame.f_code.co_name == "wait_poll"]
     return any(mask & select.POLLOUT for mask in masks)

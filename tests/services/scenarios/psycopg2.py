@@ -1,4 +1,4 @@
-"""psycopg2: a question, a pause, an insert and a commit."""
+"""Storm scenario for psycopg2: a query, a pause, an insert and a commit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LARGE = 1_000_000
 
 
 class SlowForSome(Psycopg2Sessions):
-    """The sessions of the first worker are connected by a slow line."""
+    """A session source that connects the first worker's sessions through a `SlowLine`."""
 
     def __init__(self, address: str, **kwargs: Any) -> None:
         super().__init__(address, **kwargs)
@@ -60,6 +60,6 @@ def linger(session: Any) -> None:
 
 
 def sending(tb: TracebackType) -> bool:
-    """psycopg2 asks its wait callback to wait until the socket is writable while it sends."""
+    """Return True if a send was interrupted: the wait callback was then waiting until the socket is writable."""
     states = [frame.f_locals["state"] for frame, _ in traceback.walk_tb(tb) if frame.f_code.co_name == "_wait"]
     return extensions.POLL_WRITE in states

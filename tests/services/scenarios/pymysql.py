@@ -1,4 +1,4 @@
-"""PyMySQL: a question, a pause, an insert and a commit; each run has a database of its own, by which it is found."""
+"""Storm scenario for PyMySQL: a query, a pause, an insert and a commit; each run has its own database."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ LOCK = ""
 
 
 def asked(statement: str, *parameters: Any) -> Any:
-    """Ask the server with a connection of one's own."""
+    """Run a statement on a separate connection."""
     with pymysql.connect(**ADDRESS, autocommit=True) as connection, connection.cursor() as cursor:
         cursor.execute(statement, parameters)
         return cursor.fetchall()
 
 
 class SlowSessions(PyMySQLSessions):
-    """Send little at a time, so that aborts have time to come in between."""
+    """A session source whose connections send little data at a time, so that aborts can be raised while they send."""
 
     def open(self, worker_id: int) -> Any:
         connection = super().open(worker_id)
@@ -46,7 +46,7 @@ def source(run: str) -> SessionSource:
 
 
 def hold(run: str) -> None:
-    """Have a lock that everybody else waits for in vain; it is in no database, and so not counted."""
+    """Take a lock for which all other connections wait. Its connection is not counted, because it has no database."""
     global HOLDER, LOCK
     HOLDER, LOCK = pymysql.connect(**ADDRESS), run
     with HOLDER.cursor() as cursor:
@@ -65,7 +65,7 @@ def clean(run: str) -> None:
 
 
 def connections(run: str) -> int:
-    # The connections that cancel statements are in the same database.
+    # This number includes the connections that cancel statements, because they use the same database.
     return int(asked("select count(*) from information_schema.processlist where db = %s", run)[0][0])
 
 
@@ -83,12 +83,12 @@ def work(session: Any, question: Any, stage: Any) -> tuple[int, int]:
 
 
 def linger(session: Any) -> None:
-    # In MariaDB, whose SLEEP() has one mutex for all, KILL can take two seconds when many are killed that sleep.
+    # Do not use SLEEP(): in MariaDB, it has one mutex, so killing many sleeping connections can take two seconds.
     with session.cursor() as cursor:
         cursor.execute("select get_lock(%s, 30)", (LOCK,))
 
 
 def verify(run: str, answered: list[int]) -> list[str]:
-    """Find answers that were given for something that is not there."""
+    """Return the jobs that were answered although their row is missing."""
     lost = set(answered) - {number for (number,) in asked(f"select number from `{run}`.answered")}
     return [f"{len(lost)} jobs were answered, but what they have committed is not there"] if lost else []

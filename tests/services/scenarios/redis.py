@@ -1,4 +1,4 @@
-"""redis-py: a question, a pause and a transaction; each run has a name of its own, by which it is found."""
+"""Storm scenario for redis-py: a query, a pause and a transaction; each run has its own connection name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RUN = ""
 
 
 class TakesLittle(redis.Connection):
-    """A connection whose sender has to wait, as its socket takes little at once."""
+    """A connection whose sender must wait, because the socket has a small buffer."""
 
     def _connect(self) -> Any:
         connected = super()._connect()
@@ -27,7 +27,7 @@ class TakesLittle(redis.Connection):
 
 
 class SlowForSome(RedisSessions):
-    """The sessions of the first worker are connected by a slow line."""
+    """A session source that connects the first worker's sessions through a `SlowLine`."""
 
     def __init__(self, url: str, **kwargs: Any) -> None:
         super().__init__(url, **kwargs)
@@ -38,7 +38,7 @@ class SlowForSome(RedisSessions):
 
 
 def asked(command: str, *arguments: Any) -> Any:
-    """Ask the server with a connection of one's own."""
+    """Run a command on a separate connection."""
     with redis.Redis.from_url(ADDRESS) as client:
         return client.execute_command(command, *arguments)
 
@@ -58,7 +58,7 @@ def connections(run: str) -> int:
 
 
 def work(session: Any, question: Any, stage: Any) -> tuple[int, int]:
-    """Echo the question, note its number, and count it in a transaction beside it."""
+    """Echo the question, store its number, and count it in the same transaction."""
     with stage("statement"):
         payload = session.echo(f"{question.number} {question.payload}")
     number, _, text = payload.decode().partition(" ")
@@ -75,6 +75,6 @@ def linger(session: Any) -> None:
 
 
 def verify(run: str, answered: list[int]) -> list[str]:
-    """Find answers that were given for something that is not there."""
+    """Return the jobs that were answered although their number is missing."""
     lost = set(answered) - {int(number) for number in asked("SMEMBERS", f"{run}:answered")}
     return [f"{len(lost)} jobs were answered, but what they have committed is not there"] if lost else []

@@ -1,4 +1,4 @@
-"""What the scenarios of SQLAlchemy have in common: a question, a pause, an insert and a commit in a session."""
+"""The common code of the SQLAlchemy scenarios: a query, a pause, an insert and a commit in a session."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from intralb_gevent.integrations.sqlalchemy import SQLAlchemySessions
 
 
 def sessions(address: str | URL, **connect_args: Any) -> SQLAlchemySessions:
-    # There is a connection for each slot: who waits for one at all waits in vain.
+    # Use a short timeout: there is a connection for each slot, so a wait for a connection means that one was lost.
     return SQLAlchemySessions(address, engine_options={"connect_args": connect_args, "pool_timeout": 5})
 
 

@@ -1,4 +1,4 @@
-"""SQLAlchemy over psycopg 3."""
+"""Storm scenario for SQLAlchemy with psycopg 3."""
 
 from __future__ import annotations
 

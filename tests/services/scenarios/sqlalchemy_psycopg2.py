@@ -1,4 +1,4 @@
-"""SQLAlchemy over psycopg2."""
+"""Storm scenario for SQLAlchemy with psycopg2."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .psycopg2 import sending
 __all__ = ["PLACES", "clean", "connections", "linger", "prepare", "sending", "source", "verify", "work"]
 
 INSERT = ""
-# The driver puts a statement together by itself; there is hardly ever a wait while it is sent.
+# Leave out "send": the driver encodes a statement without waiting, and hardly ever waits while sending.
 PLACES = {"connect", "receive", "commit", "between"}
 
 

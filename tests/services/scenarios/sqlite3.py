@@ -1,4 +1,4 @@
-"""sqlite3: a question, a pause within a transaction that others wait for, and a commit; each run has its own file."""
+"""Storm scenario for sqlite3: a query, a pause in a transaction for which other jobs wait, and a commit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import gevent
 from intralb_gevent import SessionSource
 from intralb_gevent.integrations.sqlite3 import SQLiteSessions
 
-# There is no server: an abort lands while a job waits for the lock or for the commit, in SQL that takes long, and
+# There is no server. Aborts are raised while a job waits for the lock or the commit, in a long-running statement, and
 # between calls.
 PLACES = {"receive", "between"}
 NEVER_ENDING = "with recursive n(i) as (select 1 union all select i + 1 from n) select count(*) from n"
@@ -24,7 +24,7 @@ def path(run: str) -> str:
 
 
 class QuickSessions(SQLiteSessions):
-    """Do not wait for the disk at each commit."""
+    """A session source whose connections do not wait for the disk at each commit."""
 
     def open(self, worker_id: int) -> sqlite3.Connection:
         connection = super().open(worker_id)
@@ -60,7 +60,7 @@ def work(session: Any, question: Any, stage: Any) -> tuple[int, int]:
     with stage("statement"):
         session.execute("insert or replace into answered values (?)", (question.number,))
     if question.aborted:
-        # The lock is held meanwhile.
+        # Hold the lock during this pause.
         gevent.sleep(0.001)
     with stage("commit"):
         session.commit()
@@ -72,7 +72,7 @@ def linger(session: Any) -> None:
 
 
 def verify(run: str, answered: list[int]) -> list[str]:
-    """Find answers that were given for something that is not there."""
+    """Return the jobs that were answered although their row is missing."""
     connection = sqlite3.connect(path(run))
     lost = set(answered) - {number for (number,) in connection.execute("select number from answered")}
     connection.close()

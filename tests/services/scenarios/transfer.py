@@ -1,6 +1,7 @@
-"""A transfer between two accounts, whichever driver carries it: the sum never changes, for nobody who looks.
+"""A transfer between two accounts, with any driver: every reader sees the same sum.
 
-Decides the statements and what must hold. A scenario for a driver calls `transfer` with its own way to execute.
+This module defines the statements and the invariants. A scenario for a driver calls `transfer` with a function that
+executes a statement.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from .postgres import asked, connections, table
 __all__ = ["PLACES", "SIZE", "clean", "connections", "prepare", "transfer", "verify"]
 
 PLACES = {"receive", "between", "commit"}
-# One transfer at a time goes on, however many are under way: with more, nearly every abort would meet a job that waits.
+# Use few slots: only one transfer proceeds at a time, so with more slots, nearly every abort would hit a waiting job.
 SIZE = (2, 2)
 SUM = 2_000_000
 LEDGER = {"name": ""}
@@ -32,7 +33,7 @@ def clean(run: str) -> None:
 
 
 def verify(run: str, answered: list[int]) -> list[str]:
-    """Find money that was lost or made, and transfers that were answered for and not made."""
+    """Return faults: lost or created money, and transfers that were answered but not made."""
     rows = asked(f"select balance, transfers from {table(run)}")
     total, (taken, given) = sum(balance for balance, _ in rows), (transfers for _, transfers in rows)
     faults = [f"the sum is {total} in place of {SUM}"] if total != SUM else []
@@ -42,7 +43,7 @@ def verify(run: str, answered: list[int]) -> list[str]:
 
 
 def transfer(execute: Callable[..., Any], commit: Callable[[], object], question: Any, stage: Any) -> tuple[int, int]:
-    """Move an amount from one account to the other, having looked at both; `execute` returns the first row."""
+    """Read both accounts, and move an amount from one to the other; `execute` returns the first row."""
     ledger, amount = LEDGER["name"], abs(question.number) % 97 + 1
     with stage("statement"):
         look = f"select %s::int, length(%s), sum(balance)::bigint from {ledger}"

@@ -1,4 +1,4 @@
-"""Transfers through psycopg 3."""
+"""Storm scenario for transfers with psycopg 3."""
 
 from __future__ import annotations
 

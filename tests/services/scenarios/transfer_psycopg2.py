@@ -1,4 +1,4 @@
-"""Transfers through psycopg2."""
+"""Storm scenario for transfers with psycopg2."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Transfers between two accounts in MariaDB, through PyMySQL: the sum never changes, for nobody who looks."""
+"""Transfers between two accounts in MariaDB, through PyMySQL: every reader sees the same sum."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def work(session: Any, question: Any, stage: Any) -> tuple[int, int]:
 
 
 def verify(run: str, answered: list[int]) -> list[str]:
-    """Find money that was lost or made, and transfers that were answered for and not made."""
+    """Return faults: lost or created money, and transfers that were answered but not made."""
     rows = asked(f"select balance, transfers from `{run}`.accounts")
     total, (taken, given) = sum(balance for balance, _ in rows), (transfers for _, transfers in rows)
     faults = [f"the sum is {total} in place of {SUM}"] if total != SUM else []

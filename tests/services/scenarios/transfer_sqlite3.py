@@ -1,4 +1,4 @@
-"""Transfers between two accounts in one SQLite file: the sum never changes, for nobody who looks."""
+"""Transfers between two accounts in one SQLite file: every reader sees the same sum."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def work(session: Any, question: Any, stage: Any) -> tuple[int, int]:
 
 
 def verify(run: str, answered: list[int]) -> list[str]:
-    """Find money that was lost or made, and transfers that were answered for and not made."""
+    """Return faults: lost or created money, and transfers that were answered but not made."""
     connection = sqlite3.connect(path(run))
     rows = connection.execute("select balance, transfers from accounts").fetchall()
     connection.close()

@@ -1,0 +1,179 @@
+"""Reports an event loop that is blocked for seconds, and finally exits the process, so that the process is restarted.
+
+A blocked loop serves no request and runs no timer, so this code runs in the watchdog's native thread. This code must
+not use a lock that another thread may hold, such as the locks of `logging`, so it writes directly to the standard
+error.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from time import monotonic
+from types import FrameType
+from typing import Any, Final
+
+from gevent import getcurrent
+from gevent.monkey import get_original
+
+from ..policy.requestidentity import identity
+from ..process.children import end_children
+from ..process.logline import LINES
+from ..process.outlet import drain
+from .safepoints import application_frames
+from .slotgreenlet import slot_at
+
+__all__ = ["EXIT_CODE", "WHILE_BLOCKED", "BlockedLoop", "while_blocked"]
+
+REPORT_SECONDS: Final = 5.0
+"""Seconds after which a blocked loop is reported; each blockage is reported once."""
+
+EXIT_CODE: Final = 70
+"""Exit code of a process whose loop was blocked for too long; it is EX_SOFTWARE of sysexits.h."""
+
+LONGEST_STEP: Final = 0.1
+"""Maximum number of seconds that are counted between two checks; the process may have been stopped in between."""
+
+WRITE_SECONDS: Final = 1.0
+"""Maximum number of seconds for writing a report; the process that reads the pipe may have stopped."""
+
+_sleep: Callable[[float], None] = get_original("time", "sleep")
+_start_thread: Callable[..., int] = get_original("_thread", "start_new_thread")
+_ident: Callable[[], int] = get_original("_thread", "get_ident")
+
+WHILE_BLOCKED: Final[list[Callable[[], object]]] = []
+
+
+def while_blocked(function: Callable[[], object]) -> None:
+    """Register a function that a native thread calls repeatedly while a watched loop is blocked. The function must not
+    block."""
+    WHILE_BLOCKED.append(function)
+
+
+class BlockedLoop:
+    """Measures how long one thread's event loop has been blocked."""
+
+    def __init__(self) -> None:
+        self.timeout = math.inf
+        """Seconds for which the loop may be blocked before the process exits."""
+        self.thread = -1
+        """Id of the loop's thread, as `_thread.get_ident()` returns it."""
+        self._program: FrameType | None = None
+        self._since: float | None = None
+        self._last = 0.0
+        self._blocked = 0.0
+        self._reported = False
+
+    def __repr__(self) -> str:
+        return f"<BlockedLoop for {self._blocked:.1f} s, timeout {self.timeout:g} s>"
+
+    def begin(self) -> None:
+        """Begin to measure the event loop of the current thread."""
+        self.thread = _ident()
+        self._program = _outermost(_root_frame())
+
+    def look(self, busy_since: float) -> None:
+        """Record that the loop has been busy since `busy_since`; if it has been blocked for too long, report or exit.
+
+        This method is called in a native thread.
+        """
+        now = monotonic()
+        if busy_since != self._since:
+            self._since, self._blocked, self._reported = busy_since, 0.0, False
+        else:
+            self._blocked += min(now - self._last, LONGEST_STEP)
+        self._last = now
+        if self._blocked >= REPORT_SECONDS and not self._reported and self._by_a_greenlet():
+            self._reported = True
+            self._write("it still does")
+        if self._blocked >= self.timeout and self._by_a_greenlet():
+            self._write(f"exiting with code {EXIT_CODE}, as block_timeout_seconds is {self.timeout:g}")
+            end_children()
+            drain(WRITE_SECONDS)
+            os._exit(EXIT_CODE)
+
+    def _by_a_greenlet(self) -> bool:
+        """Return whether a greenlet blocks the loop, and not the main program, which may start and stop slowly."""
+        if self._program is not None and _outermost(self._frame()) is self._program:
+            self._blocked = 0.0
+            return False
+        return True
+
+    def _frame(self) -> FrameType | None:
+        return sys._current_frames().get(self.thread)
+
+    def _write(self, consequence: str) -> None:
+        slot = slot_at(self._frame())
+        culprit = "code outside of requests" if slot is None or slot.job is None else slot.job.name
+        kept = f"{culprit} kept the event loop from all other work for {self._blocked:.1f} s; {consequence}"
+        fields = {} if slot is None or slot.job is None else identity(slot.job.environ)
+        write_report(WRITE_SECONDS, kept, stacks(self.thread), fields)
+
+
+def _root_frame() -> FrameType | None:
+    """Return the innermost frame of the greenlet that runs the main program."""
+    root: Any = getcurrent()
+    if root.parent is None:
+        return sys._getframe()
+    while root.parent is not None:
+        root = root.parent
+    frame: FrameType | None = root.gr_frame
+    return frame
+
+
+def _outermost(frame: FrameType | None) -> FrameType | None:
+    while frame is not None and frame.f_back is not None:
+        frame = frame.f_back
+    return frame
+
+
+def stacks(first: int) -> Iterator[str]:
+    """Yield the stacks of all native threads as lines, beginning with the thread `first`; innermost frames come last.
+
+    Of the thread `first`, only the application's frames are included if there are any. The source code is not
+    included, because reading it might be slow.
+    """
+    frames = sys._current_frames()
+    for ident in sorted(frames, key=lambda ident: ident != first):
+        every = list(_outwards(frames[ident]))
+        shown = list(application_frames(frames[ident])) if ident == first else []
+        yield f"native thread {ident:#x}, most recent call last:"
+        for frame, line in reversed(shown or every):
+            yield f'  File "{frame.f_code.co_filename}", line {line}, in {frame.f_code.co_name}'
+
+
+def _outwards(frame: FrameType | None) -> Iterator[tuple[FrameType, int]]:
+    while frame is not None:
+        yield frame, frame.f_lineno
+        frame = frame.f_back
+
+
+def write_report(seconds: float, message: str, lines: Iterable[str], fields: Mapping[str, str] | None = None) -> None:
+    """Write a log line with stacks to the standard error, in the format of the log; wait at most `seconds`."""
+    stack = "\n".join(lines)
+    if LINES.json:
+        text = LINES.line("CRITICAL", message, {**(fields or {}), "stack": stack})
+    else:
+        text = f"{LINES.line('CRITICAL', message)}\n{stack}"
+    write_within(seconds, f"{text}\n")
+
+
+def write_within(seconds: float, text: str) -> None:
+    """Write to the standard error from a native thread, and wait at most `seconds` for the reader."""
+    done: list[bool] = []
+
+    def write() -> None:
+        try:
+            rest = text.encode("utf-8", "backslashreplace")
+            while rest:
+                rest = rest[os.write(2, rest) :]
+        except OSError:
+            pass
+        done.append(True)
+
+    _start_thread(write, ())
+    end = monotonic() + seconds
+    while not done and monotonic() < end:
+        _sleep(0.005)

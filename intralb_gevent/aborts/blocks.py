@@ -1,0 +1,274 @@
+"""Finds where the statements and blocks of a function begin and end, from the function's bytecode.
+
+This module determines at which instructions an exception would leave an operation half done. These are the instructions
+between the return of a call and the use of its result, and those at which a `try` or `with` block begins or ends. A
+function's exception table maps ranges of instructions to handlers.
+"""
+
+from __future__ import annotations
+
+import dis
+from bisect import bisect_right
+from functools import lru_cache
+from types import CodeType
+from typing import Any, Final, NamedTuple
+
+__all__ = [
+    "CALLS",
+    "GOES_ELSEWHERE",
+    "JUMPS",
+    "calls_enter",
+    "calls_exit",
+    "change_of_depth",
+    "handled",
+    "has_value",
+    "height",
+    "heights",
+    "instructions_of",
+    "is_at_edge",
+    "is_loop",
+    "is_within_step",
+    "loop_start",
+    "returns",
+    "returns_soon",
+]
+
+CALLS: Final = frozenset({"CALL", "PRECALL", "CALL_FUNCTION_EX", "CALL_KW"})
+"""Instructions that make a call. After a few executions, Python 3.11 makes some calls in PRECALL instead of CALL."""
+JUMPS: Final = frozenset({*dis.hasjrel, *dis.hasjabs})
+
+GOES_ELSEWHERE: Final = frozenset(
+    {
+        *("JUMP_FORWARD", "JUMP_BACKWARD", "JUMP_BACKWARD_NO_INTERRUPT"),
+        *("RETURN_VALUE", "RETURN_CONST", "RAISE_VARARGS", "RERAISE"),
+    }
+)
+"""Instructions that never pass control to the next instruction."""
+_LEAVES_NOTHING: Final = (
+    *(
+        "STORE_",
+        "DELETE_",
+        "POP_",
+        "JUMP_",
+        "NOP",
+        "RESUME",
+        "LOAD_FAST",
+        "LOAD_CONST",
+        "LOAD_DEREF",
+        "PUSH_",
+        "COPY_FREE",
+    ),
+    *("LIST_", "SET_ADD", "SET_UPDATE", "MAP_ADD", "DICT_", "END_FOR", "WITH_EXCEPT", "YIELD_VALUE", "EXTENDED_ARG"),
+)
+"""Name prefixes of instructions that run no application code, or leave no new value on the stack."""
+_ENTERS: Final = "BEFORE_WITH"
+_BEGINS_HANDLER: Final = frozenset({"PUSH_EXC_INFO", "WITH_EXCEPT_START"})
+"""Instructions that run after a `with` block has caught an exception, and before its `__exit__` is called."""
+_RETURNS: Final = frozenset({"RETURN_VALUE", "RETURN_CONST"})
+_BEFORE_RETURN: Final = frozenset({"NOP", "SWAP", "BUILD_TUPLE"})
+_NOTHING_THREE_TIMES: Final = ["None"] * 3
+_EXIT_ARGUMENTS: Final = 2
+"""Argument count of `__exit__(None, None, None)` in bytecode, which does not include the first None."""
+_BEFORE_END: Final = frozenset({"NOP", "SWAP"})
+"""Instructions at the end of a `with` block's body that the block's exception handler may not cover."""
+
+
+@lru_cache(maxsize=128)
+def instructions_of(code: CodeType) -> tuple[dis.Instruction, ...]:
+    """Return the instructions of a function; in some versions of Python, CACHE instructions are missing."""
+    return tuple(dis.get_instructions(code))
+
+
+@lru_cache(maxsize=1024)
+def handled(code: CodeType) -> Any:
+    """Return the entries of the exception table; empty for functions without exception handlers."""
+    return getattr(dis.Bytecode(code), "exception_entries")  # noqa: B009  # typeshed does not know it
+
+
+class _Handler(NamedTuple):
+    """An exception handler: the offset of its first instruction, and the stack height when it is entered."""
+
+    target: int
+    depth: int
+
+
+def _handler(code: CodeType, offset: int) -> _Handler | None:
+    entries = (each for each in handled(code) if each.start <= offset < each.end)
+    return next((_Handler(each.target, each.depth) for each in entries), None)
+
+
+@lru_cache(maxsize=128)
+def _offsets(code: CodeType) -> tuple[int, ...]:
+    return tuple(each.offset for each in instructions_of(code))
+
+
+def _index(code: CodeType, offset: int) -> int:
+    """Return the index of the last instruction at or before an offset; -1 if there is none."""
+    return bisect_right(_offsets(code), offset) - 1
+
+
+def _operation(code: CodeType, offset: int) -> str:
+    index = _index(code, offset)
+    return instructions_of(code)[index].opname if index >= 0 else ""
+
+
+# Steps.
+
+
+@lru_cache(maxsize=1024)
+def is_within_step(code: CodeType, offset: int) -> bool:
+    """Return whether an exception right after an instruction may bypass a block's handler, or lose a call's result."""
+    if offset < 0 or offset == _entry(code):
+        return False
+    return is_at_edge(code, offset) or _has_result(code, offset)
+
+
+def _has_result(code: CodeType, offset: int) -> bool:
+    """Return whether an instruction makes a call whose result is used."""
+    steps = instructions_of(code)
+    index = _index(code, offset) + 1
+    if not index or steps[index - 1].opname not in CALLS:
+        return False
+    # Skip the CALL that follows a PRECALL, because PRECALL may have made the call.
+    passed = ("CACHE", "CALL") if steps[index - 1].opname == "PRECALL" else ("CACHE",)
+    following = next((each for each in steps[index:] if each.opname not in passed), None)
+    return following is not None and following.opname != "POP_TOP"
+
+
+def is_loop(code: CodeType, offset: int) -> bool:
+    """Return whether an instruction fetches the next item of a loop."""
+    return _operation(code, offset) == "FOR_ITER"
+
+
+def has_value(code: CodeType, offset: int) -> bool:
+    """Return whether an instruction may leave a value on the stack that the application or a library has produced."""
+    return not _operation(code, offset).startswith(_LEAVES_NOTHING)
+
+
+def height(code: CodeType, offset: int) -> int | None:
+    """Return the stack height before an instruction; None if it is unknown."""
+    return heights(code).get(offset)
+
+
+def returns(code: CodeType, offset: int) -> bool:
+    """Return whether an instruction returns from the function."""
+    return _operation(code, offset) in _RETURNS
+
+
+@lru_cache(maxsize=1024)
+def returns_soon(code: CodeType, offset: int) -> bool:
+    """Return whether the function only loads variables and returns from the given instruction on."""
+    for each in instructions_of(code)[max(0, _index(code, offset)) :]:
+        if each.opname == "CACHE":
+            continue
+        if each.opname in _RETURNS:
+            return True
+        if each.opname not in _BEFORE_RETURN and not each.opname.startswith(("LOAD_FAST", "LOAD_CONST")):
+            return False
+    return False
+
+
+@lru_cache(maxsize=128)
+def heights(code: CodeType) -> dict[int, int]:
+    """Return the stack height before the instruction at each offset; offsets with an unknown height are absent."""
+    known = {entry.target: entry.depth + 1 + entry.lasti for entry in handled(code)}
+    depth: int | None = 0
+    for each in instructions_of(code):
+        depth = known.setdefault(each.offset, depth) if depth is not None else known.get(each.offset)
+        if depth is None:
+            continue
+        if each.opcode in JUMPS:
+            known.setdefault(each.argval, depth + dis.stack_effect(each.opcode, each.arg, jump=True))
+        goes_on = each.opname not in GOES_ELSEWHERE
+        depth = depth + dis.stack_effect(each.opcode, each.arg, jump=False) if goes_on else None
+    return known
+
+
+# Blocks.
+
+
+@lru_cache(maxsize=1024)
+def is_at_edge(code: CodeType, offset: int) -> bool:
+    """Return whether an instruction is at the edge of a `try` or `with` block, begins a handler, or is a NOP for `try`.
+
+    An exception at such an instruction may bypass the block's handler. In particular, an exception at the end of a loop
+    counts as raised before the loop; if the loop is the first statement of a `try` block, that point is outside of the
+    block. The start of a function is not an edge: no block has begun, so an exception there is equivalent to one from
+    the call. In a function that recurses endlessly, its start may be the only point where an abort is possible.
+    """
+    if offset == _entry(code):
+        return False
+    operation = _operation(code, offset)
+    if offset in _ends_of_with(code) or operation in _BEGINS_HANDLER or operation == "NOP":
+        return True
+    return len({_handler(code, each) for each in _places(code, offset)}) > 1
+
+
+@lru_cache(maxsize=1024)
+def _entry(code: CodeType) -> int | None:
+    """Return the offset of the instruction where a function checks for signals right after being called."""
+    return next((each.offset for each in instructions_of(code) if each.opname == "RESUME"), None)
+
+
+@lru_cache(maxsize=1024)
+def change_of_depth(code: CodeType, offset: int, following: int) -> int:
+    """Return how the number of open `try` and `with` blocks changes between two consecutive instructions.
+
+    The result is 1 if a block has begun, -1 if a block has ended (even if another one has begun), and 0 otherwise.
+    """
+    old, new = _handler(code, offset), _handler(code, following)
+    if old == new:
+        return 0
+    return 1 if old is None or (new is not None and new.depth > old.depth) else -1
+
+
+def calls_enter(code: CodeType, offset: int) -> bool:
+    """Return whether an instruction calls the `__enter__` of a `with` block."""
+    return _operation(code, offset) == _ENTERS
+
+
+def calls_exit(code: CodeType, offset: int) -> bool:
+    """Return whether an instruction calls the `__exit__` of a `with` block."""
+    operation = _operation(code, offset)
+    return operation == "WITH_EXCEPT_START" or (operation in CALLS and offset in _ends_of_with(code))
+
+
+@lru_cache(maxsize=1024)
+def _ends_of_with(code: CodeType) -> frozenset[int]:
+    """Return the offsets of the instructions that call `__exit__(None, None, None)`, which no handler covers."""
+    steps = [each for each in instructions_of(code) if each.opname not in ("CACHE", "PRECALL")]
+    ends: set[int] = set()
+    for index in range(len(steps) - 3):
+        call = steps[index + 3]
+        if call.opname not in CALLS or call.arg != _EXIT_ARGUMENTS:
+            continue
+        if [_pushed(each) for each in steps[index : index + 3]] != _NOTHING_THREE_TIMES:
+            continue
+        while index and steps[index - 1].opname in _BEFORE_END:
+            index -= 1
+        ends.update(range(steps[index].offset, call.offset + 1))
+    return frozenset(ends)
+
+
+def _pushed(instruction: dis.Instruction) -> str:
+    return "None" if instruction.opname == "LOAD_CONST" and instruction.argval is None else instruction.opname
+
+
+def _places(code: CodeType, offset: int) -> tuple[int, ...]:
+    """Return an offset and the offset of the next instruction.
+
+    If the instruction at the offset jumps back, return the offset, the target, and the one just before the target.
+    """
+    target = loop_start(code, offset)
+    if target is not None:
+        return offset, max(0, target - 2), target
+    index = _index(code, offset) + 1
+    return offset, _offsets(code)[index] if index < len(_offsets(code)) else offset
+
+
+@lru_cache(maxsize=1024)
+def loop_start(code: CodeType, offset: int) -> int | None:
+    """Return the offset to which an instruction jumps back; None if the instruction does not end a loop."""
+    index = _index(code, offset)
+    last = instructions_of(code)[index] if index >= 0 else None
+    return last.argval if last is not None and last.opcode in JUMPS and last.argval <= offset else None

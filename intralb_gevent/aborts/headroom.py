@@ -1,0 +1,75 @@
+"""Reserves recursion depth for the watchdog's signal handler, which Python calls on the stack of the running code.
+
+If a request handler recurses up to the limit, the watchdog's calls would raise RecursionError instead of the abort. A
+handler that catches this error and recurses again would then never be aborted.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Final
+
+from gevent import getcurrent
+
+__all__ = ["HEADROOM"]
+
+_FRAMES: Final = 200
+"""Number of reserved frames: enough to find where to raise an abort, to send the response, and to raise the abort."""
+
+
+class Headroom:
+    """Raises the recursion limit while the watchdog's signal handler runs."""
+
+    def __init__(self) -> None:
+        self._limit = self._limit_before = 0
+        self._taken_by = 0
+        """Id of the greenlet in which the signal handler runs; a reference to the greenlet would count as a
+        leftover."""
+
+    def __repr__(self) -> str:
+        return f"<Headroom above {self._limit}>" if self._limit else "<Headroom not taken>"
+
+    def take(self) -> bool:
+        """Raise the limit; return False if this greenlet has already raised it, or if the stack is too deep.
+
+        The stack is too deep if the limit could not be lowered again. If the signal handler is still running in another
+        greenlet, that greenlet has yielded, perhaps forever, and loses its headroom.
+        """
+        if self._limit and self._taken_by == id(getcurrent()):
+            return False
+        limit = self._limit or sys.getrecursionlimit()
+        try:
+            sys.setrecursionlimit(limit)
+        except RecursionError:
+            return False
+        self._limit, self._taken_by = limit, id(getcurrent())
+        sys.setrecursionlimit(limit + _FRAMES)
+        return True
+
+    def give_back(self) -> None:
+        """Restore the limit, unless other code has changed it.
+
+        The stack must not be deeper than when `take` was called.
+        """
+        limit, self._limit = self._limit, 0
+        if limit and sys.getrecursionlimit() == limit + _FRAMES:
+            sys.setrecursionlimit(limit)
+
+    def take_beforehand(self) -> None:
+        """Raise the limit until `give_back_beforehand`, because the stack was too deep for `take`.
+
+        Any thread can call this method.
+        """
+        if not self._limit_before:
+            self._limit_before = sys.getrecursionlimit()
+            sys.setrecursionlimit(self._limit_before + _FRAMES)
+
+    def give_back_beforehand(self) -> None:
+        """Restore the limit that `take_beforehand` has raised, unless it was changed since."""
+        limit, self._limit_before = self._limit_before, 0
+        if limit and sys.getrecursionlimit() == limit + _FRAMES:
+            sys.setrecursionlimit(limit)
+
+
+HEADROOM: Final = Headroom()
+"""The only `Headroom` of this process."""

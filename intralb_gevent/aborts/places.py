@@ -1,0 +1,55 @@
+"""The line of the application at which a handler waits or computes, as log records show it."""
+
+from __future__ import annotations
+
+import os
+import sysconfig
+from collections.abc import Iterable
+from functools import lru_cache
+from types import FrameType
+from typing import Final
+
+__all__ = ["Place", "is_library", "place_in", "shown_place", "working_directory"]
+
+Place = tuple[str, int]
+"""A file name and a line number."""
+
+_INSTALLED: Final = ("/site-packages/", "/dist-packages/")
+_STANDARD: Final = tuple(
+    os.path.join(path, "") for path in {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")} if path
+)
+
+
+@lru_cache(maxsize=1024)
+def is_library(name: str) -> bool:
+    """Return whether a file belongs to the standard library or to an installed package."""
+    return name.startswith(("<", *_STANDARD)) or any(part in name for part in _INSTALLED)
+
+
+def place_in(frames: Iterable[tuple[FrameType, int]]) -> Place | None:
+    """Return the innermost place outside of libraries, or else the innermost; None if there are no frames.
+
+    `frames` begins with the innermost frame; each has its line number.
+    """
+    innermost: Place | None = None
+    for frame, line in frames:
+        place = (frame.f_code.co_filename, line)
+        if not is_library(place[0]):
+            return place
+        innermost = innermost or place
+    return innermost
+
+
+def working_directory() -> str:
+    """Return the path of the current directory; "" if it was removed, as a deploy may remove an old release."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""
+
+
+def shown_place(place: Place) -> str:
+    """Return a place as FILE:LINE; a file below the current directory has a relative path."""
+    name, line = place
+    below = os.path.join(working_directory(), "")
+    return f"{name.removeprefix(below)}:{line}"

@@ -1,0 +1,179 @@
+"""The greenlet that runs a slot's jobs, and the frame by which the watchdog finds the slot.
+
+A slot keeps its greenlet from job to job, so that thread-locals such as database connections are kept. But a request
+can leave an object behind that affects the greenlet later, such as a timeout that was never cancelled, or a timer that
+kills the greenlet. The next job then needs another greenlet. This module detects such leftovers. The module also
+prevents the reuse of the ids of greenlets whose requests were aborted.
+
+This module is not compiled, because compiled functions have no frames. If all other modules are compiled, the frame of
+`_run_jobs` shows that the frames called from it belong to the application.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from weakref import getweakrefs, ref
+
+from gevent import Greenlet, getcurrent
+from gevent.local import all_local_dicts_for_greenlet  # type: ignore[attr-defined]  # not in its stubs
+
+from ..framevariables import variables
+from .safepoints import calls_application
+
+if TYPE_CHECKING:
+    from ..pool.slot import Slot
+
+__all__ = ["Request", "SlotGreenlet", "current_slot", "is_watched", "keep_ident", "request_of", "slot_at", "slot_of"]
+
+IDENTS_KEPT: Final = 10_000
+"""Maximum number of aborted requests whose greenlets are kept; an ended greenlet takes about 1.3 KB."""
+
+_HOUSEKEEPING: Final = frozenset({"gevent.local", "gevent._gevent_clocal", "gevent.threading"})
+"""gevent's modules that link a callback to each greenlet that uses thread-locals or `current_thread()`."""
+
+_KEY_OF_LOCAL: Final = "_gevent_local"
+"""Prefix of the greenlet attributes that gevent needs when it frees a thread-local."""
+
+
+_INHERITED: Final[Any] = Greenlet.__dict__.get("spawn_tree_locals")
+
+_REQUEST: Final = "intralb_gevent.request"
+
+
+class Request(NamedTuple):
+    """Identifies a request that is running or has run, without a reference to the request's objects."""
+
+    slot: Slot
+    started: float | None
+    """Time at which the request was started, in `time.monotonic()` seconds; unique among the requests of its slot."""
+
+
+class SlotGreenlet(Greenlet):  # type: ignore[type-arg]  # generic in its stubs only
+    """A greenlet that belongs to a slot until the slot replaces it with a new one."""
+
+    intralb_slot: Slot | None = None
+
+    def __init__(self, slot: Slot | None) -> None:
+        super().__init__()
+        self.intralb_slot = slot
+        self._tree: dict[str, Any] = {}
+        # Clear this attribute: gevent has copied it from the creating greenlet, which may be running a request that has
+        # been aborted.
+        if hasattr(_INHERITED, "__set__"):
+            _INHERITED.__set__(self, None)
+
+    @property
+    def spawn_tree_locals(self) -> dict[str, Any]:
+        """The dictionary that gevent passes on to the greenlets that a request starts, and to their children."""
+        job = None if self.intralb_slot is None else self.intralb_slot.job
+        if self.intralb_slot is not None and job is not None:
+            request = Request(self.intralb_slot, job.started)
+            if self._tree.get(_REQUEST) != request:
+                # Create a new dictionary, because greenlets of an earlier request may still use the old one.
+                self._tree = {_REQUEST: request}
+        return self._tree
+
+    @spawn_tree_locals.setter
+    def spawn_tree_locals(self, inherited: object) -> None:
+        """Ignore the creating greenlet's value, because that greenlet runs another request or none."""
+
+    def rawlink(self, callback: Callable[[Any], object]) -> None:
+        """Call `callback` when this greenlet ends; the slot then replaces this greenlet after the current job."""
+        super().rawlink(callback)
+        # Ignore the callbacks that gevent itself links: a function for `current_thread()`, and an object for each
+        # thread-local.
+        modules = {getattr(callback, "__module__", None), type(callback).__module__}
+        if self.intralb_slot is not None and modules.isdisjoint(_HOUSEKEEPING):
+            self.intralb_slot.linked = True
+
+    def _run(self) -> None:
+        slot = self.intralb_slot
+        if slot is not None:
+            _run_jobs(slot)
+        self._drop_locals()
+
+    def _drop_locals(self) -> None:
+        """Drop this greenlet's thread-locals and attributes now: in the hub, their finalizers could not wait."""
+        self.intralb_slot = None
+        for _, values in all_local_dicts_for_greenlet(self):
+            with suppress(BaseException):
+                values.clear()
+        for name in [name for name in vars(self) if not name.startswith(_KEY_OF_LOCAL)]:
+            with suppress(BaseException):
+                delattr(self, name)
+        # Replace the dictionary instead of clearing it: greenlets that the application has spawned may still use it.
+        self._tree = {}
+
+
+@calls_application
+def _run_jobs(slot: Slot) -> None:
+    # This is not a method, so that the greenlet is not a local variable: `slot_at` reads the local variables of this
+    # frame, and Python keeps a copy of them. A reference to the greenlet in this copy would count as a leftover.
+    slot.run()
+
+
+def is_watched(greenlet: SlotGreenlet) -> bool:
+    """Return whether the application keeps weak references to a greenlet, such as in a `WeakKeyDictionary`.
+
+    Only references with a callback count. All references without a callback share one object, which thread-locals use,
+    too.
+    """
+    return any(map(_watches, getweakrefs(greenlet)))
+
+
+def _watches(reference: Any) -> bool:
+    kind = type(reference)
+    if not issubclass(kind, ref):
+        # The reference is a `weakref.proxy`; its callback cannot be read, so assume that it has one.
+        return True
+    return reference.__callback__ is not None and not kind.__module__.startswith("gevent.")
+
+
+_aborted: Final[deque[SlotGreenlet]] = deque(maxlen=IDENTS_KEPT)
+
+
+def keep_ident(greenlet: SlotGreenlet) -> None:
+    """Prevent the reuse of an aborted request's `threading.get_ident()`, which is the address of its greenlet.
+
+    A later request whose application looks up a connection by this number would find one with an unfinished
+    transaction.
+    """
+    # Do not keep a greenlet with watchers: its entries in a `WeakKeyDictionary` must be freed when it ends.
+    if not is_watched(greenlet):
+        _aborted.append(greenlet)
+
+
+def slot_of(greenlet: Any) -> Slot | None:
+    """Return the slot that a greenlet belongs to; None for any other greenlet."""
+    slot: Slot | None = getattr(greenlet, "intralb_slot", None)
+    return slot
+
+
+def current_slot() -> Slot | None:
+    """Return the slot that the current greenlet belongs to; None in any other greenlet."""
+    return slot_of(getcurrent())
+
+
+def slot_at(frame: Any) -> Slot | None:
+    """Return the slot whose job runs at this frame; None if the frame belongs to no job.
+
+    The frame may belong to another thread.
+    """
+    while frame is not None:
+        if frame.f_code is _run_jobs.__code__:
+            slot: Slot = variables(frame)["slot"]
+            return slot
+        frame = frame.f_back
+    return None
+
+
+def request_of(greenlet: Any) -> Request | None:
+    """Return the request that a greenlet is running, or by which the greenlet was spawned.
+
+    Returns None if there is no such request, or if gevent has no record of the request.
+    """
+    request: Request | None = (getattr(greenlet, "spawn_tree_locals", None) or {}).get(_REQUEST)
+    return request

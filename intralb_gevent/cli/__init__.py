@@ -1,0 +1,1 @@
+"""The command line `intralb-gevent`: `serve`, `demo` and `check`."""

@@ -1,0 +1,28 @@
+"""The data type for findings of `intralb-gevent check`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["Finding", "some"]
+
+_EXAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One problem of an application under gevent, and its remedy."""
+
+    severity: Literal["warning", "hint"]
+    """Severity: a warning certainly causes problems under load; a hint depends on facts that only the author knows."""
+    title: str
+    detail: str
+    remedy: str
+
+
+def some(names: Sequence[str]) -> str:
+    """Return a text with the first few names, and the number of the other names."""
+    more = f", and {len(names) - _EXAMPLES} more" if len(names) > _EXAMPLES else ""
+    return ", ".join(names[:_EXAMPLES]) + more

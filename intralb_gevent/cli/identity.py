@@ -1,0 +1,100 @@
+"""The user, the groups, the umask and the pid file of a serving process."""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import os
+import pwd
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ..config.serving import ServingOptions
+from ..errors import OptionError
+from .binding import removed_at_the_end
+from .readyfile import write_file
+
+__all__ = ["Identity", "pid_file"]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """The user and group that a process is to become; None leaves one unchanged."""
+
+    user: int | None = None
+    group: int | None = None
+    name: str | None = None
+    """Name of the user, whose other groups the process gets too; None if the user has no entry."""
+
+    @classmethod
+    def wanted_by(cls, options: ServingOptions) -> Identity:
+        """Look the user and the group up; raises `OptionError` if there is none, or if this process may not change."""
+        user, group, name = None, None, None
+        if options.user is not None:
+            user, group, name = _user(options.user)
+        if options.group is not None:
+            group = _group(options.group)
+        if user is not None and group is None:
+            raise OptionError(f"user: {options.user} has no entry in /etc/passwd; give the group too")
+        wanted = cls(user, group, name)
+        if wanted.changes and os.geteuid() != 0:
+            setting = "user" if wanted.user not in (None, os.geteuid()) else "group"
+            value = getattr(options, setting)
+            raise OptionError(f"{setting}: {value!r} is not allowed here; only root can change to it, so start as root")
+        return wanted
+
+    @property
+    def changes(self) -> bool:
+        """True if the process is to become another user or group."""
+        return self.user not in (None, os.geteuid()) or self.group not in (None, os.getegid())
+
+    @property
+    def owner(self) -> tuple[int, int]:
+        """User id and group id for `os.chown`, in which -1 leaves one unchanged."""
+        if not self.changes:
+            return -1, -1
+        return -1 if self.user is None else self.user, -1 if self.group is None else self.group
+
+    def assume(self) -> None:
+        """Become the user and group for good."""
+        if not self.changes:
+            return
+        if self.group is not None:
+            if self.name is None:
+                os.setgroups([self.group])
+            else:
+                os.initgroups(self.name, self.group)
+            os.setgid(self.group)
+        if self.user is not None:
+            os.setuid(self.user)
+
+
+def _user(text: str) -> tuple[int, int | None, str | None]:
+    """Return the user's id, group and name; a number may have no entry, as in many containers."""
+    try:
+        entry = pwd.getpwuid(int(text)) if text.isdecimal() else pwd.getpwnam(text)
+    except KeyError:
+        if text.isdecimal():
+            return int(text), None, None
+        raise OptionError(f"user: there is no user {text!r}; name one of /etc/passwd, or give a number") from None
+    return entry.pw_uid, entry.pw_gid, entry.pw_name
+
+
+def _group(text: str) -> int:
+    try:
+        return int(text) if text.isdecimal() else grp.getgrnam(text).gr_gid
+    except KeyError:
+        raise OptionError(f"group: there is no group {text!r}; name one of /etc/group, or give a number") from None
+
+
+@contextlib.contextmanager
+def pid_file(path: str | None, identity: Identity) -> Iterator[None]:
+    """Write this process's id into a file, if a path is given, and remove the file at the end of the block."""
+    if path is None:
+        yield
+        return
+    write_file(path, f"{os.getpid()}\n", "pid file", "--pid-file")
+    if identity.changes:
+        os.chown(path, *identity.owner)
+    with removed_at_the_end(path):
+        yield

@@ -1,0 +1,114 @@
+"""Configure the log of a serving process: this package's loggers, and nothing of the application's own logging.
+
+The log is configured before the application is imported, so that warnings and errors of the start have the same format
+and go to the same file. If the application configures this package's loggers, its configuration applies instead.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Any
+
+from ..config.logs import LogOptions
+from ..errors import OptionError
+from ..hub.loghandlers import JOBS, LOGGER
+from ..logformats import JSONFormatter, TextFormatter
+from ..process.logline import LINES
+from .logconfig import configure_by_file
+
+__all__ = ["ServeLog"]
+
+_LOGGERS = (LOGGER, JOBS)
+
+
+class ServeLog:
+    """The configuration of the log of one process. Raises `OptionError` if a file cannot be used."""
+
+    def __init__(self, options: LogOptions, log_format: str) -> None:
+        self._options = options
+        self._format = log_format
+        self._handlers: dict[logging.Logger, logging.Handler] = {}
+        self._level = getattr(logging, options.log_level.upper())
+
+    def __repr__(self) -> str:
+        return f"<ServeLog {self._format}, {self._options}>"
+
+    def begin(self, owner: tuple[int, int] = (-1, -1)) -> None:
+        """Configure the loggers. `owner` is the user and group of the log file, as for `os.chown`."""
+        LINES.json = self._format == "json"
+        LINES.ascii = not _is_utf8(sys.stderr)
+        path, config = self._options.log_file, self._options.log_config
+        if path is not None and config is not None:
+            raise OptionError(
+                f"log_file: {path!r} is not allowed beside log_config, which names the files; leave one out"
+            )
+        if config is not None:
+            configure_by_file(config)
+        else:
+            self._choose_handlers()
+            self._install()
+            for handler in self._handlers.values():
+                if isinstance(handler, logging.FileHandler) and owner != (-1, -1):
+                    os.chown(handler.baseFilename, *owner)
+        LINES.write = _write
+
+    def settle(self) -> None:
+        """After the import of the application, leave the loggers to the application if it has configured them."""
+        # By default, an application's dictConfig() disables every existing logger.
+        LOGGER.disabled = JOBS.disabled = False
+        if self._options.log_config is not None:
+            return
+        if any(handler not in self._handlers.values() for logger in _LOGGERS for handler in logger.handlers):
+            self._remove()
+        else:
+            self._install()
+
+    def _choose_handlers(self) -> None:
+        path = self._options.log_file
+        if path is None:
+            self._handlers = {LOGGER: self._formatted(logging.StreamHandler())}
+        elif self._format == "combined":
+            # Programs that parse the Combined Log Format expect nothing else in its file.
+            self._handlers = {LOGGER: self._formatted(logging.StreamHandler()), JOBS: self._formatted(_file(path))}
+        else:
+            self._handlers = {LOGGER: self._formatted(_file(path))}
+
+    def _formatted(self, handler: logging.Handler) -> logging.Handler:
+        escapes = LINES.ascii and not isinstance(handler, logging.FileHandler)
+        handler.setFormatter(JSONFormatter(ascii=escapes) if self._format == "json" else TextFormatter())
+        return handler
+
+    def _install(self) -> None:
+        for logger, handler in self._handlers.items():
+            logger.addHandler(handler)
+            # Do not propagate records, because the application's own handlers would write every line a second time.
+            logger.propagate = False
+        LOGGER.setLevel(self._level)
+
+    def _remove(self) -> None:
+        for logger, handler in self._handlers.items():
+            if handler in logger.handlers:
+                logger.removeHandler(handler)
+                logger.propagate = True
+        if LOGGER.level == self._level:
+            LOGGER.setLevel(logging.NOTSET)
+
+
+def _write(level: str, text: str) -> None:
+    LOGGER.disabled = False
+    LOGGER.log(getattr(logging, level), "%s", text)
+
+
+def _is_utf8(stream: Any) -> bool:
+    return str(getattr(stream, "encoding", None) or "utf-8").lower().replace("-", "") == "utf8"
+
+
+def _file(path: str) -> logging.FileHandler:
+    try:
+        return logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise OptionError(
+            f"log_file: cannot open {path!r}: {error.strerror}; name a file that this user may write"
+        ) from None

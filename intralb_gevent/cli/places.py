@@ -1,0 +1,97 @@
+"""The addresses, certificates and ready file of a serving process, opened before it becomes another user."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..config.serving import ServingOptions
+from ..http.tlscontext import tls_context
+from .admintoken import take_token
+from .binding import Address, InheritedAddress, OpenAddress, bound_socket, parse
+from .identity import Identity
+from .membership import Membership
+from .readyfile import explained
+
+__all__ = ["Places", "open_places"]
+
+
+@dataclass(frozen=True)
+class Places:
+    """The addresses for clients, operators and HAProxy, and the ready file, from which scripts read them."""
+
+    addresses: Sequence[Address]
+    admin: Address | None = None
+    agent: Address | None = None
+    ready_file: str | None = None
+    admin_token: str | None = None
+    """Token of operators who end requests; None if they cannot."""
+    metrics: str | None = None
+    """Receiver of the metrics, as `push_metrics` names it."""
+    tls: ssl.SSLContext | None = None
+    tls_arguments: Mapping[str, Any] = field(default_factory=dict)
+    """The arguments from which `tls` was made, and from which SIGHUP makes it again."""
+
+    @property
+    def is_local(self) -> bool:
+        """True if only this machine can connect."""
+        return all(address.is_local for address in self.addresses)
+
+    def certificates(self) -> ssl.SSLContext:
+        """Read the certificates again; raises `OptionError` if they cannot be used."""
+        return tls_context(self.tls_arguments)
+
+
+def open_places(options: ServingOptions, membership: Membership, identity: Identity, stack: ExitStack) -> Places:
+    """Return the addresses; inherited listeners replace those of the settings.
+
+    If the process is to become another user, all addresses are bound now, because that user may not be allowed to.
+    """
+    arguments = _with_verification(options)
+    scheme = "https" if arguments else "http"
+    addresses: list[Address] = [each.with_scheme(scheme) for each in membership.addresses]
+    if not addresses:
+        addresses = [_parsed(text, "bind", options, identity, scheme) for text in options.bind]
+    admin: Address | None = membership.admin or _one(options.admin_bind, "admin_bind", options, identity)
+    agent: Address | None = membership.agent or _one(options.agent_bind, "agent_bind", options, identity)
+    if identity.changes:
+        addresses = [_opened(each, "--bind", stack) for each in addresses]
+        admin = None if admin is None else _opened(admin, "--admin-bind", stack)
+        agent = None if agent is None else _opened(agent, "--agent-bind", stack)
+    tls = tls_context(arguments) if arguments else None
+    return Places(
+        addresses,
+        admin,
+        agent,
+        None if membership.supervised else options.ready_file,
+        take_token(os.environ) if options.admin_actions else None,
+        options.push_metrics,
+        tls,
+        arguments,
+    )
+
+
+def _one(text: str | None, setting: str, options: ServingOptions, identity: Identity) -> Address | None:
+    return None if text is None else _parsed(text, setting, options, identity)
+
+
+def _with_verification(options: ServingOptions) -> dict[str, Any]:
+    arguments = options.tls_arguments
+    if options.ca_certs is not None:
+        arguments["cert_reqs"] = ssl.CERT_OPTIONAL if options.cert_reqs == "optional" else ssl.CERT_REQUIRED
+    return arguments
+
+
+def _parsed(text: str, setting: str, options: ServingOptions, identity: Identity, scheme: str = "http") -> Address:
+    return parse(text, setting, scheme, options.socket_mode, identity.owner)
+
+
+def _opened(address: Address, flag: str, stack: ExitStack) -> Address:
+    if isinstance(address, (InheritedAddress, OpenAddress)):
+        return address
+    with explained(f"cannot listen on {address}", f"choose another {flag}"):
+        return OpenAddress(stack.enter_context(bound_socket(address)), address)

@@ -1,0 +1,63 @@
+"""The ready file, in which scripts find the bound addresses, other small files, and errors of a start in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from typing import Any
+
+__all__ = ["explained", "forget_ready_file", "write_file", "write_ready_file"]
+
+
+@contextlib.contextmanager
+def explained(what: str, remedy: str) -> Iterator[None]:
+    """Exit with code 1 and a one-line message if the block raises OSError."""
+    try:
+        yield
+    except OSError as error:
+        # gevent appends the address to the kernel's message.
+        reason = (error.strerror or str(error)).partition(": (")[0]
+        if error.errno == errno.EADDRINUSE:
+            remedy = f"stop what listens there, or {remedy}"
+        raise SystemExit(f"intralb-gevent: error: {what}: {reason}; {remedy}") from None
+
+
+def forget_ready_file(ready_file: str | None) -> None:
+    """Remove a ready file left by a killed server, because the address in the file is no longer valid."""
+    if ready_file is not None:
+        refused = explained(f"cannot remove the old ready file {ready_file!r}", "choose another --ready-file")
+        with refused, contextlib.suppress(FileNotFoundError):
+            os.unlink(ready_file)
+
+
+def write_ready_file(ready_file: str, facts: dict[str, Any]) -> None:
+    """Write the ready file."""
+    write_file(ready_file, json.dumps(facts), "ready file", "--ready-file")
+
+
+def write_file(path: str, text: str, what: str, flag: str) -> None:
+    """Write a file atomically, so that no reader sees an incomplete one; exit with a one-line message if that fails.
+
+    Other users may be able to write to the file's directory, so the temporary name cannot be guessed, and an existing
+    link is not followed. The process's umask decides which users may read the file.
+    """
+    temporary = f"{path}.{secrets.token_hex(8)}"
+    refused = explained(f"cannot write the {what} {path!r}", f"choose another {flag}")
+    with refused, open(temporary, "x", encoding="utf-8") as file, _removed_if_it_fails(temporary):
+        file.write(text)
+        file.flush()
+        os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def _removed_if_it_fails(path: str) -> Iterator[None]:
+    """Remove a file if the block fails."""
+    try:
+        yield
+    except OSError:
+        os.unlink(path)
+        raise

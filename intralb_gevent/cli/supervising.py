@@ -1,0 +1,245 @@
+"""Start the supervisor: read the settings for the processes, open the listeners, and run until the shutdown is over.
+
+This process is not monkey-patched. If the settings ask for no supervisor, the process continues as the only one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from .. import __version__
+from ..config.logs import LogOptions
+from ..config.processes import ProcessOptions
+from ..config.serving import ServingOptions
+from ..config.sources import flag as flag_of
+from ..errors import LoadError, OptionError
+from ..process.logline import LINES
+from ..supervise.descriptors import ADMIN, AGENT, NOTIFY, OWN, STATE, TABLE, Descriptor, check_listener, take
+from ..supervise.launch import Program, own_command, start_directory
+from ..supervise.log import Log, open_standard_descriptors
+from ..supervise.notify import Notifier, NotifySocket, watchdog_seconds
+from ..supervise.site import Site, wanted_by
+from ..supervise.statefile import StateFile
+from ..supervise.supervisor import Supervisor
+from ..supervise.table import Table
+from . import binding
+from .admintoken import share_token, token_line
+from .arguments import PROGRAM, parse
+from .discovery import find_application
+from .identity import Identity, pid_file
+from .inputs import Inputs
+from .logwriter import LogWriter
+from .readyfile import explained, forget_ready_file, write_ready_file
+from .watching import start_watching
+
+__all__ = ["supervise"]
+
+_CLIENTS: Final = "clients"
+_OPERATORS: Final = {ADMIN: "admin_bind", AGENT: "agent_bind"}
+"""The names of the listeners that are not for clients, and their settings."""
+
+
+def supervise(arguments: Sequence[str]) -> int | None:
+    """Run the supervisor and return its exit code; None if the settings ask for a single process without one."""
+    parsed = parse(arguments)
+    directory = start_directory()
+    try:
+        inputs = Inputs.read(parsed, os.environ)
+        options = inputs.processes()
+        if options.supervised:
+            return _run(parsed, directory, inputs, options)
+    except (LoadError, OptionError) as error:
+        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
+        return 2
+    os.chdir(directory)
+    return None
+
+
+def _run(parsed: argparse.Namespace, directory: str, inputs: Inputs, options: ProcessOptions) -> int:
+    if not sys.platform.startswith("linux"):
+        raise OptionError(
+            f"processes: {options.processes!r} is not allowed on {sys.platform}; a supervisor needs Linux"
+        )
+    open_standard_descriptors()
+    logs, log_format = inputs.logs()
+    LINES.json = log_format == "json"
+    protocol = {name: os.environ[name] for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC") if name in os.environ}
+    seconds = watchdog_seconds(os.environ, os.getpid())
+    notifier = Notifier.taken_from(os.environ)
+    serving = inputs.serving()
+    identity = Identity.wanted_by(serving)
+    if serving.umask is not None:
+        os.umask(serving.umask)
+    with contextlib.ExitStack() as stack:
+        log = _log(inputs, logs, log_format, stack)
+        listeners = _Listeners(serving, str(find_application(serving.application, inputs.environ)), identity, stack)
+        listeners.open(take(os.environ, os.getpid()))
+        stack.enter_context(pid_file(serving.pid_file, identity))
+        site = _site(parsed, directory, listeners, protocol, log)
+        if options.reload and not listeners.resumed:
+            # A supervisor that has replaced another one keeps its process id, and so its watching program.
+            stack.callback(start_watching(log).terminate)
+        if not listeners.resumed:
+            _announce(listeners, serving, options, log)
+        supervisor = Supervisor(site, options, notifier, seconds, listeners.notify, listeners.state, listeners.table)
+        if listeners.resumed:
+            log.say(f"supervisor {os.getpid()} was replaced by {__version__}")
+        return supervisor.run()
+
+
+def _site(
+    parsed: argparse.Namespace, directory: str, listeners: _Listeners, protocol: dict[str, str], log: Log
+) -> Site:
+    """Return the site, whose processes start in `directory` with the variables of systemd's protocol in `protocol`."""
+
+    def read_options() -> ProcessOptions:
+        # Resolve `directory` again: it may contain a link that now leads elsewhere, and the settings file may be
+        # relative.
+        os.chdir(directory)
+        return Inputs.read(parsed, os.environ).processes()
+
+    return Site(
+        Program(own_command(), directory),
+        listeners.descriptors,
+        protocol,
+        listeners.lent,
+        read_options,
+        listeners.close,
+        listeners.write_ready_file,
+        log,
+    )
+
+
+def _announce(listeners: _Listeners, serving: ServingOptions, options: ProcessOptions, log: Log) -> None:
+    forget_ready_file(serving.ready_file)
+    log.say(listeners.start_line(wanted_by(options)))
+    if options.reload and options.processes != 1:
+        log.say(f"--reload runs one process, and not the {options.processes} of --processes", "WARNING")
+    if serving.admin_actions:
+        log.say(token_line(share_token(os.environ)))
+
+
+def _log(inputs: Inputs, options: LogOptions, log_format: str, stack: contextlib.ExitStack) -> Log:
+    """Return the supervisor's log; with `log_config`, another program writes it, as `logging` may wait."""
+    level = options.log_level.upper()
+    if options.log_config is not None:
+        writer = LogWriter(options.log_config, log_format, inputs.environ)
+        stack.callback(writer.end)
+        return Log(None, level, writer.socket)
+    # In the Combined Log Format, the file contains only requests.
+    return Log(None if log_format == "combined" else options.log_file, level)
+
+
+@dataclass
+class _Listeners:
+    """The listeners that the processes inherit, opened here or passed on by systemd or by a predecessor."""
+
+    options: ServingOptions
+    application: str
+    identity: Identity
+    stack: contextlib.ExitStack
+    descriptors: list[Descriptor] = field(default_factory=list)
+    lent: bool = False
+    """True if systemd continues to listen after all processes have ended."""
+    notify: NotifySocket | None = None
+    """The predecessor's socket; None if there is no predecessor. `state` is the predecessor's state."""
+    state: StateFile | None = None
+    table: Table | None = None
+    """The predecessor's table; None if there is none, or if another version has made it."""
+    own_sockets: list[socket.socket] = field(default_factory=list)
+
+    @property
+    def resumed(self) -> bool:
+        """True if this supervisor replaces a predecessor."""
+        return self.state is not None
+
+    def open(self, inherited: Sequence[Descriptor]) -> None:
+        """Take over the inherited listeners; open the command line's listeners that these do not replace."""
+        for each in inherited:
+            if each.name == STATE:
+                self.state = StateFile(each.number)
+            elif each.name == NOTIFY:
+                self.notify = NotifySocket(each.number)
+            elif each.name == TABLE:
+                with contextlib.suppress(OptionError):
+                    self.table = Table(each.number)
+            elif each.name.startswith(OWN):
+                # Another version has passed on a descriptor that this one does not know.
+                os.close(each.number)
+            else:
+                check_listener(each)
+                self.descriptors.append(each)
+        self.lent = bool(self.descriptors) if self.state is None else bool(self.state.read().get("lent"))
+        if self.state is not None:
+            self._remove_files_later()
+            return
+        names = {each.name for each in self.descriptors}
+        if not names - set(_OPERATORS):
+            for text in self.options.bind:
+                self._open(text, "bind", _CLIENTS)
+        for name, setting in _OPERATORS.items():
+            text = getattr(self.options, setting)
+            if text is not None and name not in names:
+                self._open(text, setting, name)
+
+    def _open(self, text: str, setting: str, name: str) -> None:
+        flag = flag_of(setting)
+        address = binding.parse(text, setting, "http", self.options.socket_mode, self.identity.owner)
+        if isinstance(address, binding.InheritedAddress):
+            self.descriptors.append(Descriptor(address.descriptor, name))
+            return
+        with explained(f"cannot listen on {address}", f"choose another {flag}"):
+            listener = self.stack.enter_context(binding.listening(address))
+        listener.setblocking(False)
+        self.own_sockets.append(listener)
+        self.descriptors.append(Descriptor(listener.fileno(), name))
+
+    def _remove_files_later(self) -> None:
+        for each in self.descriptors:
+            address = binding.inherited(each.number).address
+            if not self.lent and isinstance(address, binding.UnixAddress) and os.path.exists(address.path):
+                self.stack.enter_context(binding.removed_at_the_end(address.path))
+        if self.options.ready_file and os.path.exists(self.options.ready_file):
+            self.stack.enter_context(binding.removed_at_the_end(self.options.ready_file))
+
+    def close(self) -> None:
+        """Close this process's copies of the listeners: clients that no process accepts are then refused at once."""
+        for each in self.descriptors:
+            with contextlib.suppress(OSError):
+                os.close(each.number)
+        for sock in self.own_sockets:
+            sock.detach()
+
+    def _addresses(self, kind: str) -> list[binding.HostAddress | binding.UnixAddress]:
+        scheme = "https" if self.options.certfile is not None and kind == _CLIENTS else "http"
+        kinds = ((each.name if each.name in _OPERATORS else _CLIENTS, each.number) for each in self.descriptors)
+        return [binding.inherited(number, scheme).address for name, number in kinds if name == kind]
+
+    def start_line(self, wanted: int) -> str:
+        """Return the text that is logged at the start."""
+        where = ", ".join(map(str, self._addresses(_CLIENTS)))
+        processes = "1 process" if wanted == 1 else f"{wanted} processes"
+        program = f"{PROGRAM} {__version__} supervisor {os.getpid()}"
+        return f"{program}: {processes} of {self.application} on {where}"
+
+    def write_ready_file(self) -> None:
+        """Write the ready file, if one is wanted; it is removed at the end."""
+        path = self.options.ready_file
+        if path is None:
+            return
+        facts: dict[str, object] = {
+            "pid": os.getpid(),
+            "addresses": [address.facts() for address in self._addresses(_CLIENTS)],
+        }
+        for name in _OPERATORS:
+            for address in self._addresses(name):
+                facts[name] = address.facts()
+        write_ready_file(path, facts)
+        self.stack.enter_context(binding.removed_at_the_end(path))

@@ -1,0 +1,125 @@
+"""The command `top`: shows the most important part of the status page in a terminal.
+
+The command reads the same feed as the page. If the output is not a terminal, it prints one screen and ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Collection, Iterator
+from time import sleep
+from typing import Any, Final
+
+from ..errors import OptionError
+from . import binding
+from .announcement import colours_wanted
+from .inputs import Inputs
+from .topscreen import Screen
+
+__all__ = ["top"]
+
+_REQUEST: Final = b"GET /events?history=0 HTTP/1.0\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n"
+_SILENT_SECONDS: Final = 10.0
+"""Seconds without a frame after which the connection counts as lost."""
+
+_RETRY_SECONDS: Final = 1.0
+_ENTER: Final = "\033[?1049h\033[?25l"
+_LEAVE: Final = "\033[?25h\033[?1049l"
+_HOME: Final = "\033[H"
+_CLEAR_LINE, _CLEAR_BELOW = "\033[K", "\033[J"
+
+
+def top(parsed: argparse.Namespace, early: Collection[str] = ()) -> int:
+    """Run the command and return its exit code; raises `OptionError` if there is no server at the address."""
+    address = _address(parsed)
+    if not sys.stdout.isatty():
+        hello, frame = next(_frames(address))
+        print("\n".join(Screen(hello, colours=False).lines(frame, 160, 60)))
+        return 0
+    print(_ENTER, end="")
+    try:
+        _show(address)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        print(_LEAVE, end="", flush=True)
+    return 0
+
+
+def _show(address: binding.Address) -> None:
+    """Show one frame after the other until the user interrupts."""
+    colours, seen = colours_wanted(os.environ), False
+    while True:
+        try:
+            for hello, frame in _frames(address):
+                seen = True
+                width, height = shutil.get_terminal_size()
+                _draw(Screen(hello, colours=colours).lines(frame, width, height - 1))
+        except OptionError:
+            if not seen:
+                raise
+        _draw([f"The connection to {address} is lost; trying again. Ctrl-C ends."])
+        sleep(_RETRY_SECONDS)
+
+
+def _draw(lines: list[str]) -> None:
+    print(_HOME + "".join(f"{line}{_CLEAR_LINE}\r\n" for line in lines) + _CLEAR_BELOW, end="", flush=True)
+
+
+def _address(parsed: argparse.Namespace) -> binding.Address:
+    text = parsed.address or Inputs.read(parsed, os.environ).serving().admin_bind
+    if text is None:
+        raise OptionError("top: name the address of admin_bind, such as 127.0.0.1:9000 or unix:/run/admin.sock")
+    return binding.parse(text, "top")
+
+
+# Reading the feed.
+
+
+def _frames(address: binding.Address) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Yield the feed's first event together with each frame, until the connection ends."""
+    try:
+        with _connected(address) as connection, connection.makefile("rb") as feed:
+            connection.sendall(_REQUEST)
+            _check(feed, address)
+            yield from _events(feed)
+    except OSError as error:
+        raise OptionError(f"top: no status page at {address} ({error}); name the address of --admin-bind") from None
+
+
+def _connected(address: binding.Address) -> socket.socket:
+    if isinstance(address, binding.UnixAddress):
+        connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(_SILENT_SECONDS)
+        connection.connect(address.path)
+        return connection
+    if isinstance(address, binding.HostAddress):
+        host = "127.0.0.1" if address.host in ("0.0.0.0", "") else address.host
+        return socket.create_connection((host, address.port), _SILENT_SECONDS)
+    raise OptionError(f"top: {address} is not allowed; name HOST:PORT or unix:PATH")
+
+
+def _check(feed: Any, address: binding.Address) -> None:
+    status = feed.readline().split(b" ", 2)
+    while feed.readline().strip():
+        pass
+    if len(status) < 2 or status[1] != b"200":
+        why = feed.read(1000).decode(errors="replace").strip() or "it is another server"
+        raise OptionError(f"top: no status page at {address}: {why}")
+
+
+def _events(feed: Any) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    hello: dict[str, Any] = {}
+    for line in feed:
+        if not line.startswith(b"data: "):
+            continue
+        value = json.loads(line[6:])
+        if "verdict" in value:
+            yield hello, value
+        elif "series" in value:
+            hello = value

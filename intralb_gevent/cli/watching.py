@@ -1,0 +1,78 @@
+"""Watch the files of an application, and send SIGHUP to the supervisor when one changes: `serve --reload`.
+
+This module runs as a program of its own, because the supervisor must start processes and so should have no threads.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from typing import Final
+
+from ..errors import OptionError
+from ..process.logline import LINES
+from ..supervise.log import Log
+
+__all__ = ["start_watching"]
+
+_EXTENSIONS: Final = (".toml", ".env", ".html", ".jinja", ".jinja2", ".j2")
+"""Endings of files that are watched in addition to Python's."""
+
+_CHECK_MILLISECONDS: Final = 1000
+"""Interval in which this program looks whether the supervisor still runs."""
+
+
+def start_watching(log: Log) -> subprocess.Popen[bytes]:
+    """Start this program for the current directory, with a log like `log`.
+
+    Raises `OptionError` if watchfiles is not installed.
+    """
+    if importlib.util.find_spec("watchfiles") is None:
+        raise OptionError("reload: needs watchfiles; pip install 'intralb-gevent[reload]'")
+    # Ctrl-C in a terminal is meant for the supervisor, so use another process group.
+    writer = None if log.writer is None else log.writer.fileno()
+    described = json.dumps({"json": LINES.json, "path": log.path, "level": log.level, "writer": writer})
+    return subprocess.Popen(
+        [sys.executable, "-m", __name__, os.getcwd(), described],
+        stdin=subprocess.DEVNULL,
+        process_group=0,
+        pass_fds=[] if writer is None else [writer],
+    )
+
+
+def _log_like(described: str) -> Log:
+    values = json.loads(described)
+    LINES.json, writer = values["json"], values["writer"]
+    return Log(values["path"], values["level"], None if writer is None else socket.socket(fileno=writer))
+
+
+def _watch(directory: str, log: Log) -> None:
+    from watchfiles import PythonFilter, watch
+
+    supervisor = os.getppid()
+    changes = watch(
+        directory,
+        watch_filter=PythonFilter(extra_extensions=_EXTENSIONS),
+        rust_timeout=_CHECK_MILLISECONDS,
+        yield_on_timeout=True,
+        raise_interrupt=False,
+    )
+    for changed in changes:
+        if os.getppid() != supervisor:
+            return
+        if changed:
+            names = sorted(os.path.relpath(path, directory) for _, path in changed)
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            # No signal tells this program that the file was rotated.
+            log.reopen()
+            log.say(f"{names[0]}{more} changed")
+            os.kill(supervisor, signal.SIGHUP)
+
+
+if __name__ == "__main__":
+    _watch(sys.argv[1], _log_like(sys.argv[2]))

@@ -1,0 +1,130 @@
+"""The settings of the processes of `serve`: how many there are, and when one is replaced.
+
+These settings concern the whole program and not one balancer, so they are not part of `Options`. The supervisor reads
+them without importing gevent or the application.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from .fields import Declaration, check_fields, declarations_in, option
+from .kinds import Kind, integer, require, seconds, switch
+
+__all__ = ["MOST_PROCESSES", "ProcessOptions", "process_declarations"]
+
+_PROCESSES = "Processes"
+MOST_PROCESSES = 1024
+_SIZE = re.compile(r"(?P<number>[0-9]{1,15})(?P<unit>[KMG]?)").fullmatch
+_UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
+_PATH = re.compile(r"/[!-~]*").fullmatch
+
+
+def _count() -> Kind:
+    def convert(value: Any) -> int | str:
+        if value == "auto":
+            return "auto"
+        require(isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST_PROCESSES)
+        return int(value)
+
+    def parse(text: str) -> int | str:
+        return text if text == "auto" else int(text)
+
+    return Kind(f"a whole number from 1 to {MOST_PROCESSES}, or auto", "NUMBER|auto", convert, parse, textual=True)
+
+
+def _size() -> Kind:
+    def convert(value: Any) -> int:
+        size = parse(value) if isinstance(value, str) else value
+        require(isinstance(size, int) and not isinstance(size, bool) and size > 0)
+        return int(size)
+
+    def parse(text: str) -> int:
+        match = _SIZE(text)
+        if match is None:
+            raise ValueError(text)
+        return int(match["number"]) * _UNITS[match["unit"]]
+
+    return Kind("a number of bytes above 0, or one with K, M or G, such as 512M", "SIZE", convert, parse, textual=True)
+
+
+def _path() -> Kind:
+    def convert(value: Any) -> str:
+        require(isinstance(value, str) and _PATH(value) is not None)
+        return str(value)
+
+    return Kind("a path such as /healthz, of printable ASCII characters", "PATH", convert, str, textual=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessOptions:
+    """The settings of the processes of `serve`; they are immutable, keyword-only, and checked at construction."""
+
+    processes: int | str = option(
+        _PROCESSES,
+        1,
+        _count(),
+        "Processes that serve, under a supervisor that reloads and replaces them; auto is one for each CPU. With 1 "
+        "there is no supervisor, unless one of the three process_max settings needs it.",
+    )
+    reload: bool = option(
+        _PROCESSES,
+        False,
+        switch(),
+        "Restart when a file of the application changes, for development: there is one process, whatever processes "
+        "says, and an application "
+        "that cannot be imported is answered with its traceback. It needs watchfiles.",
+    )
+    ready_path: str | None = option(
+        _PROCESSES,
+        None,
+        _path(),
+        "Path that the application must answer with 2xx before a new process accepts connections. Default: none.",
+    )
+    process_timeout_seconds: float = option(
+        _PROCESSES,
+        30.0,
+        seconds(positive=True),
+        "Time without an iteration of its event loop after which a supervised process writes its stacks and is "
+        "replaced; a new process may take twice as long to become ready.",
+    )
+    process_max_requests: int | None = option(
+        _PROCESSES,
+        None,
+        integer(1),
+        "Requests after which a process is replaced; up to a fifth fewer, at random. Default: unlimited.",
+    )
+    process_max_seconds: float | None = option(
+        _PROCESSES,
+        None,
+        seconds(positive=True),
+        "Age at which a process is replaced; up to a fifth less, at random. Default: unlimited.",
+    )
+    process_max_rss: int | None = option(
+        _PROCESSES,
+        None,
+        _size(),
+        "Resident memory above which a process is replaced. Default: unlimited.",
+    )
+
+    def __post_init__(self) -> None:
+        """Check each field."""
+        check_fields(self)
+
+    @property
+    def supervised(self) -> bool:
+        """True if these settings require a supervisor."""
+        limits = (self.process_max_requests, self.process_max_seconds, self.process_max_rss)
+        return self.reload or self.processes != 1 or any(limit is not None for limit in limits)
+
+    @property
+    def start_seconds(self) -> float:
+        """Seconds within which a new process must be ready."""
+        return 2 * self.process_timeout_seconds
+
+
+def process_declarations() -> tuple[Declaration, ...]:
+    """Return these settings, in the order of declaration."""
+    return declarations_in(ProcessOptions)

@@ -1,0 +1,1 @@
+"""Each module of this package is a management command."""

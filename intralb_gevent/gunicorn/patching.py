@@ -1,0 +1,32 @@
+"""Monkey-patches the worker process, and converts the arbiter's listeners to gevent sockets."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+__all__ = ["is_patched", "patch"]
+
+
+def is_patched() -> bool:
+    """Return whether this process is monkey-patched, for example by gunicorn's configuration file."""
+    monkey = sys.modules.get("gevent.monkey")
+    return monkey is not None and bool(monkey.is_module_patched("socket"))
+
+
+def patch(listeners: Iterable[Any]) -> list[Any]:
+    """Patch everything, and return the listeners as gevent sockets."""
+    import gevent
+    from gevent import monkey
+    from gevent.socket import socket as Socket
+
+    with warnings.catch_warnings():
+        # Ignore gevent's warning, because `Serving` itself reports modules that were imported too early.
+        warnings.simplefilter("ignore", monkey.MonkeyPatchWarning)
+        monkey.patch_all()
+    # The arbiter has a hub if it is patched.
+    gevent.reinit()
+    return [Socket(each.FAMILY, socket.SOCK_STREAM, fileno=each.sock.detach()) for each in listeners]

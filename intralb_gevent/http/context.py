@@ -1,0 +1,226 @@
+"""State that all connections of a server share: the entry point for requests, limits, buffers, budgets and logs.
+
+The shared state also signals when the last connection of a closing server has closed.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import ssl
+import traceback
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from gevent.event import Event
+
+from ..config.options import Options
+from ..hub.log import HubLog
+from ..hub.loghandlers import LOGGER
+from ..hub.repeats import Repeats
+from ..pool.balancer import LoadBalancer
+from ..pool.classify import environ_key
+from ..pool.exchange import Exchange
+from ..pool.job import Job
+from ..quoting import quoted
+from .body import BodyBudget
+from .loadheader import LoadHeader
+from .middleware import MiddlewareEntry
+from .outbox import OutputBudget
+from .owner import Mover, Rescuer
+from .parsingtime import ParsingTurns
+from .proxy.trusted import Strangers, TrustedNetworks
+
+if TYPE_CHECKING:
+    from .input import Input
+    from .lifetime import ConnectionLifetime
+    from .output import Output
+
+__all__ = ["RECEIVE_BYTES", "ServerContext"]
+
+RECEIVE_BYTES: Final = 256 * 1024
+"""Bytes per read from the socket while at least this many bytes of a body of declared length are missing."""
+
+SHORT_RECEIVE_BYTES: Final = 64 * 1024
+"""Bytes per read of all other data; such data may have to be kept in memory."""
+
+_DROPPED: Final = (
+    "header {!r} of the application is not sent, as only the server may send hop-by-hop headers (PEP 3333); "
+    "this is logged once"
+)
+
+
+class ServerContext:
+    """The state that all connections of a server share.
+
+    The server's constructor creates the context; `init_socket` sets `loop` and `environ` before the first connection.
+    """
+
+    __slots__ = (
+        "_all_closed",
+        "_dropped_headers",
+        "_log",
+        "_repeats",
+        "balancer",
+        "bodies",
+        "body_timeout_seconds",
+        "budget",
+        "buffer",
+        "closing",
+        "connections",
+        "environ",
+        "flush_queue",
+        "has_middleware",
+        "header_timeout_seconds",
+        "in_transit",
+        "intake",
+        "keep_alive_seconds",
+        "kept_until",
+        "load_header",
+        "loop",
+        "mover",
+        "nameless",
+        "options",
+        "parsing_turns",
+        "priority_key",
+        "reading",
+        "request_log",
+        "rescuer",
+        "root_path",
+        "sending",
+        "short_buffer",
+        "stats",
+        "strangers",
+        "streams_bodies",
+        "submit",
+        "tls",
+        "trusted_proxies",
+        "trusts_proxies",
+        "write_timeout_seconds",
+    )
+
+    def __init__(
+        self, balancer: LoadBalancer, entry: LoadBalancer | MiddlewareEntry, budget: OutputBudget, bodies: BodyBudget
+    ) -> None:
+        # This method is long because every attribute is declared here.
+        self.balancer = balancer
+        self.intake = balancer.intake
+        # A subclass may override `LoadBalancer.submit`. If none does, call the intake directly, which saves one call
+        # per request.
+        replaced = entry is not balancer or type(balancer).submit is not LoadBalancer.submit
+        self.submit: Callable[[dict[str, Any], Exchange], Job | None] = (
+            entry.submit if replaced else balancer.intake.submit
+        )
+        """The function that submits a request; it returns no job if middleware runs in front of the balancer."""
+        self.has_middleware = entry is not balancer
+        """True if middleware runs in front of the balancer; it alone decides what happens to a request."""
+        self.flush_queue = self.intake.context.flush_queue
+        self.stats = self.intake.context.connections
+        """The totals of all connections, which the servers of a balancer share."""
+        self.options: Options = balancer.options
+        self.header_timeout_seconds: float = self.options.header_timeout_seconds
+        self.body_timeout_seconds: float = self.options.body_timeout_seconds
+        self.keep_alive_seconds: float = self.options.keep_alive_seconds
+        self.write_timeout_seconds: float = self.options.write_timeout_seconds
+        self.trusted_proxies = TrustedNetworks(self.options.trusted_proxies)
+        self.trusts_proxies = bool(self.trusted_proxies)
+        self.priority_key = environ_key(self.options.priority_header) if self.options.priority_header else None
+        """The environ key of the header field in which a trusted proxy sets the priority of a request."""
+        self.strangers = Strangers(partial(self.report, "stranger"))
+        self.nameless = False
+        """True if the server's address has no name, as on a unix socket."""
+        self.root_path = self.options.root_path or ""
+        self.streams_bodies = any(route.stream_request_bodies for route in self.options.routes)
+        """True if any route calls its application before the body of a request has arrived."""
+        self.budget = budget
+        self.bodies = bodies
+        self.buffer = memoryview(bytearray(RECEIVE_BYTES))
+        """The buffer into which the hub reads from every connection."""
+        self.short_buffer = self.buffer[:SHORT_RECEIVE_BYTES]
+        self.parsing_turns = ParsingTurns()
+        self.loop: Any = None
+        self.kept_until = -math.inf
+        """The time, in `time.monotonic()` seconds, when a long block of the event loop was last detected."""
+        self.environ: dict[str, Any] = {}
+        """The template of every request's environ."""
+        self.tls: ssl.SSLContext | None = None
+        self.request_log: HubLog | None = None
+        """The log of all answered requests; None if no `log` was passed to the server."""
+        self.load_header = LoadHeader(self.intake.context.load) if self.options.orca else None
+        """The header that reports the load in each response; None without the option `orca`."""
+        self.closing = False
+        """True once every connection must close after its current response."""
+        self.connections: set[ConnectionLifetime] = set()
+        self.reading: set[Input] = set()
+        """The inputs that were in the middle of a request at their last look; those that are not any more are included.
+
+        Only requests that arrive in several pieces get here, so that other requests cost nothing more.
+        """
+        self.sending: set[Output] = set()
+        """The outputs with data that their clients have not taken yet."""
+        self.in_transit = 0
+        """Number of connections that were sent to another process, which has not confirmed them yet."""
+        self.mover: Mover | None = None
+        """The object that moves idle connections of a closing server to other processes; None if there is none."""
+        self.rescuer: Rescuer | None = None
+        """The object that moves requests to other processes while this one is full; None if there is none."""
+        self._all_closed = Event()
+        self._dropped_headers: set[str] = set()
+        """Names of the application's hop-by-hop headers that have already been reported."""
+        self._log = HubLog(LOGGER.log)
+        self._repeats = Repeats(self._log)
+
+    def __repr__(self) -> str:
+        return f"<ServerContext of {len(self.connections)} connections{', closing' if self.closing else ''}>"
+
+    def count_reading(self) -> int:
+        """Return the number of connections in the middle of a request, and forget the others in `reading`."""
+        self.reading = {each for each in self.reading if not each.idle}
+        return len(self.reading)
+
+    def closed(self, connection: ConnectionLifetime) -> None:
+        """Remove a closed connection."""
+        self.connections.discard(connection)
+        self.look_whether_all_closed()
+
+    def look_whether_all_closed(self) -> None:
+        """End the wait for the last connection of a closing server if no connection is left."""
+        if self.closing and not self.connections and not self.in_transit:
+            self._all_closed.set()
+
+    def wait_until_all_closed(self, timeout: float) -> None:
+        """Wait until no connection is left; `closing` must be set."""
+        self._all_closed.clear()
+        if self.connections or self.in_transit:
+            self._all_closed.wait(timeout)
+
+    def report(self, kind: str, text: str, level: int = logging.INFO) -> None:
+        """Log a line from the hub, or only count it if a line of its kind was logged shortly before.
+
+        The line must not contain data from a client.
+        """
+        self._repeats.record(kind, level, lambda: text)
+
+    def report_dropped(self, names: Iterable[str]) -> None:
+        """Log, once for each header name, that the application's header of this name is not sent."""
+        for name in names:
+            if name not in self._dropped_headers:
+                self._dropped_headers.add(name)
+                self._log.record(logging.WARNING, partial(_DROPPED.format, name))
+
+    def warn(self, kind: str, text: str) -> None:
+        """Log a warning, or count a repetition of its kind. Client data in the text must be escaped by `shown`."""
+        self._repeats.record(kind, logging.WARNING, lambda: text)
+
+    def report_bug(self, culprit: object) -> None:
+        """Log the current exception from the hub as a bug in this package."""
+        text = quoted(traceback.format_exc())
+        report_text = f"closed {culprit!r} because of a bug in intralb_gevent:\n{text}"
+        self._repeats.record("bug", logging.ERROR, lambda: report_text)
+
+    def flush_logs(self, timeout: float) -> None:
+        """Wait until all log records are written, at most `timeout` seconds for each log."""
+        self._repeats.flush()
+        for log in filter(None, (self._log, self.request_log)):
+            log.flush(timeout)

@@ -1,0 +1,136 @@
+"""Receives the connections that other processes move to a server, and sends its own connections to them.
+
+Idle connections move when a process drains (`handover.py`), and connections with a request move to a process that has a
+free slot (`rescue.py`). The object exists only for a server that shares its listener.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from ..hub.forks import close_copy
+from ..policy.moving import Receiving, receiver_of
+from ..siblings.links import Links
+from ..siblings.receiver import Receiver
+from ..siblings.source import Sibling, Siblings
+from ..siblings.transfer import REQUEST, Transfer
+from .connection import Connection
+from .openfiles import OPEN_FILES
+
+if TYPE_CHECKING:
+    from .context import ServerContext
+
+__all__ = ["Moving"]
+
+
+class Moving:
+    """The exchange of connections between one server and the servers of other processes on the same listener."""
+
+    def __init__(self, shared: ServerContext, listener: int, siblings: Siblings) -> None:
+        """Begin to receive; raises OSError if it cannot be sent."""
+        self.shared = shared
+        self.siblings = siblings
+        self.moves = shared.intake.context.moves
+        self.when_changed: Callable[[], None] | None = None
+        """The function to call when a connection has moved or has come back, or when a process can receive more."""
+        self.links = Links(shared.loop, listener, self)
+        self.receiver = Receiver(shared.loop, listener, self)
+
+    def __repr__(self) -> str:
+        return f"<Moving {self.receiver!r}, {self.links!r}, {self.moves!r}>"
+
+    def failed(self) -> None:
+        """Log the current exception as a bug in this package."""
+        self.shared.report_bug(self)
+
+    # Receiving.
+
+    def count(self) -> int:
+        """Return the number of connections of this server."""
+        return len(self.shared.connections)
+
+    def refusal(self, transfer: Transfer) -> str:
+        """Return why the server cannot take a connection; '' if it can."""
+        if self.shared.closing:
+            return "draining"
+        beyond = self.count() >= self.shared.options.max_connections
+        return "full" if beyond or transfer.sock.fileno() >= OPEN_FILES.clients_end else ""
+
+    def adopt(self, transfer: Transfer) -> None:
+        """Serve a connection that another process has moved here."""
+        self.moves.received[transfer.kind] += 1
+        self._serve(transfer)
+
+    def _serve(self, transfer: Transfer) -> Connection:
+        address = (transfer.host, transfer.port) if transfer.host else ""
+        connection = Connection(self.shared, transfer.sock, address, transfer)
+        self.shared.connections.add(connection)
+        if transfer.data:
+            connection.input.take(transfer.data)
+        return connection
+
+    # Sending.
+
+    def processes(self, siblings: Iterable[Sibling]) -> list[Receiving]:
+        """Return the state of other processes, as far as it is known, and connect to those that are not known yet."""
+        now = monotonic()
+        links = [(each, self.links.connect(each.pid)) for each in siblings]
+        return [
+            Receiving(each.pid, each.generation, link.connections, link.accepts(now))
+            for each, link in links
+            if link is not None
+        ]
+
+    def send(self, connection: Connection, siblings: Iterable[Sibling]) -> bool:
+        """Send an idle connection to the most suitable process; return False if none can receive it now."""
+        pid = receiver_of(self.processes(siblings))
+        if pid is None or not self.links.send(pid, connection.transfer()):
+            return False
+        self.shared.in_transit += 1
+        connection.detach()
+        return True
+
+    def send_request(self, pid: int, connection: Connection, data: bytes) -> bool:
+        """Send a connection with its only request, of which `data` are all bytes; return False if it cannot be sent."""
+        transfer = connection.transfer()
+        transfer.kind, transfer.data = REQUEST, data
+        if not self.links.send(pid, transfer):
+            return False
+        self.shared.in_transit += 1
+        connection.detach()
+        return True
+
+    def changed(self) -> None:
+        """Continue, because a process can receive connections now, or cannot any more."""
+        if self.when_changed is not None:
+            self.when_changed()
+
+    def taken(self, transfer: Transfer) -> None:
+        """Record that another process has taken a connection."""
+        self.moves.moved[transfer.kind] += 1
+        self.shared.in_transit -= 1
+        self.shared.look_whether_all_closed()
+        self.changed()
+
+    def returned(self, transfer: Transfer, reason: str) -> None:
+        """Serve a connection again that no other process has taken."""
+        self.moves.returned[reason] += 1
+        self.shared.in_transit -= 1
+        connection = self._serve(transfer)
+        connection.output.copied = True
+        if self.shared.closing:
+            connection.close_if_idle()
+
+    # Ending.
+
+    def close(self) -> None:
+        """End all links; connections that no other process has taken are served by this server again."""
+        self.receiver.close()
+        self.links.close()
+
+    def isolate(self) -> None:
+        """Close the copies of all sockets in a process that a handler has forked."""
+        self.receiver.isolate(close_copy)
+        self.links.isolate(close_copy)

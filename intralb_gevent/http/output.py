@@ -1,0 +1,355 @@
+"""The writing half of a connection, which sends responses without waiting and bounds each client's unsent data.
+
+Data that the kernel does not accept immediately is kept in an `Outbox`, and the hub sends it as the client reads. A
+slot waits only while its client's unsent data is above the high-water mark. A connection with an incomplete response
+ends so that the client notices: with a reset, or without a TLS close_notify.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from gevent.event import Event
+
+from ..hub.forks import FORKS, close_copy
+from ..policy.pace import Pace
+from ..pool.socketends import reset_when_closed, unacknowledged
+from ..stdlib import monotonic
+from .outbox import Outbox
+from .owner import NO_OWNER, Owner
+from .tls import TlsSocket
+
+if TYPE_CHECKING:
+    from .context import ServerContext
+
+__all__ = ["Output"]
+
+JOINED_BYTES: Final = 16 * 1024
+"""Maximum size in bytes of a body that is joined with its head and sent in one piece; a larger body is not copied."""
+
+UNSENT_MOST_BYTES: Final = 16 * 1024 * 1024
+"""Unsent bytes of one connection above which a slot blocks when it writes."""
+
+UNSENT_LEAST_BYTES: Final = 256 * 1024
+"""Limit that replaces `UNSENT_MOST_BYTES` while temporary files hold more than `UNSENT_IN_FILES_BYTES`."""
+
+KERNEL_BYTES: Final = 64 * 1024
+"""Unacknowledged bytes above which the kernel is not certain to have sent all data yet."""
+
+UNSENT_IN_FILES_BYTES: Final = 4 * 1024**3
+"""Bytes in the temporary files of all connections above which `UNSENT_LEAST_BYTES` limits each connection."""
+
+_ACKNOWLEDGED_LOOK_SECONDS: Final = 0.01
+"""Seconds between checks whether the client has acknowledged all data, so that its connection can be reset."""
+
+
+class Output:
+    """The output to one client. No method waits or raises, except those named `wait...`, which a slot may call."""
+
+    __slots__ = (
+        "_acknowledging",
+        "_deferred",
+        "_drained",
+        "_outbox",
+        "_owner",
+        "_pace",
+        "_shared",
+        "_socket",
+        "_writer",
+        "close_ends_body",
+        "closed",
+        "copied",
+        "cut",
+        "expires",
+    )
+
+    def __init__(self, shared: ServerContext, sock: Any, owner: Owner) -> None:
+        self._shared = shared
+        self._socket = sock
+        self._owner = owner
+        self._outbox = Outbox(shared.budget)
+        self._pace = Pace()
+        """The measured rate at which the client receives data from the outbox."""
+        self._deferred = b""
+        """A complete response that will be sent at the end of the current dispatch batch; empty if there is none."""
+        self._drained: Event | None = None
+        self._writer: Any = None
+        self._acknowledging: Any = None
+        """The timer that polls until the client has acknowledged all sent data, so that the connection can be reset."""
+        self.close_ends_body = False
+        """True if the last response has neither a length nor chunks, so that closing the connection ends its body."""
+        self.cut = False
+        """True if the last response is incomplete; the client must see this from how the connection ends."""
+        self.copied = False
+        """True if another process, to which the connection could not move, may have a copy of the socket."""
+        self.closed = False
+        self.expires = math.inf
+        """The end of the write timeout, in `time.monotonic()` seconds; infinity if the outbox is empty."""
+
+    def __repr__(self) -> str:
+        return f"<Output {'closed' if self.closed else 'open'}, {self.unsent} bytes unsent>"
+
+    @property
+    def size(self) -> int:
+        """Bytes in the outbox, which wait for the client to read."""
+        return self._outbox.size
+
+    @property
+    def unsent(self) -> int:
+        """Bytes of responses that the kernel has not accepted yet, including the deferred response."""
+        return self._outbox.size + len(self._deferred)
+
+    def use(self, sock: Any) -> None:
+        """Write to another socket object for the same connection, with or without TLS."""
+        self._socket = sock
+
+    # Sending.
+
+    def send(self, head: bytes, body: bytes) -> None:
+        """Send as much of head and body as the socket accepts now; the hub sends the rest. Never waits or raises."""
+        if self._deferred:
+            self.flush()
+        if len(body) > JOINED_BYTES or self._outbox.size or self.closed:
+            self._send_parts([head, body])
+        else:
+            self._send_now(head + body)
+
+    def send_final(self, head: bytes, body: bytes) -> None:
+        """Send the last part of a response, at the end of the current dispatch batch if there is one."""
+        flush_queue = self._shared.flush_queue
+        if not flush_queue.batching or len(body) > JOINED_BYTES or self._outbox.size or self.closed or self._deferred:
+            self.send(head, body)
+        else:
+            # The common case: the whole response in one piece.
+            self._deferred = head + body
+            flush_queue.defer(self._owner)
+
+    def flush(self) -> None:
+        """Send the deferred response, if there is one."""
+        data, self._deferred = self._deferred, b""
+        if data and not self.closed:
+            self._send_now(data)
+
+    def _send_now(self, data: bytes) -> None:
+        try:
+            sent = self._socket.send(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError:
+            self._owner.close()
+            return
+        self._shared.stats.sent_bytes += sent
+        if sent != len(data):
+            self._keep(memoryview(data)[sent:])
+
+    def _send_parts(self, parts: list[bytes]) -> None:
+        sent = 0 if self._outbox.size or self.closed else self._sent_now(parts)
+        for part in parts:
+            if sent >= len(part):
+                sent -= len(part)
+            elif not self.closed:
+                self._keep(memoryview(part)[sent:])
+                sent = 0
+
+    def _sent_now(self, parts: list[bytes]) -> int:
+        try:
+            sent = int(self._socket.sendmsg(parts))
+            self._shared.stats.sent_bytes += sent
+            return sent
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except OSError:
+            self._owner.close()
+            return 0
+
+    def send_file(self, head: bytes, descriptor: int, offset: int, count: int) -> None:
+        """Send a head and a range of a file, with `sendfile` if possible; the descriptor is closed afterwards."""
+        if self.closed:
+            os.close(descriptor)
+            return
+        try:
+            self._outbox.add(memoryview(head))
+        except OSError as error:
+            os.close(descriptor)
+            self._cannot_keep(error)
+            return
+        self._outbox.add_file(descriptor, offset, count)
+        self._on_writable()
+
+    def _keep(self, data: memoryview) -> None:
+        try:
+            self._outbox.add(data)
+        except OSError as error:
+            self._cannot_keep(error)
+        else:
+            self._watch_writing()
+
+    def _cannot_keep(self, error: OSError) -> None:
+        """Close this connection, whose response cannot be buffered because the disk is full."""
+        self._shared.report("disk", f"cut a response: its temporary file cannot be written: {error}")
+        self._owner.close()
+
+    # Sending the rest, as the client reads.
+
+    def _watch_writing(self) -> None:
+        if self._writer is None:
+            self._writer = self._shared.loop.io(self._socket.fileno(), 2)
+        if not self._writer.active:
+            self._writer.start(self._on_writable)
+            self._shared.sending.add(self)
+            self._await_taking()
+
+    @property
+    def _taken_count(self) -> int:
+        """Bytes from the outbox that the client's kernel has acknowledged; all sent bytes if that is unknown."""
+        return self._outbox.sent - unacknowledged(self._socket)
+
+    def _await_taking(self) -> None:
+        shared = self._shared
+        seconds = shared.write_timeout_seconds
+        self.expires = self._pace.until(monotonic(), self.expires, self._taken_count, seconds, shared.kept_until)
+
+    def _on_writable(self) -> None:
+        sent = self._outbox.sent
+        try:
+            self._outbox.send_to(self._socket)
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError:
+            self._owner.close()
+        self._shared.stats.sent_bytes += self._outbox.sent - sent
+        if self.closed:
+            return
+        if self._outbox.size:
+            if self._outbox.sent > sent:
+                self._await_taking()
+            self._watch_writing()
+        else:
+            self._stop_writing()
+        if not self.far_behind:
+            if self._drained is not None:
+                self._drained.set()
+            self._owner.caught_up()
+
+    def _stop_writing(self) -> None:
+        self.expires = math.inf
+        if self._writer is not None:
+            self._writer.stop()
+            self._shared.sending.discard(self)
+
+    def look_once_more(self) -> None:
+        """Send data that a blocked event loop has delayed, and extend the timeout of a client that keeps up."""
+        if not self._outbox.size:
+            return
+        self._on_writable()
+        # A full socket buffer becomes writable only after much of it is acknowledged: a slow client may still keep up.
+        if self._outbox.size and self._pace.keeps_up(self._taken_count, self._shared.write_timeout_seconds):
+            self._await_taking()
+
+    # Flow control.
+
+    @property
+    def far_behind(self) -> bool:
+        """True while unsent data is above the high-water mark, so that the slot and the next request wait."""
+        unsent = self._outbox.size
+        if unsent <= UNSENT_LEAST_BYTES:
+            return False
+        return unsent > UNSENT_MOST_BYTES or self._shared.budget.in_files > UNSENT_IN_FILES_BYTES
+
+    def wait_drained(self, seconds: float) -> bool:
+        """Block the slot while unsent data is above the high-water mark; the write timeout ends the wait."""
+        while self.far_behind and not self.closed:
+            self._wait_for_taking()
+        return True
+
+    def wait_until_all_taken(self, seconds: float) -> bool:
+        """Block the slot until all earlier responses are sent; the write timeout ends the wait."""
+        self.flush()
+        while self._outbox.size and not self.closed:
+            self._wait_for_taking()
+        return True
+
+    def _wait_for_taking(self) -> None:
+        """Wait until more is sent and unsent data is not above the high-water mark; several greenlets may wait."""
+        if self._drained is None or self._drained.is_set():
+            self._drained = Event()
+        self._drained.wait()
+
+    # Ending.
+
+    @property
+    def resets(self) -> bool:
+        """True if only a reset shows that a response is incomplete, as it has neither length nor chunks nor TLS."""
+        return self.close_ends_body and self._shared.tls is None
+
+    @property
+    def awaits_acknowledgement(self) -> bool:
+        """True while a reset would discard data of responses that the client has not acknowledged."""
+        return self.cut and self.resets and unacknowledged(self._socket) > 0
+
+    @property
+    def held_by_kernel(self) -> bool:
+        """True while closing the connection could discard sent data, namely if the client then sends more."""
+        return not self.cut and unacknowledged(self._socket) > KERNEL_BYTES
+
+    def poll_acknowledgement(self, look: Callable[[], object]) -> None:
+        """Call `look` at short intervals until the connection is closed."""
+        if self._acknowledging is None:
+            self._acknowledging = self._shared.loop.timer(_ACKNOWLEDGED_LOOK_SECONDS, _ACKNOWLEDGED_LOOK_SECONDS)
+            self._acknowledging.start(look)
+
+    def half_close(self) -> bool:
+        """End the output, but keep the input open; return False if the connection is broken."""
+        if self.cut and self._shared.tls is not None:
+            self._socket.leave_unfinished()
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            return False
+        return True
+
+    def close(self, incomplete: bool) -> None:
+        """Discard unsent data and close the socket; `incomplete` is true if the current response is not complete."""
+        cut = self.cut or incomplete or self._outbox.size > 0
+        self.release()
+        self._close_socket(cut)
+        self._outbox.clear()
+        if self._drained is not None:
+            self._drained.set()
+
+    def release(self) -> None:
+        """Stop using the socket and leave it open. Drop the reference to the owner, to break the cycle with it."""
+        self.closed = True
+        self._owner = NO_OWNER
+        self._shared.sending.discard(self)
+        for watcher in (self._writer, self._acknowledging):
+            if watcher is not None:
+                watcher.stop()
+                watcher.close()
+
+    def _close_socket(self, cut: bool) -> None:
+        if cut and isinstance(self._socket, TlsSocket):
+            self._socket.leave_unfinished()
+        elif cut and self.resets:
+            reset_when_closed(self._socket)
+        elif (FORKS.made or self.copied) and not isinstance(self._socket, TlsSocket):
+            # Another process may hold a copy of the socket, so close() alone would not end the connection.
+            _shut_down(self._socket)
+        self._socket.close()
+
+    def isolate(self) -> None:
+        """Close the copy of the socket in a process that a handler has forked: the client belongs to the parent."""
+        self.closed = True
+        close_copy(self._socket)
+
+
+def _shut_down(plain: Any) -> None:
+    # Do not use contextlib.suppress(): an abort could be raised in its Python code and leave the socket open.
+    try:
+        plain.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        return

@@ -1,0 +1,92 @@
+"""The callbacks of a connection and of its two halves, which do not depend on the objects that implement them."""
+
+from __future__ import annotations
+
+from typing import Any, Final, Protocol
+
+from ..policy.cannedresponses import CannedResponse
+
+__all__ = ["NO_OWNER", "Mover", "Owner", "Rescuer"]
+
+
+class Owner:
+    """The owner of an input and an output: their connection or, once that is closed, an owner that does nothing.
+
+    A closed connection is not the owner of its halves: that would be a cycle that only the garbage collector frees.
+    """
+
+    __slots__ = ()
+
+    @property
+    def busy(self) -> bool:
+        """True while a request is being answered."""
+        return True
+
+    @property
+    def answering(self) -> bool:
+        """True while a response is pending or unsent, so that no read timeout applies."""
+        return True
+
+    def close(self) -> None:
+        """Close the connection, because its socket is broken or its response cannot be buffered."""
+
+    def give_up(self) -> None:
+        """Close the connection after a bug in this package."""
+
+    # Called by the input.
+
+    def use_socket(self, sock: Any) -> None:
+        """Use another socket object for the same connection, with or without TLS."""
+
+    def start_next_request(self) -> None:
+        """Start the next pending request, if none is being answered."""
+
+    def admit_or_reject_early(self) -> None:
+        """Admit or reject the request with the pending head, if it is the next request."""
+
+    def ask_for_body(self) -> None:
+        """Send `100 Continue`, unless the response has begun."""
+
+    def reject(self, answer: CannedResponse) -> None:
+        """Reject the request that is being received, and close the connection."""
+
+    def refuse_plain_http(self) -> None:
+        """Answer a client that does not use TLS, and close the connection."""
+
+    def input_ended(self) -> None:
+        """Finish the pending requests, because the client has ended its input but may still read."""
+
+    def resume(self) -> None:
+        """Continue with the received data. Never raises."""
+
+    # Called by the output.
+
+    def flush_deferred(self) -> None:
+        """Send the deferred response at the end of a dispatch batch. Never raises."""
+
+    def caught_up(self) -> None:
+        """Continue the work that waited for the client, because unsent data is no longer above the high-water mark."""
+
+
+NO_OWNER: Final = Owner()
+
+
+class Mover(Protocol):
+    """Moves the idle connections of a closing server to other processes."""
+
+    @property
+    def hopeful(self) -> bool:
+        """True while another process can receive connections, or may soon be able to."""
+
+    def offer(self, connection: Any) -> bool:
+        """Move an idle connection as soon as possible; return False if it must be closed instead. Never raises."""
+
+
+class Rescuer(Protocol):
+    """Moves requests that find no free slot to other processes."""
+
+    def possible(self) -> bool:
+        """Return whether another process may have a free slot. Never waits or raises."""
+
+    def move(self, connection: Any, environ: dict[str, Any], data: bytes) -> bool:
+        """Move a connection with its only request; return False if it must be served here. Never waits or raises."""

@@ -1,0 +1,122 @@
+"""Starts ready jobs in batches, and flushes their responses together.
+
+A batch ends after about a millisecond, and the loop polls its sockets before the next batch. Otherwise, new requests
+could not even be rejected until all ready jobs, which may be CPU-bound, have run.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, Final, Protocol
+
+from gevent import get_hub
+
+from ..stdlib import monotonic
+
+__all__ = ["DispatchQueue"]
+
+
+class Dispatcher(Protocol):
+    """An object that starts jobs, that is, a worker."""
+
+    def dispatch(self) -> None:
+        """Start the next job; return when the job waits or has ended."""
+
+
+class Finisher(Protocol):
+    """An object that defers output to the end of a batch, that is, a connection with a complete response."""
+
+    def flush_deferred(self) -> None:
+        """Send the deferred output; never waits or raises an exception."""
+
+
+class FlushQueue:
+    """Defers complete responses to the end of the current batch, and sends them together.
+
+    Each separate send wakes the process that reads it, such as a proxy on the same machine, and waking costs more than
+    the send itself (docs/measurements/performance.md). Responses are deferred only if the watchdog runs, because the
+    watchdog flushes them while a job is CPU-bound.
+    """
+
+    __slots__ = ("_deferred", "batching", "watched")
+
+    def __init__(self) -> None:
+        self.watched = False
+        """True if the watchdog runs, and flushes deferred responses while a job is CPU-bound."""
+        self.batching = False
+        """True during a batch, so that responses may be deferred to its end."""
+        self._deferred: list[Finisher] = []
+
+    def __repr__(self) -> str:
+        return f"<TurnEnd with {len(self._deferred)} put off>"
+
+    def defer(self, finisher: Finisher) -> None:
+        """Call the finisher's `flush_deferred` at the end of the current batch."""
+        self._deferred.append(finisher)
+
+    def flush(self) -> None:
+        """Flush all deferred responses now."""
+        if self._deferred:
+            finishers, self._deferred = self._deferred, []
+            for finisher in finishers:
+                finisher.flush_deferred()
+
+
+class DispatchQueue:
+    """Runs one callback of the loop per batch; the callback calls the queued dispatchers."""
+
+    MOST_SECONDS: Final = 0.001
+    """Seconds after which a batch ends with the current job, so that the loop can poll its sockets."""
+
+    LEAST_PRIORITY: Final = -2
+    """Lowest priority of a watcher (libev's EV_MINPRI)."""
+
+    def __init__(self, flush_queue: FlushQueue) -> None:
+        self.flush_queue = flush_queue
+        self.number = 0
+        """Number of batches so far, including the current one."""
+        self._waiting: deque[Dispatcher] = deque()
+        self._scheduled = False
+        self._timer: Any = None
+
+    def __repr__(self) -> str:
+        return f"<HubTurns {len(self._waiting)} waiting>"
+
+    @property
+    def count(self) -> int:
+        """Number of queued jobs that have not been started."""
+        return len(self._waiting)
+
+    def schedule(self, dispatcher: Dispatcher) -> None:
+        """Queue a call of `dispatcher.dispatch` for the next batch, or for a later one if that batch is too long."""
+        self._waiting.append(dispatcher)
+        if not self._scheduled:
+            self._scheduled = True
+            get_hub().loop.run_callback(self._go_on)
+
+    def _go_on(self) -> None:
+        waiting, began, flush_queue = self._waiting, monotonic(), self.flush_queue
+        flush_queue.batching = flush_queue.watched
+        self.number += 1
+        try:
+            # Jobs that become ready during this batch run in the next one, after the loop has polled its sockets.
+            for _ in range(len(waiting)):
+                waiting.popleft().dispatch()
+                if monotonic() - began > self.MOST_SECONDS:
+                    break
+        finally:
+            flush_queue.batching = False
+            flush_queue.flush()
+            # Schedule the rest in `finally`, because an exception raised by one dispatcher must not stop all other
+            # jobs.
+            self._schedule_rest()
+
+    def _schedule_rest(self) -> None:
+        if self._waiting:
+            # Use a timer, because a callback would run before the loop polls its sockets. A due timer with the lowest
+            # priority runs after all other due events, and the callback that it adds runs after their callbacks.
+            # Therefore, a job whose database has responded continues before the next job starts.
+            self._timer = get_hub().loop.timer(0.0, priority=self.LEAST_PRIORITY)
+            self._timer.start(get_hub().loop.run_callback, self._go_on)
+        else:
+            self._scheduled = False

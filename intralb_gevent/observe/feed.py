@@ -1,0 +1,239 @@
+"""The feed of the status page: one JSON object a second, which is built once for all viewers.
+
+A timer of the event loop reads the counters once a second (`readings.py`). Everything else is done only while a viewer
+is connected. A greenlet builds each frame, and yields to the event loop between its parts. Each viewer has a greenlet
+of its own, which sends the newest frame; a viewer that reads slowly misses frames, and delays no other viewer.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import traceback
+from collections.abc import Callable, Iterator
+from time import monotonic, time
+from typing import TYPE_CHECKING, Any, Final
+
+import gevent
+from gevent.event import Event
+from gevent.lock import BoundedSemaphore
+
+from ..hub.log import HubLog
+from ..hub.loghandlers import LOGGER
+from ..policy.sentences import Verdict, verdict
+from ..policy.verdict import Facts, Finding, Judge
+from .frames import Frames
+from .places import place_in
+from .readings import BLOCKED_WINDOW, Readings
+from .refusals import Refusals
+from .requests import usual_place
+
+if TYPE_CHECKING:
+    from ..pool.balancer import LoadBalancer
+
+__all__ = ["Feed"]
+
+_RETRY: Final = b"retry: 1000\n\n"
+"""Milliseconds after which a browser connects again."""
+
+MOST_UNSENT_BYTES: Final = 64 * 1024
+"""Number of unsent bytes from which on a viewer gets no more frames until it has read them."""
+
+_PAUSE_SECONDS: Final = 0.05
+
+_BREAK_RATIO: Final = 9
+"""Ratio of the pause after a part of the history to the time that the part took."""
+
+_BOARD_SHARE: Final = 0.005
+"""Maximum share of a core for the slot boards between the frames; if they cost more, they are sent less often."""
+
+_WALKED_KINDS: Final = frozenset({"stuck", "overloaded", "flooded", "late", "busy", "streaming"})
+"""Kinds of findings for which the place is where most requests of the lane wait."""
+
+
+class Feed:
+    """The history and the frames of one balancer; `start` and `stop` belong to its server."""
+
+    MOST_VIEWERS: Final = 8
+    PERIOD_SECONDS = 1.0
+    """Seconds between two frames."""
+
+    BOARD_SECONDS = 0.25
+    """Seconds between two slot boards."""
+
+    def __init__(self, balancer: LoadBalancer) -> None:
+        self.balancer = balancer
+        self.refusals = Refusals()
+        self.readings = Readings(balancer, self.refusals)
+        self.site: Callable[[], dict[str, Any]] = dict
+        """Function that returns the supervisor's state; an empty dictionary without a supervisor."""
+        self.of_site: Callable[[Verdict], Verdict] = lambda own: own
+        """Function that returns the verdict on the site, from that on this process."""
+        self.actions = False
+        """True if the page may offer to end requests."""
+        self.viewers = 0
+        self._frames = Frames(self)
+        self._judge = Judge()
+        self._facts = Facts()
+        self._found: list[Finding] = []
+        self._timer: Any = None
+        self._builder: gevent.Greenlet[..., None] | None = None
+        self._frame = b""
+        self._number = 0
+        self._board = b""
+        self._boards = 0
+        self._board_viewers = 0
+        self._board_sender: gevent.Greenlet[..., None] | None = None
+        self._next = Event()
+        self._one_history = BoundedSemaphore(1)
+        self._log = HubLog(LOGGER.log)
+
+    def __repr__(self) -> str:
+        return f"<Feed for {self.viewers} viewers, {self.readings!r}>"
+
+    # Once a second.
+
+    def start(self) -> None:
+        """Begin to record; called when the server starts, in the thread of its event loop."""
+        self.balancer.intake.context.refusals = self.refusals
+        if self._timer is None:
+            self._timer = gevent.get_hub().loop.timer(self.PERIOD_SECONDS, self.PERIOD_SECONDS, ref=False)
+            self._timer.start(self._tick)
+
+    def stop(self) -> None:
+        """End the recording and all viewers."""
+        self.balancer.intake.context.refusals = None
+        if self._timer is not None:
+            self._timer.stop()
+            self._timer.close()
+            self._timer = None
+        self._wake_viewers()
+
+    def _tick(self) -> None:
+        """Record the last second; called by the event loop, so it never raises."""
+        try:
+            self.readings.tick()
+            site = self.site()
+            self._facts = self.readings.facts(site)
+            self._found = self._judge.review(self._facts, monotonic())
+        except Exception:
+            text = f"the status page cannot be updated because of a bug in intralb_gevent:\n{traceback.format_exc()}"
+            self._log.record(logging.ERROR, lambda: text)
+            self.stop()
+            return
+        if self.viewers and (self._builder is None or self._builder.dead):
+            self._builder = gevent.spawn(self._build, site)
+
+    # While someone looks.
+
+    def _build(self, site: dict[str, Any]) -> None:
+        frame = self._frames.frame(site)
+        text = json.dumps(frame, ensure_ascii=False, separators=(",", ":"))
+        self._number += 1
+        self._frame = f"data: {text}\n\n".encode("utf-8", "backslashreplace")
+        self._wake_viewers()
+
+    def _send_boards(self) -> None:
+        """Send the slot board between the frames, as long as there are viewers and it changes."""
+        while self._board_viewers and self._timer is not None:
+            began = monotonic()
+            text = json.dumps(self._frames.board(), separators=(",", ":"))
+            board = f"event: board\ndata: {text}\n\n".encode()
+            if self.balancer.intake.load or board != self._board:
+                self._board = board
+                self._boards += 1
+                self._wake_viewers()
+            gevent.sleep(max(self.BOARD_SECONDS, (monotonic() - began) / _BOARD_SHARE))
+
+    def _wake_viewers(self) -> None:
+        # Each frame has its own event: a viewer that waits for an event that is already set would never yield to the
+        # hub.
+        waited_for, self._next = self._next, Event()
+        waited_for.set()
+
+    def events(self, unsent: Callable[[], int], *, history: bool) -> Iterator[bytes]:
+        """Yield the feed for one viewer, as server-sent events; with the history and boards, if these are wanted.
+
+        `unsent` returns the number of bytes that the viewer has not read; nothing is yielded while there are many.
+        """
+        self.viewers += 1
+        self._board_viewers += history
+        try:
+            yield _RETRY
+            yield from self._beginning(unsent, history)
+            if history and (self._board_sender is None or self._board_sender.dead):
+                self._board_sender = gevent.spawn(self._send_boards)
+            yield from self._newest(unsent, boards=history)
+        finally:
+            self._board_viewers -= history
+            self.viewers -= 1
+
+    def _newest(self, unsent: Callable[[], int], *, boards: bool) -> Iterator[bytes]:
+        number, board = 0, self._boards
+        while self._timer is not None:
+            if self._number == number and not (boards and self._boards != board):
+                self._next.wait()
+            elif unsent() > MOST_UNSENT_BYTES:
+                gevent.sleep(self.PERIOD_SECONDS)
+            elif self._number != number:
+                # A frame contains the board.
+                number, board = self._number, self._boards
+                yield self._frame
+            else:
+                board = self._boards
+                yield self._board
+
+    def _beginning(self, unsent: Callable[[], int], history: bool) -> Iterator[bytes]:
+        """Yield what there is, and the history in parts; this uses at most a tenth of the event loop's time."""
+        began = monotonic()
+        for name, value in self._frames.beginning(history):
+            text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+            with self._one_history:
+                gevent.sleep(min(_BREAK_RATIO * (monotonic() - began), _PAUSE_SECONDS))
+            while unsent() > MOST_UNSENT_BYTES:
+                gevent.sleep(_PAUSE_SECONDS)
+            yield f"event: {name}\ndata: {text}\n\n".encode("utf-8", "backslashreplace")
+            began = monotonic()
+
+    def verdict(self) -> Verdict:
+        """Return the verdict on the site of the last second."""
+        return self.of_site(self._own_verdict())
+
+    def problems(self) -> dict[str, Any]:
+        """Return the verdict on this process for JSON; an empty dictionary if all is well."""
+        return self._own_verdict().as_dict() if self._found else {}
+
+    def _own_verdict(self) -> Verdict:
+        """Return the verdict on this process, with the places in the application."""
+        places = {finding.key: self._place(finding) for finding in self._found[:3]}
+        return verdict(self._facts, self._found, places)
+
+    def _place(self, finding: Finding) -> str:
+        """Return a sentence on the place of the application that a finding concerns; empty if there is none."""
+        if finding.kind == "blocked":
+            return self._blocked_place()
+        lane = next((each for each in self.balancer.intake.lanes if _is_of(finding, each.name)), None)
+        if lane is None or finding.kind not in (*_WALKED_KINDS, "leaking"):
+            return ""
+        found = usual_place(lane, abandoned=finding.kind == "leaking")
+        if found is None:
+            return ""
+        place, number, of = found
+        return f"{number} of {of} {'waits' if number == 1 else 'wait'} in {place}."
+
+    def _blocked_place(self) -> str:
+        recent = [block for block in self.readings.blocks() if monotonic() - block.at < BLOCKED_WINDOW]
+        worst = max(recent, key=lambda block: block.seconds, default=None)
+        if worst is None:
+            return ""
+        place = place_in(worst.stack)
+        return f"The longest was {worst.name}{'' if place is None else f', in {place}'}."
+
+    def facts_of_process(self) -> dict[str, Any]:
+        """Return what identifies this process in a frame."""
+        return {"pid": os.getpid(), "time": round(time(), 3), "condition": self.balancer.condition}
+
+
+def _is_of(finding: Finding, lane: str) -> bool:
+    return finding.lane is not None and finding.lane.name == lane

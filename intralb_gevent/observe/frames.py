@@ -1,0 +1,191 @@
+"""Builds the frames of the status page's feed: the JSON objects that `page.html` and `intralb-gevent top` show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
+
+import gevent
+
+from .. import naming
+from .places import place_in
+from .readings import HEAT_BOUNDS, REASONS
+from .refusals import Refusal
+from .requests import board, running
+
+if TYPE_CHECKING:
+    from ..pool.lane import Lane
+    from .feed import Feed
+
+__all__ = ["Frames", "shown_refusal"]
+
+MOST_BLOCKS: Final = 10
+"""Number of blockages of the event loop that a frame lists."""
+
+
+MOST_REFUSALS: Final = 20
+"""Number of rejections that a frame lists, the newest; `/refused` has all that are kept."""
+
+
+MOST_CHANGES: Final = 12
+"""Number of changes of the numbers of workers that a frame lists."""
+
+_CAUSES: Final = {
+    "load": "more than 70 % of the slots would be busy",
+    "waits": "all slots were busy, and requests waited too long",
+    "no_capacity": "a request found all slots and queues full",
+    "no_effect": "the added workers have not helped, because something else is the limit",
+    "quiet": "few slots were busy for a while",
+    "resize": "the application called resize()",
+}
+
+
+class Frames:
+    """Builds frames from a feed's readings and its balancer."""
+
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
+        self._refusals_sent = 0
+
+    def __repr__(self) -> str:
+        return f"<{naming.type_name(self)} of {self._feed!r}>"
+
+    def beginning(self, with_history: bool) -> Iterator[tuple[str, Any]]:
+        """Yield the events for a new viewer, as names and values: what there is, the history, the last rejections."""
+        feed, history = self._feed, self._feed.readings.history
+        if feed.viewers == 1:
+            self._refusals_sent = feed.refusals.count
+        yield (
+            "hello",
+            {
+                **feed.facts_of_process(),
+                "series": [each.name for each in history.series],
+                "merges": [each.merge for each in history.series],
+                "actions": feed.actions,
+                "reasons": REASONS,
+                "heat": HEAT_BOUNDS,
+                "lanes": [lane.name for lane in feed.balancer.intake.lanes],
+            },
+        )
+        if not with_history:
+            return
+        # Copy all columns at once, so that they have equal lengths: sending them may take some seconds.
+        columns = [
+            (history.column(index, long=False), history.column(index, long=True))
+            for index in range(len(history.series))
+        ]
+        for index, (short, long) in enumerate(columns):
+            yield "history", {"index": index, "short": packed(short), "long": packed(long)}
+        yield "refused", [shown_refusal(each) for each in feed.refusals.since(0)]
+
+    def board(self) -> list[dict[str, Any]]:
+        """Return the slot board."""
+        return board(self._feed.balancer)
+
+    def frame(self, site: dict[str, Any]) -> dict[str, Any]:
+        """Return the frame of this second; other greenlets run between its parts."""
+        feed = self._feed
+        refused = feed.refusals.since(self._refusals_sent)
+        self._refusals_sent = feed.refusals.count
+        frame: dict[str, Any] = {**feed.facts_of_process(), "verdict": feed.verdict().as_dict()}
+        frame["row"] = _numbers(feed.readings.row)
+        frame["lanes"] = [_lane(each) for each in feed.balancer.intake.lanes]
+        gevent.sleep(0)
+        frame["board"] = board(feed.balancer)
+        gevent.sleep(0)
+        frame["running"], frame["running_count"] = running(feed.balancer)
+        gevent.sleep(0)
+        frame["refused"] = [shown_refusal(each) for each in refused[-MOST_REFUSALS:]]
+        frame["changes"] = _changes(feed.balancer.intake.lanes)
+        frame["loop"] = self._loop()
+        frame["site"] = site
+        return frame
+
+    def _loop(self) -> dict[str, Any]:
+        readings, now = self._feed.readings, monotonic()
+        runtime = self._feed.balancer.intake.context.runtime
+        return {
+            "busy": round(readings.busy_share, 3),
+            "blocked": 0 if runtime is None else runtime.watchdog.blocked,
+            "interrupts": "" if runtime is None else runtime.watchdog.off_because,
+            "blocks": [
+                {
+                    "ago": round(now - block.at, 1),
+                    "seconds": round(block.seconds, 3),
+                    "name": block.name,
+                    "place": str(place_in(block.stack) or ""),
+                }
+                for block in readings.blocks()[: -MOST_BLOCKS - 1 : -1]
+            ],
+        }
+
+
+def _lane(lane: Lane) -> dict[str, Any]:
+    snapshot, pool, options = lane.snapshot(), lane.pool, lane.options
+    expected = lane.admission.throughput.wait(pool.waiting_count)
+    return {
+        "name": lane.name,
+        "workers": snapshot.workers,
+        "workers_max": snapshot.most_workers,
+        "slots": pool.total_slots,
+        "limit": snapshot.limit,
+        "running": pool.running,
+        "queued": pool.queued,
+        "places": pool.places,
+        "overloaded": snapshot.overloaded,
+        "clients": snapshot.clients,
+        "streams": len(pool.streams),
+        "abandoned": lane.stats.given_up,
+        "expected_wait": round(expected, 3),
+        "oldest": round(pool.longest_wait(monotonic()), 3),
+        "sessions": sum(slot.session.opened for slot in pool.slots),
+        "sessions_max": options.max_workers * options.max_concurrent_per_router,
+        "has_sessions": pool.session_rules.source is not None,
+        "timeout": round(options.deadline_seconds, 3),
+    }
+
+
+def _changes(lanes: list[Lane]) -> list[dict[str, Any]]:
+    """Return the latest changes of the numbers of workers, the newest first."""
+    now = monotonic()
+    found = [(change, number) for number, lane in enumerate(lanes) for change in lane.scaler.changes]
+    found.sort(key=lambda each: -each[0].at)
+    return [
+        {
+            "ago": round(now - change.at, 1),
+            "lane": number,
+            "by": change.by,
+            "workers": change.workers,
+            "cause": _CAUSES.get(change.cause, change.cause),
+        }
+        for change, number in found[:MOST_CHANGES]
+    ]
+
+
+def shown_refusal(refusal: Refusal) -> dict[str, Any]:
+    """Return a rejection for JSON, with times in seconds."""
+    return {
+        **refusal._asdict(),
+        "at": round(refusal.at, 3),
+        "expected_wait": round(refusal.expected_wait, 3),
+        "left": round(min(refusal.left, 86400.0), 3),
+    }
+
+
+def packed(values: Iterable[float]) -> list[float | int]:
+    """Return a series, whose values are never negative, with -n in place of each run of n zeros."""
+    shown: list[float | int] = []
+    for value in _numbers(values):
+        if value:
+            shown.append(value)
+        elif shown and shown[-1] < 0:
+            shown[-1] -= 1
+        else:
+            shown.append(-1)
+    return shown
+
+
+def _numbers(values: Iterable[float]) -> list[float | int]:
+    """Return numbers for JSON with four significant digits, whole numbers without a fraction."""
+    return [int(value) if value == int(value) else float(f"{value:.4g}") for value in values]

@@ -1,0 +1,17 @@
+"""All metrics, in the order of the text and of the reference page."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from .connections import CONNECTIONS
+from .metric import Metric
+from .pool import POOL
+from .process import PROCESS_METRICS
+from .requests import REQUESTS
+
+__all__ = ["METRICS", "METRICS_BY_NAME"]
+
+METRICS: Final[tuple[Metric, ...]] = (*REQUESTS, *POOL, *CONNECTIONS, *PROCESS_METRICS)
+
+METRICS_BY_NAME: Final = {metric.name: metric for metric in METRICS}

@@ -1,0 +1,102 @@
+"""Saturation: one number for how much of its capacity a server uses, for autoscalers, load balancers and operators.
+
+The saturation of a resource is its demand divided by its capacity: 0 is idle, 1 is full, and more than 1 means that
+requests wait or are rejected. The saturation of a process is that of its scarcest resource, and that of a
+site with several processes is the mean of its processes. All consumers use this number: the metrics, the admin pages,
+HAProxy's agent check, and the ORCA header for Envoy.
+
+Sessions are not a resource here: each slot has a session of its own, so sessions are never scarcer than slots.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Final
+
+__all__ = ["RESOURCES", "SPARE", "Mean", "Saturation", "slot_ratio", "weight_percent"]
+
+RESOURCES: Final = ("slots", "hub", "streams", "upgrades", "connections")
+"""Names of the resources.
+
+- slots: requests that run or wait, divided by the slots that may run; of several lanes, the most saturated one counts
+- hub: share of time for which the event loop was busy
+- streams: streamed responses, divided by `max_streams`
+- upgrades: connections that applications have taken over, divided by `max_upgraded`
+- connections: client connections, divided by `max_connections`
+"""
+
+SPARE: Final = 0.7
+"""Saturation up to which a server counts as having capacity to spare; the rest absorbs random peaks."""
+
+MOST: Final = 10.0
+"""Largest saturation that is reported. Beyond ten times the capacity, the ratio of counts is mostly chance."""
+
+LEAST_WEIGHT: Final = 1
+
+
+class Mean:
+    """An exponentially weighted mean over time, in which the mean age of the values is `AGE_SECONDS`.
+
+    The mean of the last ten seconds has the same mean age, but would have to keep all values.
+    """
+
+    AGE_SECONDS: Final = 5.0
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0.0
+
+    def __repr__(self) -> str:
+        return f"<Mean {self.value:.4f}>"
+
+    def add(self, value: float, seconds: float) -> None:
+        """Add a value that held for the last `seconds`."""
+        self.value += -math.expm1(-seconds / self.AGE_SECONDS) * (value - self.value)
+
+
+class Saturation:
+    """The saturation of each resource of one process, as means over about ten seconds."""
+
+    __slots__ = ("_means",)
+
+    def __init__(self) -> None:
+        self._means = {name: Mean() for name in RESOURCES}
+
+    def __repr__(self) -> str:
+        return f"<Saturation {self.value:.3f}: {self.by_resource}>"
+
+    def add(self, ratios: Mapping[str, float], seconds: float) -> None:
+        """Add the ratio of demand to capacity of each resource, as it was for the last `seconds`."""
+        for name, mean in self._means.items():
+            mean.add(min(MOST, ratios[name]), seconds)
+
+    @property
+    def by_resource(self) -> dict[str, float]:
+        """The saturation of each resource, rounded to four decimals."""
+        return {name: round(mean.value, 4) for name, mean in self._means.items()}
+
+    @property
+    def value(self) -> float:
+        """The saturation of the scarcest resource, rounded to four decimals."""
+        return max(self.by_resource.values())
+
+
+def slot_ratio(running: int, queued: int, capacity: int, rejected: float) -> float:
+    """Return demand divided by capacity for the slots of one lane.
+
+    `capacity` is the number of requests that may run at the same time, now or after the lane has added all its workers.
+    `rejected` is the number of rejected requests per request that ran: rejected requests are demand, too, and would
+    have used as much capacity as those that ran.
+    """
+    return min(MOST, (running + queued) / max(1, capacity) * (1 + rejected))
+
+
+def weight_percent(saturation: float) -> int:
+    """Return the share of its usual requests that a load balancer should send to a server, in percent.
+
+    The share is 100 % up to a saturation of `SPARE`; above, it falls in proportion. So the shares of several servers
+    converge to their capacities. The share never becomes 0: if all servers are overloaded, all still get requests.
+    """
+    return 100 if saturation <= SPARE else max(LEAST_WEIGHT, round(100 * SPARE / saturation))

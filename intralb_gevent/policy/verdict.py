@@ -1,0 +1,282 @@
+"""The verdict on a process: which problem it has, in which lane, and since when, by rules over measured numbers.
+
+Each rule compares the numbers of one lane, or of the whole process, with fixed limits, and returns a finding or none.
+The findings are ordered: a problem that causes others comes first. For example, a blocked event loop also fills the
+slots of every lane, so it comes before an overload. `policy/sentences.py` puts the findings into words.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal
+
+__all__ = ["Facts", "Finding", "Judge", "Kind", "LaneFacts", "Level", "findings", "rank_of"]
+
+Level = Literal["well", "notice", "warning", "alarm"]
+
+Kind = Literal[
+    "draining",
+    "blocked",
+    "leaking",
+    "stuck",
+    "no_session",
+    "flooded",
+    "overloaded",
+    "failing",
+    "late",
+    "streaming",
+    "reload_failed",
+    "few_processes",
+    "reloading",
+    "computing",
+    "busy",
+]
+"""The kinds of findings, in their order: a kind that causes others comes before these."""
+
+_ORDER: Final[tuple[Kind, ...]] = (
+    *("draining", "blocked", "leaking", "stuck", "no_session", "flooded", "overloaded", "failing", "late"),
+    *("streaming", "reload_failed", "few_processes", "reloading", "computing", "busy"),
+)
+
+_LEVELS: Final[tuple[Level, ...]] = ("well", "notice", "warning", "alarm")
+
+FULL_SECONDS: Final = 3.0
+"""Seconds for which all slots of a lane must be in use before the lane counts as full."""
+
+STALLED_SECONDS: Final = 3.0
+"""Shortest time, in seconds, without a completed request after which a full lane counts as stuck."""
+
+STALLED_RUN_TIMES: Final = 3
+"""The same limit as a multiple of the mean run time, if that is longer."""
+
+BLOCKED_SECONDS: Final = 0.5
+"""Seconds for which code must have blocked the event loop, within the window of blockages, to be a finding."""
+
+BLOCKED_ALARM_SECONDS: Final = 3.0
+"""Seconds from which on a blocked event loop is an alarm."""
+
+BUSY_LOOP: Final = 0.9
+"""Share of the time from which on the event loop counts as the bottleneck."""
+
+FLOOD_SHARE: Final = 0.6
+"""Minimum share of a lane's rejections with which one of several clients counts as the cause."""
+
+FLOOD_REFUSALS: Final = 20
+"""Minimum number of rejections in the window for a client's share to be significant."""
+
+STREAMED_SHARE: Final = 0.75
+"""Share of a lane's slots from which on streamed responses are a finding."""
+
+FAILED_SHARE: Final = 0.05
+FAILED_LEAST: Final = 5
+"""Share and number of the requests that must have failed in the window."""
+
+HOLD_SECONDS: Final = 5.0
+"""Seconds for which a finding is kept after its rule has last applied, so that the verdict does not flicker."""
+
+
+@dataclass(frozen=True)
+class LaneFacts:
+    """The numbers of one lane. Counts are those of the last ten seconds, unless stated otherwise."""
+
+    name: str = ""
+    """Path of the lane's route; "" for the general lane."""
+    running: int = 0
+    limit: int = 1
+    """Number of requests that may run at the same time now."""
+    streams: int = 0
+    """Number of running requests whose responses are being streamed for more than a moment."""
+    queued: int = 0
+    oldest_seconds: float = 0.0
+    """Time for which the oldest queued request has waited."""
+    full_seconds: float = 0.0
+    """Time for which all slots have been in use without a pause."""
+    stalled_seconds: float = 0.0
+    """Time since a request was last completed or failed, or since the lane became busy."""
+    run_seconds: float = 0.0
+    """Mean run time of the requests."""
+    timeout_seconds: float = math.inf
+    """Longest time after which a request of the lane reaches its deadline."""
+    ended: int = 0
+    """Number of requests that the application has answered, with success or not."""
+    failed: int = 0
+    late: int = 0
+    """Number of requests that reached their deadline, in the queue or in a slot."""
+    refused: int = 0
+    refused_per_second: float = 0.0
+    """Rate of the rejections in the last three seconds; 0 if there were none."""
+    reason: str = ""
+    """The most frequent reason of the rejections."""
+    clients: int = 0
+    """Number of clients that held requests, if the lane counts them."""
+    client: str = ""
+    """The client with most of the rejections, and its share of them."""
+    client_share: float = 0.0
+    no_session: int = 0
+    """Number of requests that were answered 503 because no session could be opened."""
+    abandoned: int = 0
+    """Number of slots that were abandoned in the last ten minutes."""
+    may_grow: bool = False
+    """True if the lane has fewer workers than it may have."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The numbers of one process, and of its site if there are several processes."""
+
+    lanes: tuple[LaneFacts, ...] = ()
+    condition: str = "serving"
+    loop_busy: float = 0.0
+    """Share of the last ten seconds in which the event loop was busy."""
+    blockages: int = 0
+    blocked_seconds: float = 0.0
+    longest_blocked_seconds: float = 0.0
+    """Number, total duration and longest duration of the event loop's blockages in the last half minute."""
+    reload: str = ""
+    """Result of the latest reload: "", none, running, done or failed."""
+    cause: str = ""
+    """Reason why the latest reload failed, or why a process cannot be started."""
+    processes_ready: int = 1
+    processes_wanted: int = 1
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One problem: its kind and level, the lane it concerns (None for the whole process), and since when it exists."""
+
+    kind: Kind
+    level: Level
+    lane: LaneFacts | None = None
+    seconds: float = 0.0
+    """Time for which the problem has existed, as far as the numbers show."""
+
+    @property
+    def key(self) -> tuple[Kind, str | None]:
+        """Identifies the problem from one review to the next."""
+        return self.kind, None if self.lane is None else self.lane.name
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """Position in the order of findings: the most severe first, and causes before their effects."""
+        return rank_of(self.level, self.kind)
+
+
+def rank_of(level: str, kind: str) -> tuple[int, int]:
+    """Return the position of a level and a kind in the order of findings; an unknown kind is the last of its level."""
+    severity = _LEVELS.index(level) if level in _LEVELS else 0
+    return -severity, _ORDER.index(kind) if kind in _ORDER else len(_ORDER)
+
+
+def findings(facts: Facts) -> list[Finding]:
+    """Return all findings, the most important first."""
+    found = [*_of_process(facts), *(each for lane in facts.lanes for each in _of_lane(lane, facts))]
+    return sorted(found, key=lambda finding: finding.rank)
+
+
+# The whole process.
+
+
+def _of_process(facts: Facts) -> Iterator[Finding]:
+    if facts.condition != "serving":
+        yield Finding("draining", "notice")
+    if facts.blocked_seconds >= BLOCKED_SECONDS:
+        yield Finding("blocked", "alarm" if facts.blocked_seconds >= BLOCKED_ALARM_SECONDS else "warning")
+    elif facts.loop_busy >= BUSY_LOOP:
+        yield Finding("computing", "notice")
+    yield from _of_site(facts)
+
+
+def _of_site(facts: Facts) -> Iterator[Finding]:
+    if facts.reload == "running":
+        yield Finding("reloading", "notice")
+    elif facts.reload == "failed":
+        yield Finding("reload_failed", "warning")
+    elif facts.processes_ready < facts.processes_wanted and facts.condition == "serving":
+        yield Finding("few_processes", "warning")
+
+
+# One lane.
+
+
+def _of_lane(lane: LaneFacts, facts: Facts) -> Iterator[Finding]:
+    if lane.abandoned:
+        yield Finding("leaking", "alarm" if 2 * lane.abandoned >= lane.limit else "warning", lane)
+    if lane.no_session:
+        yield Finding("no_session", "alarm", lane)
+    pressing = _pressure(lane)
+    if pressing is not None:
+        yield pressing
+    if lane.failed >= max(FAILED_LEAST, FAILED_SHARE * lane.ended):
+        yield Finding("failing", "warning", lane)
+    if lane.late and (pressing is None or pressing.kind != "stuck"):
+        yield Finding("late", "warning", lane)
+    if lane.streams >= STREAMED_SHARE * lane.limit and lane.limit > 1:
+        yield Finding("streaming", "warning", lane)
+
+
+def _pressure(lane: LaneFacts) -> Finding | None:
+    """Return the finding about a lane that has more requests than it can serve; only the most specific one applies."""
+    if _is_stuck(lane):
+        return Finding("stuck", "alarm", lane, min(lane.full_seconds, lane.stalled_seconds))
+    if lane.refused_per_second and _is_flooded(lane):
+        return Finding("flooded", "warning", lane)
+    if lane.refused_per_second:
+        return Finding("overloaded", "alarm", lane, lane.full_seconds)
+    if lane.full_seconds >= FULL_SECONDS and lane.queued:
+        return Finding("busy", "notice", lane, lane.full_seconds)
+    return None
+
+
+def _is_stuck(lane: LaneFacts) -> bool:
+    patience = max(STALLED_SECONDS, STALLED_RUN_TIMES * lane.run_seconds)
+    waits = lane.running - lane.streams >= max(1, lane.limit / 2)
+    return waits and lane.full_seconds >= FULL_SECONDS and lane.stalled_seconds >= patience
+
+
+def _is_flooded(lane: LaneFacts) -> bool:
+    return lane.refused >= FLOOD_REFUSALS and lane.clients > 1 and lane.client_share >= FLOOD_SHARE
+
+
+# Over time.
+
+
+@dataclass
+class _Known:
+    """A finding of an earlier review: since when it holds, and when its rule last applied, on a monotonic clock."""
+
+    since: float
+    seen: float
+    finding: Finding
+
+
+@dataclass
+class Judge:
+    """Reviews the facts once a second; records when each finding began, and keeps a finding for a moment after its
+    end."""
+
+    _known: dict[tuple[Kind, str | None], _Known] = field(default_factory=dict)
+
+    def review(self, facts: Facts, now: float) -> list[Finding]:
+        """Return the findings, the most important first, with the time for which each has existed; `now` in seconds."""
+        self._forget(now)
+        for finding in findings(facts):
+            known = self._known.get(finding.key)
+            since = now - finding.seconds if known is None else min(known.since, now - finding.seconds)
+            self._known[finding.key] = _Known(since, now, finding)
+        kept = [replace(each.finding, seconds=now - each.since) for each in self._known.values()]
+        return sorted(kept, key=lambda finding: finding.rank)
+
+    def _forget(self, now: float) -> None:
+        over = [key for key, each in self._known.items() if now - each.seen > HOLD_SECONDS]
+        for key in over:
+            del self._known[key]
+
+
+def unaffected(facts: Facts, found: Sequence[Finding]) -> list[str]:
+    """Return the names of the lanes that none of the findings concerns; none if one concerns the whole event loop."""
+    if any(finding.kind in ("blocked", "draining") for finding in found):
+        return []
+    affected = {finding.lane.name for finding in found if finding.lane is not None}
+    return [lane.name for lane in facts.lanes if lane.name not in affected]

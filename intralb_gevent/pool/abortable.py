@@ -1,0 +1,250 @@
+"""Ends the job of a slot early: has an abort raised in the job's application, and repeats it if necessary.
+
+If the application waits, the hub throws the abort into its greenlet. If the application computes, the watchdog has the
+abort raised between two bytecode instructions. An application that swallows an abort gets another one, until its slot
+is abandoned.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from ..aborts.safepoints import drops_an_abort
+from ..aborts.waits import (
+    has_been_notified,
+    is_giving_back,
+    is_importing,
+    is_notifying,
+    is_paused_within_step,
+    is_starting_program,
+    is_taking_its_lock_back,
+    take_no_notification,
+)
+from ..aborts.watchdog import Watchdog
+from ..errors import Abort, EndedByOperator, RequestKilled
+from ..stdlib import monotonic
+
+if TYPE_CHECKING:
+    from ..aborts.slotgreenlet import SlotGreenlet
+    from .job import Job
+    from .worker import Worker
+
+__all__ = ["MOST_ABORTS", "MOST_INTERRUPTS", "Abortable"]
+
+BUSY_REPEAT_SECONDS = 0.01
+"""Seconds between two aborts of a handler that still computes after its clean-up time is over."""
+
+IMPORT_SECONDS = 60.0
+"""Limit, in seconds, for an import or a program start that goes on after its request was cut; it might hang."""
+
+PUT_OFF_SECONDS = 0.02
+"""Seconds between checks whether a postponed abort can be raised now."""
+
+MOST_ABORTS = 5
+"""Number of aborts raised in a job while it waits, after which its slot is abandoned."""
+
+MOST_INTERRUPTS = 10
+"""Number of aborts raised in a job while it computes, after which its slot is abandoned."""
+
+
+class Abortable:
+    """The part of a slot that ends its job early."""
+
+    __slots__ = (
+        "_abort",
+        "_aborts",
+        "_interrupt_at",
+        "_interrupts",
+        "_raised",
+        "_repeat_at",
+        "_to_throw",
+        "given_up",
+        "greenlet",
+        "interruptible",
+        "job",
+        "lane",
+        "worker",
+    )
+
+    greenlet: SlotGreenlet
+    """The greenlet that runs the job; a subclass creates it."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self.lane = worker.lane
+        self.job: Job | None = None
+        self.interruptible = False
+        """True while the application has control and may be aborted."""
+        self.given_up = False
+        """True once the pool has replaced this slot, as its application cannot be ended or took over its connection."""
+        self._abort: Abort | None = None
+        """The last abort of the current job. Only a copy of it is raised, so this object refers to no frames."""
+        self._raised = False
+        """True if `_abort` has already been raised; False if it is pending or postponed."""
+        self._to_throw = False
+        """True while a hub callback that will throw the abort is pending."""
+        self._aborts = self._interrupts = 0
+        self._repeat_at = self._interrupt_at = math.inf
+
+    def abandon(self) -> None:
+        """Have the pool replace this slot, because its application cannot be ended."""
+        raise NotImplementedError
+
+    def flush_responses(self) -> None:
+        """Send the deferred responses of other jobs now, because the current job may compute for a long time."""
+        self.lane.context.flush_queue.flush()
+
+    @property
+    def due(self) -> float:
+        """Time, in `time.monotonic()` seconds, at which this slot's application must be aborted; infinity if never."""
+        if self.job is None or not self.interruptible:
+            return math.inf
+        return self.job.due if self._abort is None else self._repeat_at
+
+    @property
+    def uncancellable(self) -> bool:
+        """Whether the application has swallowed aborts too often for another one to be useful."""
+        return self._aborts >= MOST_ABORTS or self._interrupts >= MOST_INTERRUPTS
+
+    def abort(self, signal: Abort, now: float) -> None:
+        """Throw `signal` into the waiting application, from a hub callback; called in the hub.
+
+        An earlier abort that has not been raised yet is thrown instead, unless `signal` is a `RequestKilled`.
+        """
+        if self._abort is not None and not self._raised and not self._is_of_shutdown(signal):
+            signal = self._abort
+        self._aborts += 1
+        self._note(signal, now)
+        # The application may resume before the callback runs, and compute forever; `interrupt` then raises the abort.
+        self._to_throw, self._interrupt_at = True, now
+        # Throw from the hub: `throw()` switches, and any other caller would never be resumed.
+        self.worker.loop.run_callback(self._throw, self.job, signal)
+
+    def interrupt_request(self, started: float | None) -> None:
+        """Raise KeyboardInterrupt in the request that began at `started`, if that still runs; called in the hub."""
+        job = self.job
+        if job is not None and job.started == started and self._abort is None:
+            self._throw(job, KeyboardInterrupt())
+
+    def _throw(self, job: Job, signal: BaseException) -> None:
+        if not self.interruptible or self.job is not job:
+            return
+        if isinstance(signal, Abort) and not self._to_throw:
+            # `interrupt` has already raised the abort while the application computed.
+            return
+        # No variable of this method may refer to objects that belong to the application, because the hub would then
+        # finalize them. So no frame is kept in a variable, and a copy of the exception is raised: the traceback of
+        # the exception itself would refer to all frames of the application.
+        if self._may_go_on(job, signal):
+            self._put_off()
+        elif self._is_about_to_run():
+            # The greenlet runs in this iteration of the event loop; throw afterwards.
+            self.worker.loop.run_callback(self._throw, job, signal)
+        elif not is_taking_its_lock_back(self.greenlet.gr_frame):
+            self._begin_clean_up()
+            self.lane.stats.waiting_aborts += 1
+            take_no_notification(self.greenlet.gr_frame)
+            self.greenlet.throw(type(signal), signal.args)
+
+    def _is_about_to_run(self) -> bool:
+        """Return whether the greenlet has passed a notification on, or received one, that a throw now would lose."""
+        frame, patient = self.greenlet.gr_frame, self.patient
+        return has_been_notified(frame, patient) or (patient and is_notifying(frame))
+
+    def _begin_clean_up(self) -> None:
+        """Give the application time to clean up before it is aborted again."""
+        if self._to_throw:
+            cleanup = self.worker.options.cleanup_seconds
+            self._interrupt_at = monotonic() + (BUSY_REPEAT_SECONDS if self._raised else cleanup)
+        self._to_throw, self._raised = False, True
+
+    def _may_go_on(self, job: Job, signal: BaseException) -> bool:
+        """Return whether the abort must be postponed until the application's current step is finished."""
+        if job.ended is None:
+            return False
+        frame = self.greenlet.gr_frame
+        if self.may_finish and (is_giving_back(frame) or is_paused_within_step(frame) or drops_an_abort(frame)):
+            return True
+        now = monotonic()
+        # At a shutdown, a half-imported module does no harm.
+        if self._is_of_shutdown(signal) or now >= min(job.ended + IMPORT_SECONDS, self.lane.context.ends_at):
+            return False
+        return is_importing(frame) or is_starting_program(frame)
+
+    @staticmethod
+    def _is_of_shutdown(signal: BaseException) -> bool:
+        return isinstance(signal, RequestKilled) and not isinstance(signal, EndedByOperator)
+
+    def _put_off(self) -> None:
+        """Postpone the abort until the application has finished its current step."""
+        now = monotonic()
+        self._aborts -= 1
+        self._to_throw = False
+        self._interrupt_at = now
+        self._repeat_at = now + PUT_OFF_SECONDS
+        self.lane.context.look_at(self._repeat_at)
+        Watchdog.look_soon()
+
+    @property
+    def late(self) -> bool:
+        """Whether the application must be aborted now, even while it computes."""
+        if self.job is None or not self.interruptible:
+            return False
+        now = monotonic()
+        return now >= (self._end_at(self.job) if self._abort is None else self._interrupt_at)
+
+    def _end_at(self, job: Job) -> float:
+        return min(job.due, self.lane.context.ends_at)
+
+    @property
+    def patient(self) -> bool:
+        """Whether a due abort may still be postponed until the application reaches a better point."""
+        since = self._end_at(self.job) if self._abort is None and self.job is not None else self._interrupt_at
+        return monotonic() < since + self.worker.options.cleanup_seconds
+
+    @property
+    def may_finish(self) -> bool:
+        """Whether a release of resources that was in progress at the deadline may finish before the first abort."""
+        if self._raised or self.job is None:
+            return False
+        since = self._end_at(self.job) if self.job.ended is None else self.job.ended
+        return monotonic() < since + self.worker.options.cleanup_seconds
+
+    @property
+    def cleaning_up(self) -> bool:
+        """Whether the application has been aborted and still has time to clean up."""
+        return self._abort is not None and self.interruptible and not self.late
+
+    def interrupt(self) -> None:
+        """Raise the abort if the application's time is over; called in the application's greenlet while it computes."""
+        if self.job is None or not self.late:
+            return
+        if self.uncancellable:
+            if not self.given_up:
+                self.abandon()
+            self._stay_away()
+        signal = self.lane.cut(self.job) if self._abort is None else self._abort
+        self._interrupts += 1
+        self.lane.stats.computing_aborts += 1
+        self._note(signal, monotonic())
+        self._to_throw, self._raised = False, True
+        # Raise a copy: at the next abort, the hub drops its reference to the signal, and would free the frames that the
+        # signal refers to.
+        raise type(signal)(*signal.args)
+
+    def _note(self, signal: Abort, now: float) -> None:
+        cleanup = self.worker.options.cleanup_seconds
+        self._repeat_at = now + cleanup
+        self._interrupt_at = now + (BUSY_REPEAT_SECONDS if self._raised else cleanup)
+        self._abort = signal
+
+    def _stay_away(self) -> None:
+        """Never return, so that the hub and all other greenlets can run; the application keeps its resources."""
+        while True:
+            # A timeout of the application may raise here. If the timeout were not caught, the application would compute
+            # again.
+            try:
+                self.worker.hub.switch()
+            except BaseException:
+                continue

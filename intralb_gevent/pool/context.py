@@ -1,0 +1,107 @@
+"""State that the lanes of one balancer share: logs, deferred responses, and the time when a shutdown ends all jobs."""
+
+from __future__ import annotations
+
+import logging
+import math
+from itertools import count
+from typing import TYPE_CHECKING
+
+from gevent.event import Event
+
+from ..config.options import Options
+from ..hub.dispatch import FlushQueue
+from ..hub.log import HubLog
+from ..hub.loghandlers import LOGGER
+from ..hub.repeats import CLIENTS_MOST, Repeats
+from ..observe.moves import Moves
+from ..observe.refusals import Refusals
+from ..observe.stats import ConnectionStats
+from ..policy.cannedresponses import CannedResponse
+from ..stdlib import monotonic
+from .cutlog import CutRecord
+from .endings import Endings
+from .joblog import JobLog
+from .loadmeter import LoadMeter
+from .slotlog import FAILURES
+from .upgrades import Upgrades
+
+if TYPE_CHECKING:
+    from ..aborts.watchdog import Watchdog
+    from .job import Job
+    from .runtime import Runtime
+
+__all__ = ["LaneContext"]
+
+
+class LaneContext:
+    """State that the lanes of one balancer share; the balancer creates it and passes it to each lane."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.flush_queue = FlushQueue()
+        """The responses deferred until the end of the current batch of jobs."""
+        self.upgrades = Upgrades(options.max_upgraded, self.changed)
+        self.worker_ids = count(1)
+        self.runtime: Runtime | None = None
+        """The timers, watchdog and reviews of a balancer that serves; None while it does not serve."""
+        self.ends_at = math.inf
+        """Time, in `time.monotonic()` seconds, at which a shutdown ends all running jobs; otherwise infinity."""
+        self.load = LoadMeter()
+        """The saturation of this balancer, and its rates of requests and errors."""
+        self.watchdog: Watchdog | None = None
+        """The latest watchdog, whose counts remain after it has stopped."""
+        self.streams = 0
+        """Number of responses that are being streamed, in all lanes."""
+        self.connections = ConnectionStats()
+        """The totals of the client connections of all servers."""
+        self.log = HubLog(LOGGER.log)
+        self.job_log = JobLog(options.log_format) if options.enable_logging else None
+        self.endings = Endings(options.on_ended, self.log)
+        self.moves = Moves()
+        """The counts of connections that moved between processes."""
+        self._late = Repeats(self.log)
+        """The log for requests that were cut or whose deadline has passed; it counts repetitions."""
+        self._rejections = 0
+        self.changed_event: Event | None = None
+        self.refusals: Refusals | None = None
+        """The last rejected requests, for the status page; None if there is no such page."""
+
+    def __repr__(self) -> str:
+        return f"<LaneContext {self.streams} streams, {self.upgrades!r}>"
+
+    def changed(self) -> None:
+        """Wake a waiting `drain`, because a slot or queue capacity has become free, or a worker is gone."""
+        if self.changed_event is not None:
+            self.changed_event.set()
+
+    def look_at(self, at: float) -> None:
+        """Sweep for late jobs at `at` or earlier, in `time.monotonic()` seconds."""
+        if self.runtime is not None:
+            self.runtime.deadlines.watch(at)
+
+    def not_executed(self, answer: CannedResponse) -> CannedResponse:
+        """Return the variant of `answer` for the next request that is rejected without being run."""
+        self._rejections += 1
+        return answer.not_executed(self._rejections)
+
+    def report_cut(self, job: Job, record: CutRecord) -> None:
+        """Log that a job was ended early, with its stack, or only count it if many were ended at the same place.
+
+        Called in the hub, before the handler is aborted.
+        """
+        kind = (record.setting, record.place)
+        if self._late.admits(kind, CLIENTS_MOST, logging.WARNING, record):
+            record.take_stack(job)
+            self.log.record(logging.WARNING, record)
+
+    def flush_logs(self, timeout: float) -> None:
+        """Wait until all log records are written and all endings reported, for `timeout` seconds at most each."""
+        FAILURES.flush()
+        self._late.flush()
+        if self.runtime is not None:
+            self.runtime.refusals.report(monotonic())
+        self.log.flush(timeout)
+        if self.job_log is not None:
+            self.job_log.records.flush(timeout)
+        self.endings.flush(timeout)

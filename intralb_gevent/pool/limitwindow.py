@@ -1,0 +1,71 @@
+"""Collects the measurements of a lane in consecutive windows; each window is passed to the lane's limiter."""
+
+from __future__ import annotations
+
+import math
+from time import monotonic
+
+from ..observe.stats import Stats
+from ..policy.limiters import Window
+
+__all__ = ["LimitWindow"]
+
+
+class LimitWindow:
+    """Computes a window as the difference of a lane's statistics between its start and its end."""
+
+    __slots__ = (
+        "_began",
+        "_begun",
+        "_ended",
+        "_least_waiting",
+        "_most_running",
+        "_shed",
+        "_stats",
+        "_time",
+        "least_run_time",
+    )
+
+    def __init__(self, stats: Stats) -> None:
+        self._stats = stats
+        self._begin(monotonic())
+
+    def __repr__(self) -> str:
+        ended = self._stats.run_time.count - self._ended
+        return f"<WindowCount for {monotonic() - self._began:.3f}s: {ended} ended, {self._most_running} running>"
+
+    def _begin(self, now: float) -> None:
+        stats = self._stats
+        self._began = now
+        self._ended, self._time = stats.run_time.count, stats.run_time.total
+        self._begun = stats.queue_wait.count
+        self._shed = stats.shed
+        self._most_running = 0
+        self._least_waiting = -1
+        self.least_run_time = math.inf
+        """Shortest run time of the jobs that ended in the window, in seconds; infinity if none ended."""
+
+    def sample(self, running: int, waiting: int) -> None:
+        """Record how many jobs run and how many wait now."""
+        if running > self._most_running:
+            self._most_running = running
+        if waiting < self._least_waiting or self._least_waiting < 0:
+            self._least_waiting = waiting
+
+    def over(self, now: float, least_lag: float | None) -> Window:
+        """Return the window that ends now, and start the next one."""
+        stats = self._stats
+        ended = stats.run_time.count - self._ended
+        window = Window(
+            seconds=now - self._began,
+            least_lag=least_lag,
+            most_running=self._most_running,
+            ended=ended,
+            mean_run_time=(stats.run_time.total - self._time) / ended if ended else 0.0,
+            least_run_time=self.least_run_time if ended else 0.0,
+            shed=stats.shed - self._shed,
+            begun=stats.queue_wait.count - self._begun,
+            backlogged=self._least_waiting > 0,
+        )
+        self._begin(now)
+        return window

@@ -1,0 +1,71 @@
+"""Functions for handlers that act on the running request, found through the current greenlet instead of the environ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..aborts.slotgreenlet import current_slot
+from ..errors import NoCurrentJob
+from ..policy.traceparent import trace_headers
+from .job import Job
+
+__all__ = ["deadline_headers", "extend_deadline", "wait_for_client"]
+
+
+def extend_deadline(seconds: float) -> float:
+    """Move the running request's deadline to `seconds` from now, if that is later; return the seconds then left.
+
+    The latest possible deadline is `max_request_timeout_seconds` after the request's arrival, or the timeout of a proxy
+    that reports one. A request that has been cut stays cut. Call this in the greenlet that runs the request; in a
+    greenlet that a handler starts, call `environ["intralb.deadline"].extend(seconds)` instead. Raises `NoCurrentJob` in
+    any other greenlet, and `OptionError`, a ValueError, unless `seconds` is a number above 0.
+    """
+    job = _current_job("extend_deadline", "extend")
+    if job.state != "running":
+        return job.deadline.remaining()
+    return job.deadline.extend(seconds)
+
+
+def deadline_headers() -> dict[str, str]:
+    """Return header fields that report the running request's remaining time to the server of an outgoing request.
+
+    The fields are `X-Envoy-Expected-Rq-Timeout-Ms` and `grpc-timeout`, in whole milliseconds, at least 1. If the
+    request has a valid `traceparent`, it and `tracestate` are added, so that the trace continues. Call this in the
+    greenlet that runs the request; in a greenlet that a handler starts, call `environ["intralb.deadline"].headers()`
+    instead, which returns the first two fields. Raises `NoCurrentJob` in any other greenlet.
+    """
+    job = _current_job("deadline_headers", "headers")
+    return {**job.deadline.headers(), **trace_headers(job.environ)}
+
+
+def wait_for_client(wait: Callable[[float], object], seconds: float) -> object:
+    """Return the result of `wait(seconds)`; the time of the call does not count towards the running request's deadline.
+
+    A wait cannot move the deadline beyond the latest one that `extend_deadline` allows.
+    """
+    job = _job()
+    if job is None:
+        return wait(seconds)
+    deadline = job.deadline
+    deadline.suspend(deadline.latest)
+    try:
+        return wait(seconds)
+    finally:
+        deadline.resume()
+        if job.slot is not None:
+            job.slot.lane.context.look_at(deadline.at)
+
+
+def _job() -> Job | None:
+    slot = current_slot()
+    return None if slot is None else slot.job
+
+
+def _current_job(function: str, method: str) -> Job:
+    job = _job()
+    if job is None:
+        raise NoCurrentJob(
+            f"there is no running request in this greenlet; call {function}() in the handler, "
+            f'and in greenlets and threads that it starts environ["intralb.deadline"].{method}()'
+        )
+    return job

@@ -1,0 +1,50 @@
+"""The ids by which a request is found in the logs of the server, of its proxies and of its application."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from ..policy.requestidentity import REQUEST_ID
+
+__all__ = ["id_header", "new_request_id", "take_request_id"]
+
+_SUFFIXES: Final = tuple(f"{number:02x}" for number in range(256))
+_PREFIX_BYTES: Final = 9
+"""Random bytes that 256 ids have in common; getting random bytes for each id would take longer."""
+
+_ids: Final[list[str]] = []
+"""Ids that are not in use yet."""
+
+_VALID: Final = re.compile(r"[!#-\[\]-~]{1,128}").fullmatch
+"""Matches an id that can be repeated in a header field and within quotes of a log line."""
+
+# A forked process must not use the ids of its parent.
+os.register_at_fork(after_in_child=_ids.clear)
+
+
+def new_request_id() -> str:
+    """Return a new id, 20 hexadecimal digits; ids are unique, but they can be guessed."""
+    if not _ids:
+        _refill()
+    return _ids.pop()
+
+
+def _refill() -> None:
+    prefix = os.urandom(_PREFIX_BYTES).hex()
+    _ids.extend([prefix + suffix for suffix in _SUFFIXES])
+
+
+def take_request_id(environ: dict[str, Any]) -> None:
+    """Take the id of a request from the field X-Request-ID, which a trusted proxy has set; ignore an invalid one."""
+    value = environ.get("HTTP_X_REQUEST_ID")
+    if isinstance(value, str) and _VALID(value) is not None:
+        environ[REQUEST_ID] = value
+
+
+def id_header(environ: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the header field X-Request-ID of a response of the server's own, as a list; empty without an id."""
+    request_id = environ.get(REQUEST_ID)
+    return [("X-Request-ID", str(request_id))] if request_id else []

@@ -1,0 +1,36 @@
+"""Replace a management command of a framework by `intralb-gevent serve`, in the same process.
+
+The framework has already imported modules that must be imported after monkey-patching, so the program starts anew.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import NoReturn
+
+__all__ = ["serve_instead"]
+
+_NOT_INSTALLED = "intralb-gevent: pip install 'intralb-gevent[reload]' to restart when a file changes"
+_RELOAD = ("--reload", "--no-reload")
+_ONE_LOOK = ("-h", "--help", "--show-config")
+
+
+def serve_instead(
+    flags: Sequence[str], reloads: bool, application: str | None = None, variables: Mapping[str, str] | None = None
+) -> NoReturn:
+    """Execute `intralb-gevent serve` with these flags, and with `--reload` if `reloads` and watchfiles is installed."""
+    more = [] if application is None else [application]
+    if reloads and not any(flag in flags for flag in (*_RELOAD, *_ONE_LOOK)):
+        if importlib.util.find_spec("watchfiles") is not None:
+            more.append("--reload")
+        else:
+            print(
+                "intralb-gevent: pip install 'intralb-gevent[reload]' to restart when a file changes", file=sys.stderr
+            )
+    command = [sys.executable, "-m", "intralb_gevent", "serve", *more, *flags]
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(sys.executable, command, {**os.environ, **(variables or {})})

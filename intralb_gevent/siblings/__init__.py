@@ -1,0 +1,4 @@
+"""Move connections between processes that accept from the same listener.
+
+The modules use the event loop, but know neither HTTP nor jobs: `http/` decides which connections move, and when.
+"""

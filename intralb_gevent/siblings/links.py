@@ -1,0 +1,266 @@
+"""The sending side: passes connections to other processes, and takes back those that were not taken.
+
+A connection belongs to the sender until the sender has read the receiver's confirmation, and the receiver reads from
+the connection only once it has sent the confirmation. If a link ends first, the sender shuts it down, so that no
+further confirmation can be sent, then reads the confirmations that were sent, and takes back the other connections. So
+a connection is always served by exactly one process, whenever a receiver is killed or blocked.
+"""
+
+from __future__ import annotations
+
+import _socket
+import contextlib
+from collections.abc import Callable, Iterator
+from itertools import count
+from time import monotonic
+from typing import Any, Final, Protocol
+
+from .sockets import connect, receive, send
+from .transfer import Message, Transfer
+
+__all__ = ["Link", "Links", "Sender"]
+
+ANSWER_SECONDS: Final = 1.0
+"""Seconds within which a process must answer; otherwise its event loop is blocked, and the connections are taken
+back."""
+
+AVOIDED_SECONDS: Final = 1.0
+"""Seconds for which nothing is sent to a process that has not answered, or has refused a connection."""
+
+MAX_WAITING: Final = 32
+"""Maximum number of connections on their way to one process, so that few wait if it is blocked."""
+
+
+class Sender(Protocol):
+    """The owner of the links, whose methods are called in the hub."""
+
+    def changed(self) -> None:
+        """Continue, because a process can receive connections now, or cannot any more."""
+
+    def taken(self, transfer: Transfer) -> None:
+        """Record that another process has taken a connection."""
+
+    def returned(self, transfer: Transfer, reason: str) -> None:
+        """Serve a connection again that no other process has taken."""
+
+    def failed(self) -> None:
+        """Log the current exception as a bug in this package."""
+
+
+class Link:
+    """A socket to one process, and the connections that were sent through it and not answered yet."""
+
+    def __init__(self, loop: Any, sock: _socket.socket, pid: int, sender: Sender) -> None:
+        self.pid = pid
+        self.connections = 0
+        """Number of connections of the process, as far as it is known."""
+        self.ready = False
+        """True while the process can receive connections."""
+        self.closed = False
+        self.avoided_until = 0.0
+        self._sock = sock
+        self._sender = sender
+        self._waiting: dict[int, Transfer] = {}
+        self._numbers = count(1)
+        self._heard = monotonic()
+        """Time of the last answer, or of the first message that still has none."""
+        self._greeted = False
+        self._reader = loop.io(sock.fileno(), 1, ref=False)
+        self._reader.start(self.look)
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "ready" if self.ready else "not ready"
+        return f"<Link to process {self.pid}: {state}, {len(self._waiting)} waiting>"
+
+    @property
+    def waiting(self) -> int:
+        """Number of connections that were sent and not answered yet."""
+        return len(self._waiting)
+
+    def accepts(self, now: float) -> bool:
+        """Return whether a connection can be sent now."""
+        return self.ready and not self.closed and len(self._waiting) < MAX_WAITING and now >= self.avoided_until
+
+    def owes_answer(self) -> bool:
+        """Return whether an answer of the process is missing."""
+        return not self.closed and (bool(self._waiting) or not self._greeted)
+
+    def is_silent(self, now: float) -> bool:
+        """Return whether an answer of the process has been missing for too long."""
+        return self.owes_answer() and now - self._heard > ANSWER_SECONDS
+
+    def send(self, transfer: Transfer) -> bool:
+        """Send a connection; return False, without an effect, if that is not possible now."""
+        number = next(self._numbers)
+        try:
+            send(self._sock, transfer.message(number).encoded(), transfer.sock.fileno())
+        except OSError:
+            self.avoided_until = monotonic() + AVOIDED_SECONDS
+            return False
+        if not self._waiting:
+            self._heard = monotonic()
+        self._waiting[number] = transfer
+        self.connections += 1
+        return True
+
+    def look(self) -> None:
+        """Read all answers that have arrived."""
+        try:
+            while not self.closed:
+                packet = self._packet()
+                if packet is None:
+                    return
+                if not packet:
+                    self.close("ended")
+                    return
+                self._take(Message.decoded(packet))
+        except Exception:
+            self._sender.failed()
+            self.close("bug")
+
+    def _packet(self) -> bytes | None:
+        """Return the next packet, which is empty if the link is broken; None if there is none now."""
+        try:
+            return receive(self._sock)[0]
+        except (BlockingIOError, InterruptedError):
+            return None
+        except OSError:
+            return b""
+
+    def _take(self, message: Message) -> None:
+        self._heard = monotonic()
+        kind = message.kind
+        if kind == "state":
+            self._greeted = True
+            self.ready = bool(message.fields.get("ready"))
+            self.connections = int(message.fields.get("connections", 0)) + len(self._waiting)
+            self._sender.changed()
+            return
+        transfer = self._waiting.pop(message.number, None)
+        if transfer is None:
+            return
+        if kind == "taken":
+            transfer.sock.close()
+            self._sender.taken(transfer)
+        else:
+            self.connections -= 1
+            self.avoided_until = self._heard + AVOIDED_SECONDS
+            self._sender.returned(transfer, str(message.fields.get("reason", "refused")))
+
+    def close(self, reason: str) -> None:
+        """End this link, and take back the connections that the process has not taken; does nothing if it is closed."""
+        if self.closed:
+            return
+        self.closed, self.ready = True, False
+        self._reader.stop()
+        self._reader.close()
+        self._read_last()
+        self._sock.close()
+        waiting, self._waiting = self._waiting, {}
+        for transfer in waiting.values():
+            self._sender.returned(transfer, reason)
+        self._sender.changed()
+
+    def _read_last(self) -> None:
+        """Prevent further confirmations, and read those that were sent."""
+        # An error means that the other process has ended the link, so it cannot send any more either.
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(_socket.SHUT_RDWR)
+        while packet := self._packet():
+            message = Message.decoded(packet)
+            if message.kind == "taken" and (transfer := self._waiting.pop(message.number, None)) is not None:
+                transfer.sock.close()
+                self._sender.taken(transfer)
+
+    def isolate(self) -> list[_socket.socket]:
+        """Forget everything in a process that a handler has forked; return the sockets of which it has copies."""
+        self.closed = True
+        return [self._sock, *(each.sock for each in self._waiting.values())]
+
+
+class Links:
+    """The links of one listener to the other processes that accept from it."""
+
+    def __init__(self, loop: Any, listener: int, sender: Sender) -> None:
+        self._loop = loop
+        self._listener = listener
+        self._sender = sender
+        self._links: dict[int, Link] = {}
+        self._avoided: dict[int, float] = {}
+        """The processes that cannot be reached, and the time until which no attempt is made."""
+        self._timer: Any = None
+
+    def __repr__(self) -> str:
+        return f"<Links {list(self._links.values())}>"
+
+    def __iter__(self) -> Iterator[Link]:
+        return iter(list(self._links.values()))
+
+    @property
+    def waiting(self) -> int:
+        """Number of connections that are on their way."""
+        return sum(link.waiting for link in self._links.values())
+
+    def connect(self, pid: int) -> Link | None:
+        """Return the link to a process, which may not be ready yet; None if the process cannot be reached."""
+        link = self._links.get(pid)
+        if link is not None and not link.closed:
+            return link
+        if monotonic() < self._avoided.get(pid, 0.0):
+            return None
+        try:
+            sock = connect(self._listener, pid)
+        except OSError:
+            return None
+        link = self._links[pid] = Link(self._loop, sock, pid, self._sender)
+        self._watch()
+        return link
+
+    def send(self, pid: int, transfer: Transfer) -> bool:
+        """Send a connection to a process to which there is a link; return False, without an effect, if it cannot."""
+        link = self._links.get(pid)
+        sent = link is not None and link.accepts(monotonic()) and link.send(transfer)
+        self._watch()
+        return sent
+
+    def _watch(self) -> None:
+        """Check at intervals whether processes answer, while any of them has to."""
+        if self._timer is None:
+            self._timer = self._loop.timer(ANSWER_SECONDS / 4, ANSWER_SECONDS / 4, ref=False)
+        if not self._timer.active:
+            self._timer.start(self._look)
+
+    def _look(self) -> None:
+        try:
+            self._close_silent(monotonic())
+        except Exception:
+            self._sender.failed()
+
+    def _close_silent(self, now: float) -> None:
+        for link in self:
+            if link.is_silent(now):
+                # If this event loop was blocked, answers have arrived in that time.
+                link.look()
+            if link.is_silent(now):
+                self._avoided[link.pid] = now + AVOIDED_SECONDS
+                link.close("silent")
+            if link.closed and self._links.get(link.pid) is link:
+                del self._links[link.pid]
+        if not any(link.owes_answer() for link in self):
+            self._timer.stop()
+
+    def close(self) -> None:
+        """End all links, and take back the connections that are on their way."""
+        if self._timer is not None:
+            self._timer.stop()
+            self._timer.close()
+            self._timer = None
+        for link in self:
+            link.close("stopped")
+        self._links.clear()
+
+    def isolate(self, close_copy: Callable[[Any], object]) -> None:
+        """Close the copies of all sockets in a process that a handler has forked."""
+        for link in self:
+            for sock in link.isolate():
+                close_copy(sock)

@@ -1,0 +1,162 @@
+"""systemd's notification protocol: datagrams of `NAME=value` lines on a unix socket (sd_notify(3)).
+
+A serving process sends notifications to systemd or to the supervisor, and cannot distinguish the two. The supervisor
+receives those of its processes, and sends its own to systemd. No function of this module waits.
+"""
+
+from __future__ import annotations
+
+import _socket
+import contextlib
+import os
+import secrets
+import struct
+from collections.abc import Iterator, MutableMapping
+from typing import Final, NamedTuple
+
+from ..errors import OptionError
+
+__all__ = [
+    "REQUESTS",
+    "TRACEBACK",
+    "Message",
+    "Notifier",
+    "NotifySocket",
+    "status",
+    "traceback_field",
+    "watchdog_seconds",
+]
+
+REQUESTS: Final = "X_INTRALB_REQUESTS"
+"""Field with the number of requests that a process has received; systemd ignores unknown fields."""
+
+TRACEBACK: Final = "X_INTRALB_TRACEBACK"
+"""Field with the traceback of a failed start; the lines of the traceback are separated by U+2028."""
+
+_LINE_SEPARATOR: Final = "\u2028"
+_VARIABLE: Final = "NOTIFY_SOCKET"
+_CREDENTIALS: Final = struct.Struct("3i")
+"""Format of the sender's process, user and group ids (struct ucred)."""
+
+_MOST_BYTES: Final = 16 * 1024
+_MOST_UNSENT: Final = 16
+
+_SO_PASSCRED: Final = int(getattr(_socket, "SO_PASSCRED", 16))
+_SCM_CREDENTIALS: Final = int(getattr(_socket, "SCM_CREDENTIALS", 2))
+
+
+def status(text: str) -> str:
+    """Return the field that describes the state of the service, as one line."""
+    return f"STATUS={' '.join(text.split())[:1000]}"
+
+
+def traceback_field(text: str) -> str:
+    """Return the field with a traceback."""
+    return f"{TRACEBACK}={_LINE_SEPARATOR.join(text.splitlines())[-6000:]}"
+
+
+def watchdog_seconds(environ: MutableMapping[str, str], pid: int) -> float | None:
+    """Return the seconds within which this process must send WATCHDOG=1 again; None if it need not send it."""
+    text, whose = environ.pop("WATCHDOG_USEC", ""), environ.pop("WATCHDOG_PID", "")
+    return int(text) / 1e6 if text.isdecimal() and int(text) and whose in ("", str(pid)) else None
+
+
+class Notifier:
+    """Sends notifications to an address; does nothing if there is no address."""
+
+    def __init__(self, address: str | None) -> None:
+        self.address = address
+        self._unsent: tuple[str, ...] = ()
+        self._socket: _socket.socket | None = None
+        if address is not None:
+            self._socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM)
+            self._socket.setblocking(False)
+
+    def __repr__(self) -> str:
+        return f"<Notifier to {self.address}>"
+
+    @classmethod
+    def taken_from(cls, environ: MutableMapping[str, str]) -> Notifier:
+        """Return the notifier for this process, and remove the variable, so that child processes do not find it."""
+        address = environ.pop(_VARIABLE, "")
+        if address and address[0] not in "/@":
+            raise OptionError(f"{_VARIABLE}: {address!r} is not allowed; it must be a path or begin with @")
+        return cls(address or None)
+
+    def send(self, *fields: str) -> None:
+        """Send the fields in one datagram; if the receiver has no space now, they are sent before the next fields."""
+        if self._socket is None or self.address is None:
+            return
+        # A signal handler may interrupt this method and call it, so first remove the unsent fields, which are then sent
+        # only once.
+        fields, self._unsent = (*self._unsent, *fields), ()
+        where = "\0" + self.address[1:] if self.address.startswith("@") else self.address
+        try:
+            self._socket.sendto("\n".join(fields).encode("utf-8", "backslashreplace"), where)
+        except BlockingIOError:
+            self._unsent = (*fields, *self._unsent)[-_MOST_UNSENT:]
+        except OSError:
+            # The receiver has ended, so the fields are dropped.
+            return
+
+    def close(self) -> None:
+        """Stop sending."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+
+class Message(NamedTuple):
+    """A notification: the id of the process that has sent it, and its fields."""
+
+    pid: int
+    fields: dict[str, str]
+
+    @property
+    def traceback(self) -> str:
+        """The traceback in this message, or ''."""
+        return self.fields.get(TRACEBACK, "").replace(_LINE_SEPARATOR, "\n")
+
+
+class NotifySocket:
+    """The socket on which the supervisor receives notifications; the kernel guarantees the sender of each one."""
+
+    def __init__(self, descriptor: int | None = None) -> None:
+        self._socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM, 0, descriptor)
+        self._socket.setblocking(False)
+        if descriptor is None:
+            # Use an abstract address, which leaves no file behind.
+            self._socket.bind(f"\0intralb-{os.getpid()}-{secrets.token_hex(8)}")
+            self._socket.setsockopt(_socket.SOL_SOCKET, _SO_PASSCRED, 1)
+
+    def __repr__(self) -> str:
+        return f"<NotifySocket {self.address}>"
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """Stop receiving."""
+        self._socket.close()
+
+    @property
+    def address(self) -> str:
+        """The address of this socket, as it is written in NOTIFY_SOCKET."""
+        name = self._socket.getsockname()
+        return "@" + (name[1:].decode() if isinstance(name, bytes) else name[1:])
+
+    def received(self) -> Iterator[Message]:
+        """Yield the messages that have arrived."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                data, ancillary, _, _ = self._socket.recvmsg(_MOST_BYTES, _socket.CMSG_SPACE(_CREDENTIALS.size))
+                for level, kind, credentials in ancillary:
+                    if (level, kind) == (_socket.SOL_SOCKET, _SCM_CREDENTIALS):
+                        yield Message(_CREDENTIALS.unpack(credentials)[0], _fields(data))
+
+
+def _fields(data: bytes) -> dict[str, str]:
+    # Do not use splitlines(), which also splits at U+2028.
+    lines = data.decode("utf-8", "replace").split("\n")
+    return dict(line.split("=", 1) for line in lines if "=" in line)

@@ -1,0 +1,46 @@
+"""The supervisor's state in a memory file, which its processes inherit and read.
+
+The admin pages show the state. A process that drains reads from it whether other processes still listen.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zlib
+from typing import Any, Final
+
+__all__ = ["StateFile"]
+
+_HEADER: Final = struct.Struct("<II")
+"""Format of the text's length and checksum, by which a reader recognizes a state that is still being written."""
+
+_TRIES: Final = 50
+
+
+class StateFile:
+    """A JSON object in an open file without a name, which one process writes and others read."""
+
+    def __init__(self, descriptor: int | None = None) -> None:
+        self.descriptor = os.memfd_create("intralb-state") if descriptor is None else descriptor
+
+    def __repr__(self) -> str:
+        return f"<StateFile {self.descriptor}>"
+
+    def write(self, state: dict[str, Any]) -> None:
+        """Replace the state."""
+        text = json.dumps(state).encode()
+        os.pwrite(self.descriptor, _HEADER.pack(len(text), zlib.crc32(text)) + text, 0)
+
+    def read(self) -> dict[str, Any]:
+        """Return the state; an empty one if none has been written."""
+        for _ in range(_TRIES):
+            header = os.pread(self.descriptor, _HEADER.size, 0)
+            if len(header) < _HEADER.size:
+                break
+            length, checksum = _HEADER.unpack(header)
+            text = os.pread(self.descriptor, length, _HEADER.size)
+            if zlib.crc32(text) == checksum:
+                return dict(json.loads(text))
+        return {}

@@ -1,0 +1,1 @@
+"""The closed-loop benchmark, run by `python -m loadtests.closed`."""

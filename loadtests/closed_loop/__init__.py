@@ -1,1 +1,0 @@
-"""The closed-loop benchmark: `python -m loadtests.closed`. Nothing in the package knows of it."""

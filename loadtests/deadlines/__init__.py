@@ -1,0 +1,1 @@
+"""Measures how accurately deadlines are kept: `python -m loadtests.deadlines`."""

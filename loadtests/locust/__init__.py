@@ -1,0 +1,1 @@
+"""Load tests with locust: a test of the sample application, and an overload with a spike of users."""

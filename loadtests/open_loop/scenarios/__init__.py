@@ -1,1 +1,0 @@
-"""The scenarios of the overload benchmark: what happens in time, with goals of their own."""

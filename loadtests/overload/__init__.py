@@ -1,0 +1,1 @@
+"""The open-loop overload benchmark, run by `python -m loadtests.overload`."""

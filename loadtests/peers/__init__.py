@@ -1,0 +1,1 @@
+"""The benchmark of our server against others, run by `python -m loadtests.peers`."""

@@ -1,0 +1,116 @@
+"""The command `top`, in a pipe and in a terminal."""
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from intralb_gevent.cli.topscreen import Screen
+
+PATIENCE = 20.0
+
+HELLO = {"pid": 7, "series": ["completed", "overloaded"], "reasons": ["overloaded"]}
+LANE = {
+    "name": "/reports/*",
+    "workers": 1,
+    "workers_max": 2,
+    "limit": 10,
+    "running": 10,
+    "queued": 3,
+    "overloaded": "critical",
+    "oldest": 0.25,
+}
+REQUEST = {
+    "method": "GET",
+    "path": "/reports/\x1b[2J1",
+    "age": 3.0,
+    "left": 27.0,
+    "state": "waits",
+    "place": "x at y:1",
+}
+FRAME = {
+    "pid": 7,
+    "time": 1795984677.2,
+    "condition": "serving",
+    "verdict": {
+        "level": "alarm",
+        "kind": "overloaded",
+        "seconds": 14.0,
+        "text": "Overloaded: all 10 slots are busy.",
+        "place": "",
+        "unaffected": "",
+        "advice": "",
+        "further": [],
+    },
+    "row": [33, 31],
+    "lanes": [LANE],
+    "running": [REQUEST] * 50,
+    "loop": {"busy": 0.25},
+}
+
+
+@pytest.mark.parametrize("size", [(80, 24), (40, 12), (200, 60)])
+def test_a_screen_fits_the_terminal_and_contains_no_command_of_a_client(size: tuple[int, int]) -> None:
+    width, height = size
+    lines = Screen(HELLO, colours=False).lines(FRAME, width, height)
+    assert len(lines) <= height
+    assert all(len(line) <= width for line in lines)
+    assert "\x1b" not in "".join(lines)
+    assert lines[1] == "ALARM for 14 s"
+    assert lines[2].startswith("Overloaded:")
+
+
+def test_in_a_pipe_one_screen_is_printed(serve_app, run_python) -> None:
+    server = serve_app(flags=("--admin-bind", "127.0.0.1:0"))
+    admin = json.loads(server.ready_file.read_text())["admin"]["port"]
+    server.asked("/wait/20")
+    shown = run_python("-m", "intralb_gevent", "top", f"127.0.0.1:{admin}")
+    assert shown.process.wait(PATIENCE) == 0
+    assert re.search(r"All is well: .* 1 of \d+ slots busy", shown.printed)
+    assert re.search(r"GET /wait/20 .* waits in gevent.sleep at served.py:\d+", shown.printed)
+
+
+def test_in_a_terminal_the_screen_is_drawn_again_until_ctrl_c(serve_app) -> None:
+    server = serve_app(flags=("--admin-bind", "127.0.0.1:0"))
+    admin = json.loads(server.ready_file.read_text())["admin"]["port"]
+    master, terminal = pty.openpty()
+    command = [sys.executable, "-m", "intralb_gevent", "top", f"127.0.0.1:{admin}"]
+    environ = {**os.environ, "TERM": "xterm", "COLUMNS": "100", "LINES": "30"}
+    with subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, env=environ) as process:
+        os.close(terminal)
+        text = read_until(master, lambda text: text.count("All is well") >= 2)
+        assert text.startswith("\x1b[?1049h")
+        process.send_signal(signal.SIGINT)
+        read_until(master, lambda text: "\x1b[?1049l" in text)
+        assert process.wait(PATIENCE) == 0
+    os.close(master)
+
+
+def read_until(master: int, reached) -> str:
+    text, end = "", time.monotonic() + PATIENCE
+    while not reached(text):
+        assert time.monotonic() < end, text
+        if select.select([master], [], [], 0.1)[0]:
+            text += os.read(master, 65536).decode()
+    return text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "name the address of admin_bind"),
+        (("127.0.0.1:1",), "no status page at http://127.0.0.1:1"),
+        (("unix:/nowhere.sock",), "no status page at unix:/nowhere.sock"),
+    ],
+)
+def test_a_wrong_address_is_explained(run_python, arguments, message: str) -> None:
+    shown = run_python("-m", "intralb_gevent", "top", *arguments)
+    assert shown.process.wait(PATIENCE) == 2
+    assert message in shown.said
