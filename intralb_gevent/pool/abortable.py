@@ -1,8 +1,8 @@
-"""Ends the job of a slot early: has an abort raised in the job's application, and repeats it if necessary.
+"""Aborts the application that a slot runs, and repeats the abort if the application swallows it.
 
-If the application waits, the hub throws the abort into its greenlet. If the application computes, the watchdog has the
-abort raised between two bytecode instructions. An application that swallows an abort gets another one, until its slot
-is abandoned.
+If the application waits, the hub throws the abort into the application's greenlet. If the application is CPU-bound, the
+watchdog's signal handler raises the abort between two bytecode instructions. After `MOST_ABORTS` or `MOST_INTERRUPTS`
+swallowed aborts, the slot is abandoned.
 """
 
 from __future__ import annotations
@@ -33,23 +33,26 @@ if TYPE_CHECKING:
 __all__ = ["MOST_ABORTS", "MOST_INTERRUPTS", "Abortable"]
 
 BUSY_REPEAT_SECONDS = 0.01
-"""Seconds between two aborts of a handler that still computes after its clean-up time is over."""
+"""Seconds between two aborts of a handler that is still CPU-bound after its clean-up time (`cleanup_seconds`)."""
 
 IMPORT_SECONDS = 60.0
-"""Limit, in seconds, for an import or a program start that goes on after its request was cut; it might hang."""
+"""Maximum seconds, from the end of the job, for which an abort is postponed because the handler imports a module or
+starts a program; the import might hang."""
 
 PUT_OFF_SECONDS = 0.02
-"""Seconds between checks whether a postponed abort can be raised now."""
+"""Interval, in seconds, at which the server tries to raise a postponed abort."""
 
 MOST_ABORTS = 5
-"""Number of aborts raised in a job while it waits, after which its slot is abandoned."""
+"""Maximum number of aborts thrown into a waiting handler; if the handler swallows the last one, its slot is
+abandoned."""
 
 MOST_INTERRUPTS = 10
-"""Number of aborts raised in a job while it computes, after which its slot is abandoned."""
+"""Maximum number of aborts raised in a CPU-bound handler; if the handler swallows the last one, its slot is
+abandoned."""
 
 
 class Abortable:
-    """The part of a slot that ends its job early."""
+    """The base class of `Slot`, which aborts the slot's job."""
 
     __slots__ = (
         "_abort",
@@ -75,13 +78,15 @@ class Abortable:
         self.lane = worker.lane
         self.job: Job | None = None
         self.interruptible = False
-        """True while the application has control and may be aborted."""
+        """True while the application runs or waits, so that an abort may be raised in it."""
         self.given_up = False
-        """True once the pool has replaced this slot, as its application cannot be ended or took over its connection."""
+        """True once the pool has replaced this slot, because its application cannot be ended, or has taken over the
+        connection."""
         self._abort: Abort | None = None
-        """The last abort of the current job. Only a copy of it is raised, so this object refers to no frames."""
+        """The last abort of the current job. The slot raises copies of this exception, so the exception itself refers
+        to no frames."""
         self._raised = False
-        """True if `_abort` has already been raised; False if it is pending or postponed."""
+        """True once `_abort` has been raised; False while `_abort` is pending or postponed."""
         self._to_throw = False
         """True while a hub callback that will throw the abort is pending."""
         self._aborts = self._interrupts = 0
@@ -104,25 +109,30 @@ class Abortable:
 
     @property
     def uncancellable(self) -> bool:
-        """Whether the application has swallowed aborts too often for another one to be useful."""
+        """Whether the application has swallowed the maximum number of aborts, so that its slot must be abandoned."""
         return self._aborts >= MOST_ABORTS or self._interrupts >= MOST_INTERRUPTS
 
     def abort(self, signal: Abort, now: float) -> None:
         """Throw `signal` into the waiting application, from a hub callback; called in the hub.
 
-        An earlier abort that has not been raised yet is thrown instead, unless `signal` is a `RequestKilled`.
+        If an earlier abort is still pending or postponed, that abort is thrown instead, unless `signal` is the abort of
+        a shutdown.
         """
         if self._abort is not None and not self._raised and not self._is_of_shutdown(signal):
             signal = self._abort
         self._aborts += 1
         self._note(signal, now)
-        # The application may resume before the callback runs, and compute forever; `interrupt` then raises the abort.
+        # The application may resume before the callback runs, and be CPU-bound forever. Then `interrupt` raises the
+        # abort.
         self._to_throw, self._interrupt_at = True, now
-        # Throw from the hub: `throw()` switches, and any other caller would never be resumed.
+        # Throw in a callback of the hub: `throw()` switches greenlets, and nothing would resume any other caller.
         self.worker.loop.run_callback(self._throw, self.job, signal)
 
     def interrupt_request(self, started: float | None) -> None:
-        """Raise KeyboardInterrupt in the request that began at `started`, if that still runs; called in the hub."""
+        """Raise KeyboardInterrupt in the request that began at `started`, if that request still runs.
+
+        Called in the hub.
+        """
         job = self.job
         if job is not None and job.started == started and self._abort is None:
             self._throw(job, KeyboardInterrupt())
@@ -131,15 +141,15 @@ class Abortable:
         if not self.interruptible or self.job is not job:
             return
         if isinstance(signal, Abort) and not self._to_throw:
-            # `interrupt` has already raised the abort while the application computed.
+            # The application was CPU-bound, and `interrupt` has already raised the abort.
             return
-        # No variable of this method may refer to objects that belong to the application, because the hub would then
-        # finalize them. So no frame is kept in a variable, and a copy of the exception is raised: the traceback of
-        # the exception itself would refer to all frames of the application.
+        # No variable of this method may refer to the application's objects, because their finalizers would then run in
+        # the hub. So this method stores no frame in a variable. It also throws a copy of the exception, because the
+        # traceback of `signal` itself would refer to all frames of the application.
         if self._may_go_on(job, signal):
             self._put_off()
         elif self._is_about_to_run():
-            # The greenlet runs in this iteration of the event loop; throw afterwards.
+            # The greenlet will run in this iteration of the event loop; throw the abort after that.
             self.worker.loop.run_callback(self._throw, job, signal)
         elif not is_taking_its_lock_back(self.greenlet.gr_frame):
             self._begin_clean_up()
@@ -148,12 +158,12 @@ class Abortable:
             self.greenlet.throw(type(signal), signal.args)
 
     def _is_about_to_run(self) -> bool:
-        """Return whether the greenlet has passed a notification on, or received one, that a throw now would lose."""
+        """Return whether a throw now would lose a notification that the greenlet has received or is sending."""
         frame, patient = self.greenlet.gr_frame, self.patient
         return has_been_notified(frame, patient) or (patient and is_notifying(frame))
 
     def _begin_clean_up(self) -> None:
-        """Give the application time to clean up before it is aborted again."""
+        """Give the application time to clean up before the next abort."""
         if self._to_throw:
             cleanup = self.worker.options.cleanup_seconds
             self._interrupt_at = monotonic() + (BUSY_REPEAT_SECONDS if self._raised else cleanup)
@@ -188,7 +198,7 @@ class Abortable:
 
     @property
     def late(self) -> bool:
-        """Whether the application must be aborted now, even while it computes."""
+        """Whether the application must be aborted now, even if it is CPU-bound."""
         if self.job is None or not self.interruptible:
             return False
         now = monotonic()
@@ -199,13 +209,13 @@ class Abortable:
 
     @property
     def patient(self) -> bool:
-        """Whether a due abort may still be postponed until the application reaches a better point."""
+        """Whether a due abort may still be postponed until the application reaches a safer point."""
         since = self._end_at(self.job) if self._abort is None and self.job is not None else self._interrupt_at
         return monotonic() < since + self.worker.options.cleanup_seconds
 
     @property
     def may_finish(self) -> bool:
-        """Whether a release of resources that was in progress at the deadline may finish before the first abort."""
+        """Whether the first abort may still be postponed, so that the application can finish releasing a resource."""
         if self._raised or self.job is None:
             return False
         since = self._end_at(self.job) if self.job.ended is None else self.job.ended
@@ -217,7 +227,7 @@ class Abortable:
         return self._abort is not None and self.interruptible and not self.late
 
     def interrupt(self) -> None:
-        """Raise the abort if the application's time is over; called in the application's greenlet while it computes."""
+        """Raise the abort if the application's time is over; called in the greenlet of the CPU-bound application."""
         if self.job is None or not self.late:
             return
         if self.uncancellable:
@@ -229,8 +239,8 @@ class Abortable:
         self.lane.stats.computing_aborts += 1
         self._note(signal, monotonic())
         self._to_throw, self._raised = False, True
-        # Raise a copy: at the next abort, the hub drops its reference to the signal, and would free the frames that the
-        # signal refers to.
+        # Raise a copy: at the next abort, the hub drops its reference to `signal`, and would finalize all objects that
+        # the frames of its traceback refer to.
         raise type(signal)(*signal.args)
 
     def _note(self, signal: Abort, now: float) -> None:
@@ -240,10 +250,10 @@ class Abortable:
         self._abort = signal
 
     def _stay_away(self) -> None:
-        """Never return, so that the hub and all other greenlets can run; the application keeps its resources."""
+        """Switch to the hub and never return, so that other greenlets can run; the application keeps its resources."""
         while True:
-            # A timeout of the application may raise here. If the timeout were not caught, the application would compute
-            # again.
+            # Catch everything, because any exception would resume the application. For example, a `gevent.Timeout` of
+            # the application may be raised here.
             try:
                 self.worker.hub.switch()
             except BaseException:

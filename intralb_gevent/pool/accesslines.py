@@ -1,4 +1,4 @@
-"""The formats of the line that is logged for a request: text, JSON, and the Combined Log Format of Apache and nginx."""
+"""Formats the log line of a request as text, as JSON, or in the Combined Log Format of Apache and nginx."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .logfields import as_utf8
 __all__ = ["combined_text", "json_text", "plain_text"]
 
 _MONTHS: Final = ("", "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-"""The names of the months, in English for every locale."""
+"""English names of the months; the names from `strftime("%b")` would depend on the locale."""
 
 _UNSAFE: Final = re.compile('[\x00-\x1f"\\\\\x7f-\x9f\u2028\u2029\ud800-\udfff]')
 """Matches characters that are escaped in a quoted value, because they could end the value or the line."""
@@ -26,7 +26,7 @@ _UNQUOTED: Final = "/:@!$&'()*+,;=~-._"
 
 
 def plain_text(facts: dict[str, Any]) -> LogText:
-    """Return the line as text, in which each value after the outcome has its name."""
+    """Return the line as text; after the outcome, most values are preceded by their names, as in `worker=1`."""
     worker = "-" if facts["worker"] is None else facts["worker"]
     client = f" client={shown(facts['client'])}" if facts["client"] else ""
     query = f"?{shown(facts['query'])}" if facts["query"] else ""
@@ -50,7 +50,8 @@ def json_text(facts: dict[str, Any]) -> LogText:
 def combined_text(facts: dict[str, Any]) -> LogText:
     """Return the line in the Combined Log Format.
 
-    Behind the format's fields are the queue wait and the run time in seconds, worker, outcome, reason and request id.
+    The format's own fields are followed by the queue wait and the run time in seconds, the worker, the outcome, the
+    reason and the request id.
     """
     request = f"{facts['method'] or '-'} {_target(facts)} {facts['protocol'] or 'HTTP/1.1'}"
     line = (
@@ -100,7 +101,10 @@ def _id(facts: dict[str, Any]) -> str:
 
 
 def _quoted(text: Any) -> str:
-    """Return a value in quotes; quotes, backslashes and control characters in it are escaped as in nginx."""
+    """Return a value in quotes, with the quotes, backslashes and control characters in the value escaped as in nginx.
+
+    An empty value is shown as a hyphen.
+    """
     if not text:
         return '"-"'
     return f'"{_UNSAFE.sub(_escape, as_utf8(text))}"'
@@ -112,7 +116,10 @@ def _escape(match: re.Match[str]) -> str:
 
 
 def _target(facts: dict[str, Any]) -> str:
-    """Return the target as the client has sent it; an outer server may have passed only the decoded path."""
+    """Return the request target as the client has sent it.
+
+    If an outer server has passed only the decoded path and the query, return a target with the path encoded again.
+    """
     if facts["target"]:
         return str(facts["target"])
     path = quote(str(facts["path"]).encode("latin-1", "replace"), safe=_UNQUOTED)

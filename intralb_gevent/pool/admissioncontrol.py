@@ -1,6 +1,6 @@
-"""The admission control of one lane: which jobs it admits, rejects and evicts, and how long its queue may get.
+"""Admits, rejects and evicts the jobs of one lane, and limits the length of the lane's queue.
 
-`AdmissionControl` reports measurements to the policies in `policy/`, and carries out their decisions.
+`AdmissionControl` passes measurements to the policies in `policy/`, and carries out the decisions of these policies.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 __all__ = ["AdmissionControl"]
 
 _CRITICAL: Final = Priority.CRITICAL
-"""`Priority.CRITICAL`, looked up once because attribute access on an enum is slow."""
+"""`Priority.CRITICAL` as a module variable, because attribute access on an enum is slow."""
 
 
 _OVERLOADED: Final = (
@@ -58,7 +58,10 @@ _NO_LONGER: Final = "no longer overloaded{}: the arrivals can be served again"
 
 
 class AdmissionControl:
-    """The admission state of a lane by priority and `max_wait`, and also by client while the lane rejects requests."""
+    """The admission control of a lane: one `Admission` for each `max_wait` and priority, and counts of jobs by client.
+
+    Jobs are counted by client only while the lane rejects requests.
+    """
 
     def __init__(self, lane: Lane) -> None:
         self._lane = lane
@@ -69,23 +72,26 @@ class AdmissionControl:
         self.throughput = Throughput()
         self._excess = RejectionRatio()
         self._admissions: dict[float, tuple[Admission, ...]] = {}
-        """Admission states by `max_wait`, then by priority: a priority can be overloaded while higher ones are not."""
+        """Admission states by `max_wait`, then by priority: a low priority can be overloaded while a higher priority is
+        not."""
         self._clients: Clients | None = None
-        """Jobs held by each client; None until the first rejection, and again some seconds after the last one."""
+        """Counts of each client's jobs; None unless the lane has rejected a request in the last few seconds."""
         self._client_key = client_key(options.client_key)
         self._crowds = options.client_key == "address" and not options.trusted_proxies
-        """True if many clients may share one address, such as that of a proxy that is not in `trusted_proxies`."""
+        """True if clients are distinguished by address and no proxy is trusted, so that one address may be a proxy with
+        many clients."""
         self._refused = False
-        """True if a request found no capacity since the last review."""
+        """True if a request has found no capacity since the last call of `forget_clients`."""
         self._refused_at = 0.0
         self._highest = self._lowest = Priority.CRITICAL
-        """Highest and lowest priority of the requests so far."""
+        """Highest and lowest priority of all requests so far."""
         self.uncontended = True
-        """True while the fast path applies: no limit, no overload, no client accounting, no reserved capacity."""
+        """True while `admit` may use its fast path: no concurrency limit, no overload, no counting of jobs by client,
+        and no capacity reserved for higher priorities."""
         self._calm_limit = Admission.NO_LIMIT
-        """Number of waiting jobs below which no priority's queue limit is reached."""
+        """The smallest queue limit of all priorities; the fast path admits a job only if fewer jobs wait."""
         self._busy_before = 0.0
-        """Total seconds for which the hub had been busy at the last review."""
+        """Total busy time of the hub, in seconds, at the last review."""
         self._log = HubLog(LOGGER.log)
 
     def __repr__(self) -> str:
@@ -93,7 +99,7 @@ class AdmissionControl:
 
     @property
     def overloaded(self) -> str:
-        """Highest priority that is overloaded; "" if none is."""
+        """Name of the highest priority that is overloaded; "" if no priority is overloaded."""
         return next((p.name.lower() for admission, p in self._all_admissions() if admission.overloaded), "")
 
     @property
@@ -108,7 +114,7 @@ class AdmissionControl:
 
     @property
     def clients(self) -> int:
-        """Number of clients that hold jobs if the lane is rejecting requests; otherwise 0."""
+        """Number of clients with queued or running jobs; 0 while jobs are not counted by client."""
         return 0 if self._clients is None else self._clients.active
 
     @property
@@ -162,7 +168,8 @@ class AdmissionControl:
             return True
         if left <= job.route.admissions[job.priority].max_wait:
             return False
-        # The prediction of a long wait needs evidence, because the first requests after a start may be slow.
+        # Reject a job only if queued jobs have already waited long, because the predicted wait is too long after a
+        # start, when the first requests are slow.
         return not Admission.plausible(ahead, self.pool.longest_wait(now), left)
 
     def _decide(self, admission: Admission, priority: Priority, *, in_time: bool, may_grow: bool) -> int:
@@ -180,8 +187,8 @@ class AdmissionControl:
     ) -> CannedResponse | None:
         """Return the rejection for a request that has no job yet; None if `admit` has to decide.
 
-        `admit` decides if there is capacity, if the pool may grow, or if another job may have to be evicted. `asker` is
-        an object that all requests of one connection have in common.
+        `admit` decides if there is capacity, if the pool may grow, or if another job may have to be evicted. `asker`
+        identifies the connection of the request.
         """
         decision = self._decide(admission, priority, in_time=True, may_grow=self._lane.scaler.may_grow)
         if decision < EVICT or (decision == REJECT_OVERLOADED and not admission.overloaded):
@@ -208,12 +215,12 @@ class AdmissionControl:
     def _claim(self, environ: dict[str, Any], priority: Priority) -> int:
         """Return the claim to capacity that a request's client has: EQUAL, OVER_SHARE or OUTRANKS.
 
-        This method checks only what can change the result, so a rejection is cheap if there is a single client.
+        With a single client, this method returns before it makes all its checks, so that a rejection is cheap.
         """
         if self._client_key is None:
             return EQUAL
         clients = self._clients or self._begin_counting(monotonic())
-        # If no client holds a job, this client has no competitors, so its key need not be computed.
+        # Do not compute the client's key if no client holds a job, because this client then has no competitors.
         if not clients.active or not clients.others(key := self._client_key(environ)):
             return EQUAL
         limit = self.pool.may_run
@@ -234,13 +241,13 @@ class AdmissionControl:
                 self._lane.reject(victim, "shed", EVICTED)
                 return ADMIT
             decision = rejection
-        # Leave the fast path: until the next review, requests are checked before a Job is created.
+        # Leave the fast path: until the next review, `early_rejection` checks each request before a Job is created.
         self.uncontended = False
         self._count_refusal(admission, (job.environ.get("REMOTE_ADDR"), job.environ.get("REMOTE_PORT")))
         return decision
 
     def _victim_of_client(self, job: Job, now: float) -> Job | None:
-        """Return the newest waiting job of the client and priority chosen for eviction; None if there is none."""
+        """Return the newest waiting job of the client and priority chosen for eviction, or None."""
         if self._clients is None or self._client_key is None:
             return None
         priority, own = job.priority, self._client_key(job.environ)
@@ -271,7 +278,7 @@ class AdmissionControl:
     # When a job starts or ends.
 
     def reject_stale(self, job: Job, now: float) -> CannedResponse | None:
-        """Return the rejection for a job that is due to start but has waited too long; None if the job should start."""
+        """Return the rejection for a job that is due to start, but has waited too long; None if the job may start."""
         admission = job.route.admissions[job.priority]
         if admission.overdue(now - job.arrived) and self.pool.has_backlog:
             return OVERLOADED
@@ -306,7 +313,7 @@ class AdmissionControl:
                 self._cut(admission)
 
     def _enter(self, admission: Admission, priority: Priority, now: float, cause: str) -> None:
-        """Switch this admission state to overloaded, which keeps the queue short from now on."""
+        """Switch an admission state to overloaded, and cut its queue to the short limit."""
         text = partial(_OVERLOADED.format, self._of_lane, priority.name.lower(), cause)
         self._log.record(logging.WARNING, text)
         admission.enter(now)
@@ -329,7 +336,10 @@ class AdmissionControl:
         admission.update(self.throughput, short)
 
     def _cut(self, admission: Admission) -> None:
-        """Reject all queued jobs but the oldest; with several clients, begin with the client that has the most jobs."""
+        """Reject the newest queued jobs, so that `admission.kept` jobs remain.
+
+        If several clients have jobs, jobs of the clients with the most queued jobs are rejected first.
+        """
         waiting = [job for job in self.pool.waiting if job.route.admissions[job.priority] is admission]
         waiting.sort(key=lambda job: job.arrived)
         if self._shared:
@@ -346,14 +356,14 @@ class AdmissionControl:
             yield from zip(admissions, Priority, strict=True)
 
     def states(self, max_wait: float) -> tuple[Admission, ...]:
-        """Return the admission state of each priority for requests that may wait `max_wait` seconds at most."""
+        """Return the admission state of each priority for requests that may wait at most `max_wait` seconds."""
         if max_wait not in self._admissions:
             self._admissions[max_wait] = tuple(Admission(max_wait) for _ in Priority)
             self.update_fast_path()
         return self._admissions[max_wait]
 
     def forget_clients(self, now: float) -> None:
-        """Stop counting jobs by client some seconds after the last rejection."""
+        """Remove old client records; some seconds after the last rejection, stop counting jobs by client."""
         if self._refused:
             self._refused, self._refused_at = False, now
         if self._clients is not None:
@@ -364,7 +374,7 @@ class AdmissionControl:
                 self.update_fast_path()
 
     def update_fast_path(self) -> None:
-        """Recompute whether the fast path applies."""
+        """Recompute whether `admit` may use its fast path, and the queue limit of that path."""
         overloaded = any(admission.overloaded for admission, _ in self._all_admissions())
         reserved = self._highest < Priority.CRITICAL
         self.uncontended = self.pool.limit is None and self._clients is None and not overloaded and not reserved

@@ -1,8 +1,8 @@
 """The load balancer: the WSGI callable that assigns requests to lanes, and starts and stops the lanes.
 
-This module is the interface for applications, so it is not compiled: help() shows its docstrings. Servers call the
-balancer's `intake`; lanes keep the jobs (`lane.py`).
-The modules in `policy/` decide whether a job is admitted and how many workers there are.
+This module is the interface for applications. It is not compiled, so that help() shows its docstrings. Servers submit
+requests through the balancer's `intake`, and each lane manages its jobs (`lane.py`). The modules in `policy/` decide
+whether a job is admitted, and how many workers a lane has.
 """
 
 from __future__ import annotations
@@ -30,29 +30,29 @@ from .worker import Worker
 __all__ = ["LoadBalancer"]
 
 _LAST_ABORT_SECONDS = 0.25
-"""Seconds within which, at a shutdown, a handler must end after its second abort, which follows its clean-up time."""
+"""Seconds that a shutdown waits in addition to `cleanup_seconds`, so that a handler can end after its second abort."""
 
 
 class LoadBalancer:
-    """A WSGI application that runs another one on a pool of greenlets, partitioned into workers.
+    """A WSGI application that runs another WSGI application on a pool of greenlets, partitioned into workers.
 
     Pass the balancer to `WSGIServer`, or to any other gevent server as a WSGI callable (`balance_load()` returns the
-    same object). A balancer creates greenlets and timers at the first request, so it may be built before a server
+    balancer itself). A balancer creates greenlets and timers at the first request, so it may be built before a server
     forks. A balancer belongs to the thread of its first request until it is drained, and raises `WrongThread` if called
     in another thread.
 
-    `application` may also be a mapping of paths to applications, `{"/users": users, "/shop": shop}`: each is mounted
-    at its path, which becomes its SCRIPT_NAME, and has its own workers. Raises `OptionError` if an application is not
-    callable, a path is not valid, or `options` is not an `Options`.
+    `application` may also be a mapping of paths to applications, `{"/users": users, "/shop": shop}`. Each application
+    is then mounted at its path, which becomes its SCRIPT_NAME, and has its own workers. Raises `OptionError` if an
+    application is not callable, a path is not valid, or `options` is not an `Options`.
 
-    The attributes `application` and `options` are the arguments; `intake` and `submit` are for servers.
+    The attributes `application` and `options` are the constructor's arguments. `intake` and `submit` are for servers.
     """
 
     def __init__(self, application: Application | Mapping[str, Application], options: Options | None = None) -> None:
         self.application = application
         self.options = options = _checked(options)
         self.intake = Intake(application, options)
-        """The interface for servers, apart from `submit`; applications do not need it."""
+        """The interface for servers, which also call `submit`; applications do not need `intake`."""
 
     def __repr__(self) -> str:
         return f"<LoadBalancer {self.condition}: {', '.join(map(repr, self.intake.lanes))}>"
@@ -73,7 +73,7 @@ class LoadBalancer:
         return self
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        """Run the application in a slot for a request from any gevent WSGI server; wait in the server's greenlet."""
+        """Run the application in a slot for a request of any gevent WSGI server; the server's greenlet waits."""
         self.intake.require_own_thread()
         root_path = self.options.root_path
         # Our own server (in front of middleware) or gunicorn may have moved the root path to SCRIPT_NAME already.
@@ -88,7 +88,7 @@ class LoadBalancer:
     # The size of the pool.
 
     def resize(self, workers: int) -> None:
-        """Set the number of workers for requests without a lane of their own; autoscaling continues from this number.
+        """Set the number of workers for requests without a dedicated lane; autoscaling continues from this number.
 
         Raises `OptionError` unless `workers` is from `min_workers` to `max_workers`, both inclusive.
         """
@@ -102,11 +102,11 @@ class LoadBalancer:
     # Stopping.
 
     def drain(self, timeout: float) -> int:
-        """Wait until no job is left, for `timeout` seconds at most; then cut the remaining jobs and close all sessions.
+        """Wait until no job is left, for `timeout` seconds at most; then end the remaining jobs and close all sessions.
 
-        New jobs are admitted until the timeout, and rejected afterwards. Handlers that are cut have `cleanup_seconds`
-        to clean up, and are then abandoned; sessions have 5 seconds to close. Returns the number of jobs that were
-        cut. This method waits, so do not call it in the hub. A server that starts during the wait ends the drain.
+        New jobs are admitted during this wait, and rejected afterwards. Aborted handlers have `cleanup_seconds` to
+        clean up, and are then abandoned. Sessions have 5 seconds to close. Returns the number of jobs that were ended
+        early. This method waits, so do not call it in the hub. A server that starts during the wait cancels the drain.
         """
         intake = self.intake
         intake.condition = "draining"
@@ -119,8 +119,8 @@ class LoadBalancer:
         intake.upgrades.shut_down()
         for lane in intake.lanes:
             lane.pool.retire(len(lane.pool.active))
-        # An application that waits for its client sees the end of the connection. Other applications are aborted after
-        # half of the clean-up time.
+        # An application that has taken over a connection, and waits for its client, ends when `shut_down` closes the
+        # connection. If the application has not ended after half of the clean-up time, it is aborted.
         cleaned_up = monotonic() + intake.options.cleanup_seconds + _LAST_ABORT_SECONDS
         self._wait_until(lambda: not intake.upgrades.holders, intake.options.cleanup_seconds / 2)
         intake.upgrades.kill()
@@ -139,12 +139,12 @@ class LoadBalancer:
         return not (self.intake.upgrades.holders or any(worker.load for worker in self._workers))
 
     def _unended(self) -> list[Slot]:
-        """Return the slots of retiring workers in which the application still has control."""
+        """Return the slots of retiring workers in which an application still runs."""
         workers = (worker for lane in self.intake.lanes for worker in lane.pool.retiring)
         return [slot for worker in workers for slot in worker.slots if slot.job is not None and slot.interruptible]
 
     def _killed_since(self) -> int:
-        """Return how many jobs were killed since the last call; jobs killed before `drain` count too."""
+        """Return the number of jobs killed since the last drain, including jobs killed before this drain began."""
         intake = self.intake
         before, intake.killed_before = intake.killed_before, self._totals().outcomes["killed"]
         return intake.killed_before - before

@@ -1,4 +1,4 @@
-"""The balancer as a WSGI application of an outer server, whose greenlet waits for the response of a slot."""
+"""Passes requests of an outer WSGI server to the balancer; the server's greenlet waits for the response of a slot."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["serve_through"]
 def serve_through(
     submit: Callable[[dict[str, Any], Exchange], Job], environ: dict[str, Any], start_response: StartResponse
 ) -> Iterable[bytes]:
-    """Answer one request of an outer WSGI server: submit it, and wait for its response."""
+    """Submit one request of an outer WSGI server, wait for the start of the response, and return the body."""
     offered = "HTTP_UPGRADE" in environ
     if offered:
         bound_input(environ, start_response)

@@ -1,8 +1,9 @@
 """The exchange of a job that arrived through an outer WSGI server, such as gunicorn or gevent.pywsgi.
 
 The application runs in a slot, and the outer server in another greenlet, so the parts of a response pass through a
-channel with a bounded buffer. The channel is transparent: the application's `start_response` calls the outer server's.
-An exception raised by the latter reaches the application, and then the outer server. The outer server frames responses.
+channel with a bounded buffer. The channel is transparent: the application's `start_response` calls that of the outer
+server. If the outer `start_response` raises an exception, the exception reaches the application first, and the outer
+server if the application does not catch it. The outer server frames the responses.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ if TYPE_CHECKING:
 __all__ = ["Channel", "ResponseCut"]
 
 HIGH_WATER = 256 * 1024
-"""High-water mark, in bytes: if more is buffered for the outer server, the slot waits."""
+"""High-water mark, in bytes: the slot waits while more bytes are buffered for the outer server."""
 
 
 class ResponseCut(IntraLBError):
-    """Raised to the outer server if a response was cut off; the server then closes the connection."""
+    """Raised in the outer server's greenlet if a response was cut off; the outer server then closes the connection."""
 
 
 class Channel(Exchange):
@@ -71,7 +72,7 @@ class Channel(Exchange):
         self._head_only = head_only
         self._headers: Headers = []
         self._outer: StartResponse | None = outer
-        """The outer server's `start_response`; None once this must not be called any more."""
+        """The outer server's `start_response`; None once `wait_for` has returned."""
         self._tried = False
         """True once the outer `start_response` has been called."""
         self._refusal: BaseException | None = None
@@ -82,11 +83,11 @@ class Channel(Exchange):
         self.started = False
         """True once status and headers can no longer change."""
         self._whole: list[bytes] | None = None
-        """Parts of a body that the application returned as a list; the outer server may use its length."""
+        """Parts of a body that the application returned as a list; the outer server may use the list's length."""
         self._answer: CannedResponse | None = None
-        """Response that replaces the application's response; None if none does."""
+        """The balancer's own response, which replaces the application's response; None otherwise."""
         self._error: BaseException | None = None
-        """Exception that the outer server receives instead of the end of the body."""
+        """Exception that is raised in the outer server's greenlet instead of the end of the body."""
         self.upgrade = None
         self._offers: Offers | None = None
         self._chunks: deque[bytes] = deque()
@@ -96,11 +97,11 @@ class Channel(Exchange):
         self._held = False
         """True while written parts are held back from the outer server."""
         self._passed = self._in_hand = 0
-        """Bytes of the body that were written, and bytes of the last part that was passed to the outer server."""
+        """Number of bytes of the body that the application has written, and of the part that the outer server sends."""
         self.outer_socket: Any = None
-        """Socket of the outer server's connection, if closing it ends a body without a length (HTTP/1.0)."""
+        """Socket of the outer server's connection if the request is HTTP/1.0, so that closing it may end the body."""
         self.id_header: Headers = []
-        """The header field X-Request-ID of a response of the balancer's own."""
+        """The header field X-Request-ID, which is added only to the balancer's own responses."""
         self._readable = Event()
         self._writable = Event()
 
@@ -124,9 +125,10 @@ class Channel(Exchange):
             self._refusal = None
 
     def _return_error(self, error: Exception) -> None:
-        """Pass an exception raised by the outer server back to it; a failed client is no failure of the application.
+        """If the outer server has raised an exception, pass the exception back to the outer server.
 
-        A TypeError or a ValueError raised by `wsgi.input` counts as an error in the application's call.
+        If `wsgi.input` has raised the exception, the client has failed and not the application; this method then raises
+        `ClientDisconnected`. But a TypeError or a ValueError counts as a mistake of the application.
         """
         of_input = self._input is not None and raised_by(error, self._input)
         if self._ended or not (of_input or error is self._refusal):
@@ -161,7 +163,7 @@ class Channel(Exchange):
 
     @calls_application
     def send(self, result: Any) -> None:
-        """Pass on all parts of a body; a list is passed on as a list, as the application itself would return it."""
+        """Pass on all parts of a body; pass a list on as a list, because the outer server may use its length."""
         if self._in_parts and not self.started and self.status[:3] != "101":
             self._whole = [as_bytes(part) for part in result]
         else:
@@ -197,16 +199,16 @@ class Channel(Exchange):
             self._check_open()
 
     def _is_stream(self, size: int) -> bool:
-        """Return whether a response is a stream: whether more may follow later than its first part of `size` bytes."""
+        """Return whether a response is a stream: more parts may follow the first part, which has `size` bytes."""
         if self._in_parts:
             return False
         length = declared_length(self._headers)
         return length is None or size < length
 
     def _wait_until_taken(self, seconds: float) -> bool:
-        """Wait while the buffer is above the high-water mark; return False if nothing is read for too long.
+        """Wait while the buffer is above the high-water mark; return False if the outer server reads nothing in time.
 
-        The outer server has sent a part when it requests the next one, so a large part is allowed more time.
+        The timeout is longer than `seconds` while the outer server sends a large part, before it reads the next part.
         """
         while self._is_far_behind():
             before = self._size
@@ -243,7 +245,7 @@ class Channel(Exchange):
         return self._passed if self._whole is None else sum([len(part) for part in self._whole])
 
     def finish(self) -> None:
-        """Pass the end of the response to the outer server."""
+        """Report the end of the response to the outer server."""
         if self._held:
             self._runner.stream_is_whole()
             self.release()
@@ -272,7 +274,7 @@ class Channel(Exchange):
         self._end()
 
     def fail(self, answer: CannedResponse) -> None:
-        """Respond with an error if no part has been passed on yet; otherwise cut the response."""
+        """Send `answer` if the outer server has received no part of the response; otherwise cut the response off."""
         if self._ended:
             return
         if self.started:
@@ -288,7 +290,7 @@ class Channel(Exchange):
     # Upgrades.
 
     def offer(self, environ: dict[str, Any]) -> None:
-        """Offer the connection to the application, through an object that the outer server put into the environ."""
+        """Wrap each object that the outer server offers in a `FirstUse`, whose first use takes over the connection."""
         self._offers = offers = offers_in(environ)
         for key, outer in offers.by_key.items():
             environ[key] = FirstUse(partial(self._take_over, key, outer, environ), outer)
@@ -307,12 +309,12 @@ class Channel(Exchange):
         return made_of(outer)
 
     def end_upgrade(self) -> None:
-        """Let the outer server end the request, because the application has ended."""
+        """Close the connection and let the outer server end the request, because the application has ended."""
         super().end_upgrade()
         self._end()
 
     def end_silently(self) -> Iterator[bytes]:
-        """Keep the outer server from responding after an upgrade: raise, or return an empty response."""
+        """Keep the outer server from responding after an upgrade: raise an exception, or return an empty body."""
         if self._offers is not None and self._offers.end is not None:
             raise self._offers.end
         return iter(())
@@ -338,7 +340,7 @@ class Channel(Exchange):
             if self.upgrade is None:
                 return self._body()
         except BaseException:
-            # The outer server has killed this greenlet, or rejected our response.
+            # The outer server has killed this greenlet, or rejected the balancer's own response.
             self.close()
             if self.upgrade is not None:
                 self.upgrade.shut_down()
@@ -357,7 +359,7 @@ class Channel(Exchange):
         return self if self._whole is None else self._whole
 
     def _start_answer(self, answer: CannedResponse) -> None:
-        """Start the response that replaces the application's, even if the outer `start_response` was called before."""
+        """Start the balancer's own response, even if the application has already called the outer `start_response`."""
         if self._outer is not None:
             replaced = ResponseCut("the balancer replaced the response") if self._tried else None
             start_answer(self._outer, answer.status, [*answer.headers, *self.id_header], replaced)
@@ -388,7 +390,10 @@ class Channel(Exchange):
         return data
 
     def close(self) -> None:
-        """End the response (PEP 3333): later writes by the application raise an exception, and its job is abandoned."""
+        """End the response, because the outer server will read no more of it (PEP 3333).
+
+        Later writes by the application raise `ClientDisconnected`. The lane handles the job as after a disconnect.
+        """
         self._left = True
         self._writable.set()
         if self._job is not None:

@@ -1,7 +1,7 @@
 """Determines the client and the priority of a request, according to `client_key` and `priority_func`.
 
-These functions belong to the application but are called in the hub, which no exception may reach. If one fails, its
-result is replaced by a default.
+The application can set a function for each of these options. The functions are called in the hub, which no exception
+may reach. So if a function fails, the exception is logged, and a default replaces the function's result.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ def environ_key(header: str) -> str:
 
 
 def is_of_crowd(environ: _Environ) -> bool:
-    """Return whether an untrusted peer claims to be a proxy for many clients.
+    """Return whether an untrusted peer has sent X-Forwarded-For, and so claims to be a proxy for many clients.
 
-    Any client can claim to be a proxy. The claim only lifts the limit on the jobs of one client, because that limit
-    would reject the requests of a whole site.
+    Any client can make this claim. Therefore, its only effect is that the limit on the jobs of one client does not
+    apply, because behind a real proxy this limit would reject the requests of a whole site.
     """
     return "HTTP_X_FORWARDED_FOR" in environ
 
@@ -85,7 +85,7 @@ def _hashable(value: Any) -> Any:
 
 
 def _class(value: Any) -> Priority | None:
-    """Return the priority that a `priority_func` result means; raises ValueError if there is no such priority."""
+    """Return the priority for a result of `priority_func`; raises ValueError if the result is not allowed."""
     if value is None or isinstance(value, Priority):
         return value
     if isinstance(value, str) and value in PRIORITIES:
@@ -95,7 +95,7 @@ def _class(value: Any) -> Priority | None:
 
 
 def priority_of(environ: _Environ, function: Callable[[_Environ], Any] | None, usual: Priority) -> Priority:
-    """Return the priority of a request: set by a trusted peer, otherwise by `function`, otherwise `usual`."""
+    """Return the priority that a trusted peer has set, otherwise the result of `function`, otherwise `usual`."""
     declared = environ.get("intralb.priority")
     if isinstance(declared, Priority):
         return declared

@@ -44,51 +44,56 @@ class LaneContext:
         self.upgrades = Upgrades(options.max_upgraded, self.changed)
         self.worker_ids = count(1)
         self.runtime: Runtime | None = None
-        """The timers, watchdog and reviews of a balancer that serves; None while it does not serve."""
+        """The timers, the watchdog and the periodic reviews; None while the balancer is not running."""
         self.ends_at = math.inf
-        """Time, in `time.monotonic()` seconds, at which a shutdown ends all running jobs; otherwise infinity."""
+        """Time, in `time.monotonic()` seconds, at which a shutdown ends all running jobs; infinity if no shutdown has
+        begun."""
         self.load = LoadMeter()
         """The saturation of this balancer, and its rates of requests and errors."""
         self.watchdog: Watchdog | None = None
-        """The latest watchdog, whose counts remain after it has stopped."""
+        """The latest watchdog; its counts remain available after the watchdog has stopped."""
         self.streams = 0
         """Number of responses that are being streamed, in all lanes."""
         self.connections = ConnectionStats()
-        """The totals of the client connections of all servers."""
+        """Statistics of the client connections of all servers."""
         self.log = HubLog(LOGGER.log)
         self.job_log = JobLog(options.log_format) if options.enable_logging else None
         self.endings = Endings(options.on_ended, self.log)
         self.moves = Moves()
-        """The counts of connections that moved between processes."""
+        """Counts of the connections that were moved between processes."""
         self._late = Repeats(self.log)
-        """The log for requests that were cut or whose deadline has passed; it counts repetitions."""
+        """Limits the log records of requests that were ended early: repeated records are only counted."""
         self._rejections = 0
         self.changed_event: Event | None = None
         self.refusals: Refusals | None = None
-        """The last rejected requests, for the status page; None if there is no such page."""
+        """The last rejected requests, for the status page; None without a status page."""
 
     def __repr__(self) -> str:
         return f"<LaneContext {self.streams} streams, {self.upgrades!r}>"
 
     def changed(self) -> None:
-        """Wake a waiting `drain`, because a slot or queue capacity has become free, or a worker is gone."""
+        """Wake a waiting `drain`, because a job has ended, a connection was closed, or a worker has left its pool."""
         if self.changed_event is not None:
             self.changed_event.set()
 
     def look_at(self, at: float) -> None:
-        """Sweep for late jobs at `at` or earlier, in `time.monotonic()` seconds."""
+        """Schedule a sweep for late jobs at `at`, in `time.monotonic()` seconds, or earlier."""
         if self.runtime is not None:
             self.runtime.deadlines.watch(at)
 
     def not_executed(self, answer: CannedResponse) -> CannedResponse:
-        """Return the variant of `answer` for the next request that is rejected without being run."""
+        """Return the variant of `answer` for a request that the application has not run.
+
+        The `Retry-After` of successive answers varies, so that not all rejected clients retry at the same time.
+        """
         self._rejections += 1
         return answer.not_executed(self._rejections)
 
     def report_cut(self, job: Job, record: CutRecord) -> None:
-        """Log that a job was ended early, with its stack, or only count it if many were ended at the same place.
+        """Log that a job was ended early, with the stack of its handler.
 
-        Called in the hub, before the handler is aborted.
+        If many jobs were ended at the same place in the application, the job is only counted. Called before the handler
+        is aborted; never waits.
         """
         kind = (record.setting, record.place)
         if self._late.admits(kind, CLIENTS_MOST, logging.WARNING, record):
@@ -96,7 +101,7 @@ class LaneContext:
             self.log.record(logging.WARNING, record)
 
     def flush_logs(self, timeout: float) -> None:
-        """Wait until all log records are written and all endings reported, for `timeout` seconds at most each."""
+        """Wait until all log records are written and all endings reported, for at most `timeout` seconds per queue."""
         FAILURES.flush()
         self._late.flush()
         if self.runtime is not None:

@@ -1,7 +1,7 @@
 """The log records of requests that were ended early: at their deadline, by a shutdown, or because of a slow client.
 
-A record is created in the hub before the handler is aborted, and formatted later, where reading source lines may take
-time.
+A record is created just before the handler is aborted, when the server must not wait. The record is formatted later,
+because formatting reads source lines from files.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class CutRecord:
         self.place: Place | None = None if job.slot is None else place_of(job.slot)
         """The application's line at which the request was ended; None if its handler was not running."""
         self.setting = str(facts.get("setting", ""))
-        """The setting because of which the request was ended."""
+        """The setting that ended the request, for example "request_timeout_seconds=30"."""
         self._text = text
-        """The text; `{at}` stands for the place, and `{request}` for the request's id and its route."""
+        """Template of the text: `{at}` stands for the place, and `{request}` for the request's id and its route."""
         self._stack: traceback.StackSummary | None = None
         route = job.route.name or None
         seconds = round(monotonic() - job.arrived, 3)
@@ -40,7 +40,7 @@ class CutRecord:
         return f"<CutRecord {self._text}>"
 
     def take_stack(self, job: Job) -> None:
-        """Take the stack of the handler, which the log then shows."""
+        """Record the stack of the handler, which is logged with the text."""
         self._stack = None if job.slot is None else stack_of(job.slot)
 
     def __call__(self) -> LogText:
@@ -68,17 +68,17 @@ def _cut(job: Job, why: str) -> str:
 
 
 def _name(job: Job) -> str:
-    # A path from a client could contain the placeholders.
+    # Escape the opening braces, because the path of a client's request could contain a placeholder.
     return job.name.replace("{", "\\x7b")
 
 
 def cut_record(job: Job, why: str) -> CutRecord:
-    """Return the record of a running job whose response is cut off because of its client."""
+    """Return the record of a running job whose response is cut off because its client has stopped reading."""
     return CutRecord(job, f"{_cut(job, why)}{{request}}", setting="write_timeout_seconds")
 
 
 def late_record(job: Job) -> CutRecord:
-    """Return the record of a job whose deadline has passed; called before its response is sent."""
+    """Return the record of a job whose deadline has passed; called before the error response is sent."""
     setting = job.deadline.setting
     why = f"its deadline has passed ({setting}{{request}})"
     if job.started is None:
@@ -93,7 +93,7 @@ def late_record(job: Job) -> CutRecord:
 
 
 def killed_record(job: Job) -> CutRecord:
-    """Return the record of a job that a shutdown ends; called before its response is sent."""
+    """Return the record of a job that a shutdown ends; called before the error response is sent."""
     seconds = monotonic() - job.arrived
     setting = "graceful_timeout_seconds"
     if job.started is None:

@@ -1,7 +1,7 @@
 """Reports aborted requests to monitoring: to `on_ended`, and to OpenTelemetry.
 
-A request is aborted in the event loop or in the middle of a handler, where the server must not wait. When a request is
-aborted, only the request's data and stack are recorded; separate greenlets then make the calls, which might wait.
+A request is aborted in a callback of the hub or in the middle of a handler, where the server must not wait. Therefore,
+only the request's data and stack are recorded at first. Separate greenlets then make the calls, which might wait.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ __all__ = ["ENDED_EARLY", "Ending", "Endings", "abort_has_left"]
 logger = logging.getLogger("intralb_gevent")
 
 CALL_SECONDS: Final = 5.0
-"""Maximum number of seconds that one call may take."""
+"""Maximum number of seconds for one call of `on_ended`, or for ending the spans of one request."""
 
 COMPUTE_SECONDS: Final = 1.0
-"""Maximum number of seconds that one call may compute without a pause, because a computing call blocks all requests."""
+"""Maximum number of seconds for which one call may be CPU-bound, because a CPU-bound call blocks all requests."""
 
 _GRACE_SECONDS: Final = 1.0
 """Seconds within which a call must end after it has been aborted."""
@@ -52,7 +52,9 @@ ENDED_EARLY: Final = frozenset({"timed_out", "expired", "killed", "disconnected"
 """Outcomes of requests that were aborted, or that expired in the queue."""
 
 _DROPPED: Final = "on_ended cannot keep up: {} calls wait, and requests that end now are not reported; make it faster"
-_LEFT_BEHIND: Final = "on_ended has not returned after %g s for %s, and ignores that it was ended; it is left behind"
+_LEFT_BEHIND: Final = (
+    "on_ended has not returned after %g s for %s, and swallows its timeout; the server goes on without it"
+)
 
 _OnEnded = Callable[[dict[str, Any], str, str, traceback.StackSummary | None], object]
 
@@ -84,7 +86,10 @@ class Endings:
         return f"<Endings {len(self._waiting)} to report, {self.dropped} dropped>"
 
     def report(self, job: Job, outcome: str, reason: str | None = None) -> None:
-        """Report a request with an outcome of `ENDED_EARLY` or "given_up". Called before the abort; never waits."""
+        """Queue the report of a request that was ended early, or whose slot is abandoned (outcome "given_up").
+
+        Called before the abort; never waits.
+        """
         if job.slot is not None:
             mark_spans(job.environ, frame_of(job.slot), outcome, job.exchange.status)
         if self._on_ended is not None:
@@ -139,7 +144,7 @@ class Endings:
 def abort_has_left(job: Job, outcome: str, error: BaseException, context: Context) -> None:
     """End the spans that the application left open when an abort unwound it; never waits.
 
-    `context` is the context in which the application ran.
+    `context` is the `contextvars` context in which the application ran.
     """
     spans = open_spans(job.environ, error.__traceback__)
     if spans:

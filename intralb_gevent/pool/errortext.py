@@ -1,8 +1,8 @@
 """Formats an application's exception for the log: type, message, traceback, and the exceptions that caused it.
 
-Formatting a traceback calls `str()` on each exception, which may run application code. Therefore,
-`str()` is first called on each exception under a time limit (`Bound`). If a call takes too long, or its result is too
-long, the log has the exception without that text.
+Formatting a traceback calls `str()` on each exception, which may run application code. Therefore, `str()` is first
+called on each exception under a time limit (`Bound`). If a call takes too long, or its result is too long, the
+traceback is formatted without calling code of the exceptions, and with a shortened message or none.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LONGEST_MESSAGE = 10_000
 """Maximum length of one exception's message, in characters."""
 
 LONGEST = 200_000
-"""Maximum length of the whole text, in characters; the middle of a longer text is left out."""
+"""Maximum length of the whole text, in characters; a longer text is logged without its middle."""
 
 _LONGEST_LINE = 300
 _MOST_ERRORS = 1000
@@ -35,7 +35,7 @@ _MOST_ERRORS = 1000
 
 _FEW_FRAMES = 50
 _FEW_ERRORS = 10
-"""Maximum number of frames, and of chained exceptions, in the text if the usual formatting fails."""
+"""Maximum number of frames, and of chained exceptions, in the text if the standard formatting fails."""
 
 _CAUSE = "\nThe above exception was the direct cause of the following exception:\n\n"
 _CONTEXT = "\nDuring handling of the above exception, another exception occurred:\n\n"
@@ -123,7 +123,7 @@ def _plain(error: BaseException, messages: dict[int, str]) -> str:
 
 
 def _chain(error: BaseException) -> Iterator[tuple[BaseException, str]]:
-    """Yield an exception and its predecessors in the chain, each with the sentence that connects it to the next one."""
+    """Yield an exception and then its causes and contexts, each with the sentence that follows it in a traceback."""
     link: BaseException | None = error
     connection = ""
     for _ in range(_FEW_ERRORS):

@@ -1,7 +1,7 @@
 """The interface that receives a job's response, and the WSGI call that all its implementations share.
 
 The WSGI call runs the application and closes its iterable as PEP 3333 requires. `http/response.py` is the exchange for
-our own connections, `pool/channel.py` the one for an outer WSGI server.
+connections of this package's server, and `pool/channel.py` is the exchange for an outer WSGI server.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 _KEPT_BACK_BYTES: Final = 256 * 1024
-"""Maximum number of bytes of a response that are held back until the response counts as a stream or ends."""
+"""Maximum number of bytes of a response that are held back while it is undecided whether the response may stream."""
 
 Headers = list[tuple[str, str]]
 StartResponse = Callable[..., Callable[[bytes], object]]
@@ -55,7 +55,7 @@ def declared_length(headers: Headers) -> int | None:
 
 
 class Runner(Protocol):
-    """The object that runs the application, such as a slot, as its exchange sees it."""
+    """The interface through which an exchange uses the object that runs the application, such as a slot."""
 
     yield_requested: bool
     """True if the runner should yield, because the hub has not run for a long time."""
@@ -73,28 +73,28 @@ class Runner(Protocol):
         """Record that a held response has ended, so that it does not count as a stream."""
 
     def wait_for_client(self, wait: Callable[[float], bool]) -> None:
-        """Call `wait` with the client's timeout in seconds; the wait does not count towards the handler's deadline.
+        """Call `wait` with the write timeout in seconds; the wait does not count towards the handler's deadline.
 
         If `wait` returns False, the client has read nothing during the timeout, and the response is cut.
         """
 
     def begin_upgrade(self) -> None:
-        """Let the application take over the connection; may raise an exception that ends the application instead."""
+        """Let the application take over the connection; raises an exception if the application must not do so."""
 
 
 class Exchange(ABC):
-    """The receiver of one response.
+    """The interface that receives one response.
 
-    `run` is called in a slot and may wait; `reject` and `fail` are called in the hub and must not wait. After `fail`,
-    further output of the application is dropped. The application may pass values of any type; if the type matters, it
-    is checked, and the error states it.
+    `run` is called in a slot and may wait; `reject` and `fail` may be called in the hub, so they must not wait. After
+    `fail`, further output of the application is dropped. The application may pass values of any type. If only some
+    types are allowed, the method checks the type, and its error message states the type.
     """
 
     __slots__ = ("_in_parts", "_pace", "_runner", "upgrade")
 
     _runner: Runner
     upgrade: Upgrade | None
-    """The connection once the application has taken it over; None before."""
+    """The connection that the application has taken over; None if it has not taken over the connection."""
     _in_parts: bool
     """True if the body is a list (or tuple), so all its parts already exist."""
     _pace: Deadline | None
@@ -107,7 +107,7 @@ class Exchange(ABC):
         """Call the application and send all parts that it yields; raises any exception that the application raises.
 
         A response is streamed if its body is not a list, and its first part is not the whole body. The runner may
-        switch to the hub after every part, because an application that only sends might otherwise never let others run.
+        yield to the hub after every part. Otherwise, an application that only sends might block all other greenlets.
         """
         self._runner = runner
         self._in_parts = False
@@ -144,7 +144,7 @@ class Exchange(ABC):
 
     @abstractmethod
     def write(self, data: Any) -> None:
-        """Send a part of the body, and first the headers if they are unsent; wait while too much data is unsent.
+        """Send a part of the body, preceded by the headers if these are unsent; wait while too much data is unsent.
 
         Raises `ClientDisconnected` if the client has disconnected.
         """
@@ -158,8 +158,8 @@ class Exchange(ABC):
     def client_disconnected(self) -> Callable[[], bool]:
         """A function that returns whether the client is known to have disconnected.
 
-        The function becomes `environ["intralb.client_disconnected"]`, so it must not refer back to the environ: that
-        would make a reference cycle in every request.
+        The function becomes `environ["intralb.client_disconnected"]`. It must not refer to the environ, because every
+        request would then create a reference cycle.
         """
 
     def socket_wait(self) -> float:
@@ -167,17 +167,17 @@ class Exchange(ABC):
         return 0.0
 
     def isolate(self) -> None:  # noqa: B027  # a connection's exchange finds its connection closed
-        """Stop sending, in a process that the application has forked, because the parent sends the response."""
+        """Stop sending, in a process that the application has forked, because the parent process sends the response."""
 
     @property
     @abstractmethod
     def sent(self) -> int | None:
-        """Bytes of the response that have been sent, as far as known; None before its head is sent."""
+        """Number of bytes of the response that have been sent, as far as known; None before the head is sent."""
 
     @property
     @abstractmethod
     def body_size(self) -> int:
-        """Bytes of the response's body so far, for the log, with the framing of chunks."""
+        """Number of bytes of the response's body so far, for the log, including the chunk framing if there is any."""
 
     @abstractmethod
     def hold(self) -> None:
@@ -193,10 +193,10 @@ class Exchange(ABC):
 
     @abstractmethod
     def fail(self, answer: CannedResponse) -> None:
-        """End a response that cannot be finished: send `answer` if no headers were sent, otherwise cut it."""
+        """End a response that cannot be finished: send `answer`, or cut the response off if its headers were sent."""
 
 
 def require_room(kept_back: int) -> None:
-    """Raise `StreamsFull` if more bytes of a response are held than `_KEPT_BACK_BYTES`."""
+    """Raise `StreamsFull` if `kept_back`, the number of held bytes of a response, exceeds `_KEPT_BACK_BYTES`."""
     if kept_back > _KEPT_BACK_BYTES:
         raise StreamsFull("there are as many streamed responses as max_streams allows")

@@ -1,6 +1,6 @@
-"""Keeps the traces of slow requests, which OpenMetrics shows as exemplars of the request durations.
+"""Stores the trace ids of slow requests, which the OpenMetrics page shows as exemplars of the request durations.
 
-A request that is not slow costs nothing here.
+Only slow requests call this module, so other requests are not delayed by it.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from ..policy.traceparent import trace_parent
 __all__ = ["keep_exemplar"]
 
 _MOST_CHARACTERS: Final = 64
-"""Longest request id that is kept; an exemplar may have 128 characters in all its labels."""
+"""Length to which a request id is truncated, because OpenMetrics limits all labels of an exemplar to 128 characters."""
 
 
 def keep_exemplar(stats: Stats, environ: dict[str, Any], duration: float) -> None:
-    """Keep the trace id of a slow request, or else its request id; a request without both leaves no exemplar."""
+    """Store the trace id of a slow request, or its request id if it has no trace; without either, store nothing."""
     trace = trace_parent(environ.get("HTTP_TRACEPARENT"))
     if trace is not None:
         stats.keep_exemplar(duration, time(), "trace_id", trace.trace_id)

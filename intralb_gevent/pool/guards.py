@@ -27,15 +27,15 @@ class Guard:
     def dirty(self) -> bool:
         """Return whether a job that was not aborted has left state that the next job must not see; never waits.
 
-        In slots for which `watch_slot` was called, this is called after each job, so it should be quick.
+        In slots for which `watch_slot` was called, this method is called after each job, so it should be fast.
         """
         return False
 
     def abandon(self) -> None:
-        """Discard the library's state, which is unknown, and cancel the operations that it runs on its servers."""
+        """Discard the library's state, and cancel the operations that the library still runs on its servers."""
 
     def leave(self) -> None:
-        """Close the library's resources, because the greenlet ends or has been idle for a long time."""
+        """Close the library's resources, because the greenlet is about to end or has been idle for a long time."""
 
 
 def register(guard: Guard) -> None:

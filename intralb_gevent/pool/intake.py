@@ -49,7 +49,7 @@ class Intake:
         self.killed_before = 0
         """Number of jobs that had been killed by the end of the last drain."""
         self.servers: set[Any] = set()
-        """The servers that submit requests now."""
+        """The attached servers, which submit requests."""
         self.context.load.connections = self._connection_ratio
         self._priority_func = options.priority_func
 
@@ -57,7 +57,7 @@ class Intake:
         return f"<Intake {self.condition}: {', '.join(map(repr, self.lanes))}>"
 
     def require_own_thread(self) -> None:
-        """Raise `WrongThread` if the slots run in another thread, which could never wake a waiting caller."""
+        """Raise `WrongThread` if the slots run in another thread, because that thread could never wake the caller."""
         runtime = self.context.runtime
         if runtime is not None and runtime.hub is not gevent.get_hub():
             raise WrongThread(_ELSEWHERE)
@@ -91,22 +91,23 @@ class Intake:
         if self._priority_func is None and "intralb.priority" not in environ:
             return route.priority
         priority = priority_of(environ, self._priority_func, route.priority)
-        # Cache the priority, so that the application's function is called only once.
+        # Cache the priority, so that the application's `priority_func` is called only once per request.
         environ["intralb.priority"] = priority.name.lower()
         return priority
 
     @property
     def uncontended(self) -> bool:
-        """Whether `shed_early` need not be called before `submit`: the fast path applies in every lane."""
+        """Whether all lanes use their fast path, so that `shed_early` need not be called before `submit`."""
         if self.condition == "stopped":
             return False
         return all(lane.admission.uncontended for lane in self.lanes)
 
     def shed_early(self, environ: dict[str, Any], asker: Hashable = None) -> CannedResponse | None:
-        """Return the rejection for a request without capacity. No job is created, because rejecting must be cheap.
+        """Return the rejection for a request if there is no capacity for it, without the cost of creating a job.
 
-        Only the request's head is needed. Returns None if `submit` has to decide: there is capacity, the pool may grow,
-        or another job may have to be evicted. `asker` is an object that all requests of one connection have in common.
+        The server may call this method before it has received the request's body. Returns None if `submit` has to
+        decide: there is capacity, the pool may grow, or another job may have to be evicted. `asker` identifies the
+        connection of the request.
         """
         route = self.mounts.find(environ)
         lane = route.lane
@@ -131,15 +132,15 @@ class Intake:
     def load(self) -> int:
         """Number of jobs in all lanes."""
         load = 0
-        # Use a loop, because this is called in each iteration of the event loop if there are several processes.
+        # Use a loop, which is faster than sum(): with several processes, each iteration of the event loop runs it.
         for lane in self.lanes:
             load += lane.pool.load
         return load
 
     def end_request(self, slot: Slot) -> bool:
-        """End the running request of a slot, because an operator asks for it; return whether it was running."""
+        """End the running request of a slot at the request of an operator; return whether a request was running."""
         ended = slot.lane.end_by_operator(slot)
-        # A request that an operator has ended was not cut by a shutdown.
+        # Exclude this request from the number of requests that the next drain reports as killed.
         self.killed_before += int(ended)
         return ended
 
@@ -161,7 +162,7 @@ class Intake:
 
     @property
     def is_full(self) -> bool:
-        """True if any lane has no free slot."""
+        """Whether any lane has no free slot."""
         for lane in self.lanes:  # noqa: SIM110  # this is called for each read, and any() is slower when compiled
             if lane.pool.free == 0:
                 return True
@@ -186,15 +187,15 @@ class Intake:
         FORKS.serving.discard(self)
 
     def end_by(self, at: float) -> None:
-        """End all jobs at `at`, in `time.monotonic()` seconds, even jobs that compute; later calls cannot postpone it.
+        """End all jobs at `at`, in `time.monotonic()` seconds, even CPU-bound ones; a later call cannot postpone `at`.
 
-        A shutdown calls this method as soon as its signal arrives; a handler that computes may be blocking the event
-        loop then. The method neither waits nor raises.
+        A shutdown calls this method as soon as the signal arrives, when a CPU-bound handler may be blocking the event
+        loop. The method neither waits nor raises.
         """
         self.context.ends_at = min(self.context.ends_at, at)
 
     def _connection_ratio(self) -> float:
-        """Return the number of client connections divided by their maximum; of several servers, the largest ratio."""
+        """Return the largest ratio, among the servers, of the number of client connections to its maximum."""
         return max((server.connection_ratio for server in self.servers), default=0.0)
 
     def attach(self, server: Any) -> None:
@@ -214,7 +215,7 @@ class Intake:
         return not self.servers
 
     def isolate(self) -> None:
-        """Reset everything in a process that a handler has forked: all jobs and workers belong to its parent."""
+        """Reset this object in a process that a handler has forked, because its jobs belong to the parent process."""
         self.upgrades.isolate()
         FORKS.keep(self.upgrades, self.mounts)
         FORKS.keep(self.context, self.servers)

@@ -1,9 +1,9 @@
 """Stops interval timers that a request has set with `signal.alarm` or `signal.setitimer` and leaves running.
 
 A process has one timer of each kind, and Python calls the signal's handler in whatever greenlet is running. A timer
-that a request leaves behind would raise its timeout in another request. So when a request has ended, the timers that it
-has set are stopped. Repeating timers are stopped only if the request was aborted, because a profiler sets one to keep
-it running.
+that a request leaves running would raise its timeout in another request. So the timers that a request has set are
+stopped when the request has ended. Repeating timers continue, because a profiler needs them, unless the request was
+aborted or has also left a one-shot timer running.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ def _setitimer(which: int, seconds: float, interval: float = 0.0, /) -> tuple[fl
 
 def _note(which: int, *, runs: bool, repeats: bool, caller: FrameType) -> None:
     """Record whether the running request has set a timer of this kind."""
-    # A profiler's signal handler sets its timer again in whatever request it interrupts.
+    # Ignore calls by the signal's own handler: a profiler's handler sets its timer again in whatever request it
+    # interrupts.
     if _is_within_handler(caller, which):
         return
     slot = current_slot()

@@ -1,6 +1,6 @@
 """A request inside the pool: its job, its deadline, and the statistics of its route.
 
-A job's state follows the table in `policy/lifecycle.py`; the job is kept by the lane of its route.
+The table in `policy/lifecycle.py` lists the states of a job. The lane of the job's route manages the job.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ __all__ = [
     "shown",
 ]
 
-# Python loads this codec from a file at its first use; by then the process may have run out of file descriptors.
+# Load this codec now: Python reads it from a file at the first use, when the process may have no free descriptor.
 codecs.lookup("unicode_escape")
 
 
 STREAM_LASTS_SECONDS: Final = 1.0
-"""Seconds after which a stream counts as long, not as a page; predictions then ignore its streaming time."""
+"""Seconds after which a stream counts as long; predictions of run times ignore the streaming time of long streams."""
 
 _SECONDS = seconds(positive=True)
 _TEN_YEARS: Final = 10 * 365 * 86400.0
 
 ENDED: Final[dict[str, Any]] = {"REQUEST_METHOD": "ended", "PATH_INFO": "request"}
-"""The environ of a job after its slot has finished and has freed the original with the application's objects."""
+"""The environ of all ended jobs: it replaces a job's own environ, so that the application's objects are freed."""
 
 _NO_MORE = TimeLimits(timeout=0.0, longest=0.0, stream=None, idle=0.0)
 
@@ -66,7 +66,8 @@ class Deadline:
     __slots__ = ("_aside", "_asked", "_idle", "_latest", "_suspended", "_suspensions", "at", "began", "bound", "limits")
 
     upstream_end = math.inf
-    """Time at which the proxy in front of us stops waiting, in `time.monotonic()` seconds; no deadline is later."""
+    """Time at which the proxy in front of the server stops waiting, in `time.monotonic()` seconds; the deadline is at
+    this time or earlier."""
 
     def __init__(self, at: float, began: float = 0.0, limits: TimeLimits = _NO_MORE) -> None:
         self.at = at
@@ -78,7 +79,7 @@ class Deadline:
         self.bound = math.inf
         """Upper bound of the deadline, in `time.monotonic()` seconds: the end of a stream, or `upstream_end`."""
         self._asked = 0.0
-        """Latest deadline requested by the handler, in `time.monotonic()` seconds; 0 if none."""
+        """Latest deadline that the handler has requested, in `time.monotonic()` seconds; 0 without a request."""
         self._suspensions = 0
         self._idle = 0.0
         """Maximum seconds between two parts of a streamed response; 0 if the response is not streamed."""
@@ -141,7 +142,7 @@ class Deadline:
         self.limits = TimeLimits(timeout=_TEN_YEARS, longest=_TEN_YEARS, stream=None, idle=_TEN_YEARS)
 
     def begin_stream(self) -> None:
-        """Switch from the limits for requests to those for streams: the first part of a stream is about to be sent."""
+        """Apply the limits for streams instead of those for requests; called before a stream's first part is sent."""
         self._idle = min(self.limits.idle, _TEN_YEARS)
         if self.limits.stream is not None:
             self.bound = min(self.bound, monotonic() + self.limits.stream)
@@ -153,9 +154,10 @@ class Deadline:
         self.at = min(at, self.bound)
 
     def suspend(self, latest: float = math.inf) -> None:
-        """Stop the handler's clock while its client is slow, but not beyond `latest`, in `time.monotonic()` seconds.
+        """Stop the handler's clock while its client is slow, or until `latest`, in `time.monotonic()` seconds.
 
-        The end of a stream and the proxy's timeout still apply. Several greenlets of a handler may wait for the client.
+        The end of a stream and the proxy's timeout still apply. If several greenlets of a handler wait for the client,
+        each of them calls `suspend`, and the last `resume` restarts the clock.
         """
         self._suspensions += 1
         if self._suspensions > 1:
@@ -186,7 +188,7 @@ class Deadline:
 
 
 class UpstreamDeadline(Deadline):
-    """The deadline of a request for which a trusted proxy reported timing; the report can only bring it forward."""
+    """The deadline of a request whose timing a trusted proxy has reported; the report can only shorten the time."""
 
     __slots__ = ("upstream_end",)
 
@@ -222,7 +224,7 @@ class RouteStats:
         self.streams_body = streams_body
         """True if the application is called before the body of a request has arrived."""
         self.name = name
-        """Path of the declared route; '' for requests without one."""
+        """Path of the declared route; '' for requests that match no declared route."""
 
     def __repr__(self) -> str:
         return f"<RouteState {self.limits.timeout:g}s, usually {self.usual.mean:.6f}s>"
@@ -263,15 +265,15 @@ class Job:
         self.deadline = deadline
         self.priority = route.priority
         self.client: Hashable = None
-        """Key of the client, while jobs are counted by client."""
+        """Key of the client; None while jobs are not counted by client."""
         self.counted_by: Clients | None = None
         self.state: State = "new"
         self.streams_since: float | None = None
-        """Time at which the first part of a streamed response was sent; None if none was."""
+        """Time at which the response began to stream; None if the response is not streamed."""
         self.undecided_until = math.inf
-        """Time from which a response that is held back counts as one stream too many; infinity if none is held back."""
+        """Time at which a held response is released or rejected; infinity if no response is held."""
         self.ready_at = 0
-        """Number of batches (see `hubturns`) that had run when the job became ready; the next one should start it."""
+        """Number of batches (`hub/dispatch.py`) before the job became ready; the next batch should start the job."""
         self.started: float | None = None
         self.ended: float | None = None
         self.worker: Worker | None = None
@@ -293,7 +295,7 @@ class Job:
 
     @property
     def due(self) -> float:
-        """Time by which the running job must be ended, or its held response sent or rejected."""
+        """Time at which the running job must be ended, or its held response must be released or rejected."""
         return min(self.deadline.at, self.undecided_until)
 
     @property
@@ -306,12 +308,13 @@ class Job:
         self.state = move(self.state, following)
 
     def abandon(self, gone: bool = False) -> None:
-        """Report that the client has left; without `gone`, the client may only have ended its input."""
+        """Report that the client has left, or, unless `gone` is true, has perhaps only shut down its sending side."""
         self.route.lane.abandon(self, gone)
 
     @property
     def queue_wait(self) -> float:
-        """Seconds from arrival until a slot started the job, or until it ended without one; 0 while it waits."""
+        """Seconds from arrival until a slot started the job, or until the job ended without a slot; 0 while the job
+        waits."""
         until = self.ended if self.started is None else self.started
         return 0.0 if until is None else until - self.arrived
 
@@ -322,7 +325,7 @@ class Job:
 
     @property
     def service_time(self) -> float:
-        """Run time to use for predictions, in seconds; a long stream counts only up to its first part."""
+        """Run time for predictions, in seconds; for a long stream, the run time up to its first part."""
         if self.started is None or self.ended is None:
             return 0.0
         since = self.streams_since

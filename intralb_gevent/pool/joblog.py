@@ -1,7 +1,7 @@
 """Logs one line for each ended request, if `enable_logging` is set.
 
-The lines go to the logger `intralb_gevent.jobs`, which can be configured like any other. A line contains the headers
-Referer and User-Agent, and no other header, and no body.
+The lines go to the logger `intralb_gevent.jobs`, which can be configured like any other logger. Of the request's
+headers, a line contains only Referer, User-Agent, and the ids that identify the request. A line contains no body.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class JobLog:
         self._record(environ, status=answer.status, size=len(answer.body), outcome="shed", reason=answer.reason)
 
     def malformed(self, environ: dict[str, Any], answer: CannedResponse, client: str, request_id: str) -> None:
-        """Log a request that violates a rule of HTTP, or a limit, so that it never reached the balancer."""
-        # Keep only texts: the keys of a head that has not been parsed completely are None.
+        """Log a request that was rejected before it reached the balancer, because it violates HTTP or a limit."""
+        # Keep only strings: if the head has not been parsed completely, some values are None.
         known = {key: value for key, value in environ.items() if isinstance(value, str)}
         known |= {"REMOTE_ADDR": client, REQUEST_ID: request_id}
         self._record(known, status=answer.status, size=len(answer.body), outcome="malformed", reason=answer.explanation)

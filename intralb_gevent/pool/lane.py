@@ -1,4 +1,4 @@
-"""A dedicated worker pool (a bulkhead) for a subset of requests, whose jobs it keeps from admission to outcome.
+"""A lane: a dedicated worker pool (a bulkhead) for a subset of requests; it manages jobs from admission to outcome.
 
 A balancer has one lane for most requests, and one more for each mounted application or route with its own workers. The
 choice of the least busy worker is exact without locks, because no code between reading the workers' loads and queueing
@@ -47,7 +47,8 @@ _GIVEN_UP = (
 _LEFT_BEHIND = "{} has not ended within cleanup_seconds of the shutdown's abort, and is left behind"
 
 UNDECIDED_SECONDS: Final = 0.25
-"""Seconds for which a response beyond `max_streams` is held before it is rejected; a page sent in parts ends sooner."""
+"""Seconds for which a response beyond `max_streams` is held before it is rejected; most pages that are sent in parts
+are complete by then."""
 
 
 class Lane:
@@ -129,7 +130,7 @@ class Lane:
             self.context.changed()
 
     def end(self, job: Job, outcome: Outcome, reason: str | None = None) -> None:
-        """Set the one outcome of a job, and the reason if the job was rejected."""
+        """Set the one outcome of a job; `reason` is the reason of the balancer's own response, if there is one."""
         job.move(outcome)
         context = self.context
         # The comparison with "completed" is faster than a lookup in the set.
@@ -185,7 +186,7 @@ class Lane:
             keep_exemplar(stats, job.environ, duration)
 
     def _has_run(self, job: Job, run_time: float, outcome: Outcome) -> None:
-        """Record the run time of a job; a long stream counts only up to its first part."""
+        """Record the run time of a job; for predictions, record that of a long stream only up to its first part."""
         service_time = run_time if job.streams_since is None else job.service_time
         self.stats.run_time.add(run_time)
         self.admission.service.add(service_time)
@@ -200,8 +201,9 @@ class Lane:
     def begin_stream(self, job: Job) -> None:
         """Register the first part of a streamed response.
 
-        If the maximum number of streams is reached, the response is held for a moment. So a page that is sent in parts
-        always succeeds. Only a response that takes longer is rejected, before any part of it was sent.
+        If the maximum number of streams is reached, the response is held for `UNDECIDED_SECONDS`. A page that is sent
+        in parts is usually complete within that time, and succeeds. If the response takes longer, and no other stream
+        has ended, the response is rejected before any part of it was sent.
         """
         if self._streams_are_full():
             job.undecided_until = monotonic() + UNDECIDED_SECONDS
@@ -231,7 +233,8 @@ class Lane:
     def begin_upgrade(self, slot: Slot, job: Job) -> None:
         """Let the application of a running job take over the connection; raises `UpgradesFull` if the limit is reached.
 
-        The job counts as completed, and a new slot replaces its slot. The old greenlet continues without a deadline.
+        The job counts as completed, and a new slot replaces the job's slot. The old greenlet continues without a
+        deadline.
         """
         self.context.upgrades.enter(slot)
         job.undecided_until = math.inf
@@ -247,7 +250,7 @@ class Lane:
     # Ending jobs early.
 
     def sweep(self, now: float) -> float:
-        """End every late job; return the next time, in `time.monotonic()` seconds, at which another may be late."""
+        """End every late job; return the next time, in `time.monotonic()` seconds, at which a job may be late."""
         pool = self.pool
         for job in pool.waiting:
             if job.deadline.at <= now:
@@ -285,7 +288,7 @@ class Lane:
         return DeadlineExceeded("the request's deadline has passed")
 
     def _answer_cut(self, job: Job, outcome: Outcome, answer: CannedResponse) -> None:
-        """Send the error response for a job that has a slot and might be running; the caller aborts the application."""
+        """Send the error response for a job that has a slot, running or not; the caller aborts the application."""
         if job.state == "running":
             if outcome == "timed_out":
                 self.context.report_cut(job, late_record(job))
@@ -299,7 +302,7 @@ class Lane:
             self.reject(job, "expired", EXPIRED)
 
     def end_by_operator(self, slot: Slot) -> bool:
-        """End the running job of a slot, because an operator asks for it; return whether it was running."""
+        """End the running job of a slot at the request of an operator; return whether a job was running."""
         job = slot.job
         if job is None or job.state != "running":
             return False
@@ -331,7 +334,7 @@ class Lane:
         for slot in self.pool.slots:
             if slot.job is not None:
                 self._answer_cut(slot.job, "killed", KILLED)
-                # A handler that has been aborted already keeps its clean-up time.
+                # Do not abort a handler that is still cleaning up after an earlier abort.
                 if not slot.cleaning_up:
                     self._abort(slot, RequestKilled("the server is shutting down"), now)
 
@@ -362,19 +365,19 @@ class Lane:
         self.admission.forget_clients(now)
 
     def make_room(self) -> bool:
-        """Grow the pool for a job without capacity; return whether it grew."""
+        """Grow the pool, because it has no capacity for a job; return whether the pool grew."""
         if not self.scaler.grow():
             return False
         self._resized()
         return True
 
     def resize(self, workers: int) -> None:
-        """Set the number of workers."""
+        """Add or retire workers, so that there are `workers` active workers."""
         self.scaler.change(workers - len(self.pool.active))
         self._resized()
 
     def _resized(self) -> None:
-        """Propagate a changed number of workers or a changed limit, and start waiting jobs."""
+        """Apply a changed number of workers or a changed concurrency limit, and start waiting jobs."""
         pool, limiter = self.pool, self._limiter
         limiter.resize(max(1, pool.total_slots))
         pool.limit = limiter.limit if limiter.limit < pool.total_slots else None
@@ -382,7 +385,7 @@ class Lane:
         pool.fill()
 
     def snapshot(self) -> LaneSnapshot:
-        """Return a snapshot of the lane."""
+        """Return an immutable copy of the lane's current state."""
         return LaneSnapshot(
             name=self.name,
             limit=min(self._limiter.limit, self.pool.total_slots),

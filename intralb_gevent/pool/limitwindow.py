@@ -12,7 +12,7 @@ __all__ = ["LimitWindow"]
 
 
 class LimitWindow:
-    """Computes a window as the difference of a lane's statistics between its start and its end."""
+    """Computes a window as the difference between a lane's statistics at the window's start and at its end."""
 
     __slots__ = (
         "_began",

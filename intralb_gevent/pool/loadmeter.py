@@ -1,6 +1,6 @@
 """Measures the load of a balancer at every tick: the saturation of each resource, and the rates of requests and errors.
 
-`policy/saturation.py` defines saturation; this module reads the balancer's counts.
+`policy/saturation.py` defines saturation; this module computes the ratios from the balancer's counters.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class Load(NamedTuple):
 
     saturation: float
     requests_per_second: float
-    """Number of requests that arrive in a second, rejected ones included."""
+    """Number of arriving requests per second, including requests that are rejected."""
     errors_per_second: float
-    """Number of requests in a second that were rejected, failed, or not finished in time."""
+    """Number of requests per second that were rejected, failed, timed out, or expired in the queue."""
 
 
 class LoadMeter:
@@ -86,7 +86,7 @@ def _slots(lane: Lane) -> float:
     pool = lane.pool
     capacity = lane.options.max_workers * lane.options.max_concurrent_per_router
     if pool.limit is not None:
-        # The limiter lets fewer jobs run, because the event loop is late. Long streams are not limited.
+        # The limiter lets fewer jobs run than there are slots. Long streams do not count towards the limit.
         capacity = min(capacity, pool.limit + pool.lasting)
     return slot_ratio(pool.running, pool.queued, capacity, lane.admission.rejection_ratio)
 

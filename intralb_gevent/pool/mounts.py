@@ -25,9 +25,10 @@ _Table = RouteTable[RouteStats]
 
 
 def enter_root(environ: dict[str, Any], root_path: str) -> None:
-    """Move the prefix under which a proxy mounts the server from the path to SCRIPT_NAME, if the path has it.
+    """Move `root_path` from the start of PATH_INFO to SCRIPT_NAME; leave a path without this prefix unchanged.
 
-    The prefix is not added if SCRIPT_NAME already equals it, because the proxy has sent it as X-Forwarded-Prefix.
+    `root_path` is the prefix under which a proxy mounts the server. If the proxy has sent the prefix as
+    X-Forwarded-Prefix, SCRIPT_NAME already equals the prefix, which is then not added again.
     """
     path: str = environ.get("PATH_INFO", "")
     if path.startswith(root_path) and path[len(root_path) : len(root_path) + 1] in ("", "/"):
@@ -44,7 +45,7 @@ class Mounts:
         self._context = context
         self._apart: dict[str, Lane] = {}
         self.lanes: list[Lane] = []
-        """All lanes; the first one is for requests without a lane of their own."""
+        """All lanes; the first lane serves the requests that have no dedicated lane."""
         mapping = application if isinstance(application, Mapping) else {"": application}
         applications = {_path(path): _callable(path, mapping[path]) for path in mapping}
         if not applications:
@@ -69,7 +70,7 @@ class Mounts:
         return lane
 
     def _table(self, application: Application, lane: Lane) -> _Table:
-        """Return the route states of one application, by path."""
+        """Return the `RouteStats` of one application, by path."""
 
         def state(route: Route | None) -> RouteStats:
             limits = time_limits(self._options, route)
@@ -85,7 +86,7 @@ class Mounts:
         return RouteTable([(route.path, state(route)) for route in self._options.routes], otherwise=state(None))
 
     def _lane_of(self, route: Route) -> Lane | None:
-        """Return the lane of a route with its own workers, shared by all applications; None for other routes."""
+        """Return the lane of a route with its own workers; all applications share the lane. None for other routes."""
         if route.max_workers is None:
             return None
         if route.path not in self._apart:
@@ -93,7 +94,7 @@ class Mounts:
         return self._apart[route.path]
 
     def find(self, environ: dict[str, Any]) -> RouteStats:
-        """Return the route state of a request whose whole path is still in PATH_INFO."""
+        """Return the `RouteStats` of a request; the whole path must still be in PATH_INFO."""
         table = self._single
         if table is not None and not table:
             return table.otherwise
@@ -105,7 +106,7 @@ class Mounts:
     def enter(self, environ: dict[str, Any]) -> None:
         """Move the application's mount path to SCRIPT_NAME (PEP 3333), just before the application is called.
 
-        Do not call this earlier: until then, functions such as `priority_func` see the whole path in PATH_INFO.
+        Do not call this method earlier, because functions such as `priority_func` read the whole path from PATH_INFO.
         """
         if self._single is None:
             path = environ.get("PATH_INFO", "")
@@ -122,7 +123,7 @@ class Mounts:
 
 
 def _options_of(route: Route, options: Options) -> Options:
-    """Return the options for a route's lane: the route's options where they are set, otherwise the server's."""
+    """Return the options for a route's lane: the server's options, overridden by those that the route sets."""
     most = route.max_workers or options.max_workers
     slots, queue_size = route.max_concurrent_per_router, route.queue_size
     return replace(

@@ -25,7 +25,7 @@ class OuterUpgrade(Upgrade):
         self._outer = outer
 
     def shut_down(self) -> None:
-        """End the connection, including the outer server's socket, which would otherwise wait for another request."""
+        """Shut down the outer server's socket, because the outer server would otherwise wait for another request."""
         shut_down(self._outer)
 
 
@@ -33,7 +33,7 @@ class OuterWebSocket(Upgrade):
     """A WebSocket that the outer server has opened; that server also closes it when the application has ended."""
 
     def close(self) -> None:
-        """Record whether the connection has already ended."""
+        """Record whether the connection has already ended; the outer server closes the connection."""
         self.over = self.has_ended()
 
 
@@ -41,13 +41,14 @@ class Offers(NamedTuple):
     """The upgrade objects that an outer server offers for one request."""
 
     by_key: dict[str, Any]
-    """The offered objects by environ key; the first use of one takes over the connection."""
+    """The offered objects by environ key; the first use of an object takes over the connection."""
     end: type[Exception] | None
-    """Exception to raise to the outer server at the end, so that it sends no response; None for an empty response."""
+    """Exception to raise after the upgrade, so that the outer server sends no response; None if an empty body must be
+    returned instead."""
 
 
 def offers_in(environ: dict[str, Any]) -> Offers:
-    """Return what an outer server offers for a request with an `Upgrade` field.
+    """Return the objects that an outer server offers for a request with an `Upgrade` field.
 
     The socket of gevent's server is found through `wsgi.input`, and offered under gunicorn's key. For a request with a
     body, or an HTTP/1.0 request, only a WebSocket that the outer server has already opened is offered.
@@ -57,7 +58,8 @@ def offers_in(environ: dict[str, Any]) -> Offers:
     if _WERKZEUG in found:
         return Offers(found, ConnectionError)
     if SOCKET_KEY in found:
-        # If the connection is one of our own, behind middleware, no exception is needed to release it.
+        # This package's own server, behind middleware, offers a `FirstUse`, and releases the connection without an
+        # exception.
         return Offers(found, None if type(found[SOCKET_KEY]) is FirstUse else StopIteration)
     sock = _pywsgi_socket(environ) if keys is _KEYS else None
     return Offers(found if sock is None else {**found, SOCKET_KEY: FirstUse(partial(_duplicate, sock), sock)}, None)
@@ -84,8 +86,8 @@ def socket_of(environ: dict[str, Any]) -> Any:
 def bound_input(environ: dict[str, Any], start_response: Any) -> None:
     """Make the input of a request end with its body, even if the request offers an upgrade.
 
-    For an upgrade, gevent's handler passes the unbounded input of the connection. An application that reads it for a
-    request without a body would wait until the client closes the connection.
+    For an upgrade, gevent's handler passes the unbounded input of the connection. An application that reads this input
+    for a request without a body would wait until the client closes the connection.
     """
     bounded: Any = getattr(getattr(start_response, "__self__", None), "wsgi_input", None)
     whole = environ.get("wsgi.input")

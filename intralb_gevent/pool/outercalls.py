@@ -1,6 +1,6 @@
 """Calls an outer WSGI server, and detects exceptions that the server's objects raise.
 
-This module is not compiled, because the watchdog recognizes by the frame of `call` that the outer server's code is
+This module is not compiled, so that `call` has a frame. This frame shows the watchdog that the outer server's code is
 running. No abort may be raised in that code, because an error response cannot replace a half-finished `start_response`.
 """
 
@@ -41,7 +41,7 @@ def _codes(owner: type) -> set[object]:
 def start_answer(
     start_response: Callable[..., Any], status: str, headers: list[tuple[str, str]], replaced: Exception | None
 ) -> None:
-    """Start a response of the balancer's own; `replaced` is the error to pass if it replaces a started response."""
+    """Start the balancer's own response; `replaced` is the error to pass if the response replaces a started one."""
     if replaced is None:
         start_response(status, headers)
     else:
@@ -50,7 +50,7 @@ def start_answer(
 
 
 def _forget_headers(start_response: object) -> None:
-    """Remove the first call's headers from gunicorn's response: a second call would only add headers to them."""
+    """Remove the headers from gunicorn's response, because the next call of `start_response` would only add headers."""
     response = getattr(start_response, "__self__", None)
     if type(response).__module__.startswith("gunicorn."):
         response.headers = []  # type: ignore[union-attr]  # it is gunicorn's Response

@@ -46,21 +46,21 @@ class QueuedJobs:
         return chain(*self._by_class)
 
     def __getitem__(self, index: int) -> Job:
-        """Return the job at this position, in O(n), or in O(1) for the first one."""
+        """Return the job at this position, in O(n), or in O(1) for the first job."""
         return next(islice(self, index, None))
 
     def first(self, priority: int) -> Job | None:
-        """Return the oldest job of a priority; None if there is none."""
+        """Return the oldest job of a priority; None if there is no such job."""
         jobs = self._by_class[priority]
         return jobs[0] if jobs else None
 
     def last(self, priority: int) -> Job | None:
-        """Return the newest job of a priority; None if there is none."""
+        """Return the newest job of a priority; None if there is no such job."""
         jobs = self._by_class[priority]
         return jobs[-1] if jobs else None
 
     def append(self, job: Job) -> None:
-        """Add a job behind the others of its priority."""
+        """Add a job behind the other jobs of its priority."""
         self._by_class[job.priority].append(job)
         self._length += 1
         self._order.added(job)
@@ -110,9 +110,10 @@ class QueueOrder:
             self.fair.remove(job)
 
     def next(self, queues: list[QueuedJobs], limit: int) -> Job | None:
-        """Return the job to start next, which is still in its queue; None if there is none.
+        """Return the job to start next, without removing it from its queue; None if no job is queued.
 
-        `limit` is the maximum number of concurrently running jobs. The job's client then counts as the one served last.
+        `limit` is the maximum number of concurrently running jobs. With fair queueing, the job's client becomes the
+        most recently served client.
         """
         if not self.count:
             return None
@@ -134,7 +135,7 @@ class FairOrder:
     """The order of the clients that have queued jobs, while a lane rejects requests.
 
     The next job is the oldest queued job of the client that was served least recently. The order is Nagle's round robin
-    (RFC 970, 1985): a client with few requests is served as soon as it sends one.
+    (RFC 970, 1985): a request of a client with few requests does not wait behind all requests of the other clients.
     """
 
     __slots__ = ("_by_class",)
@@ -158,7 +159,7 @@ class FairOrder:
     def class_within_share(self, priority: Priority, limit: int) -> Priority:
         """Return the highest priority, `priority` or lower, in which a client within its share has queued jobs.
 
-        Without such a client, returns `priority`. `limit` is the maximum number of concurrently running jobs.
+        Returns `priority` if there is no such client. `limit` is the maximum number of concurrently running jobs.
         """
         for each in range(priority, len(self._by_class)):
             if self._by_class[each].within_share(limit):
@@ -176,7 +177,8 @@ class FairOrder:
 class _Class:
     """The queued jobs of one priority.
 
-    `order` lists the clients of these jobs, the least recently served one first, then in the order of their joining.
+    `order` lists the clients of these jobs, the least recently served client first. Clients that were never served are
+    listed before all others, in the order in which they joined.
     """
 
     __slots__ = ("_clients", "_entries", "_jobs", "_number", "order")
@@ -212,7 +214,7 @@ class _Class:
         return self._jobs[client][0]
 
     def within_share(self, limit: int) -> bool:
-        """Return whether any of the next `LOOKED_AT` clients is within its share."""
+        """Return whether any of the first `LOOKED_AT` clients in `order` is within its share."""
         return any(not self._clients.beyond_share(entry[-1], limit) for entry in self.order[: self._clients.LOOKED_AT])
 
     def _join(self, client: Hashable) -> None:

@@ -1,12 +1,13 @@
-"""A worker's queue: a `gevent.queue.Queue` whose jobs are started in the order that their lane sets.
+"""A worker's queue: a `gevent.queue.Queue` whose jobs are started in the order of the lane's `QueueOrder`.
 
 Code in the hub puts a job into the queue with `put_nowait`; if that raises `Full`, the job is rejected.
 
-Slots do not wait in `get`, which would wake the greenlet that has waited longest, and so use all slots and sessions in
-rotation. Instead, the hub wakes the slot that has parked last, and creates no slot before it is needed. Also, `get`
-takes jobs from one queue, whereas a free slot starts the next job from any queue of its lane.
+Slots do not wait in `get`, for two reasons. First, `get` wakes the greenlet that has waited longest, so all slots and
+sessions would be used in rotation. Instead, the hub wakes the slot that was parked last, and creates a slot only when
+it is needed. Second, `get` takes jobs from one queue, whereas a free slot starts the next job from any queue of its
+lane.
 
-This module is not compiled: mypyc cannot derive a class from one of gevent's.
+This module is not compiled, because mypyc cannot compile a subclass of a gevent class.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ __all__ = ["Full", "JobQueue"]
 class JobQueue(Queue):  # type: ignore[type-arg]  # gevent 24.2.1 does not allow Queue[Job]
     """The queue of one worker, for at most `maxsize` jobs; if `maxsize` is 0, the queue accepts no jobs.
 
-    `get_nowait` removes the oldest job of the highest priority in this queue; `jobs.remove` removes a given job. As a
-    job's outcome records its end, `task_done` and `join` are not used.
+    `get_nowait` removes the oldest job of the highest priority in this queue; `jobs.remove` removes a given job.
+    `task_done` and `join` are not used, because each job records its own end.
     """
 
     def __init__(self, maxsize: int, order: QueueOrder) -> None:
@@ -45,5 +46,5 @@ class JobQueue(Queue):  # type: ignore[type-arg]  # gevent 24.2.1 does not allow
     def _put(self, item: Job) -> None:
         if not self._takes_jobs:
             raise Full
-        # Do not count unfinished tasks, as gevent's own method does.
+        # Unlike gevent's own method, do not count unfinished tasks, because `join` is not used.
         self.jobs.append(item)

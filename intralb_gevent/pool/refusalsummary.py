@@ -1,6 +1,6 @@
-"""Sums up rejected requests for the log: one record each 10 seconds while requests are rejected.
+"""Sums up rejected requests for the log: one record every 10 seconds while requests are rejected.
 
-The numbers are those of the lanes' statistics, so a rejection costs nothing more.
+The numbers are read from the lanes' statistics, so the summary does not make a rejection more expensive.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["RefusalSummary"]
 
 SECONDS: Final = 10.0
-"""Seconds that one record sums up."""
+"""Number of seconds that one record covers."""
 
 
 class RefusalSummary:
@@ -30,20 +30,20 @@ class RefusalSummary:
         self._reported = self._counts()
         self._total = sum(self._reported.values())
         self._since: float | None = None
-        """Time of the first rejection that is not reported yet, in `time.monotonic()` seconds; None without one."""
+        """Time of the first unreported rejection, in `time.monotonic()` seconds; None if all are reported."""
 
     def __repr__(self) -> str:
         return f"<RefusalSummary, {self._total} reported>"
 
     def look(self, now: float) -> None:
-        """Report the rejections of the last seconds if it is time to; called at every tick."""
+        """Report the rejections if the first unreported one is `SECONDS` seconds old; called at every tick."""
         if self._since is not None and now - self._since >= SECONDS:
             self.report(now)
         elif self._since is None and self._rejected() != self._total:
             self._since = now
 
     def report(self, now: float) -> None:
-        """Report the rejections that are not reported yet."""
+        """Report all rejections that have not been reported yet."""
         counts = self._counts()
         new = {reason: count - self._reported.get(reason, 0) for reason, count in counts.items()}
         new = {reason: count for reason, count in sorted(new.items(), key=lambda item: -item[1]) if count > 0}
@@ -66,6 +66,6 @@ class RefusalSummary:
 def _text(counts: dict[str, int], seconds: float) -> LogText:
     total = sum(counts.values())
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in counts.items())
-    # A shutdown may report a time that is shorter than any that deserves a number.
+    # Report at least 1 s, because the record that is written at a shutdown may cover only a fraction of a second.
     text = f"rejected {total:,} {'request' if total == 1 else 'requests'} in {max(1, round(seconds))} s: {reasons}"
     return LogText(text, {"rejected": total, "seconds": round(seconds, 3), "reasons": counts})

@@ -1,4 +1,4 @@
-"""Functions for handlers that act on the running request, found through the current greenlet instead of the environ."""
+"""Functions that a handler can call without the environ: they find the running request by the current greenlet."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ["deadline_headers", "extend_deadline", "wait_for_client"]
 
 
 def extend_deadline(seconds: float) -> float:
-    """Move the running request's deadline to `seconds` from now, if that is later; return the seconds then left.
+    """Move the running request's deadline to `seconds` from now, if that is later; return the seconds that are left.
 
     The latest possible deadline is `max_request_timeout_seconds` after the request's arrival, or the timeout of a proxy
-    that reports one. A request that has been cut stays cut. Call this in the greenlet that runs the request; in a
-    greenlet that a handler starts, call `environ["intralb.deadline"].extend(seconds)` instead. Raises `NoCurrentJob` in
-    any other greenlet, and `OptionError`, a ValueError, unless `seconds` is a number above 0.
+    that reports one. After an abort, the deadline does not move. Call this function in the greenlet that runs the
+    request; in a greenlet that a handler starts, call `environ["intralb.deadline"].extend(seconds)` instead. Raises
+    `NoCurrentJob` in any other greenlet, and `OptionError`, a ValueError, unless `seconds` is a number above 0.
     """
     job = _current_job("extend_deadline", "extend")
     if job.state != "running":
@@ -30,9 +30,10 @@ def deadline_headers() -> dict[str, str]:
     """Return header fields that report the running request's remaining time to the server of an outgoing request.
 
     The fields are `X-Envoy-Expected-Rq-Timeout-Ms` and `grpc-timeout`, in whole milliseconds, at least 1. If the
-    request has a valid `traceparent`, it and `tracestate` are added, so that the trace continues. Call this in the
-    greenlet that runs the request; in a greenlet that a handler starts, call `environ["intralb.deadline"].headers()`
-    instead, which returns the first two fields. Raises `NoCurrentJob` in any other greenlet.
+    request has a valid `traceparent`, that field and `tracestate` are added, so that the trace continues. Call this
+    function in the greenlet that runs the request; in a greenlet that a handler starts, call
+    `environ["intralb.deadline"].headers()` instead, which returns the first two fields. Raises `NoCurrentJob` in any
+    other greenlet.
     """
     job = _current_job("deadline_headers", "headers")
     return {**job.deadline.headers(), **trace_headers(job.environ)}
@@ -41,7 +42,7 @@ def deadline_headers() -> dict[str, str]:
 def wait_for_client(wait: Callable[[float], object], seconds: float) -> object:
     """Return the result of `wait(seconds)`; the time of the call does not count towards the running request's deadline.
 
-    A wait cannot move the deadline beyond the latest one that `extend_deadline` allows.
+    The deadline moves at most to the latest deadline that `extend_deadline` allows.
     """
     job = _job()
     if job is None:

@@ -13,13 +13,13 @@ __all__ = ["id_header", "new_request_id", "take_request_id"]
 
 _SUFFIXES: Final = tuple(f"{number:02x}" for number in range(256))
 _PREFIX_BYTES: Final = 9
-"""Random bytes that 256 ids have in common; getting random bytes for each id would take longer."""
+"""Number of random bytes at the start of 256 consecutive ids; to read random bytes for each id would be slower."""
 
 _ids: Final[list[str]] = []
 """Ids that are not in use yet."""
 
 _VALID: Final = re.compile(r"[!#-\[\]-~]{1,128}").fullmatch
-"""Matches an id that can be repeated in a header field and within quotes of a log line."""
+"""Matches an id that is safe in a header field, and between the quotes of a log line."""
 
 # A forked process must not use the ids of its parent.
 os.register_at_fork(after_in_child=_ids.clear)
@@ -38,13 +38,13 @@ def _refill() -> None:
 
 
 def take_request_id(environ: dict[str, Any]) -> None:
-    """Take the id of a request from the field X-Request-ID, which a trusted proxy has set; ignore an invalid one."""
+    """Read the id of a request from the field X-Request-ID, which a trusted proxy has set; ignore an invalid id."""
     value = environ.get("HTTP_X_REQUEST_ID")
     if isinstance(value, str) and _VALID(value) is not None:
         environ[REQUEST_ID] = value
 
 
 def id_header(environ: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return the header field X-Request-ID of a response of the server's own, as a list; empty without an id."""
+    """Return a list with the field X-Request-ID for the server's own response; an empty list if there is no id."""
     request_id = environ.get(REQUEST_ID)
     return [("X-Request-ID", str(request_id))] if request_id else []

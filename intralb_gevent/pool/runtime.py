@@ -58,7 +58,8 @@ class Runtime:
     def begin(context: LaneContext, lanes: list[Lane]) -> Runtime:
         """Start all parts and the first workers of all lanes."""
         collects = gc.isenabled()
-        # Otherwise a finalizer might wait here, and a request that arrived during the wait would find no workers.
+        # Disable garbage collection, because a finalizer might wait here. A request that arrived during this wait
+        # would find no workers.
         gc.disable()
         try:
             runtime = context.runtime = Runtime(context, lanes)
@@ -72,13 +73,13 @@ class Runtime:
                 gc.enable()
 
     def begin_again(self) -> None:
-        """Start workers in the lanes whose workers have been retired by an unfinished drain."""
+        """Start workers in the lanes whose workers were retired by a drain that a new server has cancelled."""
         for lane in self._lanes:
             if not lane.pool.active:
                 lane.begin(self.watchdog.busy)
 
     def stop(self) -> None:
-        """Stop all parts."""
+        """Stop all timers, release the watchdog, and log the rejections that have not been reported yet."""
         self.refusals.report(monotonic())
         self._ticker.stop()
         self.deadlines.stop()
@@ -86,7 +87,7 @@ class Runtime:
         self.watchdog.release()
 
     def _sweep(self) -> float:
-        """End every job that is late; return the next time, in `time.monotonic()` seconds, at which one may be."""
+        """End every late job; return the next time, in `time.monotonic()` seconds, at which a job may be late."""
         now = monotonic()
         return min(lane.sweep(now) for lane in self._lanes)
 
@@ -95,7 +96,7 @@ class Runtime:
             lane.sample()
 
     def review(self) -> None:
-        """Update sizes, limits and admission; called at every tick."""
+        """Update each lane's number of workers, limiter and admission control; called at every tick."""
         now, least_lag = monotonic(), self._probe.take()
         for lane in self._lanes:
             lane.review(now, least_lag)

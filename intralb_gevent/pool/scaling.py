@@ -1,6 +1,6 @@
 """Sets the number of workers of a pool: passes measurements to the autoscaler, and applies the autoscaler's decision.
 
-`policy/autoscale.py` decides on the number; this module determines when that decision is made.
+`policy/autoscale.py` decides how many workers there are; this module determines when to make the decision.
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ __all__ = ["PoolScaler", "SizeChange"]
 class _BusyShare:
     """The share of recent time in which the hub was busy.
 
-    The share rises with jobs that compute, with a lack of processor time for the process, and with jobs that block the
-    event loop while they wait. The processor time of the process is not used, because it rises only with jobs that
-    compute.
+    The share rises if jobs are CPU-bound, if the process gets too little CPU time, and if jobs block the event loop
+    while they wait. The CPU time of the process is not used, because only CPU-bound jobs increase it.
     """
 
     def __init__(self) -> None:
@@ -34,13 +33,13 @@ class _BusyShare:
         self._read_at = self._busy = self._share = 0.0
 
     def begin(self, busy: Callable[[float], float]) -> None:
-        """Start measuring."""
+        """Start measuring; `busy` is the function that is stored in the attribute `busy`."""
         self.busy = busy
         self._read_at = monotonic()
         self._busy = busy(self._read_at)
 
     def read(self, now: float, least: float) -> float:
-        """Return the share since the last reading, or the last share if that reading is under `least` seconds old."""
+        """Return the share since the last reading, or that reading's share if it is less than `least` seconds old."""
         if now - self._read_at >= least:
             busy = self.busy(now)
             self._share = (busy - self._busy) / (now - self._read_at)
@@ -49,7 +48,7 @@ class _BusyShare:
 
 
 class SizeChange(NamedTuple):
-    """A change of the number of workers: its time in `time.monotonic()` seconds, size, result and cause."""
+    """A change of the number of workers: its time in `time.monotonic()` seconds, size, new number, and cause."""
 
     at: float
     by: int
@@ -61,11 +60,12 @@ class PoolScaler:
     """Adds workers to a pool and retires them."""
 
     SESSIONS_SECONDS: Final = 10.0
-    """Seconds after a failure for which the source of sessions counts as exhausted."""
+    """Seconds for which the source of sessions counts as exhausted after it has failed to open a session."""
     CHANGES_KEPT: Final = 20
     CHANCE_SECONDS: Final = 0.005
     BURST_SECONDS: Final = 0.02
-    """Shortest periods for measuring the busy share, in seconds: at a tick, and during a burst of arrivals."""
+    """Minimum periods over which the busy share is measured, in seconds: `CHANCE_SECONDS` at a tick, and
+    `BURST_SECONDS` when a job finds no capacity."""
 
     def __init__(
         self,
@@ -112,7 +112,7 @@ class PoolScaler:
 
     @property
     def may_grow(self) -> bool:
-        """Whether the pool may grow for a job without capacity; after a failed `grow`, False until the next tick."""
+        """Whether the pool may grow if a job finds no capacity; after a failed `grow`, False until the next tick."""
         return self._may_grow and len(self._pool.active) < self._most
 
     def grow(self) -> bool:
@@ -126,7 +126,7 @@ class PoolScaler:
         return self._may_grow
 
     def change(self, workers: int, cause: str = "resize") -> None:
-        """Add `workers` workers; a negative number retires that many."""
+        """Add `workers` workers; if the number is negative, retire `-workers` workers."""
         if workers > 0:
             self._pool.add(workers)
             self._grown()

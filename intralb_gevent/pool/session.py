@@ -1,6 +1,6 @@
 """One database session for each slot, which is opened at first use, reset between jobs, and discarded after an abort.
 
-A `SessionSource` determines the kind of session.
+A `SessionSource` opens, resets and closes the sessions.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class SlotSession:
         self.touched = False
         """True once the current job has used the session."""
         self.unsettled = False
-        """True if there might be something to clean up even after a job that was not aborted."""
+        """True if `settle` must also be called after a job that was not aborted."""
         self.watched = False
         """True if guards are called after each job; see `guards.watch_slot`."""
 
@@ -93,7 +93,7 @@ class SlotSession:
 
     @property
     def available(self) -> bool:
-        """Whether there is a source that can open a session."""
+        """Whether `db_init_func` is set, so that the slot can open a session."""
         return self._rules.source is not None
 
     def get(self, deadline: Deadline) -> Any:
@@ -125,7 +125,7 @@ class SlotSession:
     def _open(self, source: SessionSource) -> None:
         began = monotonic()
         session = source.open(self._worker_id)
-        # No abort is raised between these lines: an abort is postponed until the application has control again.
+        # No abort is raised between these lines: an abort is postponed until the application's own code runs again.
         self._session = session
         self.opened = self.unsettled = True
         self._opened_at = monotonic()
@@ -133,7 +133,7 @@ class SlotSession:
 
     @calls_application
     def _usable(self, source: SessionSource) -> bool:
-        """Return whether the session can still be used; the database server may have closed it."""
+        """Return whether the session can still be used; the database server may have closed its connection."""
         if not self._rules.check:
             return True
         try:
@@ -169,17 +169,17 @@ class SlotSession:
         self.touched = False
 
     def stale(self, now: float) -> bool:
-        """Return whether the session of an idle slot should be closed."""
+        """Return whether the session of an idle slot has been open or unused for too long, and should be closed."""
         return self.opened and self._rules.limits.stale(self._opened_at, self._used_at, now)
 
     def close(self, cause: str) -> None:
-        """Close the session, and the connections that guards watch in this greenlet; the next use opens new ones."""
+        """Close the session, and have the guards close their resources; `cause` is counted in the metrics."""
         guards.leave()
         if self._rules.source is not None:
             self._end("close", self._rules.source.close, cause)
 
     def discard(self, cause: str) -> None:
-        """Discard the session, if it is open, as its state is unknown."""
+        """Discard the session, if it is open, because its state is unknown; `cause` is counted in the metrics."""
         if self._rules.source is not None:
             self._end("discard", self._rules.source.discard, cause)
 
@@ -191,7 +191,7 @@ class SlotSession:
             self._session = None
 
     def _cleaned_up(self, name: str, function: Callable[[Any], object]) -> bool:
-        """Call a clean-up function, for `CLEANUP_SECONDS` at most. Log a failure; return whether the call succeeded."""
+        """Call a clean-up function, for at most `CLEANUP_SECONDS`. Log a failure; return whether the call succeeded."""
         try:
             with gevent.Timeout(CLEANUP_SECONDS):
                 function(self._session)
@@ -208,8 +208,9 @@ class SlotSession:
 def current_session() -> Any:
     """Return the database session of the running request; open a session if the request's slot has none yet.
 
-    Call this in the greenlet that runs the request, and pass the session on to greenlets that a handler spawns. Raises
-    `NoCurrentJob` in other greenlets, and `SessionUnavailable` if `db_init_func` fails; the response is then 503.
+    Call this function in the greenlet that runs the request, and pass the session on to greenlets that a handler
+    spawns. Raises `NoCurrentJob` in other greenlets. Raises `SessionUnavailable` if `db_init_func` fails; the response
+    is then 503.
     """
     slot = current_slot()
     if slot is None or slot.job is None or not slot.interruptible:

@@ -49,10 +49,10 @@ logger = logging.getLogger("intralb_gevent")
 _CURRENT_SESSION: Final = CurrentSession()
 
 _OWN_REFERENCES: Final[list[int]] = []
-"""Number of our own references to a parked greenlet; empty until it has been counted.
+"""The number of references that this package itself holds to a parked greenlet; empty until the first count.
 
-Compiled and interpreted code hold different numbers of references, so the number is counted with the same expression
-as later numbers.
+Compiled and interpreted code hold different numbers of references. Therefore, the number is counted, by the same
+expression with which `_has_leftovers` counts the references to a greenlet.
 """
 
 
@@ -60,12 +60,13 @@ class Slot(Abortable):
     """A pool greenlet, which is parked until its worker gives it a job. A slot returns to the hub between any two jobs.
 
     A job runs in its own `contextvars` context. Thread-locals last from job to job, as in a thread of a thread pool.
-    After a job that was aborted, or that left something behind that could act on the next job, the slot takes a fresh
-    greenlet. No exception raised by the application ends the slot, not even `SystemExit`. In a process that the
-    application has forked, an exception ends that process, which would otherwise be a second server on the sockets.
+    The slot takes a fresh greenlet if the last job was aborted, or left an object behind that could affect the next
+    job. No exception raised by the application ends the slot, not even `SystemExit`. A process that the application has
+    forked ends with the application's call, because it would otherwise be a second server on the same sockets.
     """
 
-    # This class is not a subclass of Greenlet, whose attributes are found by hash; those in `__slots__` by offset.
+    # This class is not a subclass of Greenlet, because Greenlet stores attributes in a dictionary. Attributes in
+    # `__slots__` are faster.
     __slots__ = ("_closes_session", "_has_session", "linked", "retired", "session", "yield_requested")
 
     def __init__(self, worker: Worker) -> None:
@@ -78,7 +79,7 @@ class Slot(Abortable):
         """True if this slot should yield, because the hub has not run for a long time."""
         self.greenlet = SlotGreenlet(self)
         self.linked = False
-        """True if the application waits for the end of this greenlet, for instance to release a resource afterwards."""
+        """True if the application has linked a callback to the end of this greenlet, for example to release a lock."""
 
     def __repr__(self) -> str:
         return f"<Slot of worker {self.worker.id}: {self.job or ('retired' if self.retired else 'idle')}>"
@@ -89,18 +90,19 @@ class Slot(Abortable):
             self.worker.pool.report_leftovers()
             parked = self.greenlet
             self._take_fresh_greenlet()
-            # The old greenlet sees that it has been replaced, and ends.
+            # Resume the old greenlet, which detects that it has been replaced, and ends.
             parked.switch()
         self.job = job
         job.slot = self
-        # Do not use `start()`: the greenlet would run only in the hub's next iteration, after many were created.
+        # Do not use `start()`, which would run the greenlet only in the hub's next iteration. Until then, the batch
+        # would create a slot for each of its jobs.
         self.greenlet.switch()
 
     def _has_leftovers(self) -> bool:
-        """Return whether something could still act on the slot's parked greenlet.
+        """Return whether a request has left an object behind that can still affect the slot's parked greenlet.
 
-        Anything that can throw into a greenlet holds a reference to it. So a greenlet has no leftovers if it has no
-        more references than one that has parked without running anything.
+        An object that can throw into a greenlet, such as a timeout, holds a reference to the greenlet. So a greenlet is
+        free of leftovers if it has no more references than a greenlet that has parked without running a job.
         """
         if not _OWN_REFERENCES:
             _OWN_REFERENCES.append(self._count_own_references())
@@ -109,7 +111,7 @@ class Slot(Abortable):
         return getweakrefcount(self.greenlet) > 0 and is_watched(self.greenlet)
 
     def _count_own_references(self) -> int:
-        """Count our own references to a parked greenlet; called in the hub."""
+        """Count this package's own references to a parked greenlet; called in the hub."""
         parked = Slot(self.worker)
         parked.greenlet.switch()
         references = getrefcount(parked.greenlet)
@@ -119,7 +121,7 @@ class Slot(Abortable):
         return references
 
     def _take_fresh_greenlet(self) -> None:
-        """Prepare a new greenlet with a new session for the next job, which no earlier request can reach."""
+        """Create a new greenlet and a new session, to which no earlier request has a reference, for the next job."""
         # Finalizers that still run in the old greenlet must not find the next job through it.
         self.greenlet.intralb_slot = None
         self.greenlet = SlotGreenlet(self)
@@ -127,18 +129,18 @@ class Slot(Abortable):
         self.session = SlotSession(self.worker.pool.session_rules, self.worker.id)
 
     def retire(self) -> None:
-        """End the slot once it has no job; it closes its session first."""
+        """Close the slot's session and end the slot, once the slot has no job."""
         self.retired = True
         self.worker.loop.run_callback(self.greenlet.switch)
 
     def abandon(self) -> None:
-        """Have this slot replaced: its application cannot be ended."""
+        """Have the pool replace this slot, because its application cannot be ended."""
         self.lane.abandon_slot(self)
 
     def close_session(self) -> None:
-        """Let the slot's greenlet close its session, because the hub must not wait for that; called in the hub.
+        """Have the slot's greenlet close the session; called in the hub, which must not wait for the database server.
 
-        The worker counts the slot as busy meanwhile.
+        The worker counts the slot as busy until the session is closed.
         """
         self._closes_session = True
         self.worker.loop.run_callback(self.greenlet.switch)
@@ -198,9 +200,9 @@ class Slot(Abortable):
             gevent.spawn(logger.warning, "%s thrown into an idle slot was ignored", type_name(error))
 
     def _serve(self, job: Job) -> bool:
-        """Run a job to its outcome, then clean up the session; no exception leaves this method.
+        """Run a job to its outcome, then clean up the session; raises nothing.
 
-        Return whether the application was ended early, and so might have left work half done.
+        Return whether the application was ended early, so that it may have left work half done.
         """
         # This method is long and flat, because calls take time, and a forked child must be ended in this frame.
         if self._has_session:
@@ -217,16 +219,19 @@ class Slot(Abortable):
                 upgraded = job.exchange.upgrade is not None
                 end_child(None if upgraded and says_end(error) else error)
             self._end_failed(job, error, context)
-            # The application's `except Exception`, which would roll back, does not catch such an error.
+            # Treat such an error like an abort: the application's `except Exception` has not caught it, so the
+            # application may not have rolled its transaction back.
             aborted = not isinstance(error, Exception)
-            # An abort that was not thrown was raised by a call to this package, never within a database statement.
+            # If the slot has not raised the abort, a call into this package has raised it, such as `write`. No database
+            # statement was running then.
             anywhere = aborted and not isinstance(error, Abort)
             clear_frames(error)
         else:
             if FORKS.count != forks:
                 end_child(None)
             self._end(job, "completed")
-        # Finalizers run at this point, where they may wait until the request's deadline, and not in the hub.
+        # Drop the application's objects here, where their finalizers may wait until the request's deadline. In the hub,
+        # the finalizers could not wait.
         job.environ = ENDED
         del context
         self.interruptible = False
@@ -280,10 +285,10 @@ class Slot(Abortable):
         if not taken:
             self.lane.client_is_too_slow(job)
             job.exchange.fail(TIMED_OUT)
-            raise ClientDisconnected("the client has taken nothing for write_timeout_seconds")
+            raise ClientDisconnected("the client has read nothing for write_timeout_seconds")
 
     def begin_upgrade(self) -> None:
-        """Pass the connection to the application, which continues without this slot; can raise `UpgradesFull`."""
+        """Pass the connection to the application, and have the pool replace this slot; can raise `UpgradesFull`."""
         if self.job is None or self.job.state != "running":
             raise ClientDisconnected("the request has ended, and its connection cannot be taken over")
         self.lane.begin_upgrade(self, self.job)
@@ -291,19 +296,19 @@ class Slot(Abortable):
     # Methods for the time after the application has taken over its connection.
 
     def shut_down_upgrade(self) -> None:
-        """End the connection, so that the application sees its end; never waits."""
+        """Shut down the connection that the application uses, so that the application can end; never waits."""
         upgrade = None if self.job is None else self.job.exchange.upgrade
         if upgrade is not None:
             upgrade.shut_down()
 
     def isolate_upgrade(self) -> None:
-        """Close the copy of the socket in a process that a handler has forked."""
+        """Close this process's copy of the socket, in a process that a handler has forked."""
         upgrade = None if self.job is None else self.job.exchange.upgrade
         if upgrade is not None:
             upgrade.isolate()
 
     def kill_upgrade(self) -> None:
-        """Abort the application where it waits; called outside its greenlet. Never waits."""
+        """Abort the waiting application; called from another greenlet. Never waits."""
         self.abort(RequestKilled("the server is shutting down"), monotonic())
 
     # Outcomes.
@@ -344,7 +349,7 @@ class Slot(Abortable):
             _tell_failure("%s failed after it had taken its connection over: %s%s", job, error)
         if job.state != "running":
             return
-        # Respond before logging, because logging may take a long time, and no deadline ends it.
+        # Respond before logging, because logging may take a long time, and the deadline does not limit it.
         job.exchange.fail(FAILED)
         _tell_failure("%s failed: %s%s", job, error)
 
@@ -363,7 +368,7 @@ def _refusal(error: BaseException) -> CannedResponse | None:
     return TOO_MANY_UPGRADED if isinstance(error, UpgradesFull) else None
 
 
-# The last references to the application's objects are dropped in this function, so it calls their finalizers.
+# `_serve` drops the last references to the application's objects, and so calls their finalizers.
 calls_application(Slot._serve)
 
 

@@ -1,7 +1,7 @@
 """Logs exceptions that an application raises, in the greenlet in which it failed.
 
 While a logging handler waits, a `gevent.Timeout` that the application has left behind may expire, or a greenlet of the
-application may kill this one. So no exception leaves this module.
+application may kill the current greenlet. Therefore, `tell` catches all exceptions.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MOST: Final = 5
 """Number of tracebacks logged in `SAME_SECONDS` for failures of the same kind; further failures are only counted."""
 
 ONCE: Final = 1
-"""Number of tracebacks for failures that affect every request, such as a failure to open a session during an outage."""
+"""Value of `most` for failures that affect every request, such as failures to open a session during an outage."""
 
 _MOST_FRAMES: Final = 1000
 
@@ -53,7 +53,7 @@ def tell(
 ) -> None:
     """Log an exception raised by the application with its traceback; only count it if `most` of its kind were logged.
 
-    Raises nothing. `args` must not contain objects that belong to the application. `fields` are for a JSON line.
+    Raises nothing. `args` must not contain the application's objects. `fields` are added if the line is logged as JSON.
     """
     try:
         if LOGGER.isEnabledFor(logging.ERROR) and _is_new(text, args, exc_info, most):
@@ -61,7 +61,7 @@ def tell(
             with gevent.Timeout(TELL_SECONDS):
                 LOGGER.handle(record)
     except BaseException as error:
-        # Log from another greenlet, because this one may be interrupted again.
+        # Log from another greenlet, because the current greenlet may be interrupted again.
         gevent.spawn(LOGGER.warning, _INCOMPLETE, type_name(error))
 
 

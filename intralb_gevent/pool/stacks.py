@@ -1,4 +1,4 @@
-"""The position of a slot's handler: its stack, and the application's line, taken before the handler is aborted."""
+"""Returns the stack of a slot's handler, and the application's line that the handler executes, before an abort."""
 
 from __future__ import annotations
 

@@ -30,26 +30,26 @@ __all__ = ["SOCKET_KEY", "SWITCHING", "FirstUse", "Holder", "Upgrade", "Upgrades
 logger = logging.getLogger("intralb_gevent")
 
 SOCKET_KEY: Final = "gunicorn.socket"
-"""Environ key of the socket; read by simple-websocket, and so by flask-sock and python-engineio, which use that."""
+"""Environ key of the socket; simple-websocket reads it, which flask-sock and python-engineio use."""
 
 SWITCHING: Final = "101 Switching Protocols"
 
 _PEEK: Final = socket.MSG_PEEK | socket.MSG_DONTWAIT
 
 LINGER_SECONDS = 2.0
-"""Seconds without progress after which a connection is closed although its client has not closed it."""
+"""Seconds without progress after which the server closes a connection that the client has not closed."""
 
 _LINGER_MOST_SECONDS: Final = 30.0
-"""Maximum seconds for which a client may read the last data of an application."""
+"""Maximum seconds for which the server waits until a client has read the last data of an application."""
 
 _LOOK_SECONDS: Final = 0.1
-"""Interval, in seconds, at which the client's progress is looked at while it sends nothing."""
+"""Interval, in seconds, at which the server checks the client's progress while the client sends nothing."""
 
 _DISCARDED_BYTES: Final = 64 * 1024
-"""Bytes that are read at a time from a client whose data is discarded."""
+"""Maximum number of bytes that one call reads from a client whose data is discarded."""
 
 _QUESTIONS: Final = frozenset({"family", "type", "proto", "getpeername", "getsockname", "getsockopt", "setsockopt"})
-"""Names that an application can use on a socket without taking over the connection."""
+"""Attributes of a socket that an application can use without taking over the connection."""
 
 _CLOSED: Final = frozenset(
     {
@@ -64,8 +64,9 @@ _CLOSED: Final = frozenset(
 class FirstUse:
     """A placeholder in an environ for an object that is created when it is first used.
 
-    Copying or printing the environ, and testing the truth value of this object, do not count as a use. Neither do
-    questions about a socket, because the application may ask them and respond normally; `asked` answers them.
+    Copying or printing the environ, and testing the truth value of this object, do not count as a use. The attributes
+    in `_QUESTIONS` do not count either, because an application may read them and then respond normally; their values
+    are those of `asked`.
     """
 
     __slots__ = ("_asked", "_made", "_make")
@@ -111,8 +112,8 @@ def made_of(value: Any) -> Any:
 def says_end(error: BaseException) -> bool:
     """Return whether an exception only reports the end of a connection, and not a failure of the application.
 
-    The exceptions that report an end are our own, those of WebSocket libraries, and `StopIteration` and
-    `ConnectionError`, which libraries raise so that gunicorn or Werkzeug sends no response.
+    Such exceptions are aborts, those of WebSocket libraries, and `StopIteration` and `ConnectionError`, which libraries
+    raise so that gunicorn or Werkzeug sends no response.
     """
     kinds = {(kind.__module__, kind.__name__) for kind in type(error).__mro__}
     ours = isinstance(error, (Abort, GreenletExit, StopIteration, ConnectionError))
@@ -214,7 +215,7 @@ class Upgrade:
             self.sock.close()
 
     def _end_output(self) -> None:
-        """Let a client that is still there receive what the application has sent last."""
+        """Let a client that is still connected receive the application's last data."""
         if self.has_ended():
             return
         if self.complete:
@@ -228,13 +229,13 @@ class Upgrade:
             with Timeout(CLEANUP_SECONDS):
                 at_end()
         except Exception as error:
-            # The application or client has left the connection in a state in which the WebSocket library cannot end it.
+            # The application or the client has left the connection in a state in which the library cannot end it.
             logger.debug("could not end %r: %s", self, type_name(error))
         except Timeout:
             logger.debug("could not end %r in time", self)
 
     def shut_down(self) -> None:
-        """End the connection in both directions, so that every greenlet waiting for the socket sees it; never waits."""
+        """End the connection in both directions, which wakes all greenlets that wait for the socket; never waits."""
         shut_down(self.sock)
 
     def isolate(self) -> None:
@@ -243,7 +244,7 @@ class Upgrade:
         close_copy(self.sock)
 
     def is_end(self, error: BaseException) -> bool:
-        """Return whether an exception is a normal end of the application, as any is once the connection has ended."""
+        """Return whether an exception is a normal end: it reports, or is raised after, the end of the connection."""
         return self.over or says_end(error)
 
 
@@ -251,13 +252,13 @@ class Holder(Protocol):
     """An object, such as a slot, that runs an application which has taken over a connection."""
 
     def shut_down_upgrade(self) -> None:
-        """End the connection, so that the application sees its end; never waits."""
+        """Shut down the connection, so that the application's calls on the socket return; never waits."""
 
     def isolate_upgrade(self) -> None:
         """Close this process's copy of the socket, in a process that a handler has forked."""
 
     def kill_upgrade(self) -> None:
-        """Abort the application in its current wait; called outside of its greenlet, never waits."""
+        """Abort the waiting application; called from another greenlet. Never waits."""
 
 
 class Upgrades:
@@ -284,7 +285,7 @@ class Upgrades:
         self._changed()
 
     def shut_down(self) -> None:
-        """End all connections, so that the applications see their end."""
+        """Shut down all connections, so that the applications can end."""
         for holder in self.holders:
             holder.shut_down_upgrade()
 

@@ -1,6 +1,6 @@
 """A worker: a partition of the pool with one bounded queue and up to `max_concurrent_per_router` slots.
 
-A worker chooses the slot for a job. The pool chooses the worker, and lets free slots take jobs from any worker's queue.
+A worker chooses the slot for a job. The pool chooses the worker, and starts jobs of any worker's queue in free slots.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 __all__ = ["Worker"]
 
 QUICK_SECONDS: Final = 0.001
-"""Deferred responses are flushed before a job whose mean run time, in seconds, is unknown or not below this."""
+"""Mean run time, in seconds, below which a job counts as quick; deferred responses are flushed before any other job."""
 
 
 class Worker:
-    """One queue, its slots, and the count of jobs in both."""
+    """A bounded queue of jobs, and the slots that run the jobs."""
 
     def __init__(self, pool: WorkerPool, id: int) -> None:
         self.pool = pool
@@ -95,12 +95,12 @@ class Worker:
         self.load += 1
 
     def take(self, job: Job) -> None:
-        """Take this job out of the queue, whatever its position."""
+        """Remove a job from the queue, whatever its position."""
         self.queued.remove(job)
         self.load -= 1
 
     def remove(self, job: Job) -> None:
-        """Remove a job that ends before it has had a slot."""
+        """Remove a job that ends before it has a slot."""
         if job.state == "queued":
             self.take(job)
         else:
@@ -113,8 +113,8 @@ class Worker:
     def still_waiting(self, job: Job) -> bool:
         """Return whether a waiting job is in the queue, or has been ready for more than one batch.
 
-        If a client's end of input arrives together with its request, the end is read one iteration of the event loop
-        later; such a client has not left.
+        If a client shuts down its sending side right after the request, the end of input is read one iteration of the
+        event loop later. This client has not left, so a job that has just become ready must not be dropped.
         """
         return job.state == "queued" or self.pool.dispatch_queue.number - job.ready_at > 1
 
@@ -129,7 +129,7 @@ class Worker:
         self.context.changed()
 
     def abandon_slot(self, slot: Slot) -> None:
-        """Abandon a slot whose application cannot be ended, so that another one can be created."""
+        """Abandon a slot whose application cannot be ended, so that another slot can be created."""
         slot.given_up = True
         self.slots.remove(slot)
         self.load -= 1

@@ -1,4 +1,4 @@
-"""The workers of a lane; a pool assigns jobs to workers, starts waiting jobs in free slots, adds and retires workers.
+"""The pool of a lane's workers: it assigns jobs to workers, starts waiting jobs, and adds and retires workers.
 
 `policy/routing.py` chooses the worker for a new job, and `queueorder.py` chooses the queued job to start next.
 """
@@ -56,12 +56,12 @@ class WorkerPool:
         self.most_streams = max(1, options.max_workers * options.max_concurrent_per_router * 3 // 4)
         """Maximum number of streams if `max_streams` is not set; it leaves a quarter of the slots to other requests."""
         self.lasting = 0
-        """Number of long streams; they mostly wait, so they hardly load the event loop."""
+        """Number of long streams, which do not count towards `limit`, because they hardly load the event loop."""
         self.given_up: list[Slot] = []
         """Abandoned slots; without this reference, garbage collection would kill their greenlets."""
         self.dispatch_queue = DispatchQueue(lane.context.flush_queue)
         self.leftovers = 0
-        """Number of requests that left something behind that could have acted on the next request in the slot."""
+        """Number of requests that left an object behind that could have affected the next request in the slot."""
         self._log = HubLog(LOGGER.log)
         self._next_index = 0
 
@@ -129,7 +129,7 @@ class WorkerPool:
     @property
     def free(self) -> int:
         """Number of further jobs that could start now."""
-        # Use a loop, because this is called for each read if there are several processes.
+        # Use a loop, which is faster than sum(): with several processes, each read from a connection runs it.
         free = self.total_slots
         for worker in self.active:
             free -= worker.load
@@ -150,7 +150,7 @@ class WorkerPool:
     def waiting_before(self, priority: Priority) -> int:
         """Return the number of waiting jobs that would start before a new job of this priority."""
         waiting = self.ready
-        # Use a loop, because this is called for each rejection, and a compiled loop is faster than sum().
+        # Use a loop, because each rejection calls this method, and a compiled loop is faster than sum().
         for queued in self.order.by_class[: priority + 1]:
             waiting += queued
         return waiting
@@ -182,7 +182,7 @@ class WorkerPool:
         return max(ready, self.queue_age(now))
 
     def newest_below(self, priority: Priority) -> Job | None:
-        """Return the newest queued job of the lowest priority that has queued jobs and is below `priority`, or None."""
+        """Return the newest queued job of the lowest priority below `priority` that has queued jobs, or None."""
         for lower in reversed(Priority):
             if lower <= priority:
                 break
@@ -216,12 +216,15 @@ class WorkerPool:
         return True
 
     def next_for(self, worker: Worker) -> Job | None:
-        """Remove the next job from any worker's queue, and return it for a free slot of this worker, or return None."""
+        """Remove the job to start next from any worker's queue, and return the job; return None if no job may run.
+
+        The job will run in a free slot of `worker`.
+        """
         if self.at_limit or not self.order.count:
             return None
         if worker.retiring and not worker.queued:
             return None
-        # Only fair queueing uses the limit.
+        # Compute the limit only for fair queueing; otherwise, `next` ignores it.
         limit = 0 if self.order.fair is None else self.may_run
         job = self.order.next([worker.queued for worker in self.all], limit)
         if job is not None and (owner := job.worker) is not None:
@@ -257,7 +260,10 @@ class WorkerPool:
         self.fill()
 
     def retire(self, count: int) -> None:
-        """Retire `count` workers, idle ones before busy ones, newest first; a worker ends when its jobs have ended."""
+        """Retire `count` workers: idle workers before busy workers, and newer workers before older workers.
+
+        A retiring worker leaves the pool when its jobs have ended.
+        """
         leaving = sorted(self.active, key=lambda worker: (worker.load > 0, -worker.id))[:count]
         self.active = [worker for worker in self.active if worker not in leaving]
         self._next_index = 0
@@ -272,7 +278,7 @@ class WorkerPool:
         slot.worker.abandon_slot(slot)
 
     def report_leftovers(self) -> None:
-        """Count a request that left something behind; log the first one."""
+        """Count a request that left an object behind that could affect the next request; log the first such request."""
         self.leftovers += 1
         if self.leftovers == 1:
             self._log.record(logging.WARNING, lambda: _LEFTOVERS)

@@ -181,7 +181,7 @@ def test_one_that_ignores_its_end_is_left_behind(balance, ask, caplog, eventuall
     environ = ask(balancer, "/waits") and ask(balancer, "/waits")
     assert environ.status == "504 Gateway Timeout"
     eventually(lambda: len(called) == 2)
-    assert "GET /waits, and ignores that it was ended; it is left behind" in caplog.text
+    assert "GET /waits, and swallows its timeout; the server goes on without it" in caplog.text
 
 
 def test_what_it_cannot_keep_up_with_is_counted(balance, asking, caplog, eventually, monkeypatch) -> None:
