@@ -36,18 +36,18 @@ BUSY_REPEAT_SECONDS = 0.01
 """Seconds between two aborts of a handler that is still CPU-bound after its clean-up time (`cleanup_seconds`)."""
 
 IMPORT_SECONDS = 60.0
-"""Maximum seconds, from the end of the job, for which an abort is postponed because the handler imports a module or
-starts a program; the import might hang."""
+"""Maximum seconds, counted from the end of the job, for which an abort waits until the handler has imported a module
+or started a program. The limit is needed because an import may hang."""
 
 PUT_OFF_SECONDS = 0.02
 """Interval, in seconds, at which the server tries to raise a postponed abort."""
 
 MOST_ABORTS = 5
-"""Maximum number of aborts thrown into a waiting handler; if the handler swallows the last one, its slot is
+"""Maximum number of aborts thrown into a waiting handler; if the handler swallows all of them, its slot is
 abandoned."""
 
 MOST_INTERRUPTS = 10
-"""Maximum number of aborts raised in a CPU-bound handler; if the handler swallows the last one, its slot is
+"""Maximum number of aborts raised in a CPU-bound handler; if the handler swallows all of them, its slot is
 abandoned."""
 
 
@@ -102,7 +102,7 @@ class Abortable:
 
     @property
     def due(self) -> float:
-        """Time, in `time.monotonic()` seconds, at which this slot's application must be aborted; infinity if never."""
+        """Time of this slot's next abort, in `time.monotonic()` seconds; infinity if no abort is planned."""
         if self.job is None or not self.interruptible:
             return math.inf
         return self.job.due if self._abort is None else self._repeat_at
@@ -125,7 +125,8 @@ class Abortable:
         # The application may resume before the callback runs, and be CPU-bound forever. Then `interrupt` raises the
         # abort.
         self._to_throw, self._interrupt_at = True, now
-        # Throw in a callback of the hub: `throw()` switches greenlets, and nothing would resume any other caller.
+        # Throw in a callback of the hub: `throw()` switches greenlets, and nothing would resume a caller other than the
+        # hub.
         self.worker.loop.run_callback(self._throw, self.job, signal)
 
     def interrupt_request(self, started: float | None) -> None:
@@ -144,8 +145,8 @@ class Abortable:
             # The application was CPU-bound, and `interrupt` has already raised the abort.
             return
         # No variable of this method may refer to the application's objects, because their finalizers would then run in
-        # the hub. So this method stores no frame in a variable. It also throws a copy of the exception, because the
-        # traceback of `signal` itself would refer to all frames of the application.
+        # the hub. So this method stores no frame in a variable. This method also throws a copy of the exception,
+        # because the traceback of `signal` itself would refer to all frames of the application.
         if self._may_go_on(job, signal):
             self._put_off()
         elif self._is_about_to_run():
@@ -177,7 +178,7 @@ class Abortable:
         if self.may_finish and (is_giving_back(frame) or is_paused_within_step(frame) or drops_an_abort(frame)):
             return True
         now = monotonic()
-        # At a shutdown, a half-imported module does no harm.
+        # At a shutdown, a half-imported module does no harm, because the process will end.
         if self._is_of_shutdown(signal) or now >= min(job.ended + IMPORT_SECONDS, self.lane.context.ends_at):
             return False
         return is_importing(frame) or is_starting_program(frame)
@@ -239,8 +240,8 @@ class Abortable:
         self.lane.stats.computing_aborts += 1
         self._note(signal, monotonic())
         self._to_throw, self._raised = False, True
-        # Raise a copy: at the next abort, the hub drops its reference to `signal`, and would finalize all objects that
-        # the frames of its traceback refer to.
+        # Raise a copy: at the next abort, the hub drops its reference to `signal`, and would finalize all objects to
+        # which the frames in the signal's traceback refer.
         raise type(signal)(*signal.args)
 
     def _note(self, signal: Abort, now: float) -> None:

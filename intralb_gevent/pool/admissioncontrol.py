@@ -51,8 +51,8 @@ _CRITICAL: Final = Priority.CRITICAL
 
 
 _OVERLOADED: Final = (
-    "overloaded{}: a request of class {} {}; until the arrivals can be served again, the queue is kept short and "
-    "requests beyond it are rejected"
+    "overloaded{}: a request of class {} {}; until the arrivals can be served again, the queue is kept short, and "
+    "requests that do not fit into it are rejected"
 )
 _NO_LONGER: Final = "no longer overloaded{}: the arrivals can be served again"
 
@@ -122,7 +122,7 @@ class AdmissionControl:
         """Whether fair queueing between several clients is in effect."""
         return self._clients is not None and self._clients.several
 
-    # When a job arrives.
+    # Methods for the arrival of a job.
 
     def admit(self, job: Job, now: float) -> CannedResponse | None:
         """Assign a job to a worker and return None, or return the response if the job is rejected. Never waits."""
@@ -168,8 +168,8 @@ class AdmissionControl:
             return True
         if left <= job.route.admissions[job.priority].max_wait:
             return False
-        # Reject a job only if queued jobs have already waited long, because the predicted wait is too long after a
-        # start, when the first requests are slow.
+        # After a start, the predicted wait is too long, because the first requests are slow. So reject a job only if
+        # queued jobs have already waited long.
         return not Admission.plausible(ahead, self.pool.longest_wait(now), left)
 
     def _decide(self, admission: Admission, priority: Priority, *, in_time: bool, may_grow: bool) -> int:
@@ -187,8 +187,8 @@ class AdmissionControl:
     ) -> CannedResponse | None:
         """Return the rejection for a request that has no job yet; None if `admit` has to decide.
 
-        `admit` decides if there is capacity, if the pool may grow, or if another job may have to be evicted. `asker`
-        identifies the connection of the request.
+        `admit` has to decide whenever there is capacity, the pool may grow, or another job may have to be evicted.
+        `asker` identifies the connection of the request.
         """
         decision = self._decide(admission, priority, in_time=True, may_grow=self._lane.scaler.may_grow)
         if decision < EVICT or (decision == REJECT_OVERLOADED and not admission.overloaded):
@@ -205,7 +205,7 @@ class AdmissionControl:
         if admission.counts_connections:
             admission.count(asker)
 
-    # When there is no capacity for a job.
+    # Methods for a job that finds no capacity.
 
     def _contend(self, environ: dict[str, Any], priority: Priority, rejection: int) -> int:
         """Return `EVICT` if another job should be evicted for a request; otherwise return the rejection."""
@@ -215,7 +215,7 @@ class AdmissionControl:
     def _claim(self, environ: dict[str, Any], priority: Priority) -> int:
         """Return the claim to capacity that a request's client has: EQUAL, OVER_SHARE or OUTRANKS.
 
-        With a single client, this method returns before it makes all its checks, so that a rejection is cheap.
+        With a single client, this method returns early, so that a rejection is cheap.
         """
         if self._client_key is None:
             return EQUAL
@@ -275,7 +275,7 @@ class AdmissionControl:
         job.counted_by = clients
         clients.admit(job.client, job.priority, now)
 
-    # When a job starts or ends.
+    # Methods for the start of a job.
 
     def reject_stale(self, job: Job, now: float) -> CannedResponse | None:
         """Return the rejection for a job that is due to start, but has waited too long; None if the job may start."""
@@ -381,7 +381,7 @@ class AdmissionControl:
         self._calm_limit = min((admission.limit for admission, _ in self._all_admissions()), default=Admission.NO_LIMIT)
 
     def grown(self) -> None:
-        """End the overloaded state after the pool has grown, because the new slots may work off the queue."""
+        """End the overloaded state after the pool has grown, because the new slots may empty the queue."""
         self.throughput.restart()
         for admission, _ in self._all_admissions():
             admission.leave()

@@ -58,7 +58,7 @@ class LoadBalancer:
         return f"<LoadBalancer {self.condition}: {', '.join(map(repr, self.intake.lanes))}>"
 
     def __dir__(self) -> list[str]:
-        """Return the public names."""
+        """Return the names of the public attributes."""
         return [name for name in super().__dir__() if not name.startswith("_")]
 
     @property
@@ -66,7 +66,7 @@ class LoadBalancer:
         """The balancer's state: "serving", "draining" or "stopped"."""
         return self.intake.condition
 
-    # As a WSGI callable.
+    # The WSGI callable.
 
     def balance_load(self) -> Callable[[dict[str, Any], StartResponse], Iterable[bytes]]:
         """Return this object, which is the WSGI callable."""
@@ -76,7 +76,7 @@ class LoadBalancer:
         """Run the application in a slot for a request of any gevent WSGI server; the server's greenlet waits."""
         self.intake.require_own_thread()
         root_path = self.options.root_path
-        # Our own server (in front of middleware) or gunicorn may have moved the root path to SCRIPT_NAME already.
+        # This package's server (in front of middleware) or gunicorn may already have moved the root path.
         if root_path and not environ.get("SCRIPT_NAME", "").endswith(root_path):
             enter_root(environ, root_path)
         return serve_through(self.submit, environ, start_response)

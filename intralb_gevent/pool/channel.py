@@ -85,7 +85,7 @@ class Channel(Exchange):
         self._whole: list[bytes] | None = None
         """Parts of a body that the application returned as a list; the outer server may use the list's length."""
         self._answer: CannedResponse | None = None
-        """The balancer's own response, which replaces the application's response; None otherwise."""
+        """The balancer's own response, if it replaces the application's response; otherwise None."""
         self._error: BaseException | None = None
         """Exception that is raised in the outer server's greenlet instead of the end of the body."""
         self.upgrade = None
@@ -176,7 +176,7 @@ class Channel(Exchange):
         data = as_bytes(data)
         self._check_open()
         if self.upgrade is not None:
-            # After an upgrade, the application's return value is not a response.
+            # Ignore the data: after an upgrade, the application's return value is not a response.
             return
         self._need_status()
         if not self.started and self.status[:3] == "101":
@@ -199,7 +199,7 @@ class Channel(Exchange):
             self._check_open()
 
     def _is_stream(self, size: int) -> bool:
-        """Return whether a response is a stream: more parts may follow the first part, which has `size` bytes."""
+        """Return whether a response is a stream: whether more parts may follow the first part of `size` bytes."""
         if self._in_parts:
             return False
         length = declared_length(self._headers)
@@ -234,12 +234,12 @@ class Channel(Exchange):
 
     @property
     def sent(self) -> int | None:
-        """Bytes of the body that were passed to the outer server; None before it has received status and headers."""
+        """Number of bytes of the body that the outer server has received; None before the response has started."""
         return self._passed - self._size if self.started else None
 
     @property
     def body_size(self) -> int:
-        """Bytes of the response's body that were written, for the log."""
+        """Number of bytes of the response's body that were written, for the log."""
         if self._answer is not None:
             return 0 if self._head_only else len(self._answer.body)
         return self._passed if self._whole is None else sum([len(part) for part in self._whole])
@@ -390,9 +390,9 @@ class Channel(Exchange):
         return data
 
     def close(self) -> None:
-        """End the response, because the outer server will read no more of it (PEP 3333).
+        """End the response, because the outer server will not read the rest (PEP 3333).
 
-        Later writes by the application raise `ClientDisconnected`. The lane handles the job as after a disconnect.
+        Later writes by the application raise `ClientDisconnected`; the lane treats the client as disconnected.
         """
         self._left = True
         self._writable.set()

@@ -47,8 +47,8 @@ def environ_key(header: str) -> str:
 def is_of_crowd(environ: _Environ) -> bool:
     """Return whether an untrusted peer has sent X-Forwarded-For, and so claims to be a proxy for many clients.
 
-    Any client can make this claim. Therefore, its only effect is that the limit on the jobs of one client does not
-    apply, because behind a real proxy this limit would reject the requests of a whole site.
+    Any client can make this claim. Therefore, the claim has only one effect: the limit on the jobs of one client does
+    not apply. Behind a real proxy, this limit would reject the requests of a whole site.
     """
     return "HTTP_X_FORWARDED_FOR" in environ
 

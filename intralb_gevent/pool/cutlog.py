@@ -22,7 +22,7 @@ SHUTTING_DOWN = "the server is shutting down (graceful_timeout_seconds)"
 
 
 class CutRecord:
-    """The log record of one request that was ended early; a call returns its text."""
+    """The log record of one request that was ended early; calling the record returns its text."""
 
     def __init__(self, job: Job, text: str, **facts: Any) -> None:
         self.place: Place | None = None if job.slot is None else place_of(job.slot)

@@ -37,7 +37,7 @@ COMPUTE_SECONDS: Final = 1.0
 """Maximum number of seconds for which one call may be CPU-bound, because a CPU-bound call blocks all requests."""
 
 _GRACE_SECONDS: Final = 1.0
-"""Seconds within which a call must end after it has been aborted."""
+"""Seconds within which a call must end after the timeout was raised in it."""
 
 _REASONS: Final = {
     "timed_out": "deadline",

@@ -2,7 +2,7 @@
 
 Formatting a traceback calls `str()` on each exception, which may run application code. Therefore, `str()` is first
 called on each exception under a time limit (`Bound`). If a call takes too long, or its result is too long, the
-traceback is formatted without calling code of the exceptions, and with a shortened message or none.
+traceback is formatted without calling the exceptions' methods, and with a shortened message or none.
 """
 
 from __future__ import annotations

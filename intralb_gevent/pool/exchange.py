@@ -100,7 +100,7 @@ class Exchange(ABC):
     _pace: Deadline | None
     """Deadline that each part of a streamed response extends."""
     status: str
-    """Status line of the response, such as "200 OK"; empty before it is known."""
+    """Status line of the response, such as "200 OK"; empty until the status is known."""
 
     @calls_application
     def run(self, application: Application, environ: dict[str, Any], runner: Runner) -> None:
@@ -158,15 +158,15 @@ class Exchange(ABC):
     def client_disconnected(self) -> Callable[[], bool]:
         """A function that returns whether the client is known to have disconnected.
 
-        The function becomes `environ["intralb.client_disconnected"]`. It must not refer to the environ, because every
-        request would then create a reference cycle.
+        The function becomes `environ["intralb.client_disconnected"]`. The function must not refer to the environ,
+        because every request would then create a reference cycle.
         """
 
     def socket_wait(self) -> float:
         """Return a lower bound, in seconds, for how long the request waited in the kernel before it was read."""
         return 0.0
 
-    def isolate(self) -> None:  # noqa: B027  # a connection's exchange finds its connection closed
+    def isolate(self) -> None:  # noqa: B027  # optional, because `http/` closes its connections itself
         """Stop sending, in a process that the application has forked, because the parent process sends the response."""
 
     @property

@@ -1,6 +1,6 @@
 """Stores the trace ids of slow requests, which the OpenMetrics page shows as exemplars of the request durations.
 
-Only slow requests call this module, so other requests are not delayed by it.
+Only slow requests call this module, so the module does not delay other requests.
 """
 
 from __future__ import annotations

@@ -132,13 +132,13 @@ class Intake:
     def load(self) -> int:
         """Number of jobs in all lanes."""
         load = 0
-        # Use a loop, which is faster than sum(): with several processes, each iteration of the event loop runs it.
+        # Use a loop, which is faster than sum(): with several processes, each event loop iteration reads this property.
         for lane in self.lanes:
             load += lane.pool.load
         return load
 
     def end_request(self, slot: Slot) -> bool:
-        """End the running request of a slot at the request of an operator; return whether a request was running."""
+        """End the running request of a slot on behalf of an operator; return whether a request was running."""
         ended = slot.lane.end_by_operator(slot)
         # Exclude this request from the number of requests that the next drain reports as killed.
         self.killed_before += int(ended)
@@ -210,7 +210,7 @@ class Intake:
             self.context.changed()
 
     def detach(self, server: Any) -> bool:
-        """Unregister a server; return whether it was the last one."""
+        """Unregister a server; return whether it was the last server."""
         self.servers.discard(server)
         return not self.servers
 

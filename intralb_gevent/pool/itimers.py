@@ -29,12 +29,12 @@ _alarm_of_python: Final = signal.alarm
 _setitimer_of_python: Final = signal.setitimer
 
 _set_by_requests: Final[dict[int, tuple[Any, bool]]] = {}
-"""By kind of timer: the slot whose running request has set the timer, and whether the timer repeats."""
+"""For each kind of timer, the slot whose running request has set the timer, and whether the timer repeats."""
 
 
 def stop_timers_of_requests() -> None:
     """From now on, stop timers that requests leave running; a second call changes nothing."""
-    # `signal.signal` is not patched, because a handler does no harm without a signal.
+    # `signal.signal` is not patched, because a signal handler does no harm if no timer sends the signal.
     setattr(signal, "alarm", _alarm)  # noqa: B010  # its type has no parameter names
     setattr(signal, "setitimer", _setitimer)  # noqa: B010
     register(_GUARD)

@@ -46,7 +46,8 @@ _SECONDS = seconds(positive=True)
 _TEN_YEARS: Final = 10 * 365 * 86400.0
 
 ENDED: Final[dict[str, Any]] = {"REQUEST_METHOD": "ended", "PATH_INFO": "request"}
-"""The environ of all ended jobs: it replaces a job's own environ, so that the application's objects are freed."""
+"""The environ of jobs that a slot has run: it replaces a job's own environ, so that the application's objects are
+freed."""
 
 _NO_MORE = TimeLimits(timeout=0.0, longest=0.0, stream=None, idle=0.0)
 
@@ -79,7 +80,7 @@ class Deadline:
         self.bound = math.inf
         """Upper bound of the deadline, in `time.monotonic()` seconds: the end of a stream, or `upstream_end`."""
         self._asked = 0.0
-        """Latest deadline that the handler has requested, in `time.monotonic()` seconds; 0 without a request."""
+        """Latest deadline that the handler has set, in `time.monotonic()` seconds; 0 if the handler has set none."""
         self._suspensions = 0
         self._idle = 0.0
         """Maximum seconds between two parts of a streamed response; 0 if the response is not streamed."""
@@ -154,7 +155,7 @@ class Deadline:
         self.at = min(at, self.bound)
 
     def suspend(self, latest: float = math.inf) -> None:
-        """Stop the handler's clock while its client is slow, or until `latest`, in `time.monotonic()` seconds.
+        """Stop the handler's clock while the client is slow, but at most until `latest` in `time.monotonic()` seconds.
 
         The end of a stream and the proxy's timeout still apply. If several greenlets of a handler wait for the client,
         each of them calls `suspend`, and the last `resume` restarts the clock.
@@ -188,7 +189,7 @@ class Deadline:
 
 
 class UpstreamDeadline(Deadline):
-    """The deadline of a request whose timing a trusted proxy has reported; the report can only shorten the time."""
+    """The deadline of a request whose timing a trusted proxy has reported; never later than without the report."""
 
     __slots__ = ("upstream_end",)
 

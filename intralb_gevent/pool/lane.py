@@ -52,7 +52,7 @@ are complete by then."""
 
 
 class Lane:
-    """A pool of workers with its statistics, admission control, limiter and sizing."""
+    """A pool of workers with its statistics, admission control, limiter and scaler."""
 
     def __init__(self, name: str, options: Options, context: LaneContext, mounts: Mounts) -> None:
         self.name = name
@@ -133,7 +133,7 @@ class Lane:
         """Set the one outcome of a job; `reason` is the reason of the balancer's own response, if there is one."""
         job.move(outcome)
         context = self.context
-        # The comparison with "completed" is faster than a lookup in the set.
+        # Compare with "completed" first, because the comparison is faster than a lookup in the set.
         if outcome != "completed" and outcome in ENDED_EARLY:
             context.endings.report(job, outcome, reason)
         job.ended = monotonic()
@@ -186,7 +186,7 @@ class Lane:
             keep_exemplar(stats, job.environ, duration)
 
     def _has_run(self, job: Job, run_time: float, outcome: Outcome) -> None:
-        """Record the run time of a job; for predictions, record that of a long stream only up to its first part."""
+        """Record the run time of a job; predictions use the run time of a long stream only up to its first part."""
         service_time = run_time if job.streams_since is None else job.service_time
         self.stats.run_time.add(run_time)
         self.admission.service.add(service_time)
@@ -302,7 +302,7 @@ class Lane:
             self.reject(job, "expired", EXPIRED)
 
     def end_by_operator(self, slot: Slot) -> bool:
-        """End the running job of a slot at the request of an operator; return whether a job was running."""
+        """End the running job of a slot on behalf of an operator; return whether a job was running."""
         job = slot.job
         if job is None or job.state != "running":
             return False
@@ -351,7 +351,7 @@ class Lane:
         self._window.sample(self.pool.running - self.pool.lasting, self.pool.waiting_count)
 
     def review(self, now: float, least_lag: float | None) -> None:
-        """Update sizing, limiter and admission; called at every tick.
+        """Update the number of workers, the limiter and the admission control; called at every tick.
 
         `least_lag` is the smallest lag of the hub since the last tick, in seconds.
         """

@@ -36,7 +36,7 @@ class LoadMeter:
         self.connections: Callable[[], float] = lambda: 0.0
         """Function that returns the number of client connections, divided by their maximum."""
         self.site: Callable[[], Load] | None = None
-        """Function that returns the load of all processes; None if this process is the only one."""
+        """Function that returns the load of all processes; None if this process is the only process."""
         self._requests, self._errors = Mean(), Mean()
         self._read_at: float | None = None
         self._busy = 0.0
@@ -60,7 +60,7 @@ class LoadMeter:
         self._read_at, self._busy = now, busy
 
     def read(self, now: float, busy: float, context: LaneContext, lanes: Sequence[Lane]) -> None:
-        """Add the values measured since the last call to the means. Times are in `time.monotonic()` seconds."""
+        """Update the means with the values since the last call. Times are in `time.monotonic()` seconds."""
         if self._read_at is None or now <= self._read_at:
             return
         seconds = now - self._read_at

@@ -86,7 +86,7 @@ class Mounts:
         return RouteTable([(route.path, state(route)) for route in self._options.routes], otherwise=state(None))
 
     def _lane_of(self, route: Route) -> Lane | None:
-        """Return the lane of a route with its own workers; all applications share the lane. None for other routes."""
+        """Return the dedicated lane of a route, which all applications share; None without `max_workers`."""
         if route.max_workers is None:
             return None
         if route.path not in self._apart:

@@ -41,7 +41,7 @@ def _codes(owner: type) -> set[object]:
 def start_answer(
     start_response: Callable[..., Any], status: str, headers: list[tuple[str, str]], replaced: Exception | None
 ) -> None:
-    """Start the balancer's own response; `replaced` is the error to pass if the response replaces a started one."""
+    """Start the balancer's own response; `replaced` is the error to pass if the application has started a response."""
     if replaced is None:
         start_response(status, headers)
     else:

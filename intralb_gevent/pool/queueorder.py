@@ -25,7 +25,8 @@ __all__ = ["FairOrder", "QueueOrder", "QueuedJobs"]
 class QueuedJobs:
     """The jobs in one worker's queue, by priority; each change is reported to the lane's `QueueOrder`.
 
-    A `JobQueue` stores its jobs here. gevent calls `append`, `popleft`, `len()` and `[0]`, as it does with a deque.
+    A `JobQueue` stores its jobs in this object, on which gevent calls `append`, `popleft`, `len()` and `[0]`, as on a
+    deque.
     """
 
     __slots__ = ("_by_class", "_length", "_order")
@@ -149,7 +150,7 @@ class FairOrder:
         return f"<FairOrder of {', '.join(str(len(each.order)) for each in self._by_class)} clients>"
 
     def append(self, job: Job) -> None:
-        """Add a job behind the others of its client."""
+        """Add a job behind the other jobs of its client."""
         self._by_class[job.priority].append(job)
 
     def remove(self, job: Job) -> None:
@@ -178,7 +179,7 @@ class _Class:
     """The queued jobs of one priority.
 
     `order` lists the clients of these jobs, the least recently served client first. Clients that were never served are
-    listed before all others, in the order in which they joined.
+    listed before all other clients, in the order in which they joined.
     """
 
     __slots__ = ("_clients", "_entries", "_jobs", "_number", "order")
@@ -191,14 +192,14 @@ class _Class:
         self.order: list[tuple[int, int, Hashable]] = []
 
     def append(self, job: Job) -> None:
-        """Add a job behind the others of its client."""
+        """Add a job behind the other jobs of its client."""
         if job.client not in self._jobs:
             self._jobs[job.client] = deque()
             self._join(job.client)
         self._jobs[job.client].append(job)
 
     def remove(self, job: Job) -> None:
-        """Remove a job; a client without further jobs leaves the order."""
+        """Remove a job; if the client has no further jobs, remove the client from `order`."""
         jobs = self._jobs[job.client]
         jobs.remove(job)
         if not jobs:
@@ -206,7 +207,7 @@ class _Class:
             self._leave(job.client)
 
     def next(self) -> Job:
-        """Return the oldest job of the first client, and move the client behind the others."""
+        """Return the oldest job of the first client, and move the client behind the other clients."""
         client = self.order[0][-1]
         self._leave(client)
         self._clients.mark_served(client)

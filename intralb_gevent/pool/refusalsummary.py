@@ -36,7 +36,7 @@ class RefusalSummary:
         return f"<RefusalSummary, {self._total} reported>"
 
     def look(self, now: float) -> None:
-        """Report the rejections if the first unreported one is `SECONDS` seconds old; called at every tick."""
+        """Report the rejections if the first unreported rejection is `SECONDS` seconds old; called at every tick."""
         if self._since is not None and now - self._since >= SECONDS:
             self.report(now)
         elif self._since is None and self._rejected() != self._total:

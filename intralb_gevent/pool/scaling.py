@@ -33,13 +33,13 @@ class _BusyShare:
         self._read_at = self._busy = self._share = 0.0
 
     def begin(self, busy: Callable[[float], float]) -> None:
-        """Start measuring; `busy` is the function that is stored in the attribute `busy`."""
+        """Start measuring; `busy` returns the total seconds for which the hub has been busy up to a given time."""
         self.busy = busy
         self._read_at = monotonic()
         self._busy = busy(self._read_at)
 
     def read(self, now: float, least: float) -> float:
-        """Return the share since the last reading, or that reading's share if it is less than `least` seconds old."""
+        """Return the busy share since the last reading; repeat the last result if it is under `least` seconds old."""
         if now - self._read_at >= least:
             busy = self.busy(now)
             self._share = (busy - self._busy) / (now - self._read_at)
@@ -48,7 +48,7 @@ class _BusyShare:
 
 
 class SizeChange(NamedTuple):
-    """A change of the number of workers: its time in `time.monotonic()` seconds, size, new number, and cause."""
+    """A change of the number of workers: time in `time.monotonic()` seconds, difference, new number, and cause."""
 
     at: float
     by: int
@@ -116,7 +116,7 @@ class PoolScaler:
         return self._may_grow and len(self._pool.active) < self._most
 
     def grow(self) -> bool:
-        """Grow a pool that has no capacity for a job; return whether it grew.
+        """Grow a pool that has no capacity for a job; return whether the pool grew.
 
         If the pool did not grow, the autoscaler is not called again before the next tick: rejections must be cheap.
         """

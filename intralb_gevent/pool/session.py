@@ -1,4 +1,4 @@
-"""One database session for each slot, which is opened at first use, reset between jobs, and discarded after an abort.
+"""The database session of a slot: it is opened at first use, reset between jobs, and discarded after an abort.
 
 A `SessionSource` opens, resets and closes the sessions.
 """
@@ -97,7 +97,7 @@ class SlotSession:
         return self._rules.source is not None
 
     def get(self, deadline: Deadline) -> Any:
-        """Return the session, opening it at first use; raises `SessionUnavailable` if that fails."""
+        """Return the session, opened if necessary; raises `SessionUnavailable` if the session cannot be opened."""
         if not self.touched:
             self._begin(deadline)
         return self._session
@@ -106,7 +106,7 @@ class SlotSession:
     def _begin(self, deadline: Deadline) -> None:
         source = self._rules.source
         if source is None:
-            raise NoCurrentJob("there is no session because db_init_func is not set; give it in Options")
+            raise NoCurrentJob("there is no session because db_init_func is not set; set it in Options")
         if self.opened and not self._usable(source):
             self.discard("check_failed")
         try:
@@ -196,7 +196,7 @@ class SlotSession:
             with gevent.Timeout(CLEANUP_SECONDS):
                 function(self._session)
         except Abort:
-            # The request reached its deadline while its unusable session was being discarded.
+            # Pass on the abort of a request whose deadline passed while its unusable session was being discarded.
             raise
         except BaseException as error:
             text = "could not %s a session of worker %d; it is not used again"

@@ -121,7 +121,7 @@ class Slot(Abortable):
         return references
 
     def _take_fresh_greenlet(self) -> None:
-        """Create a new greenlet and a new session, to which no earlier request has a reference, for the next job."""
+        """Create a new greenlet and a new session for the next job, so that no earlier request can affect this job."""
         # Finalizers that still run in the old greenlet must not find the next job through it.
         self.greenlet.intralb_slot = None
         self.greenlet = SlotGreenlet(self)
@@ -219,8 +219,8 @@ class Slot(Abortable):
                 upgraded = job.exchange.upgrade is not None
                 end_child(None if upgraded and says_end(error) else error)
             self._end_failed(job, error, context)
-            # Treat such an error like an abort: the application's `except Exception` has not caught it, so the
-            # application may not have rolled its transaction back.
+            # Treat an error that is not an Exception like an abort: the application's `except Exception` has not caught
+            # the error, so the application may not have rolled its transaction back.
             aborted = not isinstance(error, Exception)
             # If the slot has not raised the abort, a call into this package has raised it, such as `write`. No database
             # statement was running then.
@@ -267,12 +267,12 @@ class Slot(Abortable):
         return job.deadline
 
     def stream_is_whole(self) -> None:
-        """Cancel the pending decision about a held response that has ended: it is not a stream."""
+        """Cancel the pending decision about a held response, because the response has ended, and is not a stream."""
         if self.job is not None:
             self.job.undecided_until = math.inf
 
     def wait_for_client(self, wait: Callable[[float], bool]) -> None:
-        """Call `wait` while the handler's clock is stopped; raise `ClientDisconnected` if the client is too slow."""
+        """Stop the handler's clock while `wait` runs; raise `ClientDisconnected` if the client is too slow."""
         job = self.job
         if job is None:
             return
@@ -293,7 +293,7 @@ class Slot(Abortable):
             raise ClientDisconnected("the request has ended, and its connection cannot be taken over")
         self.lane.begin_upgrade(self, self.job)
 
-    # Methods for the time after the application has taken over its connection.
+    # Methods that end the application's use of a connection that it has taken over.
 
     def shut_down_upgrade(self) -> None:
         """Shut down the connection that the application uses, so that the application can end; never waits."""
@@ -314,7 +314,7 @@ class Slot(Abortable):
     # Outcomes.
 
     def _end(self, job: Job, outcome: Outcome, reason: str | None = None) -> None:
-        """Set the outcome of a job that has none yet. The application cannot be aborted during this call."""
+        """Set the outcome of a job, unless it already has an outcome; the application is not aborted meanwhile."""
         self.interruptible = False
         if job.state == "running":
             self.lane.end(job, outcome, reason)

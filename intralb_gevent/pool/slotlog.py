@@ -51,7 +51,7 @@ def tell(
     most: int = MOST,
     fields: Mapping[str, Any] | None = None,
 ) -> None:
-    """Log an exception raised by the application with its traceback; only count it if `most` of its kind were logged.
+    """Log an exception of the application with its traceback; after `most` exceptions of one kind, only count them.
 
     Raises nothing. `args` must not contain the application's objects. `fields` are added if the line is logged as JSON.
     """

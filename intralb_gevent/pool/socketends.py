@@ -1,8 +1,8 @@
 """Detects whether a peer has closed its connection, and resets a TCP connection instead of closing it normally.
 
-TCP does not distinguish a peer that has closed the connection from one that has only finished sending: both send a FIN,
-and only data sent afterwards makes a closed peer answer with a reset. A unix socket does distinguish the two (POLLHUP).
-But a unix socket cannot be reset, so its end always looks normal.
+TCP does not distinguish a peer that has closed the connection from a peer that has only finished sending: both send a
+FIN, and only data sent afterwards makes a closed peer answer with a reset. A unix socket distinguishes the two cases
+(POLLHUP). But a unix socket cannot be reset, so its close always looks normal to the peer.
 """
 
 from __future__ import annotations
@@ -50,7 +50,10 @@ def unacknowledged(sock: Any) -> int:
 
 
 def reset_when_closed(sock: Any) -> None:
-    """Make closing a TCP socket reset the connection and discard unacknowledged bytes. Raises nothing."""
+    """Configure a TCP socket so that closing it resets the connection and discards unacknowledged bytes.
+
+    Raises nothing.
+    """
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGERING)
     except OSError:

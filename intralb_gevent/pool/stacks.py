@@ -1,4 +1,4 @@
-"""Returns the stack of a slot's handler, and the application's line that the handler executes, before an abort."""
+"""Reads the stack of a slot's handler, and the application's current line, before the handler is aborted."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ __all__ = ["SOCKET_KEY", "SWITCHING", "FirstUse", "Holder", "Upgrade", "Upgrades
 logger = logging.getLogger("intralb_gevent")
 
 SOCKET_KEY: Final = "gunicorn.socket"
-"""Environ key of the socket; simple-websocket reads it, which flask-sock and python-engineio use."""
+"""Environ key under which simple-websocket, and thereby flask-sock and python-engineio, look up the socket."""
 
 SWITCHING: Final = "101 Switching Protocols"
 
@@ -112,8 +112,8 @@ def made_of(value: Any) -> Any:
 def says_end(error: BaseException) -> bool:
     """Return whether an exception only reports the end of a connection, and not a failure of the application.
 
-    Such exceptions are aborts, those of WebSocket libraries, and `StopIteration` and `ConnectionError`, which libraries
-    raise so that gunicorn or Werkzeug sends no response.
+    The exceptions that report an end are aborts, `GreenletExit`, exceptions of WebSocket libraries, and `StopIteration`
+    and `ConnectionError`, which libraries raise so that gunicorn or Werkzeug sends no response.
     """
     kinds = {(kind.__module__, kind.__name__) for kind in type(error).__mro__}
     ours = isinstance(error, (Abort, GreenletExit, StopIteration, ConnectionError))
@@ -219,7 +219,7 @@ class Upgrade:
         if self.has_ended():
             return
         if self.complete:
-            # Over TLS, this sends the close_notify without which the data would look incomplete.
+            # Over TLS, this call sends a close_notify alert, without which the client would take the data as truncated.
             with suppress(OSError):
                 self.sock.shutdown(socket.SHUT_WR)
         _let_client_read(self.sock)

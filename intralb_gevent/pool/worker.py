@@ -114,12 +114,12 @@ class Worker:
         """Return whether a waiting job is in the queue, or has been ready for more than one batch.
 
         If a client shuts down its sending side right after the request, the end of input is read one iteration of the
-        event loop later. This client has not left, so a job that has just become ready must not be dropped.
+        event loop later. Such a client has not left, so a job that has just become ready must not be dropped.
         """
         return job.state == "queued" or self.pool.dispatch_queue.number - job.ready_at > 1
 
     def released(self, slot: Slot) -> None:
-        """Take back a slot whose job has ended, and run the next waiting job."""
+        """Make a slot idle or retire it, because its job has ended, and run the next waiting job."""
         self.load -= 1
         if self.retiring and (not self.queued or self.pool.at_limit):
             slot.retired = True
@@ -129,7 +129,7 @@ class Worker:
         self.context.changed()
 
     def abandon_slot(self, slot: Slot) -> None:
-        """Abandon a slot whose application cannot be ended, so that another slot can be created."""
+        """Remove a slot whose application still runs, so that the worker can create another slot."""
         slot.given_up = True
         self.slots.remove(slot)
         self.load -= 1

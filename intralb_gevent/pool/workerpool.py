@@ -31,7 +31,7 @@ __all__ = ["WorkerPool"]
 
 _LEFTOVERS = (
     "a request left something behind that can still interrupt its greenlet, such as a gevent.Timeout that was not "
-    "cancelled; its slot takes a fresh greenlet, which costs it the connections in its thread-locals. "
+    "cancelled; its slot takes a fresh greenlet, and so loses the connections in its thread-locals. "
     "Cancel timeouts and timers in a finally block. This is logged once"
 )
 
@@ -129,7 +129,7 @@ class WorkerPool:
     @property
     def free(self) -> int:
         """Number of further jobs that could start now."""
-        # Use a loop, which is faster than sum(): with several processes, each read from a connection runs it.
+        # Use a loop, which is faster than sum(): with several processes, each read from a connection needs this number.
         free = self.total_slots
         for worker in self.active:
             free -= worker.load
@@ -255,7 +255,7 @@ class WorkerPool:
     # Number of workers.
 
     def add(self, count: int) -> None:
-        """Add workers; jobs that are queued in other workers start in the slots of the new ones."""
+        """Add workers; jobs that are queued in other workers start in the slots of the new workers."""
         self.active += [Worker(self, next(self.lane.context.worker_ids)) for _ in range(count)]
         self.fill()
 
