@@ -162,7 +162,7 @@ class AdmissionControl:
         return None if self.pool.bring(job) else QUEUE_FULL
 
     def _in_time(self, job: Job, ahead: int, now: float) -> bool:
-        """Return whether a job that has `ahead` jobs queued ahead of it will start before its deadline."""
+        """Return whether a job will start before its deadline; `ahead` jobs are queued before this job."""
         left = job.deadline.at - now
         if ahead < Admission.LEAST_LIMIT or self.throughput.wait(ahead) < left:
             return True
@@ -220,7 +220,7 @@ class AdmissionControl:
         if self._client_key is None:
             return EQUAL
         clients = self._clients or self._begin_counting(monotonic())
-        # Do not compute the client's key if no client holds a job, because this client then has no competitors.
+        # Do not compute the client's key if no client has a job in the lane, because there is no competitor then.
         if not clients.active or not clients.others(key := self._client_key(environ)):
             return EQUAL
         limit = self.pool.may_run
@@ -232,7 +232,7 @@ class AdmissionControl:
         return OUTRANKS if below else EQUAL
 
     def _take_capacity(self, job: Job, admission: Admission, rejection: int, now: float) -> int:
-        """Evict another job to free capacity for this one; return ADMIT, or the rejection if no job may be evicted."""
+        """Evict another job in favour of `job`; return ADMIT, or the rejection if no job may be evicted."""
         decision = self._contend(job.environ, job.priority, rejection)
         if decision == EVICT:
             victim = self.pool.newest_below(job.priority) if rejection == REJECT_FULL else None

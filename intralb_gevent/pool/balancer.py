@@ -1,6 +1,6 @@
 """The load balancer: the WSGI callable that assigns requests to lanes, and starts and stops the lanes.
 
-This module is the interface for applications. It is not compiled, so that help() shows its docstrings. Servers submit
+This module is the interface for applications, and is not compiled, so that help() shows the docstrings. Servers submit
 requests through the balancer's `intake`, and each lane manages its jobs (`lane.py`). The modules in `policy/` decide
 whether a job is admitted, and how many workers a lane has.
 """
@@ -120,7 +120,7 @@ class LoadBalancer:
         for lane in intake.lanes:
             lane.pool.retire(len(lane.pool.active))
         # An application that has taken over a connection, and waits for its client, ends when `shut_down` closes the
-        # connection. If the application has not ended after half of the clean-up time, it is aborted.
+        # connection. An application that has not ended after half of the clean-up time is aborted.
         cleaned_up = monotonic() + intake.options.cleanup_seconds + _LAST_ABORT_SECONDS
         self._wait_until(lambda: not intake.upgrades.holders, intake.options.cleanup_seconds / 2)
         intake.upgrades.kill()

@@ -2,8 +2,8 @@
 
 The application runs in a slot, and the outer server in another greenlet, so the parts of a response pass through a
 channel with a bounded buffer. The channel is transparent: the application's `start_response` calls that of the outer
-server. If the outer `start_response` raises an exception, the exception reaches the application first, and the outer
-server if the application does not catch it. The outer server frames the responses.
+server. If the outer `start_response` raises an exception, the application receives the exception, and the outer server
+receives any exception that the application does not catch. The outer server frames the responses.
 """
 
 from __future__ import annotations
@@ -222,7 +222,7 @@ class Channel(Exchange):
         return self._size > HIGH_WATER and not (self._left or self._ended)
 
     def hold(self) -> None:
-        """Hold back all parts that are written from now on."""
+        """Hold back all parts that the application writes from now on."""
         self._held = True
 
     def release(self) -> None:

@@ -92,7 +92,7 @@ class LaneContext:
     def report_cut(self, job: Job, record: CutRecord) -> None:
         """Log that a job was ended early, with the stack of its handler.
 
-        If many jobs were ended at the same place in the application, the job is only counted. Called before the handler
+        If many jobs were ended at the same line of the application, the job is only counted. Called before the handler
         is aborted; never waits.
         """
         kind = (record.setting, record.place)

@@ -142,7 +142,7 @@ class Endings:
 
 
 def abort_has_left(job: Job, outcome: str, error: BaseException, context: Context) -> None:
-    """End the spans that the application left open when an abort unwound it; never waits.
+    """End the spans that an aborted application has left open; never waits.
 
     `context` is the `contextvars` context in which the application ran.
     """

@@ -103,7 +103,7 @@ class Intake:
         return all(lane.admission.uncontended for lane in self.lanes)
 
     def shed_early(self, environ: dict[str, Any], asker: Hashable = None) -> CannedResponse | None:
-        """Return the rejection for a request if there is no capacity for it, without the cost of creating a job.
+        """Return the rejection for a request that finds no capacity, without the cost of creating a job.
 
         The server may call this method before it has received the request's body. Returns None if `submit` has to
         decide: there is capacity, the pool may grow, or another job may have to be evicted. `asker` identifies the
@@ -180,7 +180,7 @@ class Intake:
         return Runtime.begin(self.context, self.lanes)
 
     def stop(self) -> None:
-        """Stop everything that `begin` started; the next request starts it again."""
+        """Stop everything that `begin` started; the next request calls `begin` again."""
         if self.context.runtime is not None:
             self.context.runtime.stop()
         self.context.runtime = None

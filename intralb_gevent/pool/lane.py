@@ -1,4 +1,4 @@
-"""A lane: a dedicated worker pool (a bulkhead) for a subset of requests; it manages jobs from admission to outcome.
+"""A lane: a dedicated worker pool (a bulkhead) for a subset of requests, from their admission to their outcome.
 
 A balancer has one lane for most requests, and one more for each mounted application or route with its own workers. The
 choice of the least busy worker is exact without locks, because no code between reading the workers' loads and queueing
@@ -83,7 +83,7 @@ class Lane:
             runtime.deadlines.watch(job.deadline.at)
 
     def claim(self, job: Job) -> bool:
-        """Mark a job that is due to start as running; return False if it was rejected instead and must not run."""
+        """Mark a job that is due to start as running; return False if the job was rejected instead."""
         now = monotonic()
         if job.deadline.at <= now:
             self.reject(job, "expired", EXPIRED)
@@ -172,7 +172,7 @@ class Lane:
         )
 
     def _count(self, job: Job, outcome: Outcome, reason: str | None, duration: float) -> None:
-        """Add a job that was not shed to the totals; `duration` is the time in seconds since its arrival."""
+        """Add a job to the totals, unless it was shed; `duration` is the time in seconds since the job's arrival."""
         stats = self.stats
         stats.add(outcome)
         stats.duration.add(duration)

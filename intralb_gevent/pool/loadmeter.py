@@ -86,7 +86,7 @@ def _slots(lane: Lane) -> float:
     pool = lane.pool
     capacity = lane.options.max_workers * lane.options.max_concurrent_per_router
     if pool.limit is not None:
-        # The limiter lets fewer jobs run than there are slots. Long streams do not count towards the limit.
+        # The limiter allows fewer running jobs than there are slots. Long streams do not count towards the limit.
         capacity = min(capacity, pool.limit + pool.lasting)
     return slot_ratio(pool.running, pool.queued, capacity, lane.admission.rejection_ratio)
 

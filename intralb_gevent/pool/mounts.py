@@ -86,7 +86,7 @@ class Mounts:
         return RouteTable([(route.path, state(route)) for route in self._options.routes], otherwise=state(None))
 
     def _lane_of(self, route: Route) -> Lane | None:
-        """Return the dedicated lane of a route, which all applications share; None without `max_workers`."""
+        """Return the dedicated lane of a route, which all applications share; None if `max_workers` is unset."""
         if route.max_workers is None:
             return None
         if route.path not in self._apart:

@@ -30,7 +30,7 @@ class OuterUpgrade(Upgrade):
 
 
 class OuterWebSocket(Upgrade):
-    """A WebSocket that the outer server has opened; that server also closes it when the application has ended."""
+    """A WebSocket that the outer server has opened, and closes when the application has ended."""
 
     def close(self) -> None:
         """Record whether the connection has already ended; the outer server closes the connection."""

@@ -25,7 +25,7 @@ def raised_by(error: BaseException, owner: object) -> bool:
     codes = _codes(type(owner))
     trace = error.__traceback__
     while trace is not None:
-        # Check the code object first, because reading the variables of a frame keeps them alive.
+        # Check the code object first, because reading a frame's variables would prolong the lifetime of their values.
         if trace.tb_frame.f_code in codes and first_argument(trace.tb_frame) is owner:
             return True
         trace = trace.tb_next

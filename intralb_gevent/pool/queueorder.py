@@ -1,4 +1,4 @@
-"""The order in which the queued jobs of a lane are started, whichever worker's queue they are in.
+"""The order in which the queued jobs of a lane are started, across the queues of all workers.
 
 Jobs are ordered by priority, and within a priority by client while fair queueing is in effect, otherwise by age.
 """

@@ -61,7 +61,7 @@ def _source(options: Options) -> SessionSource | None:
 
 
 class SlotSession:
-    """The session of one slot; all its methods are called in that slot's greenlet."""
+    """The session of one slot; all methods are called in the slot's greenlet."""
 
     __slots__ = (
         "_opened_at",

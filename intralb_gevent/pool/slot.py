@@ -122,7 +122,7 @@ class Slot(Abortable):
 
     def _take_fresh_greenlet(self) -> None:
         """Create a new greenlet and a new session for the next job, so that no earlier request can affect this job."""
-        # Finalizers that still run in the old greenlet must not find the next job through it.
+        # Finalizers that still run in the old greenlet must not find the next job through the greenlet.
         self.greenlet.intralb_slot = None
         self.greenlet = SlotGreenlet(self)
         self.linked = False
@@ -222,7 +222,7 @@ class Slot(Abortable):
             # Treat an error that is not an Exception like an abort: the application's `except Exception` has not caught
             # the error, so the application may not have rolled its transaction back.
             aborted = not isinstance(error, Exception)
-            # If the slot has not raised the abort, a call into this package has raised it, such as `write`. No database
+            # An abort that the slot has not raised comes from a call into this package, such as `write`. No database
             # statement was running then.
             anywhere = aborted and not isinstance(error, Abort)
             clear_frames(error)
@@ -293,7 +293,7 @@ class Slot(Abortable):
             raise ClientDisconnected("the request has ended, and its connection cannot be taken over")
         self.lane.begin_upgrade(self, self.job)
 
-    # Methods that end the application's use of a connection that it has taken over.
+    # Methods that end an application that has taken over its connection.
 
     def shut_down_upgrade(self) -> None:
         """Shut down the connection that the application uses, so that the application can end; never waits."""
@@ -314,7 +314,7 @@ class Slot(Abortable):
     # Outcomes.
 
     def _end(self, job: Job, outcome: Outcome, reason: str | None = None) -> None:
-        """Set the outcome of a job, unless it already has an outcome; the application is not aborted meanwhile."""
+        """Set the outcome of a job, unless it already has an outcome; no abort is raised during this call."""
         self.interruptible = False
         if job.state == "running":
             self.lane.end(job, outcome, reason)

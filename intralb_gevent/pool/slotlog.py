@@ -1,4 +1,4 @@
-"""Logs exceptions that an application raises, in the greenlet in which it failed.
+"""Logs exceptions that an application raises, in the greenlet in which the application failed.
 
 While a logging handler waits, a `gevent.Timeout` that the application has left behind may expire, or a greenlet of the
 application may kill the current greenlet. Therefore, `tell` catches all exceptions.

@@ -182,7 +182,7 @@ class Upgrade:
         self.complete = False
         """True if the application has returned, and not failed."""
         self.at_end: Callable[[], object] | None = None
-        """Function called when the application has ended, in its greenlet, before the socket is closed."""
+        """Function to call in the greenlet of the application, between the application's end and the socket's close."""
 
     def __repr__(self) -> str:
         return f"<Upgrade {'over' if self.over else self.sock!r}>"
@@ -219,7 +219,7 @@ class Upgrade:
         if self.has_ended():
             return
         if self.complete:
-            # Over TLS, this call sends a close_notify alert, without which the client would take the data as truncated.
+            # Over TLS, this call sends a close_notify alert. Without the alert, the data would look truncated.
             with suppress(OSError):
                 self.sock.shutdown(socket.SHUT_WR)
         _let_client_read(self.sock)

@@ -71,7 +71,7 @@ class Worker:
         self.pool.dispatch_queue.schedule(self)
 
     def dispatch(self) -> None:
-        """Give the next ready job to the most recently used idle slot, or to a new one; called by the hub."""
+        """Give the next ready job to the most recently used idle slot, or to a new slot; called by the hub."""
         if not self.ready:
             return
         job = self.ready[0]
@@ -119,7 +119,7 @@ class Worker:
         return job.state == "queued" or self.pool.dispatch_queue.number - job.ready_at > 1
 
     def released(self, slot: Slot) -> None:
-        """Make a slot idle or retire it, because its job has ended, and run the next waiting job."""
+        """Mark a slot whose job has ended as idle or retired, and run the next waiting job."""
         self.load -= 1
         if self.retiring and (not self.queued or self.pool.at_limit):
             slot.retired = True
@@ -157,7 +157,7 @@ class Worker:
             slot.close_session()
 
     def retire(self) -> None:
-        """Accept no new jobs; idle slots end, and queued jobs still run in this worker or in another one."""
+        """Accept no new jobs, and end the idle slots; queued jobs still run in this worker or in another worker."""
         self.retiring = True
         for slot in self._idle:
             slot.retire()

@@ -50,11 +50,11 @@ class WorkerPool:
         self.order = QueueOrder()
         """The order in which the jobs in all queues are started, and the number of these jobs."""
         self.limit: int | None = None
-        """Limit on concurrently running jobs, excluding long streams; None if it is not below the number of slots."""
+        """Limit on concurrently running jobs, excluding long streams; None unless it is below the number of slots."""
         self.streams: set[Job] = set()
         """Jobs whose responses are being streamed."""
         self.most_streams = max(1, options.max_workers * options.max_concurrent_per_router * 3 // 4)
-        """Maximum number of streams if `max_streams` is not set; it leaves a quarter of the slots to other requests."""
+        """Maximum number of streams if `max_streams` is not set: three quarters of the slots."""
         self.lasting = 0
         """Number of long streams, which do not count towards `limit`, because they hardly load the event loop."""
         self.given_up: list[Slot] = []
