@@ -1,1 +1,1 @@
-"""Aborts running handlers: the watchdog detects late handlers, and other modules find where an abort is safe."""
+"""Aborts request handlers, at points where an abort leaves no operation half done."""

@@ -1,8 +1,8 @@
-"""Reports an event loop that is blocked for seconds, and finally exits the process, so that the process is restarted.
+"""Reports a blocked event loop, and exits the process if the loop stays blocked, so that the process is restarted.
 
 A blocked loop serves no request and runs no timer, so this code runs in the watchdog's native thread. This code must
-not use a lock that another thread may hold, such as the locks of `logging`, so it writes directly to the standard
-error.
+not wait for a lock that another thread may hold, such as a lock of `logging`, so this code writes its reports directly
+to standard error.
 """
 
 from __future__ import annotations
@@ -28,16 +28,18 @@ from .slotgreenlet import slot_at
 __all__ = ["EXIT_CODE", "WHILE_BLOCKED", "BlockedLoop", "while_blocked"]
 
 REPORT_SECONDS: Final = 5.0
-"""Seconds after which a blocked loop is reported; each blockage is reported once."""
+"""Seconds for which the loop must have been blocked before a report is written; each blockage is reported once."""
 
 EXIT_CODE: Final = 70
-"""Exit code of a process whose loop was blocked for too long; it is EX_SOFTWARE of sysexits.h."""
+"""Exit code of a process whose loop was blocked for too long; equal to EX_SOFTWARE in sysexits.h."""
 
 LONGEST_STEP: Final = 0.1
-"""Maximum number of seconds that are counted between two checks; the process may have been stopped in between."""
+"""Maximum number of seconds that one check adds to the measured time. If more time has passed since the previous check,
+the process was probably stopped in between."""
 
 WRITE_SECONDS: Final = 1.0
-"""Maximum number of seconds for writing a report; the process that reads the pipe may have stopped."""
+"""Maximum number of seconds to wait until a report is written; the write blocks if the reader of the pipe has
+stopped."""
 
 _sleep: Callable[[float], None] = get_original("time", "sleep")
 _start_thread: Callable[..., int] = get_original("_thread", "start_new_thread")
@@ -95,7 +97,8 @@ class BlockedLoop:
             os._exit(EXIT_CODE)
 
     def _by_a_greenlet(self) -> bool:
-        """Return whether a greenlet blocks the loop, and not the main program, which may start and stop slowly."""
+        """Return whether a greenlet blocks the loop; False if the main program does, which may start and stop
+        slowly."""
         if self._program is not None and _outermost(self._frame()) is self._program:
             self._blocked = 0.0
             return False
@@ -130,10 +133,10 @@ def _outermost(frame: FrameType | None) -> FrameType | None:
 
 
 def stacks(first: int) -> Iterator[str]:
-    """Yield the stacks of all native threads as lines, beginning with the thread `first`; innermost frames come last.
+    """Yield the stacks of all native threads as lines of text; the first stack is that of the thread `first`.
 
-    Of the thread `first`, only the application's frames are included if there are any. The source code is not
-    included, because reading it might be slow.
+    Each stack ends with its innermost frame. If the thread `first` has frames of the application, its other frames are
+    omitted. Source lines are omitted, because reading a source file might be slow.
     """
     frames = sys._current_frames()
     for ident in sorted(frames, key=lambda ident: ident != first):
@@ -151,7 +154,7 @@ def _outwards(frame: FrameType | None) -> Iterator[tuple[FrameType, int]]:
 
 
 def write_report(seconds: float, message: str, lines: Iterable[str], fields: Mapping[str, str] | None = None) -> None:
-    """Write a log line with stacks to the standard error, in the format of the log; wait at most `seconds`."""
+    """Write a message and stacks to standard error, in the format of the log; wait at most `seconds` for the reader."""
     stack = "\n".join(lines)
     if LINES.json:
         text = LINES.line("CRITICAL", message, {**(fields or {}), "stack": stack})
@@ -161,7 +164,7 @@ def write_report(seconds: float, message: str, lines: Iterable[str], fields: Map
 
 
 def write_within(seconds: float, text: str) -> None:
-    """Write to the standard error from a native thread, and wait at most `seconds` for the reader."""
+    """Write to standard error in a new native thread; wait at most `seconds` for the reader."""
     done: list[bool] = []
 
     def write() -> None:

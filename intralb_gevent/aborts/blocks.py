@@ -1,8 +1,8 @@
 """Finds where the statements and blocks of a function begin and end, from the function's bytecode.
 
-This module determines at which instructions an exception would leave an operation half done. These are the instructions
-between the return of a call and the use of its result, and those at which a `try` or `with` block begins or ends. A
-function's exception table maps ranges of instructions to handlers.
+This module determines at which instructions an exception would leave an operation half done. An exception is unsafe
+between the return of a call and the use of its result, and where a `try` or `with` block begins or ends. The beginnings
+and ends of blocks are read from a function's exception table, which maps ranges of instructions to exception handlers.
 """
 
 from __future__ import annotations
@@ -63,30 +63,32 @@ _LEAVES_NOTHING: Final = (
 """Name prefixes of instructions that run no application code, or leave no new value on the stack."""
 _ENTERS: Final = "BEFORE_WITH"
 _BEGINS_HANDLER: Final = frozenset({"PUSH_EXC_INFO", "WITH_EXCEPT_START"})
-"""Instructions that run after a `with` block has caught an exception, and before its `__exit__` is called."""
+"""Instructions that run after an exception in a `with` block, up to the call of the block's `__exit__`."""
 _RETURNS: Final = frozenset({"RETURN_VALUE", "RETURN_CONST"})
 _BEFORE_RETURN: Final = frozenset({"NOP", "SWAP", "BUILD_TUPLE"})
 _NOTHING_THREE_TIMES: Final = ["None"] * 3
 _EXIT_ARGUMENTS: Final = 2
-"""Argument count of `__exit__(None, None, None)` in bytecode, which does not include the first None."""
+"""Argument count in the bytecode of the call `__exit__(None, None, None)`; the count does not include the first
+None."""
 _BEFORE_END: Final = frozenset({"NOP", "SWAP"})
 """Instructions at the end of a `with` block's body that the block's exception handler may not cover."""
 
 
 @lru_cache(maxsize=128)
 def instructions_of(code: CodeType) -> tuple[dis.Instruction, ...]:
-    """Return the instructions of a function; in some versions of Python, CACHE instructions are missing."""
+    """Return the instructions of a function; some versions of Python omit CACHE instructions."""
     return tuple(dis.get_instructions(code))
 
 
 @lru_cache(maxsize=1024)
 def handled(code: CodeType) -> Any:
-    """Return the entries of the exception table; empty for functions without exception handlers."""
-    return getattr(dis.Bytecode(code), "exception_entries")  # noqa: B009  # typeshed does not know it
+    """Return the entries of a function's exception table; the table of a function without exception handlers is
+    empty."""
+    return getattr(dis.Bytecode(code), "exception_entries")  # noqa: B009  # missing in typeshed
 
 
 class _Handler(NamedTuple):
-    """An exception handler: the offset of its first instruction, and the stack height when it is entered."""
+    """An exception handler: the offset of its first instruction, and the height of the stack on entry."""
 
     target: int
     depth: int
@@ -103,7 +105,8 @@ def _offsets(code: CodeType) -> tuple[int, ...]:
 
 
 def _index(code: CodeType, offset: int) -> int:
-    """Return the index of the last instruction at or before an offset; -1 if there is none."""
+    """Return the index of the last instruction that begins at or before an offset; -1 if there is no such
+    instruction."""
     return bisect_right(_offsets(code), offset) - 1
 
 
@@ -112,7 +115,7 @@ def _operation(code: CodeType, offset: int) -> str:
     return instructions_of(code)[index].opname if index >= 0 else ""
 
 
-# Steps.
+# Instructions within a statement.
 
 
 @lru_cache(maxsize=1024)
@@ -146,7 +149,7 @@ def has_value(code: CodeType, offset: int) -> bool:
 
 
 def height(code: CodeType, offset: int) -> int | None:
-    """Return the stack height before an instruction; None if it is unknown."""
+    """Return the stack height before an instruction; None if the height is unknown."""
     return heights(code).get(offset)
 
 
@@ -157,7 +160,7 @@ def returns(code: CodeType, offset: int) -> bool:
 
 @lru_cache(maxsize=1024)
 def returns_soon(code: CodeType, offset: int) -> bool:
-    """Return whether the function only loads variables and returns from the given instruction on."""
+    """Return whether the rest of a function, from an instruction on, only loads values and returns them."""
     for each in instructions_of(code)[max(0, _index(code, offset)) :]:
         if each.opname == "CACHE":
             continue
@@ -184,17 +187,18 @@ def heights(code: CodeType) -> dict[int, int]:
     return known
 
 
-# Blocks.
+# `try` and `with` blocks.
 
 
 @lru_cache(maxsize=1024)
 def is_at_edge(code: CodeType, offset: int) -> bool:
     """Return whether an instruction is at the edge of a `try` or `with` block, begins a handler, or is a NOP for `try`.
 
-    An exception at such an instruction may bypass the block's handler. In particular, an exception at the end of a loop
-    counts as raised before the loop; if the loop is the first statement of a `try` block, that point is outside of the
-    block. The start of a function is not an edge: no block has begun, so an exception there is equivalent to one from
-    the call. In a function that recurses endlessly, its start may be the only point where an abort is possible.
+    An exception at the edge of a block may bypass the block's handler. In particular, Python treats an exception at the
+    end of a loop as if the instruction before the loop had raised it. If the loop is the first statement of a `try`
+    block, that instruction is outside of the block. The start of a function is not an edge: no block has begun, so an
+    exception at the start has the same effect as an exception raised by the call. In endless recursion, the start of
+    the function may be the only point where an abort is possible.
     """
     if offset == _entry(code):
         return False
@@ -206,7 +210,7 @@ def is_at_edge(code: CodeType, offset: int) -> bool:
 
 @lru_cache(maxsize=1024)
 def _entry(code: CodeType) -> int | None:
-    """Return the offset of the instruction where a function checks for signals right after being called."""
+    """Return the offset of the instruction at which a function checks for signals first, right after being called."""
     return next((each.offset for each in instructions_of(code) if each.opname == "RESUME"), None)
 
 
@@ -214,7 +218,7 @@ def _entry(code: CodeType) -> int | None:
 def change_of_depth(code: CodeType, offset: int, following: int) -> int:
     """Return how the number of open `try` and `with` blocks changes between two consecutive instructions.
 
-    The result is 1 if a block has begun, -1 if a block has ended (even if another one has begun), and 0 otherwise.
+    The result is 1 if a block has begun, -1 if a block has ended (even if another block has begun), and 0 otherwise.
     """
     old, new = _handler(code, offset), _handler(code, following)
     if old == new:
@@ -235,7 +239,8 @@ def calls_exit(code: CodeType, offset: int) -> bool:
 
 @lru_cache(maxsize=1024)
 def _ends_of_with(code: CodeType) -> frozenset[int]:
-    """Return the offsets of the instructions that call `__exit__(None, None, None)`, which no handler covers."""
+    """Return the offsets of the instructions that call `__exit__(None, None, None)`; no handler covers these
+    instructions."""
     steps = [each for each in instructions_of(code) if each.opname not in ("CACHE", "PRECALL")]
     ends: set[int] = set()
     for index in range(len(steps) - 3):
@@ -257,7 +262,7 @@ def _pushed(instruction: dis.Instruction) -> str:
 def _places(code: CodeType, offset: int) -> tuple[int, ...]:
     """Return an offset and the offset of the next instruction.
 
-    If the instruction at the offset jumps back, return the offset, the target, and the one just before the target.
+    If the instruction at the offset jumps back, return the offset, an offset just before the target, and the target.
     """
     target = loop_start(code, offset)
     if target is not None:

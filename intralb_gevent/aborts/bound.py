@@ -1,7 +1,7 @@
-"""Time limits for application code that the server calls itself, such as the `__str__` of an exception.
+"""Limits the time of application code that runs outside of a handler, such as the `__str__` of an exception.
 
-A timer interrupts code that waits. The watchdog interrupts CPU-bound code as it interrupts a late handler; otherwise,
-one `__str__` with an endless loop would block all requests.
+A timer interrupts code that waits. The watchdog interrupts CPU-bound code; without the watchdog, one `__str__` with an
+endless loop would block all requests.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ class OutOfTime(BaseException):
 
 
 class Bound:
-    """A context manager that limits its block to `compute_seconds` of CPU-bound work, and to `seconds` in all.
+    """A context manager that limits the time for which its block is CPU-bound, and the total time of the block.
 
-    If the block is CPU-bound for longer, `OutOfTime` is raised in it; if it takes longer in all, `gevent.Timeout` is
-    raised. The block must call application code through a function that is marked with `calls_application`. If the
-    interruption of CPU-bound handlers is off, CPU-bound blocks are not interrupted either.
+    If the block is CPU-bound for `compute_seconds` without a pause, `OutOfTime` is raised in the block. If the block
+    takes longer than `seconds` in total, `gevent.Timeout` is raised. The block must call application code through a
+    function that is marked with `calls_application`. If the watchdog does not interrupt CPU-bound handlers, it does not
+    interrupt CPU-bound blocks either.
     """
 
     __slots__ = ("_began", "_compute_seconds", "_greenlet", "_outer", "_timeout", "exceeded")
@@ -39,7 +40,7 @@ class Bound:
         self._greenlet: Any = None
         self._outer: Bound | None = None
         self.exceeded = False
-        """True if `OutOfTime` was raised in the block, even if the block ignored it."""
+        """True if `OutOfTime` was raised in the block, even if the block has caught the exception."""
 
     def __repr__(self) -> str:
         return f"<Bound {self._compute_seconds:g} s computing, {self._timeout}{' exceeded' if self.exceeded else ''}>"
@@ -56,14 +57,15 @@ class Bound:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._greenlet.intralb_bound = self._outer
-        # Drop the reference to the slot's greenlet, because it would count as a leftover of the request.
+        # Drop the reference to the slot's greenlet: the slot would mistake the reference for a leftover of the request.
         self._greenlet = self._outer = None
         self._timeout.close()
 
     def enforce(self, since: float, frame: FrameType | None) -> None:
-        """Raise `OutOfTime` if the block has been CPU-bound for too long; called by the watchdog, in its greenlet.
+        """Raise `OutOfTime` if the block has been CPU-bound for too long.
 
-        `since` is the `time.monotonic()` time from which on the greenlet has run without a pause.
+        The watchdog's signal handler calls this method in the greenlet of the block. `since` is the time, in
+        `time.monotonic()` seconds, since which the greenlet has run without a pause.
         """
         if monotonic() - max(since, self._began) >= self._compute_seconds and in_application(frame):
             self.exceeded = True

@@ -1,4 +1,4 @@
-"""Yields to the event loop while a handler is CPU-bound."""
+"""Lets a CPU-bound handler yield to the event loop."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import gevent
 __all__ = ["take_break"]
 
 _SECONDS: Final = 1e-6
-"""Duration of the sleep in seconds, which must not be 0. gevent may run many callbacks before it polls sockets and
-timers, and `sleep(0)` only adds a callback: in a measurement, a timer of 20 ms expired only after 50 such calls."""
+"""Duration of the sleep in seconds; must be above 0. `sleep(0)` only adds a callback, and gevent may run many callbacks
+before it polls sockets and timers: in a measurement, a timer of 20 ms expired only after 50 calls of `sleep(0)`."""
 
 
 def take_break() -> None:
-    """Let the loop poll its sockets and timers once; called in a handler's greenlet."""
+    """Let the loop poll its sockets and timers once; must be called in a handler's greenlet."""
     gevent.sleep(_SECONDS)

@@ -2,8 +2,8 @@
 
 Python does not expose which callable a frame is calling. But the instructions before the call show how the callable was
 loaded, usually from a variable and some attributes. The variable and the attributes can be looked up without running
-any code of the application. If this lookup fails, the method's name may still be known, although its object is not, as
-in `get_connection().execute()`.
+any code of the application. If this lookup fails, the name of the called method may still be known. In
+`get_connection().execute()`, for example, the name `execute` is known, but the object that has this method is not.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ _SILENT: Final = frozenset(
         *(f"{action}_{kind}" for action in ("STORE", "DELETE") for kind in ("FAST", "NAME", "GLOBAL", "DEREF")),
     }
 )
-"""Instructions that make no call; but if they drop a reference, Python may call finalizers and weakref callbacks."""
+"""Instructions that make no call. If such an instruction drops a reference, Python may call finalizers and weakref
+callbacks."""
 
 _ARGUMENTS_AND_NAMES: Final = frozenset({"CALL_FUNCTION_KW", "CALL_KW"})
 _VARIABLES: Final = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF", "LOAD_CLASSDEREF"})
@@ -35,9 +36,10 @@ _ATTRIBUTES: Final = frozenset({"LOAD_ATTR", "LOAD_METHOD"})
 _BETWEEN: Final = frozenset({"PUSH_NULL", "CACHE"})
 _PARTS_OF_CALL: Final = frozenset({"CACHE", "PRECALL", "KW_NAMES"})
 _BEGINS_LOOP: Final = frozenset({"GET_ITER", "LOAD_FAST_AND_CLEAR", "SWAP", "BUILD_LIST", "BUILD_SET", "BUILD_MAP"})
-"""Instructions between the load of an iterable and its loop; from Python 3.12 on, inlined comprehensions add some."""
+"""Instructions between the load of an iterable and the loop over this iterable, including those that inlined
+comprehensions add from Python 3.12 on."""
 _SUPER: Final = "super()"
-"""First element of a path that begins with `super()`; the next one is looked up in the base classes of the method's
+"""First element of a path that begins with `super()`; the next element is looked up in the base classes of the method's
 class."""
 
 _SUPER_WITH_ARGUMENTS: Final = 2
@@ -45,17 +47,19 @@ _SUPER_WITH_ARGUMENTS: Final = 2
 
 
 class CallSite(NamedTuple):
-    """The instruction at which a frame has stopped."""
+    """Describes the instruction that a frame is executing."""
 
     silent: bool
-    """True if the instruction makes no call, so that only Python itself can have called the next inner frame."""
+    """True if the instruction makes no call; the next inner frame was then called by Python itself, as a finalizer
+    is."""
     path: tuple[str, ...]
-    """Variable and attributes through which the callable was loaded; empty if they are unknown, or if there is no
-    call."""
+    """Names of the variable and the attributes through which the callable was loaded; empty if these names are unknown,
+    or if the instruction makes no call."""
     name: str = ""
-    """Last attribute through which the callable was loaded; it may be known even if `path` is not."""
+    """Name of the last attribute through which the callable was loaded; this name may be known even if `path` is
+    empty."""
     arguments: tuple[tuple[str, ...], ...] = ()
-    """Paths that are loaded for the arguments of the call; each is a variable with attributes."""
+    """Paths of the values that are loaded for the arguments of the call; each path is a variable with attributes."""
     spreads: bool = False
     """True for a call such as `function(*values)`, which begins by iterating over the values."""
 
@@ -78,7 +82,7 @@ def call_site(code: CodeType, offset: int) -> CallSite:
 
 
 def _site_of_loop(code: CodeType, before: list[dis.Instruction]) -> CallSite:
-    """Return the call site of a loop's `__next__`; the iterable may be a variable or the result of a call."""
+    """Return the call site of the `__next__` of a loop over a variable or over the result of a call."""
     while before and before[-1].opname in _BEGINS_LOOP:
         before.pop()
     if before and before[-1].opname in CALLS:
@@ -89,11 +93,11 @@ def _site_of_loop(code: CodeType, before: list[dis.Instruction]) -> CallSite:
 
 
 def _split(code: CodeType, instructions: list[dis.Instruction]) -> tuple[list[dis.Instruction], list[dis.Instruction]]:
-    """Split the instructions up to a call into those that load its callable, and those that load its arguments.
+    """Split the instructions before a call into those that load the callable and those that load the arguments.
 
-    The call is the last of `instructions`. The arguments begin where the callable is on top of the stack. The callable
-    is also on top at the branches of a conditional expression among the arguments; a jump to such a branch, or past it,
-    identifies it.
+    The call is the last of `instructions`. The arguments begin where the callable is on top of the stack. If an
+    argument is a conditional expression, the callable is also on top of the stack where a branch of this expression
+    begins. A jump to an instruction, or past it, shows that the instruction begins a branch.
     """
     call = first = len(instructions) - 1
     while first and instructions[first - 1].opname in _PARTS_OF_CALL:
@@ -111,7 +115,7 @@ def _split(code: CodeType, instructions: list[dis.Instruction]) -> tuple[list[di
 
 
 def _is_branch(instructions: list[dis.Instruction], index: int, end: int) -> bool:
-    """Return whether an instruction of the expression that ends at `end` runs only on some condition."""
+    """Return whether an instruction runs only under a condition, within the expression that ends at `end`."""
     begin, previous = instructions[index].offset, instructions[index - 1]
     if previous.opcode in JUMPS or previous.opname == "POP_TOP":
         return True
@@ -137,7 +141,7 @@ def _values_on_top(call: dis.Instruction) -> int:
 def _path(before: list[dis.Instruction]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the path (a variable and attributes) that the last of these instructions load, and the attributes alone.
 
-    The path is empty if the attributes are not those of a variable.
+    The path is empty if the attributes do not belong to a variable.
     """
     attributes: list[str] = []
     for index in range(len(before) - 1, -1, -1):
@@ -166,7 +170,7 @@ def _variable_or_super(instruction: dis.Instruction, before: list[dis.Instructio
 
 
 def _variables(instruction: dis.Instruction) -> tuple[str, ...]:
-    """Return the names of the variables that an instruction loads; some instructions load two."""
+    """Return the names of the variables that an instruction loads; some instructions load two variables."""
     loads = instruction.opname in _VARIABLES or instruction.opname.startswith("LOAD_FAST")
     if not loads and instruction.opname != "STORE_FAST_LOAD_FAST":
         return ()
@@ -175,7 +179,7 @@ def _variables(instruction: dis.Instruction) -> tuple[str, ...]:
 
 
 def _paths(instructions: list[dis.Instruction]) -> list[tuple[str, ...]]:
-    """Return the path of each loaded variable, including the attributes that are then looked up on it."""
+    """Return a path for each loaded variable: its name, followed by the attributes that are then looked up."""
     paths: list[tuple[str, ...]] = []
     attribute_of_last = False
     for instruction in instructions:
@@ -189,15 +193,15 @@ def _paths(instructions: list[dis.Instruction]) -> list[tuple[str, ...]]:
 
 
 def callee(frame: FrameType) -> tuple[Any, Any]:
-    """Return the callable that a frame is calling and, if it is a method, the method's object; each is None if unknown.
+    """Return the callable that a frame is calling, and the object of a called method; each of them is None if unknown.
 
-    The look-up runs no application code, so computed attributes are unknown.
+    The look-up runs no application code, so properties and other computed attributes are not evaluated.
     """
     value, owner = _look_up(frame, call_site(frame.f_code, frame.f_lasti).path)
     if type(value) is partial:
         value = value.func
     if type(value) in (BuiltinFunctionType, MethodWrapperType):
-        # The variable holds a bound method, so take the object from it.
+        # The callable is already bound, so get the object from its `__self__`.
         owner = value.__self__
     return value, owner
 
@@ -235,7 +239,7 @@ def first_argument(frame: FrameType) -> Any:
 
 
 def _of_base_class(owner: Any, cls: Any, name: str) -> Any:
-    """Return the attribute that `super()` finds in a method of `cls`."""
+    """Return the attribute `name` that `super()` finds when it is called in a method of `cls`."""
     order = type.mro(owner if is_a(owner, type) else type(owner))
     index = next((number for number, each in enumerate(order) if each is cls), len(order))
     bases = order[index + 1 :]

@@ -1,11 +1,11 @@
-"""Kernel timers on the CPU time of one thread, which fire even while no Python thread can run.
+"""Kernel timers that measure the CPU time of one thread, and fire even while no Python thread can run.
 
-C code that holds the GIL, such as the matching of a regular expression, keeps the watchdog's thread from running. While
-the watchdog's thread cannot run, these timers replace the watchdog: the watchdog's thread resets them whenever it runs,
-and if it cannot run, they send a signal. The timers count CPU time, so they never fire for a thread that waits, or for
+C code that holds the GIL, such as the matching of a regular expression, prevents the watchdog's thread from running.
+These timers then replace the thread: whenever the watchdog's thread runs, it resets the timers, so they expire and send
+a signal only if the thread cannot run. The timers measure CPU time, so they never fire for a thread that waits, or for
 a stopped process.
 
-These timers exist only on 64-bit Linux; on other platforms, `cpu_timer` returns None.
+This module supports only 64-bit Linux; on other platforms, `cpu_timer` returns None.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SIGEV_THREAD_ID: Final = 4
 class _SigEvent(ctypes.Structure):
     """The `struct sigevent` of <signal.h>, 64 bytes; the fields select a signal and the thread that receives it."""
 
-    _fields_ = (  # `value` is passed with the signal; it is not used
+    _fields_ = (  # the handler of the signal does not use `value`
         ("value", ctypes.c_void_p),
         ("signo", ctypes.c_int),
         ("notify", ctypes.c_int),
@@ -44,7 +44,8 @@ class _TimerSpec(ctypes.Structure):
 
 
 class CpuTimer:
-    """A timer that sends a signal to a thread after the thread has used some CPU time; it can repeat the signal."""
+    """A timer that sends a signal to a thread, once or repeatedly, after the thread has used a given amount of CPU
+    time."""
 
     def __init__(self, library: Any, timer: ctypes.c_void_p) -> None:
         self._library = library
@@ -54,7 +55,10 @@ class CpuTimer:
         return f"<CpuTimer {self._timer.value}>"
 
     def set(self, seconds: float, interval: float = 0.0) -> None:
-        """Send the signal after `seconds` more seconds of CPU time, then every `interval`; 0 disarms the timer."""
+        """Send the signal after `seconds` more seconds of CPU time, and then every `interval` seconds of CPU time.
+
+        If `interval` is 0, the signal is sent only once. If `seconds` is 0, the timer is disarmed.
+        """
         spec = _TimerSpec(*_split(interval), *_split(seconds))
         self._library.timer_settime(self._timer, 0, ctypes.byref(spec), None)
 
@@ -69,7 +73,7 @@ def _split(seconds: float) -> tuple[int, int]:
 
 
 def cpu_timer(thread: int, native_id: int, signal_number: int) -> CpuTimer | None:
-    """Return a timer on the CPU time of a thread, or None if the platform has no such timers.
+    """Return a timer that measures the CPU time of a thread, or None if this platform is not supported.
 
     `thread` is the thread's `_thread.get_ident()`, and `native_id` is its `_thread.get_native_id()`.
     """

@@ -1,8 +1,8 @@
 """Finds the lines of a function that are in a `finally` block.
 
 The bytecode does not mark these lines, because Python compiles a `finally` block several times, once for each way to
-enter it. Therefore, the source is parsed if it is available. This module calls no application code and raises no
-exceptions, because it runs in the hub and in the watchdog's signal handler.
+enter the block. Therefore, this module parses the source code, if the source code is available. This module calls no
+application code and raises no exceptions, because it runs in the hub and in the watchdog's signal handler.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ _TRIES: Final = (ast.Try, getattr(ast, "TryStar", ast.Try))
 """AST nodes of `try` statements; from Python 3.11 on, there is a separate node for `except*`."""
 
 _IN_SUCH: Final = frozenset({dis.opmap["RERAISE"], dis.opmap["NOP"]})
-"""Instructions of which every function with a `finally` block has at least one; `try: pass` compiles to NOP."""
+"""A function with a `finally` block contains at least one of these instructions; `try: pass` compiles to NOP."""
 
 _MOST_LINES: Final = 1000
-"""Maximum number of lines that a function may have to be parsed; parsing takes about 15 ms per thousand lines."""
+"""Functions with more lines than this are not parsed, because parsing takes about 15 ms per thousand lines."""
 
 _MORE_LINES: Final = 20
-"""Maximum number of lines that may follow a function's last line with bytecode, such as a closing parenthesis."""
+"""Maximum number of lines after the last line with bytecode that still belong to a function, such as a line with only a
+closing parenthesis."""
 
 
 def is_in_finally(code: CodeType, line: int | None) -> bool:
@@ -51,7 +52,7 @@ def _finally_blocks(code: CodeType, filename: str) -> tuple[tuple[int, int], ...
     try:
         tree = _parsed(linecache.getlines(filename)[first - 1 : last + _MORE_LINES], last - first + 1)
     except Exception:
-        # The source file may have changed, or it may not be Python code, but a template, for example.
+        # The source file may have changed since it was imported, or it may be a template instead of Python code.
         return ()
     # Subtract 2, because line numbers begin with 1, and `_parsed` has added one line before the function.
     before = first - 2
@@ -60,7 +61,7 @@ def _finally_blocks(code: CodeType, filename: str) -> tuple[tuple[int, int], ...
 
 
 def _parsed(lines: Sequence[str], count: int) -> ast.AST:
-    """Parse a function of about `count` lines, which may be indented; raises SyntaxError if that fails."""
+    """Parse a function of about `count` lines, whose source may be indented; raises SyntaxError if parsing fails."""
     indented = [line if lines[0][:1].isspace() else f" {line}" for line in lines]
     for more in range(_MORE_LINES):
         try:

@@ -1,7 +1,8 @@
 """Reserves recursion depth for the watchdog's signal handler, which Python calls on the stack of the running code.
 
-If a request handler recurses up to the limit, the watchdog's calls would raise RecursionError instead of the abort. A
-handler that catches this error and recurses again would then never be aborted.
+Without this reserve, if a request handler has recursed up to the recursion limit, the watchdog's own calls would raise
+RecursionError instead of the abort. A handler that catches RecursionError and recurses again would then never be
+aborted.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ class Headroom:
     def __init__(self) -> None:
         self._limit = self._limit_before = 0
         self._taken_by = 0
-        """Id of the greenlet in which the signal handler runs; a reference to the greenlet would count as a
-        leftover."""
+        """Id of the greenlet in which the signal handler runs. The slot of the greenlet would mistake a reference to
+        the greenlet for a leftover of the request."""
 
     def __repr__(self) -> str:
         return f"<Headroom above {self._limit}>" if self._limit else "<Headroom not taken>"
 
     def take(self) -> bool:
-        """Raise the limit; return False if this greenlet has already raised it, or if the stack is too deep.
+        """Raise the recursion limit; return False if this greenlet has already raised it, or if the stack is too deep.
 
-        The stack is too deep if the limit could not be lowered again. If the signal handler is still running in another
-        greenlet, that greenlet has yielded, perhaps forever, and loses its headroom.
+        The stack is too deep if Python would refuse to restore the earlier limit at this depth. If the signal handler
+        is still running in another greenlet, that greenlet has yielded, perhaps forever, and loses its headroom.
         """
         if self._limit and self._taken_by == id(getcurrent()):
             return False
@@ -47,7 +48,7 @@ class Headroom:
         return True
 
     def give_back(self) -> None:
-        """Restore the limit, unless other code has changed it.
+        """Restore the recursion limit, unless other code has changed the limit since `take`.
 
         The stack must not be deeper than when `take` was called.
         """
@@ -56,7 +57,7 @@ class Headroom:
             sys.setrecursionlimit(limit)
 
     def take_beforehand(self) -> None:
-        """Raise the limit until `give_back_beforehand`, because the stack was too deep for `take`.
+        """Raise the recursion limit until `give_back_beforehand` is called; used if the stack was too deep for `take`.
 
         Any thread can call this method.
         """
@@ -65,7 +66,8 @@ class Headroom:
             sys.setrecursionlimit(self._limit_before + _FRAMES)
 
     def give_back_beforehand(self) -> None:
-        """Restore the limit that `take_beforehand` has raised, unless it was changed since."""
+        """Restore the recursion limit that `take_beforehand` has raised, unless other code has changed the limit
+        since."""
         limit, self._limit_before = self._limit_before, 0
         if limit and sys.getrecursionlimit() == limit + _FRAMES:
             sys.setrecursionlimit(limit)

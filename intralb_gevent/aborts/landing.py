@@ -1,12 +1,12 @@
 """Postpones an abort of a CPU-bound handler to the next safe point, in the innermost frame or in one of its callers.
 
-An abort must not be raised between the return of a call and the use of its result. An abort also must not be raised in
-an SQLite collation, for example, although a statement that sorts a large table may spend all of its time there.
-Periodic checks would hardly ever find the handler at a safe point. Therefore, this module uses Python's tracing, which
-calls a function before each bytecode instruction of one frame. Tracing each line would not suffice: the next line may
-already be after a `with` or `try` block, where `__exit__` and `finally` no longer apply. If a debugger or a coverage
-tool is already tracing, its tracing is left unchanged. A running SQLite statement is interrupted immediately, which
-rolls back the whole statement.
+An abort must not be raised between the return of a call and the use of its result. Nor must an abort be raised in an
+SQLite collation, for example, although a statement that sorts a large table may spend nearly all of its time in the
+collation. Periodic checks would hardly ever find the handler at a safe point. Therefore, this module uses Python's
+tracing, which calls a function before each bytecode instruction of one frame. Tracing each line would not suffice: the
+next line may already be after a `with` or `try` block, where `__exit__` and `finally` no longer apply. If a debugger or
+a coverage tool is already tracing, its tracing is left unchanged. A running SQLite statement is interrupted
+immediately, which rolls back the whole statement.
 """
 
 from __future__ import annotations
@@ -45,15 +45,16 @@ STUCK_SECONDS: Final = 0.02
 """Seconds after which a call that has not returned is aborted, although its result may then be lost."""
 
 MOST_STEPS: Final = 5000
-"""Number of instructions, about 5 ms, after which a search ends; the watchdog's next check starts a new search."""
+"""Number of instructions, executed in about 5 ms, after which a search for a safe point ends; the watchdog's next check
+starts a new search."""
 
 FINISH_STEPS: Final = 200
-"""Number of instructions after which a search ends if the frame is releasing a resource, because tracing slows the
-release."""
+"""Number of instructions after which a search ends in a frame that is releasing a resource. This limit is lower than
+`MOST_STEPS`, because tracing slows down the release."""
 
 
 def trace_no_other_frame(frame: FrameType, event: str, argument: object) -> None:
-    """Do not trace any function that is called from now on; only the frame of a search is traced."""
+    """Return None, so that Python traces no function that is called from now on, but only the frame of the search."""
 
 
 def land(frame: FrameType, slot: Slot, most_steps: int = MOST_STEPS) -> bool:
@@ -72,7 +73,8 @@ def land(frame: FrameType, slot: Slot, most_steps: int = MOST_STEPS) -> bool:
 def is_stuck(frame: FrameType) -> bool:
     """Return whether a search in this frame has waited at least `STUCK_SECONDS` for the frame's current call to return.
 
-    Such a call may be a system call, which is restarted after a signal unless the signal handler raises an exception.
+    The current call may be a system call, which is restarted after a signal unless the signal handler raises an
+    exception.
     """
     return _waits(frame) and monotonic() - frame.f_trace.began >= STUCK_SECONDS  # type: ignore[union-attr]
 
@@ -84,13 +86,13 @@ def _waits(frame: FrameType) -> bool:
 
 
 class _Search:
-    """Traces a frame up to its next safe point, and raises the abort there if it is still due.
+    """Traces a frame up to its next safe point, and raises the abort at that point if the abort is still due.
 
-    At a safe point, the current statement has used the values that it has produced, and a `try` block that follows it
-    has begun; otherwise, no `finally` block would release a resource that the statement has acquired. If the statement
-    returns such a value to the caller, the caller's statement must also finish. After the end of a block, no
-    instruction up to the next statement is safe, because the bytecode does not show how far `finally` and `__exit__`
-    have run.
+    At a safe point, the current statement has used all values that it has produced, and if a `try` block follows the
+    statement, the block has begun. At any other point, a resource that the statement has acquired could be lost,
+    because no `finally` block would release it. If the statement returns a new value to the caller, the caller's
+    statement must also finish. After the end of a block, no instruction up to the next statement is safe, because the
+    bytecode does not show how far `finally` and `__exit__` have run.
     """
 
     def __init__(self, frame: FrameType, slot: Slot, most_steps: int, *, returned: bool = False) -> None:
@@ -101,7 +103,8 @@ class _Search:
         self._offset = frame.f_lasti if start is None else start
         self._line: int | None = frame.f_lineno
         self._held: int | None = None
-        """Stack height including the lowest unused value that the statement has produced; None if there is none."""
+        """Stack height including the lowest unused value that the statement has produced; None if no value is
+        unused."""
         self._made = returned
         """True if the frame has just received a value from a call or a wait."""
         self._ends_block = False
@@ -112,13 +115,13 @@ class _Search:
 
     def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
         if event == "exception" and argument[0] is StopIteration:
-            # Ignore StopIteration, which is no error: it ends a generator, or carries the result of a coroutine.
+            # Ignore StopIteration, which is not an error: it ends a generator, or passes on the result of a coroutine.
             return
         code, offset, line = frame.f_code, frame.f_lasti, frame.f_lineno
         try:
             if event == "exception":
-                # A failed call has acquired no resource, and its exception handlers and `finally` blocks will still
-                # run. Therefore, this point is safe, unless the failed call was part of the clean-up.
+                # A failed call has acquired no resource, and the exception handlers and `finally` blocks around the
+                # call will still run. Therefore, this point is safe, unless the failed call was part of the clean-up.
                 found, ends = not (calls_exit(code, offset) or is_in_finally(code, line)), False
             elif event == "opcode":
                 self.steps += 1
@@ -146,13 +149,13 @@ class _Search:
         self._hold(code, offset, entered=change > 0)
         self._executed = self._offset = offset
         self._line = line
-        # Python adds instructions without a line number at the end of an exception handler.
+        # Instructions without a line number are not safe: Python adds them at the end of an exception handler.
         if line is None or self._held is not None or self._ends_block or returns_soon(code, offset):
             return False
         return not (is_at_edge(code, offset) or is_in_finally(code, line))
 
     def _hold(self, code: CodeType, offset: int, *, entered: bool) -> None:
-        """Record whether the last instruction has produced a value, and whether it has used earlier values."""
+        """Record whether the last instruction has produced a value, or has used the values produced before."""
         values = height(code, offset)
         made, self._made = self._made or has_value(code, self._executed), False
         if entered:
@@ -168,7 +171,7 @@ class _Search:
             self._held = None
 
     def _go_on_in_caller(self, frame: FrameType) -> None:
-        """Continue the search in this frame's caller, unless that is the server, which handles aborts itself.
+        """Continue the search in this frame's caller, unless the caller belongs to the server, which handles aborts.
 
         If an earlier search in the caller has lasted too long, abort now: the caller may be running C code, such as
         `sorted`, that makes many more calls to Python functions.
@@ -195,7 +198,7 @@ class _Search:
 
 
 def trace(frame: FrameType, function: Callable[[FrameType, str, object], None]) -> bool:
-    """Call `function` before each further instruction of this frame; return False if a debugger prevents that.
+    """Call `function` before each further instruction of this frame; return False if a debugger prevents the tracing.
 
     To end the tracing, `function` must call `cancel_landing`.
     """
@@ -228,6 +231,6 @@ def _end_statement(owner: Any) -> None:
 
 
 def cancel_landing() -> None:
-    """Stop tracing if `trace` started it."""
+    """Stop the tracing that `trace` has started; the tracing of a debugger continues."""
     if sys.gettrace() is trace_no_other_frame:
         sys.settrace(None)

@@ -1,4 +1,4 @@
-"""The line of the application at which a handler waits or computes, as log records show it."""
+"""Finds the source line at which a handler waits or computes, and formats this line for log records."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ def is_library(name: str) -> bool:
 
 
 def place_in(frames: Iterable[tuple[FrameType, int]]) -> Place | None:
-    """Return the innermost place outside of libraries, or else the innermost; None if there are no frames.
+    """Return the innermost place outside of libraries; if all frames are in libraries, return the innermost place.
 
-    `frames` begins with the innermost frame; each has its line number.
+    `frames` begins with the innermost frame; each frame is paired with its line number. Without frames, the result is
+    None.
     """
     innermost: Place | None = None
     for frame, line in frames:
@@ -41,7 +42,7 @@ def place_in(frames: Iterable[tuple[FrameType, int]]) -> Place | None:
 
 
 def working_directory() -> str:
-    """Return the path of the current directory; "" if it was removed, as a deploy may remove an old release."""
+    """Return the path of the current directory; "" if a deploy, for example, has removed this directory."""
     try:
         return os.getcwd()
     except OSError:

@@ -1,9 +1,9 @@
-"""Aborts waits for multiprocessing's locks, queues and pipes, which block the whole process.
+"""Aborts handlers that wait for locks, queues and pipes of multiprocessing; these waits block the whole process.
 
-When a signal interrupts such a wait, Python calls the signal handler. Python then continues the wait unless the handler
-raises an exception. But Python may also call the handler when the wait has just ended. An abort would then leave a lock
-held forever, or a message half read. Therefore, an abort requires two checks between which the frame has executed no
-instruction, and the state of the lock or pipe has not changed.
+When a signal interrupts such a wait, Python calls the signal handler, and continues the wait unless the signal handler
+raises an exception. But Python may also call the signal handler when the wait has just ended. An abort at this moment
+would leave a lock held forever, or a message half read. Therefore, an abort requires two checks between which the frame
+has executed no instruction, and the state of the lock or pipe has not changed.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ __all__ = ["has_waited", "state_of_wait"]
 _PACKAGE: Final = "multiprocessing"
 
 _WAITED_FOR: Final = frozenset({"_semlock", "_wait_semaphore", "_rlock", "_sem"})
-"""Names of attributes that hold locks for which multiprocessing's own code waits; such a wait may be aborted. The lock
-that `Condition.wait()` reacquires is not included."""
+"""Names of the attributes from which multiprocessing's own code loads the locks that it acquires; the wait for such a
+lock may be aborted. The lock that `Condition.wait()` reacquires is not included."""
 
 _TAKES: Final = frozenset({"acquire", "__enter__"})
 
@@ -45,7 +45,8 @@ class _Look:
 
 
 def state_of_wait(frame: FrameType | None) -> tuple[int, bool] | None:
-    """Return a state that changes when the innermost frame's wait ends; None if the frame is not in such a wait."""
+    """Return a value that changes when a frame's wait for a lock or pipe of multiprocessing ends; None without such a
+    wait."""
     if frame is None or _PACKAGE not in sys.modules:
         return None
     if frame.f_code.co_name == "_recv" and frame.f_globals.get("__name__") == "multiprocessing.connection":
@@ -55,7 +56,7 @@ def state_of_wait(frame: FrameType | None) -> tuple[int, bool] | None:
 
 
 def has_waited(frame: FrameType, state: tuple[int, bool], patient: bool) -> bool:
-    """Return whether the frame has been waiting since the last check, so that the wait can be aborted now."""
+    """Return whether the frame has waited without a break since the last check, so that the wait can be aborted now."""
     if not lands_outside(frame, _PACKAGE, patient):
         return False
     look: Any = frame.f_trace
@@ -67,7 +68,8 @@ def has_waited(frame: FrameType, state: tuple[int, bool], patient: bool) -> bool
 
 
 def _semaphore(frame: FrameType) -> Any:
-    """Return the C semaphore that a frame is acquiring; None if there is none, or if the wait must not be aborted."""
+    """Return the C semaphore that a frame is acquiring; None without a semaphore, or if the wait must not be
+    aborted."""
     path = call_site(frame.f_code, frame.f_lasti).path
     module: str = frame.f_globals.get("__name__") or ""
     if module.startswith(_PACKAGE + ".") and _WAITED_FOR.isdisjoint(path[-2:-1]):

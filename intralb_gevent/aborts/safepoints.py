@@ -8,8 +8,8 @@ raised in:
   locks, logging, process creation, imports;
 - functions that acquire or release a lock;
 - functions whose exceptions Python or a C library discards: finalizers, callbacks of weak references and of ctypes,
-  SQLite collations. An abort would end only the callback, not the application; in a collation, it would corrupt an
-  SQLite index.
+SQLite collations. An abort in such a function would end only this function, and not the handler; an abort in a
+collation would also corrupt an SQLite index.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ _APPLICATIONS: Final = (_OURS + "demo.", _OURS + "integrations.", _OURS + "sessi
 application."""
 
 _CLEANS_UP: Final = _OURS + "integrations.drivers"
-"""A module within one of `_APPLICATIONS` that does not count as application code: it must not be aborted while it
-cancels a statement on the database server."""
+"""A module within one of `_APPLICATIONS` that does not count as application code: this module must not be aborted while
+it cancels a statement on the database server."""
 
 DELICATE: Final = frozenset(
     {
@@ -66,14 +66,14 @@ temporary file in place."""
 _CLIENTS: Final = frozenset(
     {"http", "urllib3", "redis", "valkey", "memcache", "pymemcache", "bmemcached", "pymongo", "amqp", "kafka"}
 )
-"""Client packages that reuse connections. After an exception between a command and its response, the next request would
-receive this response."""
+"""Client packages that reuse connections. After an exception between a command and its response, the next command on
+the connection would receive this response."""
 
 _POOLS: Final = ("psycopg2.pool", "psycopg_pool", "sqlalchemy.pool", "dbutils")
 """Connection pools that lose a connection if an exception interrupts the update of their counts."""
 
 _TAKES: Final = frozenset({"acquire", "_acquire"})
-"""Names of functions that acquire a lock before the start of the `try` block that releases it."""
+"""Names of functions that acquire a lock before the start of the `try` block that releases the lock."""
 
 _TAKES_OR_GIVES_BACK: Final = frozenset(
     {
@@ -97,7 +97,8 @@ _ITERATES: Final = frozenset({"__iter__", "__next__", "__getitem__", "__len__", 
 """Methods of the object `values` that Python calls for `function(*values)` before it calls `function`."""
 
 _FORKS: Final = frozenset({"fork", "forkpty", "fork_exec"})
-"""Built-in functions that call the functions of `os.register_at_fork`, and discard their exceptions."""
+"""Built-in functions that call the functions registered with `os.register_at_fork`, and discard exceptions that these
+functions raise."""
 
 _DROPPING_LIBRARIES: Final = (
     ("_ctypes", ("CFuncPtr",)),
@@ -105,7 +106,8 @@ _DROPPING_LIBRARIES: Final = (
     ("apsw", ("Connection", "Cursor")),
     ("_cffi_backend", ("_CDataBase",)),
 )
-"""Modules and their types that call callbacks, and discard exceptions raised by these callbacks."""
+"""Modules, each with the names of its types that call Python callbacks, and discard exceptions that these callbacks
+raise."""
 
 _CALLERS: set[CodeType] = set()
 _CALLED_BY_LIBRARIES: set[CodeType] = set()
@@ -122,7 +124,8 @@ def calls_application(function: _Function) -> _Function:
 
 
 def called_by_library(function: _Function) -> _Function:
-    """Mark a function of this package that is a callback of a C library, which discards the function's exceptions."""
+    """Mark a function of this package that a C library calls as a callback, and whose exceptions the library
+    discards."""
     if isinstance(function, FunctionType):
         _CALLED_BY_LIBRARIES.add(function.__code__)
     return function
@@ -137,9 +140,10 @@ def application_frames(frame: FrameType | None) -> Iterator[tuple[FrameType, int
 
 
 def in_application(frame: FrameType | None) -> bool:
-    """Return whether the innermost frame is application code, and none of its callers is delicate or a finalizer.
+    """Return whether the innermost frame is application code, outside of finalizers and the packages in `DELICATE`.
 
-    The innermost frame of this package determines the result: it either calls the application, or was called by it.
+    The callers are checked up to the innermost frame of this package. If the application has called this frame, instead
+    of being called by it, the result is False.
     """
     innermost = frame
     while frame is not None:
@@ -154,9 +158,9 @@ def in_application(frame: FrameType | None) -> bool:
 def landing_frame(frame: FrameType | None, patient: bool) -> FrameType | None:
     """Return the application's frame in which an abort can be raised; None if there is no such frame now.
 
-    The result is the innermost frame, unless another function must return first; then it is the caller of that
-    function. With `patient`, functions that acquire or release a lock must also return first, although they may block
-    for a long time.
+    The result is the innermost frame, unless a function must return before the abort; in that case, the result is the
+    caller of that function. If `patient` is true, functions that acquire or release a lock must also return before the
+    abort, although these functions may block for a long time.
     """
     place, inner, of_others = frame, None, False
     while frame is not None:
@@ -166,8 +170,8 @@ def landing_frame(frame: FrameType | None, patient: bool) -> FrameType | None:
         if inner is not None and (_drops_errors(inner, frame, patient) or (patient and _enters_or_exits(frame))):
             place = frame
         is_client = package_of(frame) in _CLIENTS
-        # Allow an abort in a client's callback, which may be CPU-bound; the client is prepared for exceptions raised by
-        # the callback.
+        # Allow an abort in a callback that a client package calls: the callback may be CPU-bound, and client packages
+        # handle the exceptions of callbacks.
         if _must_return(frame, patient) or (is_client and (patient or not of_others)):
             place = frame.f_back
         of_others = of_others or not is_client
@@ -189,7 +193,8 @@ def _enters_or_exits(frame: FrameType) -> bool:
 
 
 def lands_outside(frame: FrameType | None, package: str, patient: bool) -> bool:
-    """Return whether an abort can safely unwind the innermost frames, which belong to `package`."""
+    """Return whether an abort in the innermost frames, which belong to `package`, can safely propagate to their
+    caller."""
     inner = None
     while frame is not None:
         if inner is not None and _drops_errors(inner, frame, patient):
@@ -203,7 +208,7 @@ def lands_outside(frame: FrameType | None, package: str, patient: bool) -> bool:
 
 
 def drops_an_abort(frame: FrameType | None) -> bool:
-    """Return whether a greenlet waits where Python or a C library would discard an abort, as far as that is certain."""
+    """Return whether Python or a C library would certainly discard an abort at the point where a greenlet waits."""
     inner = None
     while frame is not None and not is_ours(frame):
         if _is_finalizer(frame) or (inner is not None and _drops_errors(inner, frame, patient=True, guess=False)):
@@ -231,9 +236,9 @@ def _code_of(called: Any) -> CodeType | None:
 def _drops_errors(frame: FrameType, caller: FrameType, patient: bool, guess: bool = True) -> bool:
     """Return whether Python or a C library has called `frame` and discards its exceptions, as far as that is known.
 
-    A variable that was reassigned during the call can cause a false positive. Therefore, if `caller` calls a plain
-    function, the result is True only if `patient` is true. With `guess`, names of methods count if their objects are
-    unknown.
+    The function that `caller` calls is read from a variable, so if the variable was reassigned during the call, the
+    result may be wrong. Therefore, if `caller` calls a plain function, the result is True only if `patient` is true. If
+    the called function is unknown, and `guess` is true, the name and the arguments of the call determine the result.
     """
     site = call_site(caller.f_code, caller.f_lasti)
     if site.silent or frame.f_code in _CALLED_BY_LIBRARIES:
@@ -261,15 +266,15 @@ def _is_probably_of_dropping_library(frame: FrameType, caller: FrameType, name: 
     """Return whether an unknown callable probably belongs to a library that discards exceptions.
 
     The name and the arguments of the call in `caller` determine the result. Most unknown callables are plain Python
-    functions, and an abort must not wait until they return.
+    functions, and an abort must not be postponed until these functions return.
     """
     types = _dropping_types()
     if _is_method(frame, name):
         return False
     if name in _method_names(types):
         return True
-    # Check whether such a library's object is passed to the callable, perhaps as a callback. If `frame` has received
-    # the library's object, `frame` itself is the callable.
+    # Check whether the call passes an object of such a library, such as a callback of ctypes. If `frame` has received
+    # this object, `frame` is the called function itself, and not a callback.
     passes = any(is_a(each, types) or _is_subclass(each, types) for each in arguments(caller))
     return passes and not any(is_a(each, types) for each in _received(frame))
 
@@ -287,7 +292,8 @@ def _received(frame: FrameType) -> Iterator[Any]:
 
 
 def _is_method(frame: FrameType, name: str) -> bool:
-    """Return whether a frame belongs to a generator, or to a method of the given name, which may be decorated."""
+    """Return whether a frame belongs to a generator, or to a method of the given name, even if the method is
+    decorated."""
     code = frame.f_code
     if name == code.co_name or _iterates(frame):
         return True

@@ -1,12 +1,12 @@
 """The greenlet that runs a slot's jobs, and the frame by which the watchdog finds the slot.
 
-A slot keeps its greenlet from job to job, so that thread-locals such as database connections are kept. But a request
-can leave an object behind that affects the greenlet later, such as a timeout that was never cancelled, or a timer that
-kills the greenlet. The next job then needs another greenlet. This module detects such leftovers. The module also
-prevents the reuse of the ids of greenlets whose requests were aborted.
+A slot runs one job after another in the same greenlet, so that thread-locals such as database connections stay open.
+But a request can leave behind an object that affects the greenlet later, such as a timeout that was never cancelled, or
+a timer that kills the greenlet. After such a request, the slot needs a new greenlet. This module detects these
+leftovers. The module also prevents the reuse of the ids of greenlets whose requests were aborted.
 
-This module is not compiled, because compiled functions have no frames. If all other modules are compiled, the frame of
-`_run_jobs` shows that the frames called from it belong to the application.
+This module is not compiled, because compiled functions have no frames. Even if all other modules are compiled, the
+frame of `_run_jobs` shows that the frames inside it belong to the application.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weakref import getweakrefs, ref
 
 from gevent import Greenlet, getcurrent
-from gevent.local import all_local_dicts_for_greenlet  # type: ignore[attr-defined]  # not in its stubs
+from gevent.local import all_local_dicts_for_greenlet  # type: ignore[attr-defined]  # missing in gevent's stubs
 
 from ..framevariables import variables
 from .safepoints import calls_application
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Request", "SlotGreenlet", "current_slot", "is_watched", "keep_ident", "request_of", "slot_at", "slot_of"]
 
 IDENTS_KEPT: Final = 10_000
-"""Maximum number of aborted requests whose greenlets are kept; an ended greenlet takes about 1.3 KB."""
+"""Maximum number of aborted requests whose greenlets are kept in memory; a finished greenlet takes about 1.3 KB."""
 
 _HOUSEKEEPING: Final = frozenset({"gevent.local", "gevent._gevent_clocal", "gevent.threading"})
 """gevent's modules that link a callback to each greenlet that uses thread-locals or `current_thread()`."""
@@ -51,7 +51,7 @@ class Request(NamedTuple):
     """Time at which the request was started, in `time.monotonic()` seconds; unique among the requests of its slot."""
 
 
-class SlotGreenlet(Greenlet):  # type: ignore[type-arg]  # generic in its stubs only
+class SlotGreenlet(Greenlet):  # type: ignore[type-arg]  # generic only in gevent's stubs
     """A greenlet that belongs to a slot until the slot replaces it with a new one."""
 
     intralb_slot: Slot | None = None
@@ -60,14 +60,15 @@ class SlotGreenlet(Greenlet):  # type: ignore[type-arg]  # generic in its stubs 
         super().__init__()
         self.intralb_slot = slot
         self._tree: dict[str, Any] = {}
-        # Clear this attribute: gevent has copied it from the creating greenlet, which may be running a request that has
-        # been aborted.
+        # Clear this attribute: gevent has copied its value from the creating greenlet, which may be running a request
+        # that has been aborted.
         if hasattr(_INHERITED, "__set__"):
             _INHERITED.__set__(self, None)
 
     @property
     def spawn_tree_locals(self) -> dict[str, Any]:
-        """The dictionary that gevent passes on to the greenlets that a request starts, and to their children."""
+        """The dictionary that gevent passes on to greenlets that a request spawns, and to all greenlets that these
+        spawn."""
         job = None if self.intralb_slot is None else self.intralb_slot.job
         if self.intralb_slot is not None and job is not None:
             request = Request(self.intralb_slot, job.started)
@@ -78,7 +79,7 @@ class SlotGreenlet(Greenlet):  # type: ignore[type-arg]  # generic in its stubs 
 
     @spawn_tree_locals.setter
     def spawn_tree_locals(self, inherited: object) -> None:
-        """Ignore the creating greenlet's value, because that greenlet runs another request or none."""
+        """Ignore the creating greenlet's value, because that greenlet runs another request or no request."""
 
     def rawlink(self, callback: Callable[[Any], object]) -> None:
         """Call `callback` when this greenlet ends; the slot then replaces this greenlet after the current job."""
@@ -96,7 +97,8 @@ class SlotGreenlet(Greenlet):  # type: ignore[type-arg]  # generic in its stubs 
         self._drop_locals()
 
     def _drop_locals(self) -> None:
-        """Drop this greenlet's thread-locals and attributes now: in the hub, their finalizers could not wait."""
+        """Drop this greenlet's thread-locals and attributes in the greenlet: in the hub, their finalizers could not
+        wait."""
         self.intralb_slot = None
         for _, values in all_local_dicts_for_greenlet(self):
             with suppress(BaseException):
@@ -111,15 +113,15 @@ class SlotGreenlet(Greenlet):  # type: ignore[type-arg]  # generic in its stubs 
 @calls_application
 def _run_jobs(slot: Slot) -> None:
     # This is not a method, so that the greenlet is not a local variable: `slot_at` reads the local variables of this
-    # frame, and Python keeps a copy of them. A reference to the greenlet in this copy would count as a leftover.
+    # frame, and Python keeps a copy of them. The slot would mistake a reference to the greenlet in this copy for a
+    # leftover of the request.
     slot.run()
 
 
 def is_watched(greenlet: SlotGreenlet) -> bool:
     """Return whether the application keeps weak references to a greenlet, such as in a `WeakKeyDictionary`.
 
-    Only references with a callback count. All references without a callback share one object, which thread-locals use,
-    too.
+    Weak references without a callback are ignored: they all share one object, which gevent's thread-locals also use.
     """
     return any(map(_watches, getweakrefs(greenlet)))
 
@@ -127,7 +129,7 @@ def is_watched(greenlet: SlotGreenlet) -> bool:
 def _watches(reference: Any) -> bool:
     kind = type(reference)
     if not issubclass(kind, ref):
-        # The reference is a `weakref.proxy`; its callback cannot be read, so assume that it has one.
+        # The callback of a `weakref.proxy` cannot be read, so assume that the proxy has a callback.
         return True
     return reference.__callback__ is not None and not kind.__module__.startswith("gevent.")
 
@@ -138,22 +140,23 @@ _aborted: Final[deque[SlotGreenlet]] = deque(maxlen=IDENTS_KEPT)
 def keep_ident(greenlet: SlotGreenlet) -> None:
     """Prevent the reuse of an aborted request's `threading.get_ident()`, which is the address of its greenlet.
 
-    A later request whose application looks up a connection by this number would find one with an unfinished
-    transaction.
+    If this number were reused, an application that looks up connections by thread id would find a connection with an
+    unfinished transaction.
     """
-    # Do not keep a greenlet with watchers: its entries in a `WeakKeyDictionary` must be freed when it ends.
+    # Do not keep a greenlet to which the application has weak references: the greenlet's entries in a
+    # `WeakKeyDictionary` must be freed when the greenlet ends.
     if not is_watched(greenlet):
         _aborted.append(greenlet)
 
 
 def slot_of(greenlet: Any) -> Slot | None:
-    """Return the slot that a greenlet belongs to; None for any other greenlet."""
+    """Return the slot to which a greenlet belongs; None if the greenlet belongs to no slot."""
     slot: Slot | None = getattr(greenlet, "intralb_slot", None)
     return slot
 
 
 def current_slot() -> Slot | None:
-    """Return the slot that the current greenlet belongs to; None in any other greenlet."""
+    """Return the slot to which the current greenlet belongs; None if the greenlet belongs to no slot."""
     return slot_of(getcurrent())
 
 

@@ -15,15 +15,15 @@ from .cputimer import cpu_timer
 __all__ = ["STARVED_SECONDS", "Starvation"]
 
 STARVED_SECONDS: Final = 0.25
-"""CPU seconds of the main thread after which the kernel sends the signal, because the watchdog's thread could not
-run."""
+"""Seconds of CPU time of the main thread after which the kernel sends the watchdog's signal, because the watchdog's
+thread has not run in that time."""
 
 STARVED_REPEAT_SECONDS: Final = 0.05
-"""CPU seconds between two such signals."""
+"""Seconds of CPU time of the main thread between two signals that the kernel sends."""
 
 SOON_REPEAT_SECONDS: Final = 0.001
-"""CPU seconds of the main thread between two of these checks. A kernel timer triggers them, because the watchdog's
-thread may wait for the GIL for longer than the handler runs without a pause."""
+"""Seconds of CPU time of the main thread between two signals after `look_soon`. The kernel sends these signals, because
+the watchdog's thread may wait for the GIL for longer than the handler runs without a pause."""
 
 _ident: Callable[[], int] = get_original("_thread", "get_ident")
 
@@ -31,8 +31,8 @@ _ident: Callable[[], int] = get_original("_thread", "get_ident")
 class Starvation:
     """Kernel timers that replace the watchdog's thread while C code in the main thread holds the GIL.
 
-    One timer sends the watchdog's signal. The other timer ends the process with SIGABRT; if `faulthandler` is enabled,
-    it first writes the stacks of all threads.
+    One timer sends the watchdog's signal. The other timer ends the process with SIGABRT; before that, `faulthandler`
+    writes the stacks of all threads if it is enabled.
     """
 
     def __init__(self, number: int) -> None:
@@ -49,7 +49,8 @@ class Starvation:
             self._looks.set(SOON_REPEAT_SECONDS, SOON_REPEAT_SECONDS)
 
     def set_back(self, block_timeout: float) -> None:
-        """Restart the timers."""
+        """Restart both timers. SIGABRT is sent after `block_timeout` seconds of CPU time; never if `block_timeout` is
+        infinite."""
         if self._looks is not None:
             self._looks.set(STARVED_SECONDS, STARVED_REPEAT_SECONDS)
         if self._ends is not None:

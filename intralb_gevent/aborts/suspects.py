@@ -24,15 +24,16 @@ if TYPE_CHECKING:
 __all__ = ["BLOCKED_SECONDS", "Block", "BlockLog", "Culprits", "Suspect", "stack_at"]
 
 BLOCKED_SECONDS: Final = 0.1
-"""Seconds without a pause after which code that blocks the hub is logged, because it delayed all other clients."""
+"""Code that blocks the hub for this number of seconds without a pause is logged, because it delays all other
+clients."""
 
 BLOCKS_KEPT: Final = 50
-"""Number of blockages that are kept for the status page."""
+"""Maximum number of recent blockages that are stored for the status page."""
 
 _STACK_FRAMES: Final = 30
 
 SAME_PLACE_SECONDS: Final = 60.0
-"""Seconds for which further blocks of the event loop at the same place are only counted."""
+"""Seconds after a logged blockage during which further blockages at the same source line are only counted."""
 
 _ONCE: Final = 1
 
@@ -51,10 +52,10 @@ _NO_STACK: Final = (
 
 
 class Block(NamedTuple):
-    """A blockage of the event loop that is over."""
+    """A past blockage of the event loop."""
 
     at: float
-    """Time of its end, in `time.monotonic()` seconds."""
+    """Time at which the blockage ended, in `time.monotonic()` seconds."""
     seconds: float
     name: str
     """Method and path of the request, or a description of other code."""
@@ -63,7 +64,7 @@ class Block(NamedTuple):
 
 
 class Suspect:
-    """A greenlet that was running while the hub was busy, and when it was first and last seen."""
+    """A greenlet that was running while the hub was busy, and the period for which it is known to have run."""
 
     __slots__ = ("greenlet", "identity", "job", "name", "place", "since", "stack", "until")
 
@@ -75,9 +76,9 @@ class Suspect:
         """Description, for the log, of what the greenlet runs."""
         self.since = self.until = since
         self.stack = traceback.StackSummary()
-        """Stack of the application at the time when the greenlet had blocked the hub for too long."""
+        """Stack of the application, read when the greenlet had blocked the hub for `BLOCKED_SECONDS`."""
         self.place: Place | None = None
-        """The application's innermost place at that time; None if no code of the application was running."""
+        """The application's innermost source line in the stack; None if no code of the application was running."""
         self.identity: dict[str, Any] = {}
         """Fields of the log record that identify the request."""
 
@@ -89,7 +90,7 @@ class Suspect:
         return Block(self.until, self.until - self.since, self.name, self.stack)
 
     def blame(self, place: FrameType | traceback.StackSummary | None) -> None:
-        """Record where the greenlet was when it had blocked the hub for too long: a frame, or a stack taken before."""
+        """Record where the greenlet blocks the hub; `place` is its current frame, or a stack that was read earlier."""
         if isinstance(place, traceback.StackSummary):
             self.stack = place
             self.place = (place[-1].filename, place[-1].lineno or 0) if place else None
@@ -104,7 +105,7 @@ class Suspect:
         return f"{self.name} kept the event loop from all other work for {self.until - self.since:.3f} s{where}"
 
     def text(self) -> str:
-        """Return the text of the log record."""
+        """Return the text of the log record, with the stack and with fields that identify the request."""
         lines = "".join(self.stack.format()).rstrip()
         kept = self.brief()
         fields = {"message": kept, "seconds": round(self.until - self.since, 3), "stack": lines, **self.identity}
@@ -157,7 +158,7 @@ class Culprits:
 
 
 class BlockLog:
-    """Logs the greenlets that have blocked the hub: each place once a minute; further blocks there are counted."""
+    """Logs the greenlets that have blocked the hub: one blockage a minute for each source line; others are counted."""
 
     def __init__(self) -> None:
         self._log = HubLog(LOGGER.log)
@@ -173,5 +174,5 @@ class BlockLog:
             self._log.record(logging.WARNING, culprit.text)
 
     def flush(self) -> None:
-        """Log how many blocks of each place were only counted."""
+        """Log for each source line how many further blockages were counted."""
         self._repeats.flush()

@@ -1,4 +1,4 @@
-"""Determines during which waits a handler must not be aborted yet.
+"""Determines whether the abort of a waiting handler must be postponed.
 
 An abort is an exception that the application does not expect. Most waits can be aborted cleanly, as if by a gevent
 timeout. But some operations must not be left half done, because other code depends on their results: the import of a
@@ -33,25 +33,25 @@ __all__ = [
 ]
 
 _EXECUTES_A_MODULE: Final = frozenset({"_load_unlocked", "_exec", "exec_module"})
-"""Functions of importlib that execute a module's code; its other functions only find the module, or wait for its
-lock."""
+"""Functions of importlib that execute a module's code; the other functions of importlib only find the module, or wait
+for the module's lock."""
 
 _GIVES_BACK: Final = frozenset({"__exit__", "__aexit__", "release", "_release", "close"})
 """Names of functions that release a resource of the handler."""
 
 
 def is_importing(frame: FrameType | None) -> bool:
-    """Return whether a waiting greenlet is executing a module.
+    """Return whether a waiting greenlet is executing the code of a module that is being imported.
 
-    An abort would leave the module half executed, and other greenlets that import it at the same time would get the
-    module in that state. Objects that the module has registered elsewhere, such as SQLAlchemy tables, would already
+    An abort would leave the module half executed, and other greenlets that import the module at the same time would get
+    the half executed module. Objects that the module has registered elsewhere, such as SQLAlchemy tables, would already
     exist when the module is imported again.
     """
     return _is_in(frame, "importlib", _EXECUTES_A_MODULE)
 
 
 def is_starting_program(frame: FrameType | None) -> bool:
-    """Return whether a waiting greenlet is in the constructor of `subprocess.Popen`; its program may be running.
+    """Return whether a greenlet waits in the constructor of `subprocess.Popen`; the program may already be running.
 
     After an abort, the application would have no `Popen` object with which it could end the program.
     """
@@ -67,7 +67,7 @@ def _is_in(frame: FrameType | None, package: str, functions: frozenset[str]) -> 
 
 
 def is_giving_back(frame: FrameType | None) -> bool:
-    """Return whether a greenlet waits in a `finally` block, at the end of a `with` block, or in a logging handler.
+    """Return whether a greenlet waits while it releases a resource, as in a `finally` block, or while it logs a record.
 
     After an abort, a connection pool would have lost a connection forever, or a log file would contain half a record.
     """
@@ -75,7 +75,7 @@ def is_giving_back(frame: FrameType | None) -> bool:
 
 
 def receiver(frame: FrameType | None) -> FrameType | None:
-    """Return the outermost frame that releases a resource, or calls a function that releases one; None without one.
+    """Return the outermost frame that releases a resource, or calls a function that does; None without such a frame.
 
     An abort can be raised in this frame once its `finally` block has ended or the called function has returned.
     """
@@ -115,9 +115,9 @@ def is_taking_its_lock_back(frame: FrameType | None) -> bool:
 def has_been_notified(frame: FrameType | None, patient: bool) -> bool:
     """Return whether a greenlet in `Condition.wait()` or `Event.wait()` has been notified, and has not run since.
 
-    After an abort, no other waiting greenlet would receive the notification, and an object that was passed with an
-    event would be lost. Events count only if `patient` is true, because a variable that was reassigned during the call
-    can cause a false positive.
+    After an abort, no other waiting greenlet would receive the notification, and an object that was handed over with an
+    event would be lost. Events are checked only if `patient` is true: the event is read from a variable, so if the
+    variable was reassigned during the call, the result may be wrong.
     """
     if is_taking_its_lock_back(frame):
         # The greenlet has run since it was notified, or its wait has timed out.
@@ -135,10 +135,10 @@ def _event_is_set(frame: FrameType | None) -> bool:
 
 
 def is_notifying(frame: FrameType | None) -> bool:
-    """Return whether a greenlet has yielded in `Condition.notify()`, from which it continues in this loop iteration.
+    """Return whether a greenlet has yielded in `Condition.notify()`, and continues within this iteration of the loop.
 
-    gevent's locks yield there. After an abort, no waiter would be notified of an item that has just been added, and the
-    item that `Queue.get()` has just removed would be lost.
+    In `Condition.notify()`, gevent's locks yield to the hub. After an abort, no waiter would be notified of an item
+    that has just been added, and the item that `Queue.get()` has just removed would be lost.
     """
     while frame is not None and package_of(frame) in DELICATE:
         if frame.f_code is threading.Condition.notify.__code__:
@@ -148,10 +148,10 @@ def is_notifying(frame: FrameType | None) -> bool:
 
 
 def take_no_notification(frame: FrameType | None) -> None:
-    """Remove a greenlet in `Condition.wait()` from the condition's waiters, because the greenlet is aborted now.
+    """Remove a greenlet that is aborted in `Condition.wait()` from the list of the condition's waiters.
 
-    The greenlet itself would leave the list of waiters only after it has reacquired the lock. Until then, the holder
-    of the lock could notify the aborted greenlet, and the notification would be lost.
+    The greenlet itself would remove its entry only after it has reacquired the lock. Until then, the holder of the lock
+    could notify the aborted greenlet, and the notification would be lost.
     """
     condition, waiter = _waiter(frame)
     if waiter is not None and waiter in condition._waiters:

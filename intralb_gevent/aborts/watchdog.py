@@ -1,4 +1,4 @@
-"""Aborts late requests that do not yield to the event loop, and logs requests that block the loop.
+"""Aborts requests that are past their deadline and do not yield to the event loop, and logs requests that block it.
 
 While a handler is CPU-bound, the event loop does not run, so no timer of the loop can abort the handler. Every few
 milliseconds, a native thread checks whether the loop has been busy without a pause. If the loop has been busy for too
@@ -6,10 +6,10 @@ long, the thread makes Python call a signal handler in the main thread, between 
 code.
 
 The watchdog's checks must not disturb the application. A real signal interrupts system calls, and C libraries may
-mistake this for the end of a wait or for an error. Therefore, the thread only marks the signal as pending, with
-`_thread.interrupt_main`. The thread sends a real signal only if the running job is past its deadline. A real signal
-also interrupts a system call that blocks the process, such as `flock()`. C code that holds the GIL is aborted at the
-deadline if it checks for signals, as regular expressions do; otherwise, it is aborted as soon as it returns.
+mistake the interruption for the end of a wait or for an error. Therefore, the thread only marks the signal as pending,
+with `_thread.interrupt_main`. The thread sends a real signal only if the running job is past its deadline. A real
+signal also interrupts a system call that blocks the process, such as `flock()`. C code that holds the GIL is aborted at
+the deadline if the code checks for signals, as regular expressions do. Other C code is aborted as soon as it returns.
 """
 
 from __future__ import annotations
@@ -53,10 +53,11 @@ if TYPE_CHECKING:
 __all__ = ["BLOCKED_SECONDS", "Watchdog"]
 
 LOOK_SECONDS: Final = 0.005
-"""Seconds between two checks of the thread while the hub is busy."""
+"""Seconds between two checks by the watchdog's thread while the hub is busy."""
 
 IDLE_LOOK_SECONDS: Final = 0.02
-"""Seconds between two checks while the hub waits for events; deadlines longer than this do not lose accuracy."""
+"""Seconds between two checks while the hub waits for events. A job may have run for this long before its first check,
+which delays only the enforcement of shorter deadlines."""
 
 BUSY_SECONDS: Final = 0.01
 """Seconds for which the hub must be busy without a pause before the running handler is checked."""
@@ -81,7 +82,7 @@ def _pause() -> None:
 
 
 class Watchdog:
-    """Watches one hub, for all balancers that use it; `Watchdog.of` adds a user, and `release` removes one."""
+    """Watches one hub, for all balancers that use it; `Watchdog.of` adds a user, and `release` removes a user."""
 
     _all: Final[dict[tuple[Any, int | None], Watchdog]] = {}
     _soon_until: ClassVar[float] = 0.0
@@ -110,9 +111,9 @@ class Watchdog:
         self.culprits = Culprits()
         """The greenlets that have blocked the hub."""
         self.sampler: Callable[[FrameType | None, traceback.StackSummary | None], object] | None = None
-        """Function that gets the frame of code that keeps the hub, and its stack if it was a call of C code.
-
-        The status page sets it while a viewer looks at what computes. The function must be quick, and must not raise.
+        """Function that is called with the frame of code that blocks the hub, and with the stack if the code was a call
+        of C code. The status page sets this function while a viewer watches the flame graphs. The function must be
+        quick, and must not raise an exception.
         """
         self._forked = hub.loop.fork(ref=False)
         self._earlier: _Handler | int | None = None
@@ -138,7 +139,7 @@ class Watchdog:
         """Return the total number of seconds that the hub has been busy."""
         return self.watch.busy(now)
 
-    # Users.
+    # Users of the watchdog.
 
     @classmethod
     def of(cls, number: int | None, block_timeout: float) -> Watchdog:
@@ -204,9 +205,10 @@ class Watchdog:
         signal.siginterrupt(number, True)
 
     def _begin_to_look(self) -> None:
-        """Start the thread; also called in a forked process once its hub runs, because a fork copies no threads."""
+        """Start the watchdog's thread; also called in a forked process once its hub runs, because a fork copies no
+        threads."""
         self._blocked_loop.begin()
-        # Set here and not in the thread, because the first job may keep the thread from running at all.
+        # Set the kernel timers here and not in the thread, because the first job may prevent the thread from running.
         starvation = None if self._number is None or self.off_because else Starvation(self._number)
         self._starvation = starvation
         if starvation is not None:
@@ -258,7 +260,7 @@ class Watchdog:
         if slot is not None and slot.late:
             signal.pthread_kill(thread, self._number)
         else:
-            _thread.interrupt_main(self._number)  # type: ignore[arg-type]  # its stubs allow no real-time signal
+            _thread.interrupt_main(self._number)  # type: ignore[arg-type]  # typeshed excludes real-time signals
 
     # The methods below run in the main thread, between two bytecode instructions of the running code.
 
@@ -272,8 +274,8 @@ class Watchdog:
             ours = self._marked or now - self._looked >= STARVED_SECONDS / 2 or now < self._soon_until
             taken = ours and HEADROOM.take()
         except RecursionError:
-            # Do not raise this error: the application would receive it, although its own calls may not need a deeper
-            # stack.
+            # Do not raise this error: the application would receive it, although the application's own calls may not
+            # need a deeper stack.
             ours, taken, self._cramped = True, False, True
         if not ours:
             if callable(self._earlier):
@@ -314,9 +316,9 @@ class Watchdog:
     def end_if_late(slot: Slot, frame: FrameType | None) -> None:
         """Abort the application at this frame, or at its next safe point, if its request is past the deadline.
 
-        If the request is not past its deadline, it yields to the hub at its next call into the server, where it can
-        also be aborted. Clean-up code is not aborted but only paused, so that it does not delay other requests.
-        Deferred responses are flushed in any case.
+        Any request yields to the hub at its next call into the server, where a late request can also be aborted.
+        Clean-up code is only paused, so that it does not delay other requests. While code of the application is
+        running, deferred responses are flushed.
         """
         slot.yield_requested = True
         if in_application(frame):
@@ -344,14 +346,14 @@ class Watchdog:
 
     @staticmethod
     def _finishes_step(slot: Slot, frame: FrameType) -> bool:
-        """Return whether the application must finish a step before it is aborted; if so, arrange the abort."""
+        """Return whether the application must finish a statement before the abort; if so, schedule the abort."""
         if not (slot.patient and is_within_step(frame.f_code, frame.f_lasti)) or is_stuck(frame):
             return False
         return land(frame, slot)
 
     @staticmethod
     def _let_finish(slot: Slot, may_pause: bool, waiting: FrameType) -> None:
-        """Abort the application once it has released a resource; other greenlets may run before that."""
+        """Abort the application once it has released a resource; other greenlets may run before the abort."""
         if may_pause:
             _pause()
         place = landing_frame(waiting, slot.patient)
@@ -366,7 +368,7 @@ class Watchdog:
         cancel_landing()
         if not self.off_because:
             # Restore the recursion limit here, too, because a greenlet that never returns from the signal handler does
-            # not.
+            # not restore it.
             HEADROOM.give_back()
             HEADROOM.give_back_beforehand()
         for culprit in blocks:
@@ -379,7 +381,8 @@ _HANDLING: Final = {trace_no_other_frame.__code__, Watchdog._on_signal.__code__}
 
 
 def _isolate() -> None:
-    """Stop all watchdogs in a process that a handler has forked; a server that starts in it gets a new watchdog."""
+    """Stop all watchdogs in a process that a handler has forked; a server that starts in this process gets a new
+    one."""
     for watchdog in Watchdog._all.values():
         watchdog._stop()
     Watchdog._all.clear()
