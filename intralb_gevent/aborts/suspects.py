@@ -158,7 +158,8 @@ class Culprits:
 
 
 class BlockLog:
-    """Logs the greenlets that have blocked the hub: one blockage a minute for each source line; others are counted."""
+    """Logs greenlets that have blocked the hub: one record a minute for each source line; further blockages are
+    counted."""
 
     def __init__(self) -> None:
         self._log = HubLog(LOGGER.log)

@@ -75,7 +75,7 @@ def is_giving_back(frame: FrameType | None) -> bool:
 
 
 def receiver(frame: FrameType | None) -> FrameType | None:
-    """Return the outermost frame that releases a resource, or calls a function that does; None without such a frame.
+    """Return the outermost frame that releases a resource or calls a releasing function; None without such a frame.
 
     An abort can be raised in this frame once its `finally` block has ended or the called function has returned.
     """

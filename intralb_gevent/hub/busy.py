@@ -3,9 +3,9 @@
 A busy period begins when the kernel reports events to the loop, and ends when the loop polls again. Two watchers that
 run in each iteration measure this time, without a timer.
 
-Data that arrives during a busy period is not read before its end. After a long busy period, data counts as read late
-for another period of the same duration. This second period covers several iterations of the loop, because new
-connections are accepted a few at a time, and each is read in a later iteration.
+Data that arrives during a busy period is not read before the period ends. After a long busy period, data counts as read
+late for another period of the same duration. The second period is needed because the loop accepts only a few of the
+waiting connections in one iteration, and reads from a connection only in a later iteration.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ LATE_SECONDS: Final = 0.02
 
 
 class Witness(Protocol):
-    """An object to which a watch reports each iteration of its loop; it must be quick, and never wait or raise."""
+    """An object to which a watch reports each iteration of its loop; its methods must be quick, and never wait or
+    raise."""
 
     def busy(self, now: float) -> None:
         """Record that the loop is busy from `now` on, in `time.monotonic()` seconds."""
@@ -50,7 +51,7 @@ class HubWatch:
         """Function that is called in each iteration of the loop, after polling and before the events are handled."""
         self.witness: Witness | None = None
         """The object to which each iteration is reported; None if there is none."""
-        # `_before` is the last callback before the loop polls, and `_after` is the first one afterwards.
+        # The loop calls `_before` last before polling, and `_after` first after polling.
         self._before = loop.prepare(ref=False, priority=loop.MINPRI)
         self._after = loop.check(ref=False, priority=loop.MAXPRI)
 
@@ -61,25 +62,27 @@ class HubWatch:
     def busy(self, now: float) -> float:
         """Return the total number of seconds for which the hub has been busy, including the current busy period.
 
-        The period in which measuring began counts only once it has ended, if at all, so that the total never falls.
+        The first period may be discarded at its end, so it is not included before its end; otherwise, the total could
+        fall.
         """
         since = self.busy_since
         return self.lag.total + (0.0 if since is None or since == self._began else now - since)
 
     def start(self) -> None:
-        """Start measuring."""
+        """Start to measure busy periods."""
         self._before.start(self._about_to_wait)
         self._after.start(self._has_waited)
 
     def stop(self) -> None:
-        """Stop measuring."""
+        """Stop measuring busy periods."""
         self._before.stop()
         self._after.stop()
         self.late_after = math.inf
 
     def _has_waited(self) -> None:
         if self.busy_since is not None:
-            # Measuring has started in the middle of a busy period, so its duration is unknown and not counted.
+            # Measuring has started in the middle of this busy period, so its duration is unknown, and is not added to
+            # `lag`.
             self._after_long()
         self.busy_since = now = monotonic()
         self.late_after = now + LATE_SECONDS if now >= self._late_until else now

@@ -31,7 +31,8 @@ Ended = Callable[[BaseException | None], NoReturn]
 
 _close: Callable[[int], None] = get_original("os", "close")
 _switch: Callable[[Any], Any] = greenlet.greenlet.switch
-"""The method `switch` of plain greenlets, because `Hub.switch` must not be called in another hub."""
+"""The method `switch` of plain greenlets. `Hub.switch` cannot be used instead, because it must not be called in another
+hub."""
 
 
 def current_hub() -> Any:
@@ -53,7 +54,8 @@ def end_with_callback(ended: Ended) -> None:
     """Call `ended` when the hub's current callback returns or raises an exception.
 
     `ended` ends the process, because a forked child must not return to the loop. A callback cannot wait, so no other
-    code runs until the callback ends. Tracing the callback's outermost frame shows when it ends.
+    code runs until the callback ends. To detect the end of the callback, this function traces the callback's outermost
+    frame.
     """
     frame = sys._getframe()
     while frame.f_back is not None and frame.f_back.f_code is not Hub.run.__code__:
@@ -69,11 +71,11 @@ def end_with_callback(ended: Ended) -> None:
 
 
 def _trace_no_other_frame(frame: FrameType, event: str, argument: object) -> None:
-    """Do not trace any function that is called from now on."""
+    """Return None, so that Python traces no function that is called from now on."""
 
 
 def leave_hub(hub: Any, top: Any, ended: Ended) -> list[object]:
-    """Abandon the copy of the parent's hub; called in the child, in `top` or in a greenlet nested in it.
+    """Abandon the copy of the parent's hub; called in the child, in `top` or in a greenlet nested in `top`.
 
     The next call of `get_hub()` creates a hub with an empty loop. When `top` has ended, `ended` is called with the
     exception that `top` has raised, or with None. Returns the objects that must stay referenced while the child lives.
@@ -91,15 +93,16 @@ def leave_hub(hub: Any, top: Any, ended: Ended) -> list[object]:
     return kept
 
 
-# The loop.
+# The copied loop.
 
 
 def _empty(loop: Any) -> list[object]:
     """Stop all watchers and callbacks of a loop; return the objects that they referred to.
 
     The loop itself is kept, because only libev's default loop can watch child processes. The copied hub is in the
-    middle of running the loop, but libev allows a loop to run inside itself. Stopping a watcher does not change the
-    kernel's epoll set, which the parent shares, because libev creates a new set before the child waits.
+    middle of running this loop, but libev allows the new hub to run the loop nested in that run. Stopping a watcher
+    does not change the kernel's epoll set, which the parent shares, because libev creates a new set before the child
+    waits.
     """
     loop.reinit()
     kept: list[object] = []
@@ -120,7 +123,8 @@ def _watchers(loop: Any) -> list[Any]:
     found = gc.get_referrers(loop)
     own = getattr(loop, "_threadsafe_async", None)
     if own is not None:
-        # The watchers of gevent's cffi loop are written in Python; a dictionary may hold their attributes.
+        # The watchers of gevent's cffi loop are Python objects, so the reference to the loop may be in a watcher's
+        # attribute dictionary.
         found += gc.get_referrers(*[attributes for attributes in found if type(attributes) is dict])
     return [watcher for watcher in found if isinstance(watcher, loop.WatcherType) and watcher is not own]
 
@@ -128,7 +132,8 @@ def _watchers(loop: Any) -> list[Any]:
 def _silence(watcher: Any) -> None:
     kind = type(watcher).__name__
     if kind == "stat":
-        # Do not stop this watcher: both processes share one inotify instance, so it would also stop in the parent.
+        # Do not stop this watcher: both processes share one inotify instance, so the watcher would also stop in the
+        # parent.
         watcher.ref, watcher.args, watcher.callback = False, (), _nothing
     elif kind != "fork":
         # Do not stop fork watchers, because they are meant for the child: thread pools use them to start new threads.
@@ -158,11 +163,11 @@ def _finish_closing() -> list[object]:
     return kept
 
 
-# The hub.
+# The copied hub.
 
 
 class _LeftHub:
-    """Base class that the copied hub receives in the child, so that it passes calls on to the new hub.
+    """Base class that makes the copied hub in the child pass calls to the new hub.
 
     Sockets and queues that were created before the fork still refer to the copied hub. Locks and events replace a dead
     hub themselves.
@@ -198,7 +203,7 @@ def _left(kind: type[Hub]) -> type[Hub]:
 
 
 class _End(Hub):
-    """A greenlet that replaces the abandoned hub as the forking greenlet's parent; it runs when the latter ends."""
+    """A greenlet that replaces the abandoned hub as the parent of the forking greenlet, and ends the child process."""
 
     @classmethod
     def put_over(cls, top: Any, loop: Any, ended: Ended) -> _End:
@@ -206,7 +211,7 @@ class _End(Hub):
         end = cls(loop=loop)
         end._top, end._ended = top, ended
         root = top.parent.parent
-        # Start the new greenlet: a greenlet that has not started would pass an exception on to its own parent.
+        # Start the new greenlet now: if it had not started, it would pass an exception of `top` on to its own parent.
         _switch(end)
         end.parent = root
         top.parent = end
@@ -238,7 +243,8 @@ class _Fence:
     """A trace function for greenlets that switches back whenever one of the parent's greenlets gets control.
 
     When the child releases a lock, sets an event or kills a greenlet, gevent switches to copies of the parent's
-    greenlets that were waiting for this. If such a copy belongs to a slot, it would run its request a second time.
+    greenlets that wait for this lock, event or greenlet. If such a copy belongs to a slot, it would run the slot's
+    request a second time.
     """
 
     def __init__(self, hub: Any, top: Any, end: _End | None, earlier: Callable[..., object] | None) -> None:
@@ -250,7 +256,8 @@ class _Fence:
         return f"<_Fence around {self._ours!r}>"
 
     def __call__(self, event: str, args: Any) -> None:
-        """Check a switch; the greenlet library calls this method in the target before the target's code runs."""
+        """Check a switch; the greenlet library calls this method in the target greenlet, before the code of that
+        greenlet."""
         if event in ("switch", "throw") and not self._is_ours(args[1]):
             # When a greenlet of the parent process ends, control passes to the abandoned hub; use the new hub instead.
             _switch(get_hub() if args[0].dead else args[0])

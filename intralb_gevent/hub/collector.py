@@ -1,8 +1,8 @@
 """Runs the garbage collector in greenlets, never in the hub.
 
-Python runs a due collection when an object is allocated, and calls the finalizers of garbage at that point. In the
-hub, a finalizer must not wait, so a finalizer that closes a connection would fail. While a hub is watched, automatic
-collection is off, and due collections run in a separate greenlet, or in a greenlet that is CPU-bound for long.
+Python runs a due collection when an object is allocated, and calls the finalizers of garbage at that point. In the hub,
+a finalizer must not wait, so a finalizer that closes a connection would fail. While a hub is watched, automatic
+collection is off, and due collections run in a separate greenlet, or in a greenlet that has been CPU-bound for a while.
 
 This module is not compiled, because from Python 3.12 on, a collection starts only between two instructions of
 interpreted code.
@@ -17,19 +17,20 @@ import gevent
 __all__ = ["Collector"]
 
 COLLECT_SECONDS = 5.0
-"""Maximum number of seconds that finalizers may wait in one collection; Python starts no other collection meanwhile."""
+"""Maximum number of seconds that finalizers may wait in one collection; until a collection ends, Python starts no
+other."""
 
 
 class _Tracked:
-    """An object that the collector counts as an allocation."""
+    """An object whose allocation Python's garbage collector counts."""
 
 
 class Collector:
     """The garbage collection of a process while one of its hubs is watched."""
 
     ITERATIONS = 8
-    """Number of iterations of the event loop per check; one check takes as long as parsing the head of a short
-    request."""
+    """Number of iterations of the event loop per check. A check takes as long as parsing the head of a short request,
+    so checking in every iteration would be too expensive."""
 
     def __init__(self) -> None:
         self._ours = False
@@ -42,7 +43,7 @@ class Collector:
     def in_hub(self) -> None:
         """Keep automatic collection off, and spawn a greenlet if a collection is due; called in each loop iteration.
 
-        If the application has disabled automatic collection, this does nothing.
+        If the application has disabled automatic collection, this method does nothing.
         """
         self._iterations += 1
         if self._iterations % self.ITERATIONS != 1:
@@ -84,7 +85,7 @@ class Collector:
         try:
             _Tracked()
             for _ in range(2):
-                # From Python 3.12 on, the collection starts at the end of an iteration.
+                # From Python 3.12 on, the collection starts at the end of an iteration of this loop.
                 pass
         finally:
             # Leave automatic collection on if `stop` was called while a finalizer waited.

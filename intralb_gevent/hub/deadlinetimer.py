@@ -1,7 +1,7 @@
 """One timer that watches the deadlines of all jobs.
 
-The timer fires at the earliest known deadline. No timer is armed or disarmed for each job, so a job that meets its
-deadline costs only one comparison.
+The timer fires at the earliest known deadline. A job has no timer of its own, so a job that meets its deadline costs
+only one comparison.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ class FlushQueue:
         self.watched = False
         """True if the watchdog runs, and flushes deferred responses while a job is CPU-bound."""
         self.batching = False
-        """True during a batch, so that responses may be deferred to its end."""
+        """True during a batch while the watchdog runs; responses may then be deferred to the end of the batch."""
         self._deferred: list[Finisher] = []
 
     def __repr__(self) -> str:
@@ -63,7 +63,8 @@ class FlushQueue:
 
 
 class DispatchQueue:
-    """Runs one callback of the loop per batch; the callback calls the queued dispatchers."""
+    """Starts queued jobs in batches; each batch is one callback of the event loop, which calls the queued
+    dispatchers."""
 
     MOST_SECONDS: Final = 0.001
     """Seconds after which a batch ends with the current job, so that the loop can poll its sockets."""
@@ -88,7 +89,8 @@ class DispatchQueue:
         return len(self._waiting)
 
     def schedule(self, dispatcher: Dispatcher) -> None:
-        """Queue a call of `dispatcher.dispatch` for the next batch, or for a later one if that batch is too long."""
+        """Queue a call of `dispatcher.dispatch` for the next batch, or for a later batch if the next batch takes too
+        long."""
         self._waiting.append(dispatcher)
         if not self._scheduled:
             self._scheduled = True
@@ -114,8 +116,8 @@ class DispatchQueue:
     def _schedule_rest(self) -> None:
         if self._waiting:
             # Use a timer, because a callback would run before the loop polls its sockets. A due timer with the lowest
-            # priority runs after all other due events, and the callback that it adds runs after their callbacks.
-            # Therefore, a job whose database has responded continues before the next job starts.
+            # priority runs after all other due events, and the callback that the timer adds runs after the callbacks
+            # that these events add. Therefore, a job whose database has responded continues before the next job starts.
             self._timer = get_hub().loop.timer(0.0, priority=self.LEAST_PRIORITY)
             self._timer.start(get_hub().loop.run_callback, self._go_on)
         else:

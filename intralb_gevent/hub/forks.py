@@ -1,10 +1,10 @@
-"""Isolates the child processes that a handler forks, and ends them.
+"""Isolates the child processes that a handler forks, and ends each child when its code has finished.
 
 A handler forks through `os.fork`, through `multiprocessing`, or with the first job of a `ProcessPoolExecutor`. The
 child process has copies of the listeners, of all connections and sessions, and of every other running request. The
 child is isolated inside `os.fork()`, before any of its code can wait, so that it never becomes a second server on the
-same sockets. A child that the program's main greenlet forks is not isolated, because it is meant to serve, as with a
-prefork master.
+same sockets. A child that the program's main greenlet forks is not isolated, because such a child is meant to serve:
+for example, a prefork master forks its workers.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ class _Forks:
         self.made = False
         """True once this process has forked; another process may then have copies of its sockets."""
         self.serving: set[Serving] = set()
-        """Servers and balancers of this process; a child is isolated only if there is at least one."""
+        """Servers and balancers of this process. If there are none, only children that a slot's greenlet forks are
+        isolated."""
         self._functions: list[Callable[[], object]] = []
         self._kept: list[object] = []
         """Objects copied from the parent that must not be finalized in the child."""
@@ -123,7 +124,7 @@ FORKS: Final = _Forks()
 
 
 def when_isolated(function: Callable[[], object]) -> None:
-    """Call `function` first in each process that a handler forks; it must not wait."""
+    """Call `function` first in each process that a handler forks; `function` must not wait."""
     FORKS.when_isolated(function)
 
 
@@ -137,10 +138,11 @@ def _call(function: Callable[[], object]) -> None:
 def _is_about_to_execute() -> bool:
     """Return whether this is a child of gevent's `subprocess` that will execute a program without waiting first.
 
-    A child that executes a program needs no isolation, which takes some milliseconds, because executing the program
-    closes the child's copies of the sockets.
+    Executing a program closes the child's copies of the sockets, so such a child needs no isolation. Isolation would
+    take some milliseconds.
     """
-    # Do not declare a frame: the stubs declare `f_locals` as a dictionary, which is wrong from Python 3.13 on.
+    # Declare the type as `Any`: in the type stubs of frames, `f_locals` is a dictionary, which is wrong from Python
+    # 3.13 on.
     frame: Any = sys._getframe()
     while frame is not None and frame.f_globals.get("__name__") in (__name__, "gevent.os"):
         frame = frame.f_back
@@ -181,8 +183,8 @@ def close_copy(sock: Any) -> None:
 def detach(connection: Any) -> None:
     """Replace this process's copy of a database connection's socket by /dev/null.
 
-    The driver can then still use or finalize the connection, and no other file gets the socket's descriptor number. The
-    database server notices the end of the connection when the parent ends, even if this process lives longer.
+    The driver can then still use or finalize the connection, and no other file gets the socket's descriptor number.
+    When the parent ends, the database server notices the end of the connection, even if this process lives longer.
     """
     owners: tuple[Any, ...] = (connection, getattr(connection, "_sock", None))
     for owner in owners:
@@ -196,8 +198,8 @@ def end_child(error: BaseException | None) -> NoReturn:
     """End this process with the code that a SystemExit contains, or with 1 and a traceback for any other exception.
 
     Without an exception, the exit code is 0. The exit code is also 0 for a ClientDisconnected, which `write` raises in
-    a child. The process ends immediately, because Python's normal exit would also shut down the parent's server: it
-    would remove the socket file and close the sessions.
+    a child. The process ends immediately, because Python's normal exit would also shut down the parent's server: the
+    exit would remove the socket file and close the sessions.
     """
     if isinstance(error, ClientDisconnected):
         error = None

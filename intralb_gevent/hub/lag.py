@@ -1,4 +1,4 @@
-"""Measures how late the event loop runs a timer; the result is the minimum delay in a period."""
+"""Measures how late the event loop runs a timer, and reports the minimum delay in a period."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ class LagProbe:
         """Start the timer if `wanted` is True, because there are jobs; otherwise, stop it."""
         if wanted and not self._timer.active:
             self._due = monotonic() + self.SECONDS
-            # Update the loop's cached time, which may be that of the last iteration.
+            # Update the loop's cached time: if it were still the time of the last iteration, the timer would expire too
+            # early.
             self._timer.start(self._beat, update=True)
         elif not wanted:
             self.stop()

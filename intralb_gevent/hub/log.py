@@ -1,7 +1,7 @@
 """Logging for code that must not wait, such as callbacks of the hub.
 
-A logging handler may wait for a lock or a pipe. Therefore, records are queued here, and a greenlet passes them to the
-handlers.
+A logging handler may wait for a lock or a pipe. Therefore, this module queues the records, and a greenlet passes them
+to the handlers.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ class HubLog:
                 self._report_dropped()
                 gevent.sleep(0)
         finally:
-            # Start another greenlet if records are left: an exception in a logging handler ends this one, and loses one
-            # record.
+            # Start another greenlet if records are left: an exception in a logging handler ends this greenlet, and
+            # loses one record.
             self._writer = gevent.spawn(self._write) if self._records else None
 
     def _report_dropped(self) -> None:

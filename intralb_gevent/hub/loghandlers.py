@@ -1,9 +1,9 @@
 """Writes this package's log records without waiting for the files and pipes of the application's logging handlers.
 
-A `StreamHandler` or `FileHandler` of `logging` blocks until it has written a record. This module adds a filter to such
-a handler. The filter formats a record of this package as the handler would, and passes the text to a non-blocking
-outlet. The handler's level, filters and formatter still apply. The application's records, and other handlers, are not
-affected.
+A `StreamHandler` or `FileHandler` of `logging` blocks until it has written a record. This module adds a filter to each
+of these handlers. The filter formats a record of this package as the handler would, and passes the text to a
+non-blocking outlet. The handler's level, filters and formatter still apply. The application's records, and other
+handlers, are not affected.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ _WRITERS: Final = (logging.StreamHandler.emit, logging.FileHandler.emit, Watched
 """`emit` methods that only write the record; a handler with another `emit` may do more, so it gets no filter."""
 
 _NO_STREAM: Final = object
-"""A callable that is used instead of a weak reference; its result is never equal to a stream."""
+"""Used instead of a weak reference to a stream; a call of this class returns a new object, which is never the
+stream."""
 
 
 class _Prepare(logging.Filter):
@@ -59,7 +60,7 @@ class _Take(logging.Filter):
         self._outlet: Outlet | None = None
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Write a record of this package; leave other records, and streams without an outlet, to the handler."""
+        """Write a record of this package, and return False; return True if the handler itself must write the record."""
         if record.name not in (LOGGER.name, JOBS.name):
             return True
         if isinstance(self._handler, WatchedFileHandler):

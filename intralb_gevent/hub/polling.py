@@ -1,7 +1,8 @@
 """Removes descriptors from the event loop's epoll set before another process continues with their open files.
 
 libev leaves a descriptor in the set when its watchers stop, because closing the descriptor usually removes it. But if
-another process has the same open file, closing does not remove it, and the loop would wake up for that process's data.
+another process has a copy of the descriptor, closing does not remove it from the set, and data for the other process
+would wake the loop.
 """
 
 from __future__ import annotations

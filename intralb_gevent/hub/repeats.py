@@ -20,7 +20,8 @@ REPORT_SECONDS: Final = 10.0
 """Seconds between two reports of the suppressed records."""
 
 CLIENTS_MOST: Final = 10
-"""Maximum number of records of one kind, among those that clients cause, that are written in `REPORT_SECONDS`."""
+"""Maximum number of records of one kind that clients can cause in `REPORT_SECONDS`; further records are only
+counted."""
 
 _MOST_KINDS: Final = 200
 _OTHERS: Final = "others"
@@ -93,8 +94,8 @@ class Repeats:
         self._kinds = {key: kind for key, kind in self._kinds.items() if kind.left_out or kind.begun > old}
 
     def _report_later(self, now: float) -> None:
-        # If the timer is overdue, start a new one: it may belong to an earlier event loop that has ended, and never
-        # expire.
+        # If the timer is overdue, start a new timer: the old timer may belong to an event loop that has ended, and
+        # would never expire.
         if now < self._due + 1.0:
             return
         self._due = now + self._report_seconds

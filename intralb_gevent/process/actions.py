@@ -60,7 +60,7 @@ class Action:
         return self.python == signal.SIG_DFL and self.address == 0
 
     def call(self) -> None:
-        """Call the handler in C, unless it expects information about the sender (SA_SIGINFO)."""
+        """Call the C handler, unless it expects information about the sender (SA_SIGINFO)."""
         flags = int.from_bytes(self._struct.raw[_FLAGS_AT : _FLAGS_AT + 4], sys.byteorder)
         if not flags & _SA_SIGINFO:
             ctypes.CFUNCTYPE(None, ctypes.c_int)(self.address)(self._number)

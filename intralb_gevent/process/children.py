@@ -1,10 +1,10 @@
-"""Ends the child processes that Python itself would end at a regular exit; used when this process exits in another way.
+"""Ends the child processes that Python would end at a regular exit; used if this process exits in another way.
 
 At a regular exit, Python terminates daemonic processes of `multiprocessing`. Python also closes the queues of a
-`ProcessPoolExecutor`, so that its worker processes return. Otherwise, these workers would never end, because each of
-them keeps open the queue that it reads. The application itself must end other children.
+`ProcessPoolExecutor`, so that its worker processes return. If the queues stayed open, the workers would never end,
+because each worker keeps open the queue that it reads. The application must end all other child processes.
 
-A native thread calls this code while the main thread is blocked, so it neither takes a lock nor uses gevent.
+A native thread calls this code while the main thread is blocked, so this code neither acquires a lock nor uses gevent.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ __all__ = ["end_children"]
 
 
 def end_children() -> None:
-    """Send SIGTERM to the children that Python would end.
+    """Send SIGTERM to the child processes that Python would end at a regular exit.
 
     If this process was forked, it may have inherited records of its parent's children; the children of the parent get
     no signal.
     """
-    # A partially imported module, or another version of Python, may lack these attributes.
+    # A partially imported module, or another version of Python, may lack the attributes that this code reads.
     with contextlib.suppress(Exception):
         for pid in {*_daemons(), *_executor_workers()}:
             if _parent(pid) in _possible_parents():

@@ -30,15 +30,15 @@ from .outlet import drain
 __all__ = ["END", "LEAST_SECONDS", "ProcessEnd"]
 
 LEAST_SECONDS: Final = 3.0
-"""Minimum number of seconds that Python may take to exit, even if graceful_timeout_seconds is shorter. Some `atexit`
+"""Minimum number of seconds that Python is given to exit, even if graceful_timeout_seconds is shorter. Some `atexit`
 functions, such as Sentry's, wait 2 seconds for a server that does not respond."""
 
 _POLL_SECONDS: Final = 0.05
 _BACKSTOP_SECONDS: Final = 2.0
-"""Seconds from the time limit until `faulthandler` ends the process, if the native thread has not done so."""
+"""Seconds from the time limit until `faulthandler` ends the process, if the native thread has not ended it."""
 
 _WRITE_SECONDS: Final = 1.0
-"""Maximum number of seconds to wait for a blocked standard error before writing the final message."""
+"""Maximum number of seconds to wait until standard error accepts the final message."""
 
 _DRAIN_SECONDS: Final = 0.5
 """Maximum number of seconds to wait for queued log records before writing the final message."""
@@ -53,11 +53,12 @@ _poll: Callable[[], Any] = get_original("select", "poll")
 
 
 class ProcessEnd:
-    """The latest time at which this process ends, and its exit code if it is still running at that time."""
+    """The time limit of this process, and the exit code with which the process is ended at this time."""
 
     def __init__(self) -> None:
         self.at = math.inf
-        """Latest time at which the process ends, in `time.monotonic()` seconds; infinity if no time is set."""
+        """Time at which the process is ended if it is still running, in `time.monotonic()` seconds; infinity if no time
+        is set."""
         self.look: Callable[[], object] = int
         """Function that the native thread calls several times a second."""
         self._code = 1
@@ -76,10 +77,10 @@ class ProcessEnd:
         return self.at < math.inf
 
     def by(self, at: float, stage: str, code: int = 1) -> None:
-        """End the process at the time `at`, in `time.monotonic()` seconds, with an exit code; later calls replace both.
+        """End the process at the time `at`, in `time.monotonic()` seconds, with the exit code `code`.
 
-        The final message reports that `stage` had not finished. This method never waits, and can be called in any
-        thread and in signal handlers.
+        A later call replaces the time and the code. `stage` is the first part of the final message, and describes what
+        has not finished in time. This method never waits, and can be called in any thread and in signal handlers.
         """
         self._stage, self._code = stage, code
         self.move(at)
@@ -121,9 +122,9 @@ class ProcessEnd:
             return repr(error)
 
     def now(self, left: str = "") -> NoReturn:
-        """Write one line about what is still running to the standard error, and end the process.
+        """Write one line about what is still running to standard error, and end the process.
 
-        `left` describes what is or was still running; by default, it is determined now.
+        `left` is a description of what is still running, if the caller has already called the method `left`.
         """
         line = LINES.line("CRITICAL", f"{self._stage}; {left or self.left()}; exits with code {self._code}")
         end_children()
@@ -143,7 +144,7 @@ class ProcessEnd:
 
 
 def _standard_error() -> int | None:
-    """Return the file descriptor of the standard error; None if it is closed."""
+    """Return the file descriptor of standard error; None if standard error is closed."""
     try:
         return sys.__stderr__.fileno()  # type: ignore[union-attr]
     except (AttributeError, OSError, ValueError):

@@ -1,9 +1,9 @@
 """Returns freed memory to the kernel after a peak.
 
 glibc keeps free memory that lies between blocks in use, so a process would forever keep the memory that it needed at
-its highest load. The function malloc_trim() returns this memory. The call takes tens of milliseconds per gigabyte,
-during which other threads may have to wait before they can allocate memory. Therefore, malloc_trim() is called rarely,
-in a native thread. Only glibc has this function.
+its highest load. The function malloc_trim() returns this memory to the kernel. The call takes tens of milliseconds per
+gigabyte, during which other threads may have to wait before they can allocate memory. Therefore, malloc_trim() is
+called rarely, in a native thread. Only glibc has this function.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def resident() -> int:
 
 
 class FreedMemory:
-    """A context manager that periodically checks whether to return freed memory."""
+    """A context manager that periodically checks whether to return freed memory to the kernel."""
 
     LOOK_SECONDS = 5.0
 

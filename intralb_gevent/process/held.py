@@ -2,8 +2,9 @@
 
 If a request could ignore SIGTERM for a moment, a SIGTERM that arrives in that moment would be lost. If a request could
 set SIG_DFL, SIGTERM would end the process immediately. Therefore, an action that the application sets is only recorded:
-`signal.getsignal` returns this action, and the owner of the signals calls it. `signal.signal` and gevent's version look
-up the replaced functions at each call, so existing references to them behave in the same way.
+`signal.getsignal` returns this action, and the owner of the signals calls it. This module replaces two functions of
+`_signal`, which `signal.signal` and gevent's version of it look up at each call. Therefore, code that has already
+imported `signal.signal` gets the same behaviour.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from typing import Any, Final
 
 __all__ = ["HeldActions", "action_of"]
 
-# Import the module by name, because type checkers do not know it.
+# Import `_signal` by name, because type checkers do not know this module.
 _signal: Any = import_module("_signal")
 _set: Final[Callable[[int, Any], Any]] = _signal.signal
 _PLAIN: Final = (_signal.SIG_DFL, _signal.SIG_IGN)
 
 action_of: Final[Callable[[int], Any]] = _signal.getsignal
-"""Function that returns Python's actual action for a signal."""
+"""Function that returns Python's actual action for a signal, even if `signal.getsignal` returns another action."""
 
 
 class HeldActions:

@@ -1,8 +1,9 @@
 """Makes `_thread.interrupt_main()` interrupt the request that calls it, instead of the server.
 
-Common recipes for timeouts call this function in a `threading.Timer` and catch KeyboardInterrupt. Python then behaves
-exactly as if SIGINT had arrived: Python even writes a byte to the wakeup pipe, so a signal handler cannot distinguish
-this call from a signal. A timer that fires after its request has ended interrupts nothing.
+Common recipes for timeouts call this function in a `threading.Timer` and catch KeyboardInterrupt. Without this module,
+Python would behave exactly as if SIGINT had arrived: Python even writes a byte to the wakeup pipe, so a signal handler
+cannot distinguish this call from a signal. With this module, a timer that fires after its request has ended interrupts
+nothing.
 """
 
 from __future__ import annotations

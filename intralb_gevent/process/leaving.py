@@ -1,9 +1,9 @@
 """Performs the steps of Python's own exit, each in bounded time, before the command line returns.
 
 Python first waits for non-daemon threads and executors, and then runs the `atexit` functions. If threads are still
-running when their time is over, the `atexit` functions run nevertheless, so that data that these functions log and
-flush is not lost. One of the `atexit` functions waits for the workers of a busy ProcessPoolExecutor, so these workers
-are ended first.
+running at their time limit, this module runs the `atexit` functions nevertheless, because these functions may flush
+data that would be lost otherwise. One of the `atexit` functions waits for the workers of a busy ProcessPoolExecutor, so
+these workers are ended first.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .logline import complain
 __all__ = ["leave", "run_and_leave"]
 
 _ATEXIT_SECONDS: Final = 2.0
-"""Maximum number of seconds for the `atexit` functions after threads have used up all the time."""
+"""Maximum number of seconds for the `atexit` functions, even if threads have used up the time limit of the process."""
 
 _STAGE: Final = f"Python did not end within {LEAST_SECONDS:g} s"
 
@@ -54,9 +54,10 @@ def _exit_code(ending: SystemExit) -> int:
 
 
 def leave(code: int) -> None:
-    """Wait for everything for which Python waits at its exit; if the time left does not suffice, end the process."""
+    """Wait for everything for which Python waits at its exit; end the process if the remaining time does not
+    suffice."""
     if not END.in_sight:
-        # No shutdown has set a time limit, because a command has failed, or the command was `check`.
+        # Set a time limit. No shutdown has set one, because a command has failed, or the command was `check`.
         END.by(monotonic() + LEAST_SECONDS, _STAGE, code)
     until = END.at
     END.move(until + _ATEXIT_SECONDS)
@@ -66,7 +67,7 @@ def leave(code: int) -> None:
 
 
 def _threads_have_ended(until: float) -> bool:
-    # Pass ref=False, so that gevent ends the wait if nothing but this timer could wake it.
+    # Pass ref=False, so that gevent ends the wait if only this timer could end it.
     timeout = gevent.Timeout.start_new(max(0.0, until - monotonic()), ref=False)
     try:
         # Python calls this function again after the program has returned; the second call does nothing.

@@ -1,7 +1,7 @@
 """Describes in one line what prevents a process from ending: threads, child processes, and the main thread's stack.
 
-A native thread calls this code while the main thread is blocked, so it neither uses gevent nor takes a lock that the
-main thread may hold.
+A native thread calls this code while the main thread is blocked, so this code neither uses gevent nor acquires a lock
+that the main thread may hold.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ _OURS = __name__.rpartition(".")[0]
 
 
 def describe(main: Any, ident: int) -> str:
-    """Return the description; `main` is the main greenlet, and `ident` is the native id of the main thread."""
+    """Return the one-line description. `main` is the main greenlet, and `ident` is the id of the main thread, as
+    `_thread.get_ident()` returns it."""
     parts = [
         _listed("threads", threads_left()),
         _listed("child processes", child_processes()),
@@ -39,7 +40,7 @@ def _listed(kind: str, names: list[str]) -> str:
 
 def threads_left() -> list[str]:
     """Return the names of the threads for which Python waits at its exit."""
-    # Do not call threading.enumerate(), because it takes a lock.
+    # Do not call threading.enumerate(), because it acquires a lock.
     active: dict[int, threading.Thread] = vars(threading).get("_active", {})
     main = threading.main_thread()
     return [thread.name for thread in list(active.values()) if not thread.daemon and thread is not main]
@@ -65,7 +66,7 @@ def _status(pid: str) -> tuple[str, str, str]:
 
 
 def place(main: Any, ident: int) -> str:
-    """Return the innermost frames of the main thread, or of the main greenlet if the loop is idle."""
+    """Describe the innermost frames of the main thread; if the loop is idle, describe those of the main greenlet."""
     frames = list(_outwards(sys._current_frames().get(ident)))
     idle = not frames or (frames[0].f_code.co_name == "run" and _module(frames[0]) == "gevent.hub")
     if idle and main is not None:

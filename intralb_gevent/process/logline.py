@@ -1,7 +1,7 @@
 """The lines of a log, as text or as JSON: the time with its zone, the level, the process id, and the message.
 
-`logging` is not needed to write such a line, so the supervisor, and code that runs while the event loop is blocked or
-the process exits, write the same format as the handlers of `logging`. This module does not use gevent.
+This module uses neither `logging` nor gevent. Therefore, the supervisor, and code that runs while the event loop is
+blocked or the process exits, can write lines in the same format as the handlers of `logging`.
 """
 
 from __future__ import annotations
@@ -25,27 +25,29 @@ _UNSAFE: Final = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _PREFIX: Final = "intralb-gevent: error: "
 
 _second: tuple[int, str, str] = (-1, "", "")
-"""The last second for which a time was formatted, its text, and the text of the zone."""
+"""The last second that was formatted (Unix time), its text, and the text of its time zone."""
 
 
 class LogText(str):
-    """The text of a log record, with fields for formats that have fields."""
+    """The text of a log record, with the fields that a JSON line of this record contains."""
 
     __slots__ = ("_fields", "kind")
 
     _fields: Fields
     kind: Kind
-    """The format in which the text already is a complete line, so that nothing may be put before it; or ''."""
+    """The format in which the text is already a complete line, without a prefix such as the time; '' for a plain
+    message."""
 
     def __new__(cls, text: str, fields: Fields, kind: Kind = "") -> LogText:
-        """Create the text of a record; `fields` can be a function, which is called only if a format needs them."""
+        """Create the text of a record; `fields` can be a function, which is called only if a format needs the
+        fields."""
         made = super().__new__(cls, text)
         made._fields, made.kind = fields, kind
         return made
 
     @property
     def fields(self) -> Mapping[str, Any]:
-        """Names and values for a JSON line. A field `message` replaces the text there."""
+        """Names and values for a JSON line. A field `message` replaces the text in this line."""
         return self._fields() if callable(self._fields) else self._fields
 
 
@@ -63,7 +65,7 @@ def iso_time(now: float) -> str:
 
 
 def text_line(now: float, level: str, message: str, pid: int | None = None) -> str:
-    """Return a line of text without its line end; a message of several lines makes several lines."""
+    """Return a log line as text, without a line end; a message of several lines results in several lines."""
     return f"{iso_time(now)} {level} {pid or os.getpid()} {message}"
 
 
@@ -76,7 +78,7 @@ def json_line(
     ascii: bool = False,
     pid: int | None = None,
 ) -> str:
-    """Return one JSON object in one line, without a line end; `pid` is by default that of this process."""
+    """Return a log line as a JSON object, without a line end; `pid` is by default the id of this process."""
     known = {"time": iso_time(now), "level": level, "pid": pid or os.getpid(), "logger": logger, "message": message}
     text = json.dumps({**known, **fields}, ensure_ascii=ascii, default=str)
     return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
@@ -89,28 +91,28 @@ class Lines:
         self.json = False
         """True if each line is a JSON object."""
         self.ascii = False
-        """True if JSON must escape characters beyond ASCII, because the standard error has another encoding."""
+        """True if JSON must escape characters beyond ASCII, because the encoding of standard error is not UTF-8."""
         self.write: Callable[[str, str], object] | None = None
-        """Function that logs a text with a level, such as "ERROR", once the program has configured its log."""
+        """Function that logs a text with a level, such as "ERROR"; None until the program has configured its log."""
 
     def __repr__(self) -> str:
         return f"<Lines of {'JSON' if self.json else 'text'}>"
 
     def line(self, level: str, message: str, fields: Mapping[str, Any] | None = None) -> str:
-        """Return a line, without its line end."""
+        """Return a log line in this format, without a line end."""
         if self.json:
             return json_line(time(), level, "intralb_gevent", message, fields or {}, self.ascii)
         return text_line(time(), level, message)
 
 
 LINES: Final = Lines()
-"""The format of this process."""
+"""The format of this process's log lines."""
 
 
 def complain(text: str) -> None:
-    """Report an error that ends the program: in the log, or on the standard error while the log is not configured.
+    """Report an error that ends the program: in the log, or on standard error if the log is not configured yet.
 
-    A text that names the program, as errors on a terminal do, is logged without the name.
+    A message on standard error begins with the program's name; the log omits this prefix.
     """
     if LINES.write is not None:
         LINES.write("ERROR", text.removeprefix(_PREFIX))

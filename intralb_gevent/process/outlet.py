@@ -3,8 +3,8 @@
 A pipe whose reader has stalled accepts no data. A plain `write()` to such a pipe would block the whole process,
 including its responses to probes and its exit. Therefore, a record is written immediately only if the descriptor
 accepts it. Otherwise, the record is queued, up to a limit, and a native thread, which is allowed to block, writes it.
-Records beyond the limit, and records that cannot be written, are dropped and counted; one line reports their number
-once writing is possible again.
+Records beyond the limit, and records that cannot be written, are dropped and counted. Once writing is possible again,
+one line reports the number of dropped records.
 
 A record that the descriptor accepts immediately is written before the caller continues. Therefore, the last records of
 a program that crashes, or that blocks the interpreter in C, are not lost in a queue.
@@ -47,13 +47,13 @@ BATCH_BYTES: Final = 64 * 1024
 """Size in bytes up to which the native thread joins queued records into one write."""
 
 DRAIN_SECONDS: Final = 1.0
-"""Maximum number of seconds for which the process waits at its exit until all records are read."""
+"""Maximum number of seconds for which the process waits at its exit until all queued records are written."""
 
 LOOK_SECONDS: Final = 0.1
 """Seconds between two checks of whether the descriptor now refers to another file."""
 
 _STANDARD: Final = (0, 1, 2)
-"""Standard descriptors, which programs redirect by `dup2()`."""
+"""Standard descriptors, which programs may redirect with `dup2()`."""
 
 _rlock: Callable[[], Any] = get_original("_thread", "RLock")
 _allocate_lock: Callable[[], Any] = get_original("_thread", "allocate_lock")
@@ -88,7 +88,8 @@ class _File:
             self.socket.close()
 
     def _open_again(self, descriptor: int) -> None:
-        """Open the file again, with O_NONBLOCK; the original must stay blocking, because other processes share it."""
+        """Open the file again with O_NONBLOCK; the original descriptor stays blocking, because other processes share
+        it."""
         try:
             flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
             self.descriptor = os.open(f"/proc/self/fd/{descriptor}", flags)
@@ -123,9 +124,10 @@ class Outlet:
         """A lock that is released when the native thread has work to do; None if there is no native thread."""
         self._closed = False
         self._partial = self._torn = False
-        """`_partial` is True if the last record is only partly written, and `_torn` if its rest was dropped."""
+        """`_partial` is True if the last record is only partly written, and `_torn` is True if the rest of it was
+        dropped."""
         self.dropped = 0
-        """Number of records that were not written, or only partly."""
+        """Number of records that were not written, or were only partly written."""
         self._reported = 0
         self._why = ""
         with contextlib.suppress(OSError):
@@ -166,7 +168,8 @@ class Outlet:
             _sleep(0.002)
 
     def forget(self) -> None:
-        """Drop the queue in a process that has just been forked; the parent and its thread write these records."""
+        """Drop the queue in a process that has just been forked; the parent's native thread writes the queued
+        records."""
         self._lock = _rlock()
         self._waiting.clear()
         self._bytes, self._busy, self._full, self._wake = 0, False, False, None
@@ -201,7 +204,8 @@ class Outlet:
         self._awaken()
 
     def _is_full(self, more: int) -> bool:
-        """Return whether to drop a record; once the queue is full, this is the case until half of it is written."""
+        """Return whether to drop a record; once the queue is full, records are dropped until half of the queue is
+        written."""
         share = 0.5 if self._full else 1.0
         few = len(self._waiting) < share * MOST_RECORDS and self._bytes + more <= share * MOST_BYTES
         self._full = not few and bool(self._waiting)
@@ -248,7 +252,7 @@ class Outlet:
         self._why = why
 
     def _present_file(self) -> _File | None:
-        """Return the file to which the descriptor refers now, after any `dup2()`; None if it is closed."""
+        """Return the file to which the descriptor refers now, after any `dup2()`; None if the descriptor is closed."""
         self._look_at = monotonic() + LOOK_SECONDS
         if not self._follows:
             return self._file
@@ -283,7 +287,7 @@ class Outlet:
         self._end()
 
     def _take(self, failed: bool) -> tuple[bytes, int] | None:
-        """Return queued records and their number; None if there are none.
+        """Return queued records and their number; None if there is nothing to write.
 
         If no records are queued, return a line about dropped records instead, unless the last write has failed.
         """
@@ -337,7 +341,7 @@ _BY_STREAM: Final[weakref.WeakKeyDictionary[Any, Outlet]] = weakref.WeakKeyDicti
 def outlet_of(stream: Any) -> Outlet | None:
     """Return the outlet for a text file's descriptor; None for any other object.
 
-    Calls with the same file return the same outlet.
+    All calls with the same file return the same outlet.
     """
     outlet = getattr(stream, "intralb_outlet", None)
     if outlet is not None:
@@ -369,6 +373,7 @@ def _forget() -> None:
         outlet.forget()
 
 
-# Register this before the application registers its functions, so that it is called after them.
+# Register `drain` before the application registers its functions: `atexit` calls the functions in reverse order, so it
+# calls `drain` last.
 atexit.register(drain, DRAIN_SECONDS)
 os.register_at_fork(after_in_child=_forget)

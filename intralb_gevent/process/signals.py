@@ -2,11 +2,11 @@
 
 The first SIGTERM, SIGINT or SIGQUIT begins a shutdown, and further ones force it. SIGUSR1 reopens log files. Some other
 signals that tools send to servers would end or stop the process by default; these signals are ignored, with a line in
-the log. The application's handlers for SIGTERM and SIGINT are called as well; its handlers for other signals stay
+the log. The application's handlers for SIGTERM and SIGINT are also called; its handlers for other signals stay
 installed.
 
-Each signal is reported twice, by Python's handler and by the wakeup pipe. The handler alone would not suffice, because
-it does not run while the main thread is blocked in C, and because C code may have replaced it.
+Each signal is reported twice, by Python's handler and by the wakeup pipe. Python's handler alone would not suffice: it
+does not run while the main thread is blocked in C, and C code may have replaced it.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Stoppable(Protocol):
         """Begin the shutdown, or force it if it has begun. Must not wait; can be called in any thread."""
 
     def plan(self) -> str:
-        """Return what a shutdown that begins now finishes, and until when, for the log; '' for nothing."""
+        """Return a text for the log: what a shutdown that begins now finishes, and in what time; '' for no text."""
 
 
 class Signals:
@@ -85,7 +85,7 @@ class Signals:
         self._watchers: list[Any] = []
         self._shutting_down: frozenset[int] = frozenset()
         self._once: frozenset[int] = frozenset()
-        """Signals of which only the first occurrence counts."""
+        """Signals whose repetitions are ignored after the first occurrence."""
         self._first_handled: set[int] = set()
         self._first_seen: set[int] = set()
         self._loop: Any = None
@@ -112,8 +112,8 @@ class Signals:
     def shut_down(self, stoppable: Stoppable, taken: Collection[int | None] = (), once: Collection[int] = ()) -> None:
         """Let signals shut down `stoppable`; `taken` lists the signals that have another use in this process.
 
-        `once` lists the signals that a supervisor repeats until the process ends; only the first occurrence of each
-        counts. Raises `ValueError` if the current thread is not the main thread.
+        `once` lists the signals that a supervisor repeats until the process ends; the repetitions of these signals are
+        ignored. Raises `ValueError` if the current thread is not the main thread.
         """
         self._stoppables = [each for each in self._stoppables if not each.over]
         self._once = frozenset(once)
@@ -123,7 +123,7 @@ class Signals:
             self._install(taken)
 
     def watch(self) -> None:
-        """Let signals wake the event loop through a pipe; a process that was forked before serving needs its own."""
+        """Let signals wake the event loop through a pipe; a process that was forked before serving needs a new pipe."""
         if self._stoppables and self._wakeup is None:
             self._loop = gevent.get_hub().loop
             self._wakeup = Wakeup(self._loop, self._drained)
@@ -238,7 +238,7 @@ class Signals:
         self._call_in_greenlet(self._replaced[number].python if chosen is self._shown else chosen, number, frame)
 
     def _on_chained(self, number: int, frame: FrameType | None) -> None:
-        """Act as the handler that the application sees as current, and that the application's own handler may call."""
+        """Handle a signal for the application, which sees this method as the current handler, and may call it."""
         if not self.installed:
             return
         with self._lock:
@@ -286,8 +286,8 @@ class Signals:
     def notice(self) -> None:
         """Process signals that the main thread has not been able to handle; never waits.
 
-        A native thread calls this method while the main thread may be blocked in C. The first signal also sets the
-        latest time at which the process ends.
+        A native thread calls this method while the main thread may be blocked in C. The first signal also sets the time
+        limit at which the process is ended.
         """
         if self._wakeup is not None:
             self._wakeup.take()
@@ -300,7 +300,7 @@ class Signals:
                     self._act(number)
 
     def _is_repeated(self, number: int, before: set[int]) -> bool:
-        """Return whether `before` contains a signal whose first occurrence alone counts; add the signal to it."""
+        """Return whether a signal is an ignored repetition of a signal in `before`; add the signal to `before`."""
         if number in before:
             return number in self._once
         before.add(number)
@@ -327,13 +327,13 @@ class Signals:
         self._in_hub(self.log.record, level, lambda: text)
 
     def _in_hub(self, function: Callable[..., object], *arguments: object) -> None:
-        # Suppress all errors, because the loop may have been destroyed.
+        # The loop may have been destroyed, so suppress all errors.
         with contextlib.suppress(Exception):
             self._loop.run_callback_threadsafe(function, *arguments)
 
 
 def _plan(running: Collection[Stoppable]) -> str:
-    """Return what the shutdown finishes, for the log; this may be called while the pool changes, in any thread."""
+    """Return a text for the log: what the shutdown finishes. Any thread may call this, even while the pool changes."""
     with contextlib.suppress(Exception):
         return "; ".join(filter(None, [each.plan() for each in running])) or "shutting down"
     return "shutting down"
@@ -353,7 +353,7 @@ when_isolated(SIGNALS.restore_in_child)
 def end_as_first_process() -> None:
     """Make SIGTERM end this process while it is still starting, even if it is process 1 of a container.
 
-    The kernel does not apply the default action of a signal to the first process.
+    The kernel does not apply the default action of a signal to process 1.
     """
     if os.getpid() == 1 and Action(signal.SIGTERM).is_default:
         signal.signal(signal.SIGTERM, _end)

@@ -1,8 +1,8 @@
-"""Replacements for the standard output and the standard error of a serving process; they never block their writer.
+"""Replacements for standard output and standard error in a serving process; writing to them never blocks.
 
 The command line replaces `sys.stdout` and `sys.stderr` with these streams before the application is imported. `print`,
-`warnings`, handlers of `logging`, and gevent's reports of failed greenlets all write to them. Each stream has one
-outlet, so its output stays in order.
+`warnings`, handlers of `logging`, and gevent's reports of failed greenlets all write to these streams. Each stream has
+one outlet, so its output stays in order.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .outlet import Outlet
 __all__ = ["protect_standard_streams"]
 
 _LONGEST_PART: Final = 8192
-"""Maximum number of characters of an incomplete line that are kept."""
+"""Maximum length, in characters, of an incomplete line that is kept; a longer line is written before it is complete."""
 
 _OUTPUT: Final = 1
 _ERROR: Final = 2
@@ -38,7 +38,8 @@ def protect_standard_streams() -> None:
 
 
 def _open_if_closed() -> None:
-    """Open closed standard descriptors; otherwise, a socket could get number 2, and receive C code's error messages."""
+    """Open closed standard descriptors; otherwise, a socket could get descriptor 2, and receive error messages of C
+    code."""
     for descriptor in (0, _OUTPUT, _ERROR):
         try:
             os.fstat(descriptor)
@@ -50,7 +51,7 @@ def _open_if_closed() -> None:
 
 
 class _StandardStream(io.TextIOBase):
-    """A text file that writes whole lines, each as soon as it is complete or flushed."""
+    """A text file that writes each line as soon as the line is complete or flushed."""
 
     def __init__(self, descriptor: int, earlier: Any) -> None:
         self._descriptor = descriptor
@@ -115,7 +116,7 @@ class _StandardStream(io.TextIOBase):
         return True
 
     def fileno(self) -> int:
-        """Return the descriptor."""
+        """Return the descriptor to which this file writes."""
         return self._descriptor
 
     def isatty(self) -> bool:
@@ -127,7 +128,7 @@ class _StandardStream(io.TextIOBase):
 
 
 class _Bytes(io.RawIOBase):
-    """The binary file below the text file."""
+    """The binary file that the attribute `buffer` of a standard stream returns."""
 
     def __init__(self, descriptor: int, outlet: Outlet) -> None:
         self._descriptor, self._outlet = descriptor, outlet
@@ -142,5 +143,5 @@ class _Bytes(io.RawIOBase):
         return True
 
     def fileno(self) -> int:
-        """Return the descriptor."""
+        """Return the descriptor to which this file writes."""
         return self._descriptor

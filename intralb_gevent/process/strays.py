@@ -73,7 +73,7 @@ class Strays:
         if kind is None or issubclass(kind, (HubDestroyed, GreenletExit)) or os.getpid() != self._pid:
             return False
         if issubclass(kind, KeyboardInterrupt) and not SIGNALS.owns(signal.SIGINT):
-            # The operator has sent SIGINT.
+            # This is not a stray: the operator has sent SIGINT.
             return False
         return context is None or issubclass(kind, Hub.SYSTEM_ERROR)
 

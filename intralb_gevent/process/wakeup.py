@@ -19,14 +19,14 @@ __all__ = ["Wakeup"]
 
 _READ: Final = 1
 _close: Callable[[int], None] = get_original("os", "close")
-"""The original close(), which is used because gevent's version waits for the event loop."""
+"""The original close(); gevent's version cannot be used, because it waits for the event loop."""
 
 _BYTES: Final = 65536
 """Capacity of a pipe in bytes."""
 
 
 class Wakeup:
-    """The wakeup pipe, used until `close`; `taken` is called with the signal numbers, one byte for each signal."""
+    """The wakeup pipe, used until `close` is called; passes the signal numbers to `taken`, one byte for each signal."""
 
     def __init__(self, loop: Any, taken: Callable[[bytes], object]) -> None:
         self._drained = taken

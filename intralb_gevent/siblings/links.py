@@ -1,9 +1,10 @@
-"""The sending side: passes connections to other processes, and takes back those that were not taken.
+"""The sending side: passes connections to other processes, and takes back connections that no process has taken.
 
-A connection belongs to the sender until the sender has read the receiver's confirmation, and the receiver reads from
-the connection only once it has sent the confirmation. If a link ends first, the sender shuts it down, so that no
-further confirmation can be sent, then reads the confirmations that were sent, and takes back the other connections. So
-a connection is always served by exactly one process, whenever a receiver is killed or blocked.
+A connection belongs to the sender until the receiver has sent a confirmation. Before the confirmation, the receiver
+does not read from the connection. If a link breaks before the sender has read a confirmation, the sender first shuts
+the link down, so that the receiver can send no further confirmation. The sender then reads the confirmations that are
+already in the link's buffer, and takes back all other connections. Therefore, exactly one process serves each
+connection, even if a receiver is killed or blocked at any moment.
 """
 
 from __future__ import annotations
@@ -21,39 +22,40 @@ from .transfer import Message, Transfer
 __all__ = ["Link", "Links", "Sender"]
 
 ANSWER_SECONDS: Final = 1.0
-"""Seconds within which a process must answer; otherwise its event loop is blocked, and the connections are taken
-back."""
+"""Seconds within which a process must answer. A process that does not answer in this time has a blocked event loop, so
+the sender takes back the connections."""
 
 AVOIDED_SECONDS: Final = 1.0
-"""Seconds for which nothing is sent to a process that has not answered, or has refused a connection."""
+"""Seconds for which no connection is sent to a process that has not answered, or has refused a connection."""
 
 MAX_WAITING: Final = 32
-"""Maximum number of connections on their way to one process, so that few wait if it is blocked."""
+"""Maximum number of unanswered connections sent to one process, so that only a few connections wait if the process is
+blocked."""
 
 
 class Sender(Protocol):
     """The owner of the links, whose methods are called in the hub."""
 
     def changed(self) -> None:
-        """Continue, because a process can receive connections now, or cannot any more."""
+        """React to a process that has become able, or unable, to receive connections."""
 
     def taken(self, transfer: Transfer) -> None:
         """Record that another process has taken a connection."""
 
     def returned(self, transfer: Transfer, reason: str) -> None:
-        """Serve a connection again that no other process has taken."""
+        """Serve a connection again, because no other process has taken it."""
 
     def failed(self) -> None:
         """Log the current exception as a bug in this package."""
 
 
 class Link:
-    """A socket to one process, and the connections that were sent through it and not answered yet."""
+    """A socket to one process, and the connections that were sent through this socket and are not answered yet."""
 
     def __init__(self, loop: Any, sock: _socket.socket, pid: int, sender: Sender) -> None:
         self.pid = pid
         self.connections = 0
-        """Number of connections of the process, as far as it is known."""
+        """Estimated number of connections of the process: its last report, and the connections sent since."""
         self.ready = False
         """True while the process can receive connections."""
         self.closed = False
@@ -63,7 +65,7 @@ class Link:
         self._waiting: dict[int, Transfer] = {}
         self._numbers = count(1)
         self._heard = monotonic()
-        """Time of the last answer, or of the first message that still has none."""
+        """Time of the last answer, or of the first connection sent after it, in `time.monotonic()` seconds."""
         self._greeted = False
         self._reader = loop.io(sock.fileno(), 1, ref=False)
         self._reader.start(self.look)
@@ -74,7 +76,7 @@ class Link:
 
     @property
     def waiting(self) -> int:
-        """Number of connections that were sent and not answered yet."""
+        """Number of connections that were sent through this link and are not answered yet."""
         return len(self._waiting)
 
     def accepts(self, now: float) -> bool:
@@ -82,15 +84,15 @@ class Link:
         return self.ready and not self.closed and len(self._waiting) < MAX_WAITING and now >= self.avoided_until
 
     def owes_answer(self) -> bool:
-        """Return whether an answer of the process is missing."""
+        """Return whether the process must still send an answer, or its first report."""
         return not self.closed and (bool(self._waiting) or not self._greeted)
 
     def is_silent(self, now: float) -> bool:
-        """Return whether an answer of the process has been missing for too long."""
+        """Return whether an answer of the process has been due for more than `ANSWER_SECONDS`."""
         return self.owes_answer() and now - self._heard > ANSWER_SECONDS
 
     def send(self, transfer: Transfer) -> bool:
-        """Send a connection; return False, without an effect, if that is not possible now."""
+        """Send a connection; return False, and avoid the process for a while, if the connection cannot be sent now."""
         number = next(self._numbers)
         try:
             send(self._sock, transfer.message(number).encoded(), transfer.sock.fileno())
@@ -119,7 +121,7 @@ class Link:
             self.close("bug")
 
     def _packet(self) -> bytes | None:
-        """Return the next packet, which is empty if the link is broken; None if there is none now."""
+        """Return the next packet, which is empty if the link is broken; None if no packet has arrived."""
         try:
             return receive(self._sock)[0]
         except (BlockingIOError, InterruptedError):
@@ -148,7 +150,8 @@ class Link:
             self._sender.returned(transfer, str(message.fields.get("reason", "refused")))
 
     def close(self, reason: str) -> None:
-        """End this link, and take back the connections that the process has not taken; does nothing if it is closed."""
+        """Close this link, and take back the connections that the process has not taken; a closed link is not
+        changed."""
         if self.closed:
             return
         self.closed, self.ready = True, False
@@ -162,8 +165,9 @@ class Link:
         self._sender.changed()
 
     def _read_last(self) -> None:
-        """Prevent further confirmations, and read those that were sent."""
-        # An error means that the other process has ended the link, so it cannot send any more either.
+        """Prevent further confirmations, and read the confirmations that were already sent."""
+        # An error means that the other process has closed the link, so that process can send no more confirmations
+        # either.
         with contextlib.suppress(OSError):
             self._sock.shutdown(_socket.SHUT_RDWR)
         while packet := self._packet():
@@ -173,7 +177,8 @@ class Link:
                 self._sender.taken(transfer)
 
     def isolate(self) -> list[_socket.socket]:
-        """Forget everything in a process that a handler has forked; return the sockets of which it has copies."""
+        """Mark this link as closed in a process that a handler has forked; return the sockets that must be closed
+        there."""
         self.closed = True
         return [self._sock, *(each.sock for each in self._waiting.values())]
 
@@ -187,7 +192,8 @@ class Links:
         self._sender = sender
         self._links: dict[int, Link] = {}
         self._avoided: dict[int, float] = {}
-        """The processes that cannot be reached, and the time until which no attempt is made."""
+        """Ids of the processes that have not answered, and for each the time until which `connect` does not try
+        again."""
         self._timer: Any = None
 
     def __repr__(self) -> str:
@@ -198,7 +204,7 @@ class Links:
 
     @property
     def waiting(self) -> int:
-        """Number of connections that are on their way."""
+        """Number of connections that were sent to other processes and are not answered yet."""
         return sum(link.waiting for link in self._links.values())
 
     def connect(self, pid: int) -> Link | None:
@@ -217,14 +223,14 @@ class Links:
         return link
 
     def send(self, pid: int, transfer: Transfer) -> bool:
-        """Send a connection to a process to which there is a link; return False, without an effect, if it cannot."""
+        """Send a connection over the existing link to a process; return False if the connection cannot be sent now."""
         link = self._links.get(pid)
         sent = link is not None and link.accepts(monotonic()) and link.send(transfer)
         self._watch()
         return sent
 
     def _watch(self) -> None:
-        """Check at intervals whether processes answer, while any of them has to."""
+        """Check at intervals whether processes answer, until no answer is due."""
         if self._timer is None:
             self._timer = self._loop.timer(ANSWER_SECONDS / 4, ANSWER_SECONDS / 4, ref=False)
         if not self._timer.active:
@@ -239,7 +245,7 @@ class Links:
     def _close_silent(self, now: float) -> None:
         for link in self:
             if link.is_silent(now):
-                # If this event loop was blocked, answers have arrived in that time.
+                # Read first, because answers may have arrived while this event loop was blocked.
                 link.look()
             if link.is_silent(now):
                 self._avoided[link.pid] = now + AVOIDED_SECONDS
@@ -250,7 +256,7 @@ class Links:
             self._timer.stop()
 
     def close(self) -> None:
-        """End all links, and take back the connections that are on their way."""
+        """Close all links, and take back the connections that no process has taken."""
         if self._timer is not None:
             self._timer.stop()
             self._timer.close()

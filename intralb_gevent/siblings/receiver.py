@@ -22,7 +22,7 @@ class Recipient(Protocol):
         """Return the number of connections of this server."""
 
     def refusal(self, transfer: Transfer) -> str:
-        """Return why the server cannot take a connection; '' if it can."""
+        """Return the reason why the server cannot take a connection; '' if it can take the connection."""
 
     def adopt(self, transfer: Transfer) -> None:
         """Serve a connection, which belongs to this process now."""
@@ -35,7 +35,7 @@ class Receiver:
     """Listens for other processes, and answers each connection that they send with `taken` or `refused`."""
 
     def __init__(self, loop: Any, listener: int, recipient: Recipient) -> None:
-        """Begin to listen; raises OSError if that is not possible."""
+        """Begin to listen; raises OSError if listening fails."""
         self._loop = loop
         self._recipient = recipient
         self._sock: _socket.socket | None = listen(listener)
@@ -76,7 +76,7 @@ class Receiver:
             self._forget(sender)
 
     def _receive(self, sender: _socket.socket) -> bool:
-        """Handle one packet; return False if there is none now."""
+        """Handle one packet; return False if no packet has arrived."""
         try:
             packet, descriptor = receive(sender)
         except (BlockingIOError, InterruptedError):
@@ -128,7 +128,8 @@ class Receiver:
         sender.close()
 
     def stop(self) -> None:
-        """Refuse all further connections, because this process drains. Call this before the client listener closes."""
+        """Refuse all further connections, because this process drains. Call this method before the client listener is
+        closed."""
         if self._sock is None:
             return
         self._acceptor.stop()
@@ -139,7 +140,8 @@ class Receiver:
             self._send_state(sender)
 
     def close(self) -> None:
-        """End the links to all senders, which then take back the connections that were not taken."""
+        """Close the links to all senders; the senders then take back the connections that this process has not
+        taken."""
         self.stop()
         for sender in list(self._readers):
             self._forget(sender)
@@ -156,7 +158,7 @@ def _refused(message: Message, reason: str) -> Message:
 
 
 def _answered(sender: _socket.socket, message: Message) -> bool:
-    """Send a message; return False if the sender cannot receive it any more."""
+    """Send a message to `sender`; return False if sending fails."""
     try:
         send(sender, message.encoded())
     except OSError:

@@ -1,8 +1,8 @@
-"""The unix sockets through which processes pass connections to each other. No function of this module waits.
+"""The Unix sockets through which processes pass connections to each other. No function of this module waits.
 
-Each process listens on an abstract address, which leaves no file behind. The address contains the number of the client
-listener's open file, and the process id: so processes find each other only if they accept from the same listener, no
-matter which process has started them. The kernel guarantees the identity of the peer, and both sides check it.
+Each process listens on an abstract address, which leaves no file behind. The address contains the inode number of the
+client listener, and the process id. Therefore, processes find each other only if they accept from the same listener, no
+matter which process has started them. Both sides check the user id of the peer, which the kernel guarantees.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _BOUND_SOCKETS: Final = Path("/proc/net/unix")
 
 
 def listener_number(listener: Any) -> int:
-    """Return the number of the listener's open file, which is the same in all processes that have inherited it."""
+    """Return the inode number of the listener, which is the same in all processes that have inherited the listener."""
     return os.fstat(listener.fileno()).st_ino
 
 
@@ -57,7 +57,8 @@ def listen(listener: int) -> _socket.socket:
 
 
 def connect(listener: int, pid: int) -> _socket.socket:
-    """Return a socket to a process that accepts from the listener; raises OSError if it cannot receive connections."""
+    """Return a socket to a process that accepts from the listener; raises OSError if the process receives no
+    connections."""
     sock = _socket_of()
     try:
         sock.connect(_address(listener, pid))
@@ -70,7 +71,8 @@ def connect(listener: int, pid: int) -> _socket.socket:
 
 
 def accept(sock: _socket.socket) -> _socket.socket | None:
-    """Return the socket of a process that has connected; None if no process of the same user has."""
+    """Accept a connection of another process, and return its socket; None if no process of the same user has
+    connected."""
     try:
         descriptor = sock._accept()[0]  # type: ignore[attr-defined]  # no public method returns a plain socket
     except OSError:
@@ -89,21 +91,22 @@ def _peer(sock: _socket.socket) -> tuple[int, int]:
 
 
 def send(sock: _socket.socket, packet: bytes, descriptor: int | None = None) -> None:
-    """Send a packet, and a descriptor with it; raises OSError, and BlockingIOError if there is no space now."""
+    """Send a packet with an optional descriptor; raises BlockingIOError if the socket's buffer is full, or another
+    OSError."""
     ancillary = [] if descriptor is None else [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", [descriptor]))]
     sock.sendmsg([packet], ancillary, _socket.MSG_NOSIGNAL)
 
 
 def receive(sock: _socket.socket) -> tuple[bytes, int | None]:
-    """Return a packet, which is empty at the end of the connection, and the descriptor that it brings.
+    """Return a packet, which is empty at the end of the connection, and the descriptor that was sent with the packet.
 
-    Raises OSError, and BlockingIOError if no packet has arrived.
+    Raises BlockingIOError if no packet has arrived, or another OSError.
     """
     try:
         packet, ancillary, _, _ = _received(sock)
     except ConnectionResetError:
-        # The kernel reports once that the peer has ended without reading everything; the packets that the peer has sent
-        # follow, and each can be the confirmation that a connection was taken.
+        # The kernel reports this error once if the peer has ended without reading everything. Packets that the peer has
+        # sent can still be read; one of them may confirm that the peer has taken a connection.
         packet, ancillary, _, _ = _received(sock)
     found = array.array("i")
     for level, kind, data in ancillary:

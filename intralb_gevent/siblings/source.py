@@ -16,21 +16,21 @@ class Sibling(NamedTuple):
 
     pid: int
     generation: int = 0
-    """Number of the reload since which the process has run; 0 if that is not known."""
+    """Generation of the process, a number that increases with each reload; 0 if the generation is unknown."""
 
 
 class Siblings(Protocol):
     """The other processes that accept from the same listener."""
 
     def known(self) -> Sequence[Sibling]:
-        """Return the processes that may be able to receive connections. This never waits."""
+        """Return the processes that may be able to receive connections. This method never waits."""
 
     def starting(self) -> bool:
-        """Return whether a process that replaces this one is going to be ready within seconds."""
+        """Return whether a process that will replace this one is starting, and will be ready within seconds."""
 
 
 class BoundSiblings:
-    """Finds processes by the addresses on which they receive connections, whatever has started them."""
+    """Finds processes by the addresses on which they receive connections, no matter which program has started them."""
 
     def __init__(self, listener: int) -> None:
         self._listener = listener
@@ -43,5 +43,5 @@ class BoundSiblings:
         return [Sibling(pid) for pid in bound_pids(self._listener) if pid != os.getpid()]
 
     def starting(self) -> bool:
-        """Return False, because a process that is not ready yet has no address."""
+        """Return False, because a process that is still starting has no address and cannot be found."""
         return False

@@ -1,9 +1,9 @@
 """One connection on its way to another process, and the messages between the two processes.
 
 A message is one packet: a byte with the protocol's version, a line of JSON, and the bytes that were already read from
-the client. The processes can have different versions of this package, as in a reload. So a receiver ignores fields that
-it does not know, and refuses messages of a later version or of a kind that it does not know. A new field that must not
-be ignored needs a new version.
+the client. During a reload, the two processes can run different versions of this package. Therefore, a receiver ignores
+unknown fields, and refuses messages of a later protocol version or of an unknown kind. A new field that receivers must
+not ignore requires a new protocol version.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ REQUEST: Final = "request"
 """Kind of a connection with a whole request, whose bytes are in the message."""
 
 MAX_DATA_BYTES: Final = 64 * 1024
-"""Maximum bytes already read from the client."""
+"""Maximum number of bytes in a message that were already read from the client."""
 
 MAX_MESSAGE_BYTES: Final = MAX_DATA_BYTES + 4096
 
@@ -39,13 +39,13 @@ class Message(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """The kind of the message; '' if the version is a later one, or no kind is given."""
+        """The kind of the message; '' if the message has a later protocol version, or has no kind."""
         kind = self.fields.get("kind", "")
         return kind if isinstance(kind, str) and self.version <= VERSION else ""
 
     @property
     def number(self) -> int:
-        """The number of the transfer that the message belongs to; 0 if there is none."""
+        """The number of the transfer to which the message belongs; 0 if the message has no number."""
         number = self.fields.get("number", 0)
         return number if isinstance(number, int) else 0
 
@@ -56,7 +56,7 @@ class Message(NamedTuple):
 
     @classmethod
     def decoded(cls, packet: bytes) -> Message:
-        """Return the message in a packet; one that cannot be understood has no fields."""
+        """Return the message in a packet; if the packet is malformed, the message has no fields."""
         line, _, data = packet[1:].partition(b"\n")
         try:
             fields = json.loads(line)
@@ -69,8 +69,8 @@ class Message(NamedTuple):
 class Transfer:
     """A connection that moves to another process.
 
-    The sender keeps the socket open until the receiver confirms that it has taken the connection. Before its
-    confirmation, the receiver does not read from the socket.
+    The sender keeps the socket open until the receiver confirms that it has taken the connection. The receiver does not
+    read from the socket before it confirms.
     """
 
     sock: _socket.socket
@@ -81,14 +81,15 @@ class Transfer:
     begun: bool = False
     """True if requests were received on this connection before."""
     identified: bool = False
-    """True if `host` and `port` are those of a PROXY header, or no such header precedes the requests."""
+    """True if `host` and `port` come from a PROXY header that was already read, or if no PROXY header precedes the
+    requests."""
     expires: float = math.inf
-    """End of the read timeout, in `time.monotonic()` seconds, which are the same in all processes of a machine."""
+    """End of the read timeout, in `time.monotonic()` seconds. This clock is the same in all processes of a machine."""
     data: bytes = b""
     """The bytes of the request; empty for an idle connection."""
 
     def message(self, number: int) -> Message:
-        """Return the message that announces this connection, under a number of the sender's choice."""
+        """Return the message that sends this connection; the receiver repeats `number` in its answer."""
         fields = {
             "kind": self.kind,
             "number": number,
@@ -102,7 +103,7 @@ class Transfer:
 
     @classmethod
     def received(cls, message: Message, sock: _socket.socket) -> Transfer:
-        """Return the connection that a message has brought; raises ValueError if a field is not what it should be."""
+        """Return the connection that a message describes; raises TypeError or ValueError if a field is malformed."""
         fields = message.fields
         expires = fields.get("expires")
         return cls(
