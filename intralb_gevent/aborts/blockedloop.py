@@ -77,9 +77,10 @@ class BlockedLoop:
         self._program = _outermost(_root_frame())
 
     def look(self, busy_since: float) -> None:
-        """Record that the loop has been busy since `busy_since`; if it has been blocked for too long, report or exit.
+        """Record that the loop has been busy since `busy_since`.
 
-        This method is called in a native thread.
+        If the loop has been blocked for too long, this method writes a report or ends the process. This method is
+        called in a native thread.
         """
         now = monotonic()
         if busy_since != self._since:
@@ -97,8 +98,8 @@ class BlockedLoop:
             os._exit(EXIT_CODE)
 
     def _by_a_greenlet(self) -> bool:
-        """Return whether a greenlet blocks the loop; False if the main program does, which may start and stop
-        slowly."""
+        """Return True if a greenlet blocks the loop, and False if the main program does so, as it may at start and
+        exit."""
         if self._program is not None and _outermost(self._frame()) is self._program:
             self._blocked = 0.0
             return False

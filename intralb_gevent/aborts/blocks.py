@@ -192,13 +192,14 @@ def heights(code: CodeType) -> dict[int, int]:
 
 @lru_cache(maxsize=1024)
 def is_at_edge(code: CodeType, offset: int) -> bool:
-    """Return whether an instruction is at the edge of a `try` or `with` block, begins a handler, or is a NOP for `try`.
+    """Return whether an instruction is at the edge of a `try` or `with` block.
 
-    An exception at the edge of a block may bypass the block's handler. In particular, Python treats an exception at the
-    end of a loop as if the instruction before the loop had raised it. If the loop is the first statement of a `try`
-    block, that instruction is outside of the block. The start of a function is not an edge: no block has begun, so an
-    exception at the start has the same effect as an exception raised by the call. In endless recursion, the start of
-    the function may be the only point where an abort is possible.
+    The first instructions of an exception handler, and a NOP, which may mark the start of a `try` block, also count as
+    edges. An exception at the edge of a block may bypass the block's handler. In particular, Python treats an exception
+    at the end of a loop as if the instruction before the loop had raised it. If the loop is the first statement of a
+    `try` block, that instruction is outside of the block. The start of a function is not an edge: no block has begun,
+    so an exception at the start has the same effect as an exception raised by the call. In endless recursion, the start
+    of the function may be the only point where an abort is possible.
     """
     if offset == _entry(code):
         return False

@@ -27,8 +27,8 @@ _SILENT: Final = frozenset(
         *(f"{action}_{kind}" for action in ("STORE", "DELETE") for kind in ("FAST", "NAME", "GLOBAL", "DEREF")),
     }
 )
-"""Instructions that make no call. If such an instruction drops a reference, Python may call finalizers and weakref
-callbacks."""
+"""Instructions that make no call. If one of these instructions drops a reference, Python itself may call finalizers and
+weakref callbacks."""
 
 _ARGUMENTS_AND_NAMES: Final = frozenset({"CALL_FUNCTION_KW", "CALL_KW"})
 _VARIABLES: Final = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF", "LOAD_CLASSDEREF"})
@@ -193,7 +193,7 @@ def _paths(instructions: list[dis.Instruction]) -> list[tuple[str, ...]]:
 
 
 def callee(frame: FrameType) -> tuple[Any, Any]:
-    """Return the callable that a frame is calling, and the object of a called method; each of them is None if unknown.
+    """Return the callable that a frame is calling, and the object of a called method; each value is None if unknown.
 
     The look-up runs no application code, so properties and other computed attributes are not evaluated.
     """

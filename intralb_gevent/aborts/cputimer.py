@@ -1,9 +1,8 @@
 """Kernel timers that measure the CPU time of one thread, and fire even while no Python thread can run.
 
 C code that holds the GIL, such as the matching of a regular expression, prevents the watchdog's thread from running.
-These timers then replace the thread: whenever the watchdog's thread runs, it resets the timers, so they expire and send
-a signal only if the thread cannot run. The timers measure CPU time, so they never fire for a thread that waits, or for
-a stopped process.
+Whenever the watchdog's thread runs, it resets these timers. If the thread cannot run, the timers expire and send a
+signal in its place. The timers measure CPU time, so they never fire for a thread that waits, or for a stopped process.
 
 This module supports only 64-bit Linux; on other platforms, `cpu_timer` returns None.
 """

@@ -21,7 +21,7 @@ _TRIES: Final = (ast.Try, getattr(ast, "TryStar", ast.Try))
 """AST nodes of `try` statements; from Python 3.11 on, there is a separate node for `except*`."""
 
 _IN_SUCH: Final = frozenset({dis.opmap["RERAISE"], dis.opmap["NOP"]})
-"""A function with a `finally` block contains at least one of these instructions; `try: pass` compiles to NOP."""
+"""A function with a `finally` block contains at least one of these instructions: NOP after `try: pass`, for example."""
 
 _MOST_LINES: Final = 1000
 """Functions with more lines than this are not parsed, because parsing takes about 15 ms per thousand lines."""

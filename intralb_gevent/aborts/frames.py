@@ -27,8 +27,8 @@ _MAY_BE_SUSPENDED: Final = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect
 def clear_frames(error: BaseException) -> None:
     """Free the local variables in all frames of the tracebacks of an exception and of the exceptions in its context.
 
-    Finalizers may wait during this call. If the application keeps the exception, the traceback is kept, too, but its
-    frames have no local variables any more.
+    Finalizers may wait during this call. If the application keeps the exception, the traceback is also kept, but the
+    frames in it have lost their local variables.
     """
     seen: set[int] = set()
     following: BaseException | None = error

@@ -49,8 +49,8 @@ MOST_STEPS: Final = 5000
 starts a new search."""
 
 FINISH_STEPS: Final = 200
-"""Number of instructions after which a search ends in a frame that is releasing a resource. This limit is lower than
-`MOST_STEPS`, because tracing slows down the release."""
+"""Number of instructions after which a search ends in a frame that is releasing a resource. `FINISH_STEPS` is lower
+than `MOST_STEPS`, because tracing slows down the release."""
 
 
 def trace_no_other_frame(frame: FrameType, event: str, argument: object) -> None:
@@ -89,10 +89,10 @@ class _Search:
     """Traces a frame up to its next safe point, and raises the abort at that point if the abort is still due.
 
     At a safe point, the current statement has used all values that it has produced, and if a `try` block follows the
-    statement, the block has begun. At any other point, a resource that the statement has acquired could be lost,
-    because no `finally` block would release it. If the statement returns a new value to the caller, the caller's
-    statement must also finish. After the end of a block, no instruction up to the next statement is safe, because the
-    bytecode does not show how far `finally` and `__exit__` have run.
+    statement, the block has begun. After an abort at an unsafe point, no `finally` block would release a resource that
+    the statement has acquired. If the statement returns a new value to the caller, the caller's statement must also
+    finish. After the end of a block, no instruction up to the next statement is safe, because the bytecode does not
+    show how far `finally` and `__exit__` have run.
     """
 
     def __init__(self, frame: FrameType, slot: Slot, most_steps: int, *, returned: bool = False) -> None:

@@ -1,9 +1,9 @@
 """Aborts handlers that wait for locks, queues and pipes of multiprocessing; these waits block the whole process.
 
-When a signal interrupts such a wait, Python calls the signal handler, and continues the wait unless the signal handler
-raises an exception. But Python may also call the signal handler when the wait has just ended. An abort at this moment
-would leave a lock held forever, or a message half read. Therefore, an abort requires two checks between which the frame
-has executed no instruction, and the state of the lock or pipe has not changed.
+When a signal interrupts the wait for a lock, Python calls the signal handler, and continues the wait unless the signal
+handler raises an exception. But Python may also call the signal handler when the wait has just ended. An abort right
+after a wait would leave a lock held forever, or a message half read. Therefore, an abort requires two checks between
+which the frame has executed no instruction, and the state of the lock or pipe has not changed.
 """
 
 from __future__ import annotations

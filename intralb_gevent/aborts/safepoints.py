@@ -8,8 +8,8 @@ raised in:
   locks, logging, process creation, imports;
 - functions that acquire or release a lock;
 - functions whose exceptions Python or a C library discards: finalizers, callbacks of weak references and of ctypes,
-SQLite collations. An abort in such a function would end only this function, and not the handler; an abort in a
-collation would also corrupt an SQLite index.
+SQLite collations. An abort in a finalizer or a callback would end only this function, and not the handler; an abort in
+a collation would also corrupt an SQLite index.
 """
 
 from __future__ import annotations
@@ -142,8 +142,8 @@ def application_frames(frame: FrameType | None) -> Iterator[tuple[FrameType, int
 def in_application(frame: FrameType | None) -> bool:
     """Return whether the innermost frame is application code, outside of finalizers and the packages in `DELICATE`.
 
-    The callers are checked up to the innermost frame of this package. If the application has called this frame, instead
-    of being called by it, the result is False.
+    The callers are searched up to the innermost frame of this package. If the application has called the function of
+    that frame, the result is False, because this package must not be aborted.
     """
     innermost = frame
     while frame is not None:
@@ -273,8 +273,8 @@ def _is_probably_of_dropping_library(frame: FrameType, caller: FrameType, name: 
         return False
     if name in _method_names(types):
         return True
-    # Check whether the call passes an object of such a library, such as a callback of ctypes. If `frame` has received
-    # this object, `frame` is the called function itself, and not a callback.
+    # Check whether the call passes an object of a library that discards exceptions, for example a callback of ctypes.
+    # If `frame` has received this object, `frame` is the called function itself, and not a callback.
     passes = any(is_a(each, types) or _is_subclass(each, types) for each in arguments(caller))
     return passes and not any(is_a(each, types) for each in _received(frame))
 
@@ -320,7 +320,7 @@ def outside(frame: FrameType | None) -> bool:
 
 
 def package_of(frame: FrameType) -> str:
-    """Return the name of the top-level package or module that a frame belongs to."""
+    """Return the name of the top-level package or module to which a frame belongs."""
     return _module_of(frame).partition(".")[0]
 
 

@@ -2,8 +2,9 @@
 
 A slot runs one job after another in the same greenlet, so that thread-locals such as database connections stay open.
 But a request can leave behind an object that affects the greenlet later, such as a timeout that was never cancelled, or
-a timer that kills the greenlet. After such a request, the slot needs a new greenlet. This module detects these
-leftovers. The module also prevents the reuse of the ids of greenlets whose requests were aborted.
+a timer that kills the greenlet. After a request that has left behind such an object, the slot needs a new greenlet.
+This module detects objects that a request has left behind. The module also prevents the reuse of the ids of greenlets
+whose requests were aborted.
 
 This module is not compiled, because compiled functions have no frames. Even if all other modules are compiled, the
 frame of `_run_jobs` shows that the frames inside it belong to the application.
@@ -67,8 +68,7 @@ class SlotGreenlet(Greenlet):  # type: ignore[type-arg]  # generic only in geven
 
     @property
     def spawn_tree_locals(self) -> dict[str, Any]:
-        """The dictionary that gevent passes on to greenlets that a request spawns, and to all greenlets that these
-        spawn."""
+        """The dictionary that gevent passes on to all greenlets that a request spawns, directly or indirectly."""
         job = None if self.intralb_slot is None else self.intralb_slot.job
         if self.intralb_slot is not None and job is not None:
             request = Request(self.intralb_slot, job.started)
@@ -112,9 +112,9 @@ class SlotGreenlet(Greenlet):  # type: ignore[type-arg]  # generic only in geven
 
 @calls_application
 def _run_jobs(slot: Slot) -> None:
-    # This is not a method, so that the greenlet is not a local variable: `slot_at` reads the local variables of this
-    # frame, and Python keeps a copy of them. The slot would mistake a reference to the greenlet in this copy for a
-    # leftover of the request.
+    # `_run_jobs` is not a method, so that the greenlet is not a local variable: `slot_at` reads the local variables of
+    # this frame, and Python keeps a copy of these variables. The slot would mistake a reference to the greenlet in this
+    # copy for a leftover of the request.
     slot.run()
 
 

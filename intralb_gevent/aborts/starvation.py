@@ -1,4 +1,4 @@
-"""Kernel timers that check a handler when the watchdog's thread cannot, because C code holds the GIL."""
+"""Kernel timers that check a handler when the watchdog's thread cannot run, because C code holds the GIL."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def stack_at(frame: FrameType | None) -> traceback.StackSummary:
 
 
 _NO_STACK: Final = (
-    "no code of the application was running when its stack was taken: its response may have many small parts, or the "
+    "no code of the application was running when the stack was read: the response may have many small parts, or the "
     "machine may be short of CPU time"
 )
 

@@ -91,8 +91,8 @@ def receiver(frame: FrameType | None) -> FrameType | None:
 def is_paused_within_step(frame: FrameType | None) -> bool:
     """Return whether the watchdog has paused a CPU-bound handler before the handler could store the result of a call.
 
-    After an abort, the handler could not release a resource that the call has acquired. The handler continues soon, and
-    is aborted later.
+    After an abort, the handler could not release a resource that the call has acquired. The paused handler continues
+    soon, and is aborted after the step.
     """
     while frame is not None and frame.f_code is not take_break.__code__:
         frame = frame.f_back

@@ -174,8 +174,8 @@ class Watchdog:
     def look_soon(cls) -> None:
         """For a short time, check handlers even if they have run for less than `BUSY_SECONDS` without a pause.
 
-        Otherwise, a late handler might never be aborted if it only runs briefly between waits during which it must not
-        be aborted.
+        Without these checks, a late handler that runs only briefly between waits, and must not be aborted during the
+        waits, might never be aborted.
         """
         cls._soon_until = monotonic() + _SOON_SECONDS
         for watchdog in cls._all.values():
@@ -198,7 +198,7 @@ class Watchdog:
         try:
             self._earlier = signal.signal(number, self._on_signal)
         except ValueError:
-            self.off_because = "signals are handled in the main thread only, and this is another"
+            self.off_because = "signals are handled in the main thread only, and the server is in another thread"
             return
         # Let the signal interrupt system calls, so that the signal handler can raise an abort before a call is
         # restarted.
@@ -303,11 +303,12 @@ class Watchdog:
         if self.sampler is not None:
             self.sampler(frame, in_c)
         if in_application(frame) or outside(frame):
-            # Collect garbage only outside of this package's code: a finalizer may wait, and other greenlets then run.
+            # Collect garbage only outside of this package's code: if a finalizer waits, other greenlets run in the
+            # meantime.
             self._collector.in_greenlet()
         if (bound := getattr(greenlet, "intralb_bound", None)) is not None:
             bound.enforce(since, frame)
-        # The hub may have been blocked by a different greenlet until just now.
+        # Check how long this greenlet has run, because a different greenlet may have blocked the hub until just now.
         now = monotonic()
         if slot is not None and now - since >= self._busy_seconds(now):
             self.end_if_late(slot, frame)
@@ -381,8 +382,8 @@ _HANDLING: Final = {trace_no_other_frame.__code__, Watchdog._on_signal.__code__}
 
 
 def _isolate() -> None:
-    """Stop all watchdogs in a process that a handler has forked; a server that starts in this process gets a new
-    one."""
+    """Stop all watchdogs in a process that a handler has forked; a server that starts in this process creates a new
+    watchdog."""
     for watchdog in Watchdog._all.values():
         watchdog._stop()
     Watchdog._all.clear()

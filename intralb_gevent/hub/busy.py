@@ -1,11 +1,11 @@
 """Measures how long the event loop is busy between two polls of its sockets and timers.
 
 A busy period begins when the kernel reports events to the loop, and ends when the loop polls again. Two watchers that
-run in each iteration measure this time, without a timer.
+run in each iteration of the loop measure the busy periods, without a timer.
 
 Data that arrives during a busy period is not read before the period ends. After a long busy period, data counts as read
-late for another period of the same duration. The second period is needed because the loop accepts only a few of the
-waiting connections in one iteration, and reads from a connection only in a later iteration.
+late for another period of the same duration. A blocked loop catches up only after several iterations, because it
+accepts only a few connections in one iteration, and reads from a new connection only in a later iteration.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from ..observe.stats import Histogram
 __all__ = ["HubWatch"]
 
 LATE_SECONDS: Final = 0.02
-"""Seconds from the start of a busy period until data counts as read late, unless a long busy period has just ended."""
+"""Seconds from the start of a busy period until data counts as read late. After a long busy period, data counts as read
+late immediately."""
 
 
 class Witness(Protocol):

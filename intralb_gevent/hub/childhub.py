@@ -99,7 +99,7 @@ def leave_hub(hub: Any, top: Any, ended: Ended) -> list[object]:
 def _empty(loop: Any) -> list[object]:
     """Stop all watchers and callbacks of a loop; return the objects that they referred to.
 
-    The loop itself is kept, because only libev's default loop can watch child processes. The copied hub is in the
+    The loop is not replaced, because only libev's default loop can watch child processes. The copied hub is in the
     middle of running this loop, but libev allows the new hub to run the loop nested in that run. Stopping a watcher
     does not change the kernel's epoll set, which the parent shares, because libev creates a new set before the child
     waits.
@@ -211,7 +211,8 @@ class _End(Hub):
         end = cls(loop=loop)
         end._top, end._ended = top, ended
         root = top.parent.parent
-        # Start the new greenlet now: if it had not started, it would pass an exception of `top` on to its own parent.
+        # Start the new greenlet now: an exception of `top` would bypass an unstarted greenlet, and reach that
+        # greenlet's parent.
         _switch(end)
         end.parent = root
         top.parent = end
@@ -243,8 +244,8 @@ class _Fence:
     """A trace function for greenlets that switches back whenever one of the parent's greenlets gets control.
 
     When the child releases a lock, sets an event or kills a greenlet, gevent switches to copies of the parent's
-    greenlets that wait for this lock, event or greenlet. If such a copy belongs to a slot, it would run the slot's
-    request a second time.
+    greenlets that wait for this lock, event or greenlet. A copied greenlet that belongs to a slot would then run the
+    slot's request a second time.
     """
 
     def __init__(self, hub: Any, top: Any, end: _End | None, earlier: Callable[..., object] | None) -> None:

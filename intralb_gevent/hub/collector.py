@@ -69,7 +69,7 @@ class Collector:
     def _collect_in_greenlet(self) -> None:
         try:
             # Pass False, so that the timeout ends the block without an exception.
-            with gevent.Timeout(COLLECT_SECONDS, False):  # type: ignore[arg-type]  # not in its stubs
+            with gevent.Timeout(COLLECT_SECONDS, False):  # type: ignore[arg-type]  # gevent's stubs forbid False
                 self._collect()
         finally:
             self._running = False

@@ -1,7 +1,7 @@
 """Starts ready jobs in batches, and flushes their responses together.
 
-A batch ends after about a millisecond, and the loop polls its sockets before the next batch. Otherwise, new requests
-could not even be rejected until all ready jobs, which may be CPU-bound, have run.
+A batch ends after about a millisecond, and the loop polls its sockets before the next batch. If a batch contained all
+ready jobs, which may be CPU-bound, new requests could not even be rejected before its end.
 """
 
 from __future__ import annotations
@@ -109,8 +109,8 @@ class DispatchQueue:
         finally:
             flush_queue.batching = False
             flush_queue.flush()
-            # Schedule the rest in `finally`, because an exception raised by one dispatcher must not stop all other
-            # jobs.
+            # Schedule the remaining jobs in `finally`, because an exception raised by one dispatcher must not stop all
+            # other jobs.
             self._schedule_rest()
 
     def _schedule_rest(self) -> None:

@@ -138,8 +138,8 @@ def _call(function: Callable[[], object]) -> None:
 def _is_about_to_execute() -> bool:
     """Return whether this is a child of gevent's `subprocess` that will execute a program without waiting first.
 
-    Executing a program closes the child's copies of the sockets, so such a child needs no isolation. Isolation would
-    take some milliseconds.
+    A child that executes a program needs no isolation, because executing a program closes the child's copies of the
+    sockets. Isolation would take some milliseconds.
     """
     # Declare the type as `Any`: in the type stubs of frames, `f_locals` is a dictionary, which is wrong from Python
     # 3.13 on.

@@ -1,9 +1,9 @@
 """Writes this package's log records without waiting for the files and pipes of the application's logging handlers.
 
 A `StreamHandler` or `FileHandler` of `logging` blocks until it has written a record. This module adds a filter to each
-of these handlers. The filter formats a record of this package as the handler would, and passes the text to a
-non-blocking outlet. The handler's level, filters and formatter still apply. The application's records, and other
-handlers, are not affected.
+`StreamHandler` and `FileHandler` that receives records of this package. The filter formats a record of this package as
+the handler would, and passes the text to a non-blocking outlet. The handler's level, filters and formatter still apply.
+The application's records, and other handlers, are not affected.
 """
 
 from __future__ import annotations

@@ -29,9 +29,9 @@ REPEAT_SECONDS: Final = 60.0
 """Minimum number of seconds between two warnings."""
 
 _FULL: Final = (
-    "all {} threads of gevent's native pool have been busy for {:.1f} s, and {} more call(s) wait for one; "
-    "DNS look-ups and file objects use it too. Its threads run {}. Give calls that block for long a "
-    "gevent.threadpool.ThreadPool of their own with a timeout, or raise gevent.get_hub().threadpool.maxsize"
+    "all {} threads of gevent's native pool have been busy for {:.1f} s, and {} more call(s) wait for a thread; "
+    "DNS look-ups and file objects also use this pool. Its threads run {}. Make calls that block for long in a "
+    "separate gevent.threadpool.ThreadPool with a timeout, or raise gevent.get_hub().threadpool.maxsize"
 )
 
 

@@ -1,7 +1,7 @@
 """Limits repeated log records of one kind, so that neither an outage nor a client can fill the log.
 
 The first records of a kind are written, and further records are only counted. Every 10 seconds, one line for each kind
-reports the number of counted records and the text of the last one.
+reports the number of counted records and the text of the last record.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ _PLAIN: Final = (0, 1)
 class Action:
     """The kernel's action for one signal at the time when this object was created.
 
-    The kernel's action is unknown if the C library has no sigaction().
+    If the C library has no sigaction(), the kernel's action is unknown, and `address` is 0.
     """
 
     def __init__(self, number: int) -> None:

@@ -1,10 +1,10 @@
 """Ends the process at a given time, even if the process is still waiting for something.
 
-At exit, Python waits without a limit for non-daemon threads, executors, `atexit` functions and child processes. In this
-module, a native thread enforces a time limit. This thread runs even while Python code loops, or while C code waits
-without the global interpreter lock (GIL). If this thread cannot run, a thread of `faulthandler` ends the process. The
-thread of `faulthandler` does not need the interpreter: it also works while C code holds the GIL, and while Python is
-being finalized.
+At exit, Python waits without a limit for non-daemon threads, executors, `atexit` functions and child processes. This
+module enforces a time limit for the exit with a native thread. The native thread runs even while Python code loops, or
+while C code waits without the global interpreter lock (GIL). If the native thread cannot run, a thread of
+`faulthandler` ends the process. The thread of `faulthandler` does not need the interpreter: it also works while C code
+holds the GIL, and while Python is being finalized.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class ProcessEnd:
     def now(self, left: str = "") -> NoReturn:
         """Write one line about what is still running to standard error, and end the process.
 
-        `left` is a description of what is still running, if the caller has already called the method `left`.
+        `left` describes what is still running; by default, the method `left` creates this description.
         """
         line = LINES.line("CRITICAL", f"{self._stage}; {left or self.left()}; exits with code {self._code}")
         end_children()

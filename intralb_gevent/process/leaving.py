@@ -57,7 +57,7 @@ def leave(code: int) -> None:
     """Wait for everything for which Python waits at its exit; end the process if the remaining time does not
     suffice."""
     if not END.in_sight:
-        # Set a time limit. No shutdown has set one, because a command has failed, or the command was `check`.
+        # Set a time limit, because no shutdown has set it: a command has failed, or the command was `check`.
         END.by(monotonic() + LEAST_SECONDS, _STAGE, code)
     until = END.at
     END.move(until + _ATEXIT_SECONDS)

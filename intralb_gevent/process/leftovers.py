@@ -81,7 +81,7 @@ def _module(frame: FrameType) -> str:
 
 
 def _outwards(frame: FrameType | None) -> Iterator[FrameType]:
-    """Yield the frames from the innermost to the outermost, except those of this package."""
+    """Yield the frames from the innermost to the outermost, except frames of the modules in `process/`."""
     while frame is not None:
         if not _module(frame).startswith(_OURS):
             yield frame

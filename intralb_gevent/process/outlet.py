@@ -1,10 +1,10 @@
 """Writes log records to a descriptor without ever blocking the thread that logs.
 
-A pipe whose reader has stalled accepts no data. A plain `write()` to such a pipe would block the whole process,
+A pipe whose reader has stalled accepts no data. A plain `write()` to a stalled pipe would block the whole process,
 including its responses to probes and its exit. Therefore, a record is written immediately only if the descriptor
-accepts it. Otherwise, the record is queued, up to a limit, and a native thread, which is allowed to block, writes it.
-Records beyond the limit, and records that cannot be written, are dropped and counted. Once writing is possible again,
-one line reports the number of dropped records.
+accepts it. A record that the descriptor does not accept is queued, up to a limit, and written by a native thread, which
+is allowed to block. Records beyond the limit, and records that cannot be written, are dropped and counted. Once writing
+is possible again, one line reports the number of dropped records.
 
 A record that the descriptor accepts immediately is written before the caller continues. Therefore, the last records of
 a program that crashes, or that blocks the interpreter in C, are not lost in a queue.
@@ -94,7 +94,7 @@ class _File:
             flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
             self.descriptor = os.open(f"/proc/self/fd/{descriptor}", flags)
         except OSError:
-            # There is no /proc, or the file belongs to another user because the process has changed its user.
+            # The file cannot be opened again: there is no /proc, or the process has changed its user.
             self.descriptor, self.at_once = os.dup(descriptor), False
 
     def write(self, data: bytes) -> int:

@@ -1,9 +1,9 @@
 """The handling of signals in a serving process.
 
-The first SIGTERM, SIGINT or SIGQUIT begins a shutdown, and further ones force it. SIGUSR1 reopens log files. Some other
-signals that tools send to servers would end or stop the process by default; these signals are ignored, with a line in
-the log. The application's handlers for SIGTERM and SIGINT are also called; its handlers for other signals stay
-installed.
+The first SIGTERM, SIGINT or SIGQUIT begins a shutdown, and further signals of these kinds force the shutdown. SIGUSR1
+reopens log files. Some other signals that tools send to servers would end or stop the process by default; these signals
+are ignored, with a line in the log. The application's handlers for SIGTERM and SIGINT are also called; its handlers for
+other signals stay installed.
 
 Each signal is reported twice, by Python's handler and by the wakeup pipe. Python's handler alone would not suffice: it
 does not run while the main thread is blocked in C, and C code may have replaced it.
@@ -62,7 +62,7 @@ class Stoppable(Protocol):
         """True once the object has been shut down."""
 
     def request(self) -> None:
-        """Begin the shutdown, or force it if it has begun. Must not wait; can be called in any thread."""
+        """Begin the shutdown, or force a shutdown that has begun. Must not wait; can be called in any thread."""
 
     def plan(self) -> str:
         """Return a text for the log: what a shutdown that begins now finishes, and in what time; '' for no text."""
@@ -222,8 +222,8 @@ class Signals:
         try:
             self._handle(number, frame)
         except Exception:
-            # The exception may be a RecursionError, if the application is at the recursion limit. The wakeup pipe also
-            # reports the signal.
+            # Ignore the exception, which may be a RecursionError at the recursion limit: the wakeup pipe also reports
+            # the signal.
             return
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -323,7 +323,7 @@ class Signals:
         self.say(logging.INFO, f"{_name(number)}{again or f': {plan}'}")
 
     def say(self, level: int, text: str) -> None:
-        """Log a text through the hub."""
+        """Log a text; the hub queues the record, so any thread or signal handler can call this method."""
         self._in_hub(self.log.record, level, lambda: text)
 
     def _in_hub(self, function: Callable[..., object], *arguments: object) -> None:
@@ -360,6 +360,6 @@ def end_as_first_process() -> None:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    # Do nothing during a shutdown: an application's handler that wraps this one may call it at that time.
+    # Do nothing during a shutdown: a handler of the application that wraps this function may call it at that time.
     if not SIGNALS.installed:
         os._exit(128 + number)

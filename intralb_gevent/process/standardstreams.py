@@ -84,7 +84,7 @@ class _StandardStream(io.TextIOBase):
         return True
 
     def write(self, text: str) -> int:
-        """Write complete lines, and keep the rest of the text until its line is complete; never waits."""
+        """Write the complete lines of the text, and keep an incomplete last line until it is complete; never waits."""
         with self._lock:
             whole, newline, part = (self._part + text).rpartition("\n")
             if len(part) > _LONGEST_PART:
@@ -112,7 +112,7 @@ class _StandardStream(io.TextIOBase):
         self.flush()
 
     def writable(self) -> bool:
-        """Return True."""
+        """Return True, because a standard stream is always writable."""
         return True
 
     def fileno(self) -> int:
@@ -139,7 +139,7 @@ class _Bytes(io.RawIOBase):
         return len(data)
 
     def writable(self) -> bool:
-        """Return True."""
+        """Return True, because a standard stream is always writable."""
         return True
 
     def fileno(self) -> int:

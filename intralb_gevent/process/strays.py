@@ -2,7 +2,7 @@
 
 If a greenlet, timer or native thread raises SystemExit, KeyboardInterrupt or SystemError, gevent throws the exception
 into the main greenlet, where it would end the server and its running requests. This module logs the exception instead,
-and the server continues. The same applies to an exception that a signal handler of the application raises while the
+and the server continues. This module also logs an exception that a signal handler of the application raises while the
 event loop waits, unless the exception requests the end of the process.
 """
 
@@ -52,7 +52,8 @@ class Strays:
         return self
 
     def __exit__(self, *raised: object) -> None:
-        # Restore the instance attribute if the application or another server had set one; otherwise, delete ours.
+        # Restore the hub's instance attribute if the application or another server had set it; otherwise, delete the
+        # attribute.
         for name, earlier in (("handle_error", self._earlier), ("destroy", self._destroy)):
             if getattr(earlier, "__func__", None) is getattr(Hub, name):
                 delattr(self._hub, name)
@@ -73,7 +74,7 @@ class Strays:
         if kind is None or issubclass(kind, (HubDestroyed, GreenletExit)) or os.getpid() != self._pid:
             return False
         if issubclass(kind, KeyboardInterrupt) and not SIGNALS.owns(signal.SIGINT):
-            # This is not a stray: the operator has sent SIGINT.
+            # Pass this KeyboardInterrupt to gevent: the operator has sent SIGINT.
             return False
         return context is None or issubclass(kind, Hub.SYSTEM_ERROR)
 

@@ -63,13 +63,13 @@ class Wakeup:
     def _replace_by(self, descriptor: int) -> None:
         present = signal.set_wakeup_fd(-1)
         with contextlib.suppress(OSError, ValueError):
-            # The owner of the earlier wakeup descriptor may have closed it.
+            # Ignore errors, because the owner of the earlier wakeup descriptor may have closed it.
             signal.set_wakeup_fd(descriptor if present == self._writer else present)
         self._watcher.stop()
         self._close_pipe()
 
     def _close_pipe(self) -> None:
         for descriptor in (self._reader, self._writer):
-            # The application may have closed these descriptors already, along with all others.
+            # Ignore errors, because the application may have closed all descriptors, including these.
             with contextlib.suppress(OSError):
                 _close(descriptor)

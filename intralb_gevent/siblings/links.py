@@ -1,4 +1,4 @@
-"""The sending side: passes connections to other processes, and takes back connections that no process has taken.
+"""The sending side of moves: passes connections to other processes, and takes back those that no process has taken.
 
 A connection belongs to the sender until the receiver has sent a confirmation. Before the confirmation, the receiver
 does not read from the connection. If a link breaks before the sender has read a confirmation, the sender first shuts
@@ -150,8 +150,8 @@ class Link:
             self._sender.returned(transfer, str(message.fields.get("reason", "refused")))
 
     def close(self, reason: str) -> None:
-        """Close this link, and take back the connections that the process has not taken; a closed link is not
-        changed."""
+        """Close this link, unless it is closed already, and take back the connections that the process has not
+        taken."""
         if self.closed:
             return
         self.closed, self.ready = True, False

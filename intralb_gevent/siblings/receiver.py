@@ -1,4 +1,4 @@
-"""The receiving side: takes connections that other processes send."""
+"""The receiving side of moves: takes connections that other processes send."""
 
 from __future__ import annotations
 

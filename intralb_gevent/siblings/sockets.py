@@ -45,7 +45,7 @@ def _socket_of(descriptor: int | None = None) -> _socket.socket:
 
 
 def listen(listener: int) -> _socket.socket:
-    """Return the socket on which this process receives connections of the listener; raises OSError."""
+    """Return the socket on which this process receives connections of the listener; raises OSError if binding fails."""
     sock = _socket_of()
     try:
         sock.bind(_address(listener, os.getpid()))

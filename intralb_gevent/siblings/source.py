@@ -1,4 +1,4 @@
-"""Find the other processes that accept from a server's listener."""
+"""Finds the other processes that accept from a server's listener."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ class Transfer:
 
     sock: _socket.socket
     host: str = ""
-    """The address of the client, or of its proxy; empty for a unix socket."""
+    """The address of the client, or of its proxy; empty for a Unix socket."""
     port: str = ""
     kind: str = IDLE
     begun: bool = False
@@ -84,7 +84,7 @@ class Transfer:
     """True if `host` and `port` come from a PROXY header that was already read, or if no PROXY header precedes the
     requests."""
     expires: float = math.inf
-    """End of the read timeout, in `time.monotonic()` seconds. This clock is the same in all processes of a machine."""
+    """End of the read timeout, in `time.monotonic()` seconds, a clock that all processes of a machine share."""
     data: bytes = b""
     """The bytes of the request; empty for an idle connection."""
 

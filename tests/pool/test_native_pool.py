@@ -49,7 +49,7 @@ def test_a_full_pool_is_named_with_what_runs_there_and_the_remedy(balance, ask, 
     (said,) = [text for record in caplog.records if (text := record.getMessage()).startswith("all ")]
     assert said.startswith("all 2 threads of gevent's native pool have been busy for 1.")
     assert "Its threads run time.sleep (2 times)." in said
-    assert "ThreadPool of their own" in said
+    assert "a separate gevent.threadpool.ThreadPool" in said
     assert {greenlet.get().status for greenlet in (*blocked, *waiting)} == {"504 Gateway Timeout"}
 
 

@@ -533,7 +533,7 @@ def test_outside_of_the_main_thread_it_reports_itself_off(ask) -> None:
     thread = threading.Thread(target=elsewhere)
     thread.start()
     thread.join(20)
-    assert snapshots[0].interrupts == "signals are handled in the main thread only, and this is another"
+    assert snapshots[0].interrupts == "signals are handled in the main thread only, and the server is in another thread"
 
 
 WARMED_UP_AND_FORKED = """
