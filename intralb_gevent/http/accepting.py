@@ -1,4 +1,4 @@
-"""Accept connections, as plain sockets that only the hub reads."""
+"""Accept connections as plain sockets, not as gevent's sockets, because only the hub reads them."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ PAUSE_SECONDS = 0.1
 """Seconds for which no connections are accepted after descriptors or kernel memory ran out."""
 
 REPORT_SECONDS = 10.0
-"""Seconds since the last pause in accepting connections after which a new pause is logged."""
+"""A pause in accepting connections is logged only if the last pause began more than this number of seconds ago."""
 
 
 class AcceptingServer(pywsgi.WSGIServer):
-    """A server of gevent that gives the sockets it accepts to connections of this package.
+    """A gevent server that creates a `Connection` of this package for each socket that it accepts.
 
     If `own_connections` is false, gevent accepts and handles the connections.
     """
@@ -57,7 +57,7 @@ class AcceptingServer(pywsgi.WSGIServer):
         return self.shared.connections
 
     def do_read(self) -> Any:
-        """Accept one connection, as a plain socket because only the hub reads it."""
+        """Accept one connection; return its plain socket and address, or None if no connection could be accepted."""
         if not self.own_connections:
             return super().do_read()
         try:
@@ -115,7 +115,7 @@ class AcceptingServer(pywsgi.WSGIServer):
             self._do_read()
 
     def _close_behind_last(self, listener: Any) -> None:
-        """Accept all clients that have connected, close the listener immediately, then handle the new connections."""
+        """Accept all clients in the backlog, close the listener without delay, and only then handle the connections."""
         accepted: list[tuple[int, Any]] = []
         with contextlib.suppress(OSError):
             while not self._listener_failed and len(accepted) < self.backlog:

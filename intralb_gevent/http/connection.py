@@ -1,7 +1,8 @@
-"""One client connection, which answers the requests from its socket in order.
+"""A client connection, which answers the requests from its socket in the order in which they arrive.
 
-This module starts requests, and rejects requests that are incomplete. `lifetime.py` decides when the connection ends,
-`input.py` reads the socket and parses, and `output.py` writes. The framing of responses is in `response.py`.
+This module submits complete requests to the balancer, and rejects incomplete requests. `lifetime.py` decides when the
+connection ends, `input.py` reads the socket and parses the data, `response.py` frames responses, and `output.py` writes
+them.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ __all__ = ["Connection"]
 
 
 class Connection(ConnectionLifetime):
-    """The requests of one connection, from their heads to their responses."""
+    """A connection that submits its requests to the balancer, and sends their responses in order."""
 
     __slots__ = ()
 
     # Incomplete requests.
 
     def admit_or_reject_early(self) -> None:
-        """Reject a request after its head if the balancer would reject it now; otherwise receive its body.
+        """Reject a request with a complete head if the balancer would reject it now; otherwise receive its body.
 
-        A head behind an unanswered request stays pending, so that responses keep the order of their requests.
+        While an earlier request is unanswered, the head stays pending, so that responses are sent in order.
         """
         if self._course.state >= LAST:
             return
@@ -54,7 +55,7 @@ class Connection(ConnectionLifetime):
 
     def _refuse_head(self, answer: CannedResponse) -> None:
         """Reject a request before its body has arrived; the body is skipped, or the connection closes."""
-        # The kept bytes are those of a request that is answered here.
+        # Discard the kept bytes: a request that is answered here does not move to another process.
         self.input.kept.take()
         request = self.input.parser.skip_body()
         self.input.skipping = True
@@ -74,7 +75,7 @@ class Connection(ConnectionLifetime):
         self.start_next_request()
 
     def _end_body(self, answer: CannedResponse) -> None:
-        """Fail the streamed body in the application, and close the connection after the response."""
+        """Make the application's reads of the streamed body fail, and close the connection after the response."""
         if self._current is not None:
             self._current.request.keep_alive = False
         if not self.input.ended:
@@ -90,9 +91,9 @@ class Connection(ConnectionLifetime):
         self.input.update()
 
     def input_ended(self) -> None:
-        """Finish pending requests, because a client that has ended its input may still read; close if there are none.
+        """Finish the pending requests of a client that has sent EOF, as it may still read; close if none is pending.
 
-        With `cancel_on_disconnect`, the end of the input over TCP counts as a disconnect.
+        With `cancel_on_disconnect`, EOF on a TCP connection is treated as a disconnect.
         """
         if self._shared.options.cancel_on_disconnect and is_tcp(self._socket) and self._abandoned():
             self.cut()
@@ -102,11 +103,11 @@ class Connection(ConnectionLifetime):
             self.close()
 
     def reject(self, answer: CannedResponse) -> None:
-        """Reject the request being received after all earlier requests are answered, then close."""
+        """Reject the request that is being received after all earlier requests are answered, then close."""
         request_id = new_request_id()
         self._report_refused(answer, request_id)
         if not answer.reason:
-            # A response with a reason, as at a shutdown, does not mean that the request is at fault.
+            # A response with a `reason`, such as a shutdown, does not mean that the request is invalid.
             self._shared.stats.add_invalid(answer.status)
         if self.input.parser.skips_body:
             # The request has already been answered.
@@ -124,7 +125,7 @@ class Connection(ConnectionLifetime):
             job_log.malformed(environ, answer, self.peer.host, request_id)
 
     def refuse(self, answer: CannedResponse, request_id: str = "") -> None:
-        """Send this response after all pending ones, then close."""
+        """Send a response after all pending responses, then close the connection."""
         self._pending.append(Refusal(answer, request_id or new_request_id()))
         self._discard_input()
         if self._current is None:
@@ -133,7 +134,7 @@ class Connection(ConnectionLifetime):
     def refuse_plain_http(self) -> None:
         """Send a response in plain HTTP to a client that does not use TLS."""
         self._discard_input()
-        # Log this as a warning: a wrong port is configured somewhere. Log before the client sees the response.
+        # Log a warning, because a client is probably configured with the wrong port. Log before the response is sent.
         self.peer.report_refused(PLAIN_HTTP, False, logging.WARNING)
         self._shared.stats.add_invalid(PLAIN_HTTP.status)
         self._shared.loop.run_callback(self._answer_plain_http)
@@ -144,10 +145,10 @@ class Connection(ConnectionLifetime):
         except Exception:
             self.give_up()
 
-    # Answering, in order.
+    # Responses, in the order of the requests.
 
     def start_next_request(self) -> None:
-        """Start the next pending request. The method loops, because many requests may be rejected in a row.
+        """Start the next pending request; if that request is rejected, continue with the following request.
 
         No request is started while the client's unsent responses are above the high-water mark.
         """
@@ -173,8 +174,8 @@ class Connection(ConnectionLifetime):
                 item.arrived = monotonic()
                 item.line = item.line or f"{item.environ['REQUEST_METHOD']} {shown(item.environ['PATH_INFO'])}"
             response = self._current = Response(self, item)
-            # Only the slot refers to the environ: otherwise, its objects might be finalized in the hub, where
-            # finalizers must not wait.
+            # Let only the slot refer to the environ: otherwise, the environ's objects could be finalized in the hub,
+            # where finalizers must not wait.
             environ, item.environ = item.environ, ENDED
             job = shared.submit(environ, response)
             if not response.ended:
@@ -187,7 +188,7 @@ class Connection(ConnectionLifetime):
         return b"" if header is None else header.line
 
     def _moved(self, request: Request) -> bool:
-        """Move this connection with a request that finds no free slot here; return False if it is served here."""
+        """Move this connection with its request to a process with a free slot; return False if it is served here."""
         data, rescuer, environ = self.input.kept.take(), self._shared.rescuer, request.environ
         if rescuer is None or self.closing or request.offers_upgrade or "HTTP_EXPECT" in environ or not self.can_move:
             return False
@@ -197,7 +198,7 @@ class Connection(ConnectionLifetime):
         return True
 
     def answer(self, request: Request, answer: CannedResponse) -> None:
-        """Send a response of the server's own, and go on to the next request; the job's outcome is already known."""
+        """Send one of the server's own responses, and continue with the next request; the job's outcome is decided."""
         # If sending fails, the connection closes, and must not end the job a second time.
         self._job = None
         if request.has_body:
@@ -214,7 +215,7 @@ class Connection(ConnectionLifetime):
         self.response_ended(request, keep_alive, answer.status, len(answer.body))
 
     def response_ended(self, request: Request, keep_alive: bool, status: str, length: int | None) -> None:
-        """After a response is complete, even if part of it is unsent, go on to the next request, or close."""
+        """Continue with the next request, or close, after a response is complete; part of it may still be unsent."""
         if self._shared.request_log is not None:
             self.peer.log_response(request, status, length)
         if self.output.size and self._current is not None and (self._job is not None or self._shared.has_middleware):
@@ -225,8 +226,8 @@ class Connection(ConnectionLifetime):
         if request.offers_upgrade:
             self.input.parser.go_on()
         if not keep_alive or self._course.state >= LAST or self.input.exhausted:
-            # The client may still be sending a body. Closing with unread data would reset the connection before the
-            # client reads the response.
+            # The client may still be sending a body. Closing with unread data would reset the connection, possibly
+            # before the client has read the response.
             self._end(lingers=self.input.parser.in_body and not self.input.ended)
             return
         self.input.await_request()
@@ -237,7 +238,7 @@ class Connection(ConnectionLifetime):
             self.close_if_idle()
 
     def resume(self) -> None:
-        """Continue with the received data. Never raises."""
+        """Continue with requests and data that have already been received. Never raises."""
         self.input.from_buffer = True
         try:
             if not self.closed:
@@ -251,7 +252,7 @@ class Connection(ConnectionLifetime):
         self.start_next_request()
         self.input.take_unparsed()
         if self.input.exhausted and self._current is None and self._course.state < LAST:
-            # The input ended in the middle of a request.
+            # The client has sent EOF in the middle of a request.
             self._end(lingers=False)
         else:
             self.input.update()
@@ -259,7 +260,7 @@ class Connection(ConnectionLifetime):
     # Methods for the response.
 
     def socket_wait(self) -> float:
-        """Return for how many seconds the last data read had waited in the socket buffer, or 0 if that is unknown."""
+        """Return the seconds for which the data that was read last had been in the socket buffer; 0 if unknown."""
         return self.input.socket_wait()
 
     def report_dropped(self, names: tuple[str, ...]) -> None:

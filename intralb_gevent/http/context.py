@@ -40,10 +40,10 @@ if TYPE_CHECKING:
 __all__ = ["RECEIVE_BYTES", "ServerContext"]
 
 RECEIVE_BYTES: Final = 256 * 1024
-"""Bytes per read from the socket while at least this many bytes of a body of declared length are missing."""
+"""Maximum bytes per read while at least this number of bytes of a body with a Content-Length is missing."""
 
 SHORT_RECEIVE_BYTES: Final = 64 * 1024
-"""Bytes per read of all other data; such data may have to be kept in memory."""
+"""Maximum bytes per read in all other cases; the limit is lower, because unparsed bytes stay in memory."""
 
 _DROPPED: Final = (
     "header {!r} of the application is not sent, as only the server may send hop-by-hop headers (PEP 3333); "
@@ -106,18 +106,17 @@ class ServerContext:
         # This method is long because every attribute is declared here.
         self.balancer = balancer
         self.intake = balancer.intake
-        # A subclass may override `LoadBalancer.submit`. If none does, call the intake directly, which saves one call
-        # per request.
+        # Unless a subclass overrides `LoadBalancer.submit`, call the intake directly, which saves one call per request.
         replaced = entry is not balancer or type(balancer).submit is not LoadBalancer.submit
         self.submit: Callable[[dict[str, Any], Exchange], Job | None] = (
             entry.submit if replaced else balancer.intake.submit
         )
-        """The function that submits a request; it returns no job if middleware runs in front of the balancer."""
+        """The function that submits a request; it returns a job, or None if middleware is in front of the balancer."""
         self.has_middleware = entry is not balancer
-        """True if middleware runs in front of the balancer; it alone decides what happens to a request."""
+        """True if middleware runs in front of the balancer, and decides which requests the balancer receives."""
         self.flush_queue = self.intake.context.flush_queue
         self.stats = self.intake.context.connections
-        """The totals of all connections, which the servers of a balancer share."""
+        """The totals over the connections of all servers of the balancer."""
         self.options: Options = balancer.options
         self.header_timeout_seconds: float = self.options.header_timeout_seconds
         self.body_timeout_seconds: float = self.options.body_timeout_seconds
@@ -126,7 +125,7 @@ class ServerContext:
         self.trusted_proxies = TrustedNetworks(self.options.trusted_proxies)
         self.trusts_proxies = bool(self.trusted_proxies)
         self.priority_key = environ_key(self.options.priority_header) if self.options.priority_header else None
-        """The environ key of the header field in which a trusted proxy sets the priority of a request."""
+        """The environ key of the header field in which a trusted proxy sets a request's priority, or None."""
         self.strangers = Strangers(partial(self.report, "stranger"))
         self.nameless = False
         """True if the server's address has no name, as on a unix socket."""
@@ -136,12 +135,12 @@ class ServerContext:
         self.budget = budget
         self.bodies = bodies
         self.buffer = memoryview(bytearray(RECEIVE_BYTES))
-        """The buffer into which the hub reads from every connection."""
+        """The buffer into which the hub reads the data of all connections without TLS."""
         self.short_buffer = self.buffer[:SHORT_RECEIVE_BYTES]
         self.parsing_turns = ParsingTurns()
         self.loop: Any = None
         self.kept_until = -math.inf
-        """The time, in `time.monotonic()` seconds, when a long block of the event loop was last detected."""
+        """The time, in `time.monotonic()` seconds, at which the sweep last found that the loop was blocked."""
         self.environ: dict[str, Any] = {}
         """The template of every request's environ."""
         self.tls: ssl.SSLContext | None = None
@@ -153,18 +152,18 @@ class ServerContext:
         """True once every connection must close after its current response."""
         self.connections: set[ConnectionLifetime] = set()
         self.reading: set[Input] = set()
-        """The inputs that were in the middle of a request at their last look; those that are not any more are included.
+        """The inputs that have received an incomplete request; `count_reading` removes inputs with complete requests.
 
-        Only requests that arrive in several pieces get here, so that other requests cost nothing more.
+        An input is added only if a request arrives in several pieces, so that other requests cost nothing.
         """
         self.sending: set[Output] = set()
-        """The outputs with data that their clients have not taken yet."""
+        """The outputs with data that the kernel has not accepted yet."""
         self.in_transit = 0
-        """Number of connections that were sent to another process, which has not confirmed them yet."""
+        """Number of connections that were sent to another process, but not yet confirmed or refused by that process."""
         self.mover: Mover | None = None
-        """The object that moves idle connections of a closing server to other processes; None if there is none."""
+        """The object that moves a closing server's idle connections to other processes; None if they cannot move."""
         self.rescuer: Rescuer | None = None
-        """The object that moves requests to other processes while this one is full; None if there is none."""
+        """The object that moves requests to other processes while this process is full; None if they cannot move."""
         self._all_closed = Event()
         self._dropped_headers: set[str] = set()
         """Names of the application's hop-by-hop headers that have already been reported."""
@@ -175,28 +174,28 @@ class ServerContext:
         return f"<ServerContext of {len(self.connections)} connections{', closing' if self.closing else ''}>"
 
     def count_reading(self) -> int:
-        """Return the number of connections in the middle of a request, and forget the others in `reading`."""
+        """Return the number of connections with an incomplete request, and remove all other inputs from `reading`."""
         self.reading = {each for each in self.reading if not each.idle}
         return len(self.reading)
 
     def closed(self, connection: ConnectionLifetime) -> None:
-        """Remove a closed connection."""
+        """Remove a connection that has closed."""
         self.connections.discard(connection)
         self.look_whether_all_closed()
 
     def look_whether_all_closed(self) -> None:
-        """End the wait for the last connection of a closing server if no connection is left."""
+        """Wake `wait_until_all_closed` if the server is closing and no connection remains."""
         if self.closing and not self.connections and not self.in_transit:
             self._all_closed.set()
 
     def wait_until_all_closed(self, timeout: float) -> None:
-        """Wait until no connection is left; `closing` must be set."""
+        """Wait until no connection remains, for at most `timeout` seconds; `closing` must be true."""
         self._all_closed.clear()
         if self.connections or self.in_transit:
             self._all_closed.wait(timeout)
 
     def report(self, kind: str, text: str, level: int = logging.INFO) -> None:
-        """Log a line from the hub, or only count it if a line of its kind was logged shortly before.
+        """Log a line without blocking the hub; after too many lines of one kind in a short time, only count it.
 
         The line must not contain data from a client.
         """
@@ -210,11 +209,11 @@ class ServerContext:
                 self._log.record(logging.WARNING, partial(_DROPPED.format, name))
 
     def warn(self, kind: str, text: str) -> None:
-        """Log a warning, or count a repetition of its kind. Client data in the text must be escaped by `shown`."""
+        """Log a warning as `report` does, but with text that may contain client data, escaped by `shown`."""
         self._repeats.record(kind, logging.WARNING, lambda: text)
 
     def report_bug(self, culprit: object) -> None:
-        """Log the current exception from the hub as a bug in this package."""
+        """Log the current exception, which was raised in the hub, as a bug in this package."""
         text = quoted(traceback.format_exc())
         report_text = f"closed {culprit!r} because of a bug in intralb_gevent:\n{text}"
         self._repeats.record("bug", logging.ERROR, lambda: report_text)

@@ -1,7 +1,7 @@
 """The reading half of a connection, which receives the client's data and parses it in pieces of bounded cost.
 
-While many requests are pending, or after parsing has taken long, the connection keeps received bytes unparsed and stops
-reading. This module also sets the read timeout.
+While many requests are pending, or after parsing has taken too long, the connection buffers received bytes unparsed and
+stops reading. This module also sets the read timeout.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ PIPELINED_REQUESTS: Final = 16
 """Number of pending requests, excluding the current one, at which the connection stops reading."""
 
 READ_AHEAD_BYTES: Final = 32 * 1024
-"""Maximum bytes of pipelined requests behind the current one; the header fields of one request may take as much."""
+"""Maximum bytes of pipelined requests behind the current request; equal to the default of `max_header_bytes`."""
 
 PARSED_BYTES: Final = 2048
-"""Bytes parsed before pending requests are counted again. Once parsed, a request of 27 bytes takes kilobytes."""
+"""Maximum bytes parsed before pending requests are counted again: a parsed request of 27 bytes occupies kilobytes."""
 
 
 class Input:
@@ -87,24 +87,24 @@ class Input:
         self.unparsed = b""
         """Received bytes that are not parsed yet, for example because too many requests are pending."""
         self.ahead = 0
-        """Bytes received while a request waited for an earlier one."""
+        """Bytes received since a request began to wait for an earlier request of the client."""
         self._paused = False
-        """True while reading is paused because parsing this client's data took long."""
+        """True while reading is paused, because parsing this client's data took too long."""
         self.ended = False
-        """True once the client has ended its input."""
+        """True once the client has sent EOF."""
         self.skipping = False
         """True if the read timeout was last set while the body of an answered request was being skipped."""
         self.from_buffer = False
-        """True while buffered requests are processed: they have waited in this process, not in the socket buffer."""
+        """True while the connection processes requests that have waited in this process, not in the socket buffer."""
         self._pace = Pace()
         """The measured rate at which the client sends a body."""
         self.kept = KeptRequest()
         """The bytes of a request that may have to move to another process."""
         self.expires = monotonic() + shared.header_timeout_seconds
-        """The end of the read timeout, in `time.monotonic()` seconds; it applies while nothing is unsent."""
+        """The end of the read timeout, in `time.monotonic()` seconds; ignored while the outbox contains data."""
         self.reader: Any = shared.loop.io(sock.fileno(), 1)
         self.proxy_header = ProxyHeader() if shared.options.proxy_protocol and peer.trusted else None
-        """The parser of the PROXY header that must precede all other data; None if no header is expected any more."""
+        """The parser of the PROXY header that must precede all other data; None if no header is expected."""
 
     def __repr__(self) -> str:
         return f"<Input of {self._peer!r}: {self.parser!r}, {len(self.unparsed)} bytes unparsed>"
@@ -121,20 +121,20 @@ class Input:
 
     @property
     def exhausted(self) -> bool:
-        """True if the client has ended its input and no received data waits."""
+        """True if the client has sent EOF, and no request or unparsed data is pending."""
         return self.ended and not (self._pending or self.unparsed)
 
     def socket_wait(self) -> float:
-        """Return for how many seconds the data just read had waited in the socket buffer, or 0 if unknown.
+        """Return the seconds for which the data that was read last had been in the socket buffer; 0 if unknown.
 
-        The time that a pipelined request waited for an earlier request of the same client does not count.
+        The time for which a pipelined request waited for an earlier request of the same client is not included.
         """
         return 0.0 if self.from_buffer else seconds_since_data(self._socket)
 
     # Receiving.
 
     def begin(self) -> None:
-        """Begin to read, first the PROXY header if one is expected."""
+        """Start reading; read the PROXY header first if one is expected."""
         if self.proxy_header is not None:
             self.reader.start(self._on_proxy_header, self.proxy_header)
             return
@@ -162,7 +162,7 @@ class Input:
             self.begin()
 
     def _on_readable(self) -> None:
-        # Keep the owner in a variable, because closing replaces `_owner`, and a bug must still be reported to it.
+        # Keep the owner in a variable: closing replaces `_owner`, but the original owner must still learn of a bug.
         shared, owner = self._shared, self._owner
         data: bytes | memoryview
         broken = False
@@ -200,9 +200,9 @@ class Input:
             owner.give_up()
 
     def _read_chunks(self) -> None:
-        """Read more of a chunked body: as many bytes in one iteration as for a body of declared length.
+        """Read more of a chunked body, in total at most `RECEIVE_BYTES` per iteration of the event loop.
 
-        Reads are short, because unparsed bytes are kept in memory. Reading stops when parsing is too costly.
+        Each read is short, because unparsed bytes stay in memory. The loop ends when parsing becomes too costly.
         """
         for _ in range(RECEIVE_BYTES // SHORT_RECEIVE_BYTES - 1):
             if self.unparsed or self._course.discards or not self.reader.active or not self.parser.in_chunks:
@@ -230,7 +230,7 @@ class Input:
             self._owner.input_ended()
 
     def look_once_more(self) -> None:
-        """Read data that has arrived, even if the event loop has not reported it yet."""
+        """Read data that has arrived, even if the event loop has not reported yet that the socket is readable."""
         if self.proxy_header is not None:
             self._on_proxy_header(self.proxy_header)
         if self.proxy_header is None and not self._course.closed:
@@ -278,14 +278,14 @@ class Input:
             self.take(data)
 
     def _read_ahead(self, count: int) -> None:
-        """Count the bytes received while a request is pending, and stop reading at the limit."""
+        """Add to the number of bytes received while a request is pending, and stop reading above the limit."""
         self.ahead += count
         self.update()
         if self.unparsed and not self._owner.busy:
             self._shared.loop.run_callback(self._owner.resume)
 
     def _parse_some(self, data: bytes | memoryview) -> CannedResponse | None:
-        """Parse until too many requests are pending or parsing takes too long; keep the rest in `unparsed`."""
+        """Parse until too many requests are pending or parsing takes too long; store the other bytes in `unparsed`."""
         parser, course, refused, view, began = self.parser, self._course, None, memoryview(data), monotonic()
         seconds = 0.0
         while view and refused is None and len(self._pending) < PIPELINED_REQUESTS and course.state < LAST:
@@ -309,18 +309,18 @@ class Input:
         return refused
 
     def resume_parsing(self) -> None:
-        """Resume parsing after a pause that let other clients be served."""
+        """Resume parsing after a pause in which the hub could serve other clients."""
         self._paused = False
         self._owner.resume()
 
     def _hold_back(self) -> None:
-        """Keep the bytes after an upgrade offer unparsed, and stop reading until the application has decided."""
+        """Keep the bytes after an upgrade offer unparsed, and stop reading until the application has responded."""
         self.unparsed = self.parser.held + self.unparsed
         self.parser.held = b""
         self.update()
 
     def _next_part(self, view: memoryview) -> int:
-        """Return the offset at which the next head ends, so that its body is parsed in one piece, or `PARSED_BYTES`."""
+        """Return how many bytes to parse next: up to the end of a head, so that its body is parsed in one piece."""
         if self.parser.in_body:
             return PARSED_BYTES
         end = bytes(view[:PARSED_BYTES]).find(b"\r\n\r\n")
@@ -360,7 +360,7 @@ class Input:
         self.update()
 
     def body_late(self) -> None:
-        """Fail a body that has stalled for `body_timeout_seconds`, unless a blocked event loop left data unread."""
+        """Reject a request whose body has stalled, unless its next bytes arrived while the event loop was blocked."""
         size = self.parser.body_size
         if self.reader.active:
             self.look_once_more()
@@ -370,7 +370,7 @@ class Input:
     # Starting and stopping.
 
     def update(self) -> None:
-        """Start or stop reading. Except for `begin`, only this method does so while the connection is open."""
+        """Start or stop watching the socket for input, as the state of the connection requires."""
         wanted = self._is_wanted()
         if wanted != bool(self.reader.active):
             if wanted:
@@ -382,7 +382,7 @@ class Input:
         if self.ended or self._course.closed:
             return False
         if self._course.state != OPEN:
-            # Read and discard the input: the end of the input shows that the client has read its response.
+            # Continue to read, and discard the data: EOF shows that the client has read its response.
             return self._course.state != LAST or bool(self.reader.active)
         parser = self.parser
         if self.unparsed or self._paused or parser.head_pending or parser.far_ahead:

@@ -52,28 +52,31 @@ __all__ = ["WSGIServer", "graceful_shutdown"]
 
 
 UNSENT_IN_MEMORY_BYTES = 64 * 1024 * 1024
-"""Maximum bytes of unsent responses in memory, over all connections of a server; the rest goes to temporary files."""
+"""Maximum bytes of unsent responses in memory, over all connections of a server; more bytes go to temporary files."""
 
 BODIES_IN_MEMORY_BYTES = 32 * 1024 * 1024
 """Maximum bytes of large request bodies in memory, over all connections of a server.
 
-Writing a body to a file takes longer than handling a request.
+The limit is high, because writing a body to a file takes longer than handling a request.
 """
 
 REFUSED_SECONDS = 0.5
 """Seconds that a stopping server gives clients to read the rejection of their incomplete requests."""
 
 ASKING_SECONDS = 1.0
-"""Maximum seconds that a stopping server waits for the first request of new connections; at most half its timeout."""
+"""Maximum seconds for which a stopping server waits for the first requests of new connections.
+
+The server never waits for more than half of the time that remains for the shutdown.
+"""
 
 
 class WSGIServer(AcceptingServer):
     """A `gevent.pywsgi.WSGIServer` whose requests go through a `LoadBalancer`.
 
     The server takes the arguments of its base class. `application` is a `LoadBalancer` or a plain WSGI application. For
-    a plain application, a balancer with default options is created. To put middleware in front of a balancer, pass
-    both: `WSGIServer(listener, middleware(balancer), balancer=balancer)`. Middleware runs in one greenlet per request
-    and occupies no slot. The hub handles all connections, including TLS, so `spawn` has no effect. With a
+    a plain application, the server creates a balancer with default options. To put middleware in front of a balancer,
+    pass both objects: `WSGIServer(listener, middleware(balancer), balancer=balancer)`. Middleware runs in one greenlet
+    per request and occupies no slot. The hub handles all connections, including TLS, so `spawn` has no effect. With a
     `handler_class`, gevent handles the connections and calls the balancer as its application.
     """
 
@@ -84,12 +87,12 @@ class WSGIServer(AcceptingServer):
     """Interval in seconds of the checks for connections that have timed out."""
 
     shutdown: Shutdown | None = None
-    """The shutdown that `graceful_shutdown` has set up."""
+    """The shutdown that `graceful_shutdown` has set up for this server; None until then."""
     _sweeper: Sweep | None = None
     siblings_listen: Callable[[], bool] = staticmethod(lambda: False)
     """Function that returns whether other processes continue to accept from this listener when the server stops."""
     siblings: Callable[[int], Siblings] | None = None
-    """Function that returns, for the number of the listener's open file, the other processes that accept from it.
+    """Function that returns the other processes that accept from the listener with a given inode number.
 
     If the function is set, the server exchanges connections with these processes. Set the function before the server
     starts.
@@ -116,7 +119,7 @@ class WSGIServer(AcceptingServer):
         self.options = self.balancer.options
         self.own_connections = handler_class is None
         if not self.own_connections:
-            # By this value, libraries recognize gevent's handler, and then find its socket.
+            # Libraries such as simple-websocket recognize gevent's handler by this value, and then use its socket.
             self.base_env = {**self.base_env, "SERVER_SOFTWARE": pywsgi.WSGIServer.base_env["SERVER_SOFTWARE"]}
         self._accepted: WeakSet[Any] = WeakSet()
         """The sockets of connections that gevent handles."""
@@ -128,7 +131,7 @@ class WSGIServer(AcceptingServer):
             self.shared.request_log = HubLog(self._write_request)
 
     def _take_application(self, application: Any, balancer: LoadBalancer | None) -> Application:
-        """Set the balancer; return the application to call for each request: balancer or middleware."""
+        """Set the balancer and the shared state; return the application, which is the balancer or the middleware."""
         entry: LoadBalancer | MiddlewareEntry
         _check_balancer(balancer, application)
         if isinstance(application, LoadBalancer):
@@ -147,7 +150,7 @@ class WSGIServer(AcceptingServer):
 
     @property
     def connection_ratio(self) -> float:
-        """Number of open connections divided by the number from which on connections are rejected."""
+        """Number of open connections divided by the maximum number; the server rejects further connections."""
         return len(self.connections) / max(1, min(self.options.max_connections, OPEN_FILES.clients_end))
 
     @property
@@ -158,7 +161,7 @@ class WSGIServer(AcceptingServer):
     # The life cycle of gevent's servers.
 
     def init_socket(self) -> None:
-        """Bind and listen, with TCP_NODELAY for every accepted connection."""
+        """Bind and listen; accepted TCP connections inherit TCP_NODELAY from the listener."""
         super().init_socket()
         self._listener_failed = False
         self.socket.setblocking(False)
@@ -168,7 +171,7 @@ class WSGIServer(AcceptingServer):
         self.shared.loop = self.loop
         self.shared.environ = {
             **self.get_environ(),
-            # Every request sets these keys. If the template contains them, its copies need not grow.
+            # Include the keys that every request sets: setting these keys in a copy then does not resize the dict.
             **dict.fromkeys(SET_BY_EVERY_REQUEST),
             "wsgi.input_terminated": True,
             "wsgi.file_wrapper": FileWrapper,
@@ -176,7 +179,7 @@ class WSGIServer(AcceptingServer):
         }
 
     def update_environ(self) -> None:
-        """Set the server's name and port. If the address has no name, each request sets them from its Host field."""
+        """Set SERVER_NAME and SERVER_PORT; if the address has no name, each request sets both from its Host field."""
         super().update_environ()
         if not self.environ["SERVER_NAME"]:
             self.shared.nameless = True
@@ -196,7 +199,7 @@ class WSGIServer(AcceptingServer):
             self._sharing = Sharing.of(self.shared, listener_number(self.socket), self.siblings)
 
     def rescue_with(self, row: OwnRow) -> Rescue | None:
-        """Move requests that find no free slot to other processes; return None if they cannot move."""
+        """Begin to move requests that find no free slot to other processes; return None if requests cannot move."""
         return self._sharing.rescue_with(row)
 
     def _open(self) -> None:
@@ -211,7 +214,7 @@ class WSGIServer(AcceptingServer):
         not stop the server.
         """
         if self.shutdown is not None and self.shutdown.over and not self.shutdown.ends_process:
-            # An earlier shutdown has stopped this server, but not the process.
+            # Start again: an earlier shutdown has stopped this server, but not the process.
             self.shutdown = None
         if not self.started and (self.shutdown is None or not self.shutdown.begun):
             self.start()
@@ -237,7 +240,7 @@ class WSGIServer(AcceptingServer):
                 waiting_for()
                 return
             except BaseException as error:
-                # A second exception must not cut the shutdown short, unless the event loop cannot run at all.
+                # A second exception must not cut the shutdown short, unless the event loop cannot run any more.
                 if isinstance(error, LoopExit) and self.shutdown.failed:
                     raise
                 self.shutdown.fail(error)
@@ -245,13 +248,14 @@ class WSGIServer(AcceptingServer):
     def close(self) -> None:
         """Accept the clients that have already connected, then close the listener.
 
-        If other processes accept from the same listener, these clients are left to them.
-        gevent also calls this from `_do_read` if the listener has failed permanently; then there is nothing to accept.
+        If other processes accept from the same listener, these processes accept the clients instead.
+        gevent also calls this method from `_do_read` after a permanent error of the listener; no client waits then.
         """
         if not (self.own_connections and self.started):
             super().close()
             return
-        # gevent closes a descriptor only in the next iteration; clients that connect before would be reset.
+        # Close the plain socket, because gevent closes the descriptor only in the next iteration of the event loop: the
+        # kernel would reset all clients that connect until then.
         listener = getattr(self.socket, "_sock", self.socket)
         if self.siblings_listen():
             super().close()
@@ -262,9 +266,10 @@ class WSGIServer(AcceptingServer):
         self._close_behind_last(listener)
 
     def stop(self, timeout: float | None = None) -> None:
-        """Close the listener, let requests run for `timeout` seconds (default `stop_timeout`), and cut the rest.
+        """Close the listener, let requests run for `timeout` seconds (default `stop_timeout`), then cut all others.
 
-        The balancer is drained if no other server uses it. This method waits, so the hub must not call it.
+        If no other server uses the balancer, the balancer is drained, too. Do not call this method in the hub, because
+        the method waits.
         """
         if self.shutdown is not None and self.shutdown.begun:
             self.shutdown.wait()
@@ -294,10 +299,10 @@ class WSGIServer(AcceptingServer):
         return cut
 
     def _leave_to_siblings(self, deadline: float) -> None:
-        """Stop accepting and receiving connections; if other processes accept, move idle connections to them."""
+        """Stop accepting and receiving connections; if other processes accept clients, move idle connections there."""
         if self.siblings_listen():
             self._sharing.wait_until_accepted(deadline)
-        # The other processes must no longer count on this one when they look whether they are the last.
+        # Stop receiving first: a process that stops at the same time must not regard this process as its successor.
         self._sharing.stop_receiving()
         shares = self.siblings_listen()
         self.close()
@@ -306,21 +311,21 @@ class WSGIServer(AcceptingServer):
             self._sharing.hand_over()
 
     def _close_idle(self, spares_new: bool) -> None:
-        """Close idle connections now, and others once idle; with `spares_new`, keep those without a request so far."""
+        """Close each connection once it is idle; `spares_new` keeps connections open that had no request so far."""
         for connection in list(self.connections):
             connection.closing = True
             if not (spares_new and connection.new):
                 connection.close_if_idle()
 
     def _refuse_unfinished(self) -> None:
-        """Reject all incomplete requests, and give their clients time to read the response."""
+        """Reject all incomplete requests, and give the clients time to read the rejections."""
         answers = (DRAINING.not_executed(number) for number in count())
         refused = [each for each in list(self.connections) if each.refuse_unfinished(next(answers))]
         if refused:
             self.shared.wait_until_all_closed(REFUSED_SECONDS)
 
     def isolate(self) -> None:
-        """Close the copies of all sockets in a process that a handler has forked."""
+        """Close the copies of all sockets that a process forked by a handler has inherited."""
         close_copy(self.socket)
         self._sharing.isolate()
         for connection in self.connections:
@@ -352,5 +357,5 @@ def _check_balancer(balancer: Any, application: Any) -> None:
         raise OptionError(f"balancer: {balancer!r} is not allowed; it must be the LoadBalancer behind the middleware")
     if isinstance(application, LoadBalancer) and application is not balancer:
         raise OptionError(
-            f"balancer: {balancer!r} is not allowed beside an application that is another one; leave it out"
+            f"balancer: {balancer!r} is not allowed, because the application is another LoadBalancer; leave it out"
         )

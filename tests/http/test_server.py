@@ -53,7 +53,7 @@ def test_an_application_may_count_as_false(connect) -> None:
     ("application", "balancer", "complaint"),
     [
         (hello, hello, "balancer: .* it must be the LoadBalancer behind the middleware"),
-        (LoadBalancer(hello), LoadBalancer(hello), "balancer: .* beside an application that is another one"),
+        (LoadBalancer(hello), LoadBalancer(hello), "balancer: .* because the application is another LoadBalancer"),
     ],
 )
 def test_a_balancer_that_cannot_be_the_one_is_refused(application, balancer, complaint: str) -> None:
