@@ -31,7 +31,7 @@ from .upgrade import taken
 __all__ = ["ConnectionLifetime"]
 
 LINGER_SECONDS: Final = 2.0
-"""Seconds for which data from a rejected client is still read, so that no reset destroys the response."""
+"""Seconds for which data from a rejected client is still read, because a reset could destroy the response."""
 
 
 class ConnectionLifetime(Owner):
@@ -54,7 +54,7 @@ class ConnectionLifetime(Owner):
     )
 
     def __init__(self, shared: ServerContext, sock: Any, address: Any, moved: Transfer | None = None) -> None:
-        """Begin to read from an accepted socket, or, with `moved`, from one that has been served before."""
+        """Begin to read from an accepted socket or, with `moved`, from the socket of an earlier connection object."""
         self._shared = shared
         self._socket = sock
         self.peer = peer = Peer(shared, address)
@@ -67,7 +67,7 @@ class ConnectionLifetime(Owner):
         self._upgrade: Upgrade | None = None
         """The upgraded connection; None until the application has taken over the socket."""
         self.end_cause = ""
-        """Why the server ends this connection early, as a label of the metrics; empty if it does not."""
+        """The reason for which the server closes this connection early, as a label of the metrics; else empty."""
         self.closing = shared.closing
         """True once this connection must close after its current response."""
         plain = shared.request_log is None and not shared.trusts_proxies
@@ -126,18 +126,18 @@ class ConnectionLifetime(Owner):
         return self.output.unsent
 
     def has_left(self) -> bool:
-        """Return whether the client has disconnected or ended its input; TCP does not distinguish the two."""
+        """Return whether the client has disconnected or half-closed; TCP does not distinguish these two cases."""
         if self._upgrade is not None:
             return self._upgrade.has_ended()
         return self.closed or self.input.ended
 
     @property
     def plain_socket(self) -> Any:
-        """The socket of the operating system; also for a connection with TLS."""
+        """The plain socket, even if the connection uses TLS."""
         return getattr(self._socket, "_sock", self._socket)
 
     def use_socket(self, sock: Any) -> None:
-        """Use another socket object for the same connection, with or without TLS."""
+        """Replace the connection's socket object by another object, with or without TLS."""
         self._socket = sock
         self.output.use(sock)
 
@@ -159,12 +159,12 @@ class ConnectionLifetime(Owner):
         self.input.update()
 
     def _end(self, lingers: bool) -> None:
-        """Answer no more requests. Close once all data is sent, or later if the client might still be sending."""
+        """Answer no more requests; close once all data is sent. `lingers`: true if the client may still be sending."""
         self._course.end(lingers)
         self._end_output()
 
     def _end_output(self) -> None:
-        """Close once all data is sent, but allow a client that may still be sending time to read its response."""
+        """If all data is sent, close the connection, or first half-close it if the client may still be sending."""
         output = self.output
         if output.unsent or self.closed:
             return
@@ -183,7 +183,7 @@ class ConnectionLifetime(Owner):
             self.close()
 
     def flush_deferred(self) -> None:
-        """Flush the deferred response."""
+        """Flush the deferred response, and close the connection if that response is its last."""
         try:
             self.output.flush()
             if self._course.state >= LAST:
@@ -194,7 +194,7 @@ class ConnectionLifetime(Owner):
             self.give_up()
 
     def caught_up(self) -> None:
-        """Start the next request, which has waited for the client to catch up, or close after the last request."""
+        """Start the next request, which has waited for the client to read more, or close after the last response."""
         if self._current is None and self.input.waits:
             self._shared.loop.run_callback(self.resume)
         if not self.output.size:
@@ -214,7 +214,7 @@ class ConnectionLifetime(Owner):
     # Ending.
 
     def expire(self) -> None:
-        """Handle a timeout: answer an unfinished request with 408; close a slow reader or an idle connection."""
+        """Handle a timeout: answer an incomplete request with 408; close an idle connection or a slow reader's."""
         if self._was_in_time():
             return
         self.end_cause = self.end_cause or self._timeout
@@ -235,21 +235,21 @@ class ConnectionLifetime(Owner):
         return "header_timeout" if self.new or self.input.parser.in_head else "keep_alive"
 
     def _was_in_time(self) -> bool:
-        """Do the reads and writes that a blocked event loop has delayed; return whether the client was in time."""
+        """Perform reads and writes that a blocked event loop has delayed; return whether the client was in time."""
         if self.input.reader.active:
             self.input.look_once_more()
         self.output.look_once_more()
         return self.closed or self.expires > monotonic()
 
     def refuse_unfinished(self, answer: CannedResponse) -> bool:
-        """Reject a request that is still arriving, unless another one is pending; return whether it was rejected."""
+        """Reject a request that is still arriving, unless a response is unsent; return whether it was rejected."""
         if self._current is not None or self.output.size or self._course.discards or self.idle:
             return False
         self.reject(answer)
         return True
 
     def report_cut(self, why: str) -> None:
-        """Log that the unsent response is cut, if there is one."""
+        """If a response has not been sent completely, log that it is cut."""
         if not self.output.size:
             return
         name, arrived, passed = self._behind if self._current is None else self._described(self._current)
@@ -263,7 +263,7 @@ class ConnectionLifetime(Owner):
         return job.name, job.arrived, response.passed
 
     def close_if_idle(self) -> None:
-        """Close or move an idle connection, unless a request has just arrived; such a request is still answered."""
+        """Close or move the connection if it is idle; a request that has just arrived is still answered."""
         if self.input.parser.skips_body and self._course.state < LAST:
             # The request with the skipped body has already been answered.
             self._end(lingers=True)
@@ -278,9 +278,9 @@ class ConnectionLifetime(Owner):
             self.close()
 
     def cut(self) -> None:
-        """Close the connection, because the current response cannot be finished; the job's outcome is already known.
+        """Close the connection, because the current response cannot be finished; the job's outcome is decided.
 
-        The connection first sends the unsent data of earlier responses.
+        The connection first sends the data that is already in the outbox.
         """
         self._current = self._job = None
         self.output.flush()
@@ -290,7 +290,7 @@ class ConnectionLifetime(Owner):
 
     def close(self) -> None:
         """Close the socket now. Drop a queued job; discard the response of a running job."""
-        # An earlier response may be deferred; send it even if the current one is cut.
+        # An earlier response may be deferred; send this response even if the current response is cut.
         self.output.flush()
         if self.closed:
             return
@@ -331,7 +331,7 @@ class ConnectionLifetime(Owner):
     # Moving between processes.
 
     def _resume(self, moved: Transfer) -> None:
-        """Continue with a connection that another process, or another object, has served before."""
+        """Restore the state of a connection that another process, or another object, has served before."""
         received = self.input
         if moved.identified:
             received.proxy_header = None
@@ -353,11 +353,11 @@ class ConnectionLifetime(Owner):
 
     @property
     def can_move(self) -> bool:
-        """True if another process could continue now: the connection is idle, and there is no obstacle."""
+        """True if the connection could move to another process now: it is idle, and there is no obstacle."""
         return self.idle and not self.obstacle
 
     def transfer(self) -> Transfer:
-        """Return the data with which another process can continue this connection, which can move."""
+        """Return the data with which another process can continue this connection; `can_move` must be true."""
         peer, received = self.peer, self.input
         return Transfer(
             self._socket,
@@ -378,6 +378,6 @@ class ConnectionLifetime(Owner):
         self._shared.closed(self)
 
     def isolate(self) -> None:
-        """Close the copy of the socket in a process that a handler has forked; the parent serves the client."""
+        """Close the socket that a process forked by a handler has inherited; the parent serves the client."""
         self._course.close()
         self.output.isolate()

@@ -1,4 +1,4 @@
-"""Keep the unsent data of a connection, in order.
+"""Buffer the unsent data of a connection, in order.
 
 Unsent data is kept in memory while the server's budget lasts, then in temporary files. So clients that do not read
 occupy no slots and little memory.
@@ -19,16 +19,16 @@ MAX_BYTES_PER_CALL: Final = 4 * 1024 * 1024
 """Maximum bytes sent to one client before the hub serves other clients."""
 
 SPILL_FILE_BYTES: Final = 32 * 1024 * 1024
-"""Size in bytes at which a temporary file is full, and a new one is created; each is deleted once its data is sent."""
+"""Size in bytes at which a temporary file is full, and a new file is created; a file is deleted once it is sent."""
 
 READ_BYTES: Final = 256 * 1024
 """Bytes per read from a file that the kernel cannot send directly, as with TLS."""
 
 SMALL_BYTES: Final = 4 * 1024
-"""Maximum size in bytes of data that is copied into a shared buffer. As a separate object, 100 bytes would take 500."""
+"""Maximum size in bytes of data that is copied into a shared buffer: a separate object of 100 bytes occupies 500."""
 
 JOINED_MOST_BYTES: Final = 64 * 1024
-"""Size in bytes at which a shared buffer is full, and a new one is created."""
+"""Size in bytes at which a shared buffer is full; the next data goes to a new buffer."""
 
 
 class OutputBudget:
@@ -46,7 +46,7 @@ class OutputBudget:
 
 
 class _Spill:
-    """A temporary file of unsent data, with the number of bytes written to it and of those still to be sent."""
+    """A temporary file of unsent data, with the number of bytes written to it and the number still to be sent."""
 
     __slots__ = ("end", "file", "left")
 
@@ -82,7 +82,7 @@ class Outbox:
         self._budget = budget
         self._parts: deque[memoryview | bytearray | _FilePart] = deque()
         self._spill: _Spill | None = None
-        """The temporary file that is being written; None if there is none."""
+        """The temporary file to which new data is added; None if there is none."""
         self.size = 0
         self.sent = 0
         """Total number of bytes sent from the queue."""
@@ -149,7 +149,7 @@ class Outbox:
         self.sent += sent
         left = len(part) - sent
         if left:
-            # Copy the rest: deleting the sent bytes could leave a bytearray with twice the memory that it needs.
+            # Copy the other bytes: deleting the sent bytes in place could leave a bytearray of twice the needed size.
             self._parts[0] = part[sent:]
         else:
             self._parts.popleft()

@@ -1,8 +1,8 @@
 """The writing half of a connection, which sends responses without waiting and bounds each client's unsent data.
 
 Data that the kernel does not accept immediately is kept in an `Outbox`, and the hub sends it as the client reads. A
-slot waits only while its client's unsent data is above the high-water mark. A connection with an incomplete response
-ends so that the client notices: with a reset, or without a TLS close_notify.
+slot waits only while its client's unsent data is above the high-water mark. A client can detect an incomplete response:
+by its framing, by a reset of the connection, or by a missing TLS close_notify.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ JOINED_BYTES: Final = 16 * 1024
 """Maximum size in bytes of a body that is joined with its head and sent in one piece; a larger body is not copied."""
 
 UNSENT_MOST_BYTES: Final = 16 * 1024 * 1024
-"""Unsent bytes of one connection above which a slot blocks when it writes."""
+"""High-water mark: unsent bytes of one connection above which a slot blocks when it writes."""
 
 UNSENT_LEAST_BYTES: Final = 256 * 1024
-"""Limit that replaces `UNSENT_MOST_BYTES` while temporary files hold more than `UNSENT_IN_FILES_BYTES`."""
+"""High-water mark that replaces `UNSENT_MOST_BYTES` while temporary files hold more than `UNSENT_IN_FILES_BYTES`."""
 
 KERNEL_BYTES: Final = 64 * 1024
-"""Unacknowledged bytes above which the kernel is not certain to have sent all data yet."""
+"""Unacknowledged bytes above which part of the data may still be in the kernel's send buffer."""
 
 UNSENT_IN_FILES_BYTES: Final = 4 * 1024**3
 """Bytes in the temporary files of all connections above which `UNSENT_LEAST_BYTES` limits each connection."""
 
 _ACKNOWLEDGED_LOOK_SECONDS: Final = 0.01
-"""Seconds between checks whether the client has acknowledged all data, so that its connection can be reset."""
+"""Seconds between checks whether the client has acknowledged all data; only then can its connection be reset."""
 
 
 class Output:
-    """The output to one client. No method waits or raises, except those named `wait...`, which a slot may call."""
+    """The output to one client. No method waits or raises, except the methods `wait...`, which only slots call."""
 
     __slots__ = (
         "_acknowledging",
@@ -83,7 +83,7 @@ class Output:
         self.close_ends_body = False
         """True if the last response has neither a length nor chunks, so that closing the connection ends its body."""
         self.cut = False
-        """True if the last response is incomplete; the client must see this from how the connection ends."""
+        """True if the last response is incomplete; the way in which the connection ends must show this."""
         self.copied = False
         """True if another process, to which the connection could not move, may have a copy of the socket."""
         self.closed = False
@@ -95,7 +95,7 @@ class Output:
 
     @property
     def size(self) -> int:
-        """Bytes in the outbox, which wait for the client to read."""
+        """Bytes in the outbox, which the hub sends as the client reads."""
         return self._outbox.size
 
     @property
@@ -189,7 +189,7 @@ class Output:
             self._watch_writing()
 
     def _cannot_keep(self, error: OSError) -> None:
-        """Close this connection, whose response cannot be buffered because the disk is full."""
+        """Close this connection, whose response cannot be buffered in a temporary file."""
         self._shared.report("disk", f"cut a response: its temporary file cannot be written: {error}")
         self._owner.close()
 
@@ -205,7 +205,7 @@ class Output:
 
     @property
     def _taken_count(self) -> int:
-        """Bytes from the outbox that the client's kernel has acknowledged; all sent bytes if that is unknown."""
+        """Bytes from the outbox that the client's kernel has acknowledged; all sent bytes if this number is unknown."""
         return self._outbox.sent - unacknowledged(self._socket)
 
     def _await_taking(self) -> None:
@@ -242,11 +242,12 @@ class Output:
             self._shared.sending.discard(self)
 
     def look_once_more(self) -> None:
-        """Send data that a blocked event loop has delayed, and extend the timeout of a client that keeps up."""
+        """Send data that a blocked event loop has delayed; extend the timeout of a client that reads fast enough."""
         if not self._outbox.size:
             return
         self._on_writable()
-        # A full socket buffer becomes writable only after much of it is acknowledged: a slow client may still keep up.
+        # The client may have read fast enough without a write event, because a full socket buffer becomes writable only
+        # after much of the buffer is acknowledged.
         if self._outbox.size and self._pace.keeps_up(self._taken_count, self._shared.write_timeout_seconds):
             self._await_taking()
 
@@ -261,20 +262,22 @@ class Output:
         return unsent > UNSENT_MOST_BYTES or self._shared.budget.in_files > UNSENT_IN_FILES_BYTES
 
     def wait_drained(self, seconds: float) -> bool:
-        """Block the slot while unsent data is above the high-water mark; the write timeout ends the wait."""
+        """Block the slot until unsent data is no longer above the high-water mark, or the connection is closed."""
         while self.far_behind and not self.closed:
             self._wait_for_taking()
         return True
 
     def wait_until_all_taken(self, seconds: float) -> bool:
-        """Block the slot until all earlier responses are sent; the write timeout ends the wait."""
+        """Block the slot until all earlier responses are sent, or the connection is closed."""
         self.flush()
         while self._outbox.size and not self.closed:
             self._wait_for_taking()
         return True
 
     def _wait_for_taking(self) -> None:
-        """Wait until more is sent and unsent data is not above the high-water mark; several greenlets may wait."""
+        """Wait until a write leaves no more than the high-water mark unsent, or the connection is closed.
+
+        Several greenlets may wait at the same time."""
         if self._drained is None or self._drained.is_set():
             self._drained = Event()
         self._drained.wait()
@@ -283,7 +286,7 @@ class Output:
 
     @property
     def resets(self) -> bool:
-        """True if only a reset shows that a response is incomplete, as it has neither length nor chunks nor TLS."""
+        """True if only a reset can show that a response is incomplete: it has no length, no chunks and no TLS."""
         return self.close_ends_body and self._shared.tls is None
 
     @property
@@ -293,7 +296,7 @@ class Output:
 
     @property
     def held_by_kernel(self) -> bool:
-        """True while closing the connection could discard sent data, namely if the client then sends more."""
+        """True while closing could lose data in the kernel's send buffer, because input would then cause a reset."""
         return not self.cut and unacknowledged(self._socket) > KERNEL_BYTES
 
     def poll_acknowledgement(self, look: Callable[[], object]) -> None:
@@ -322,7 +325,7 @@ class Output:
             self._drained.set()
 
     def release(self) -> None:
-        """Stop using the socket and leave it open. Drop the reference to the owner, to break the cycle with it."""
+        """Stop using the socket, but leave it open. Drop the owner, because this object and its owner form a cycle."""
         self.closed = True
         self._owner = NO_OWNER
         self._shared.sending.discard(self)
@@ -342,7 +345,7 @@ class Output:
         self._socket.close()
 
     def isolate(self) -> None:
-        """Close the copy of the socket in a process that a handler has forked: the client belongs to the parent."""
+        """Close the socket that a process forked by a handler has inherited; the parent serves the client."""
         self.closed = True
         close_copy(self._socket)
 

@@ -48,8 +48,8 @@ _CARRIAGE_RETURN: Final = ord("\r")
 MOST_PARTS: Final = 64
 """Maximum number of parts into which received data is split at possible ends of requests.
 
-Without this limit, a body of empty lines would cost too much. Beyond the limit, a further request in the same data is
-rejected if httptools does not know its method."""
+Without this limit, parsing a body of empty lines would be too costly. Beyond the limit, a further request in the same
+data is rejected if httptools does not know its method."""
 
 
 def _forget(what: Any) -> None:
@@ -57,11 +57,11 @@ def _forget(what: Any) -> None:
 
 
 class RequestParser(RequestHead):
-    """The parser of one connection; it takes bytes split in any way, and calls `on_request` for complete requests.
+    """The parser of one connection, which calls `on_request` for each complete request. Bytes may be split anywhere.
 
-    A request with a body can be rejected or submitted as soon as `on_head` was called. `skip_body` returns such a
-    request and discards the body; `on_request` is then not called. `stream_body` also returns the request, and the
-    application reads the body as it arrives.
+    A request with a body can be rejected or submitted as soon as `on_head` has been called. To reject the request,
+    `skip_body` returns it and discards the body. To submit the request, `stream_body` returns it, and the application
+    reads the body as it arrives. In both cases, `on_request` is not called.
     """
 
     __slots__ = (
@@ -92,7 +92,7 @@ class RequestParser(RequestHead):
         self._ignores_input = False
         """True once all further input is ignored."""
         self.held = b""
-        """Bytes fed while parsing was suspended; the caller takes them and sets this to b""."""
+        """Bytes fed while parsing was suspended; the caller reads this attribute and resets it to b""."""
         self._shared_piece = False
         self._unparsed = 0
         """Number of bytes that httptools did not parse in the last call, because they follow an upgrade offer."""
@@ -121,14 +121,15 @@ class RequestParser(RequestHead):
 
     @property
     def skips_body(self) -> bool:
-        """True while the body of a request that was answered before is discarded; it must not be answered again."""
+        """True while the parser discards the body of a request that has been answered; do not answer again."""
         return isinstance(self._body, SkippedBody)
 
     def skip_body(self) -> Request:
         """Return the request whose head is complete, to be answered now; the parser will discard its body.
 
-        The connection can be reused only if the body may be short and the client does not wait for `100 Continue`. A
-        client that waits for it may or may not send the body (RFC 9110, 10.1.1).
+        The connection can be reused only if the body is chunked or at most `SKIPPED_BODY_BYTES` long, and if the client
+        does not wait for `100 Continue`. A client that waits for this response may or may not send the body (RFC 9110,
+        10.1.1).
         """
         environ, self._environ = self._environ, self._base_environ
         environ["wsgi.input"] = BytesIO()
@@ -165,7 +166,7 @@ class RequestParser(RequestHead):
         return Request(environ, body, self._http_1_1, self._persists())
 
     def fail_body(self, message: str, answer: CannedResponse | None) -> None:
-        """Fail the streamed body, and ignore all further input."""
+        """Make reads of the streamed body raise an error, and ignore all further input."""
         self._ignores_input = True
         if isinstance(self._body, StreamedBody):
             self._body.fail(message, answer)
@@ -204,12 +205,12 @@ class RequestParser(RequestHead):
         return self._unfinished(len(data))
 
     def _exceeds_line_ends(self, data: bytes) -> bool:
-        """Count the bytes of line ends before a request; return whether there are too many."""
+        """Count the bytes of line ends before a request; return whether their number exceeds the limit."""
         self._line_ends += len(data) - len(data.lstrip(b"\r\n"))
         return self._line_ends > LINE_ENDS_BYTES
 
     def _feed_within(self, data: bytes | memoryview) -> CannedResponse | None:
-        """Parse bytes that begin inside a request, first only up to its end: the next line may be rejected."""
+        """Parse bytes that begin inside a request, up to its end first, because the next request may be rejected."""
         if self._line:
             data, self._line = self._line + data, b""
             self._http = httptools.HttpRequestParser(self)
@@ -235,7 +236,7 @@ class RequestParser(RequestHead):
         return self._feed_between(view[end:]) if end < size and not self._ignores_input else None
 
     def _parse(self, data: bytes | memoryview) -> Exception | None:
-        """Pass bytes to httptools; return its error or a `Refused`. The last `_unparsed` bytes are not parsed."""
+        """Pass bytes to httptools; return an error of httptools or a `Refused`. The last `_unparsed` bytes remain."""
         self._unparsed = 0
         try:
             self._http.feed_data(data)
@@ -298,19 +299,19 @@ class RequestParser(RequestHead):
         return refused_again if whole else refused_again or refusal
 
     def _within_line(self, data: bytes) -> CannedResponse | None:
-        """Keep an incomplete request line, as only a complete line can be replaced."""
+        """Keep an incomplete request line, because only a complete line can be replaced by a substitute line."""
         begun = data[last_beginning(data) :]
         if b"\n" not in begun:
             self._line = begun
         elif begun[:4] == b"PRI ":
-            # httptools waits for the rest of an HTTP/2 connection preface.
+            # Reject the request now: httptools would wait for the rest of an HTTP/2 connection preface.
             return self._read_line_again(begun, UNKNOWN_VERSION)
         return self._unfinished(len(data))
 
     def _unfinished(self, size: int) -> CannedResponse | None:
-        """Bound the bytes that httptools buffers or skips without a callback: an incomplete field, chunk extensions.
+        """Limit the bytes that httptools buffers or skips without a callback: incomplete fields, chunk extensions.
 
-        A piece of data that also contains the end of the previous request does not count.
+        A piece of data is not counted if it also contains the end of the previous request or, for a body, of the head.
         """
         if not (self.in_head or self.in_body):
             return None
@@ -345,7 +346,7 @@ class RequestParser(RequestHead):
         try:
             body.add(data)
         except OSError:
-            # The disk is full.
+            # The temporary file cannot be created or written.
             raise Refused(NO_ROOM_FOR_BODY) from None
 
     def on_message_complete(self) -> None:
@@ -374,7 +375,7 @@ class RequestParser(RequestHead):
         keep_alive = http.should_keep_alive()
         self._ignores_input = not keep_alive
         self._shared_piece = True
-        # Release the environ, as the connection may now be idle for a long time.
+        # Release the environ, because the connection may now be idle for a long time.
         self._environ = self._base_environ
         request = Request(environ, body, self._http_1_1, keep_alive)
         request.offers_upgrade = self.holds_back
@@ -383,11 +384,12 @@ class RequestParser(RequestHead):
     def close(self) -> None:
         """Discard any unfinished request, and ignore all further input.
 
-        The connection may close between two pieces of received data, for example because a response could not be sent.
+        Further input is possible: a connection may close while received data is being parsed in pieces, for example
+        because a response could not be sent.
         """
         self._ignores_input = True
         if self._body is not None:
             self._body.release()
-        # Break the reference cycle with the callbacks, as only the garbage collector could free it.
+        # Break the reference cycle with the callbacks: only the garbage collector could free such a cycle.
         self._http = None
         self._on_head = self._on_request = _forget

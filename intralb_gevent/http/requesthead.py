@@ -39,17 +39,17 @@ SET_BY_EVERY_REQUEST: Final = (
     *("REMOTE_ADDR", "REMOTE_PORT", "wsgi.input"),
     *("intralb.deadline", "intralb.client_disconnected", "intralb.worker", "intralb.request_id"),
 )
-"""Keys of the environ that every request sets. The template contains them, so that its copies need not grow."""
+"""Environ keys that every request sets. The template contains them: setting them in a copy does not resize the dict."""
 
 FIELD_BYTES: Final = 64
-"""Average number of bytes that each header field of an incomplete head may take beyond its name and value."""
+"""Average number of bytes allowed for each header field of an incomplete head beyond its name and value."""
 
 CHUNKING_BYTES: Final = 64 * 1024
 CHUNKING_RATIO: Final = 16
 """Limit for the bytes of a chunked body on the wire: CHUNKING_BYTES plus CHUNKING_RATIO times the size of the body.
 
-A chunk of one byte takes six bytes. At most CHUNKING_BYTES may arrive without data, because httptools would buffer them
-as a trailer field."""
+The ratio allows chunks of one byte, which occupy six bytes on the wire. At most CHUNKING_BYTES may arrive without data,
+because httptools would buffer a trailer field of any size."""
 
 _HASH: Final = ord("#")
 _PERCENT: Final = ord("%")
@@ -57,9 +57,9 @@ _PERCENT: Final = ord("%")
 
 _HOST: Final = re.compile(r"(?!.*:[0-9]{6})[\w.\-~!$&'()*+,;=%\[\]:]*", re.ASCII)
 _LENGTH_DIGITS: Final = 20
-"""Maximum number of digits of a Content-Length; httptools' largest number has as many.
+"""Maximum number of digits of a Content-Length; the largest number that httptools accepts has 20 digits.
 
-A longer one has leading zeros, and could exceed the digit limit of int().
+A longer Content-Length has leading zeros, and could exceed the digit limit of int().
 """
 
 COMMON_HEADERS: Final = (
@@ -69,15 +69,15 @@ COMMON_HEADERS: Final = (
     *(b"host", b"user-agent", b"accept", b"accept-encoding", b"accept-language", b"connection", b"cookie", b"origin"),
     *(b"content-type", b"content-length", b"authorization", b"referer", b"cache-control"),
 )
-"""Header names as most clients and proxies write them."""
+"""Header names as most clients and proxies write them; their environ keys are computed at import."""
 
 
 @lru_cache(maxsize=1024)
 def _cgi_name(name: bytes) -> str | None:
     """Return the environ key of a header field, or None if the field is left out of the environ.
 
-    A field name with an underscore is left out: its key would equal that of the name with a hyphen, and a proxy may
-    have checked only the latter. Clients use few names, so the results are cached.
+    A field name with an underscore is left out: its key would equal the key of the name with a hyphen, and a proxy may
+    have checked only the field with the hyphen. Clients use few names, so the results are cached.
     """
     if b"_" in name:
         return None
@@ -92,8 +92,8 @@ class RequestHead:
     """The head of the current request of a connection, and the framing of its body.
 
     Once the head is complete, `on_head` is called with the environ. The methods whose names begin with `on_` are
-    callbacks of httptools. The callbacks are hot code, so each is flat, and tests for a rare feature before handling
-    it.
+    callbacks of httptools. The callbacks are hot code, so they call
+    a function for a rare feature only after testing for this feature.
     """
 
     __slots__ = (
@@ -147,7 +147,7 @@ class RequestHead:
         """Declared Content-Length of the current body; 0 if the body is chunked or absent."""
         self._environ: dict[str, Any] = {}
         self._cut_short = False
-        """True if the current request has a body and offers an upgrade; httptools ends such a message at the head."""
+        """True if the current request has a body and offers an upgrade; httptools ends the message after the head."""
         self.holds_back = False
         """True while parsing is suspended, because the application may take over the connection."""
         self._pieces_size: int | None = None
@@ -170,7 +170,7 @@ class RequestHead:
         return bool(self._environ)
 
     def resume(self) -> None:
-        """Record that requests were received on this connection before."""
+        """Record that another parser has received earlier requests of this connection."""
         self._environ = self._base_environ
 
     def on_url(self, url: bytes) -> None:
@@ -237,7 +237,7 @@ class RequestHead:
         self._on_head(environ)
 
     def _check_host(self, host: str | None) -> None:
-        """Reject an invalid Host field, or a missing one in HTTP/1.1. Cache a valid host, as clients repeat it."""
+        """Reject an invalid Host field, or a missing one in HTTP/1.1. Cache a valid host, which clients repeat."""
         if not host or host[0] == ":":
             if self._http_1_1:
                 raise Refused(NO_HOST if host is None else EMPTY_HOST)
@@ -292,7 +292,7 @@ class RequestHead:
         return TARGET_TOO_LONG
 
     def _too_much_chunking(self, size: int, body_size: int) -> CannedResponse | None:
-        """Count `size` more bytes of a chunked body; reject the body if it has too many bytes besides its data."""
+        """Count `size` more bytes of a chunked body; return a rejection if the body has too many bytes without data."""
         self._size_without_data = 0 if self._data_in_piece else self._size_without_data + size
         self._data_in_piece = False
         most = CHUNKING_BYTES + CHUNKING_RATIO * body_size

@@ -77,7 +77,7 @@ class Response(UpgradableExchange):
                             self.write(chunk)
                 self.finish()
             finally:
-                # Skip the lookup of `close` for a list, because it would take longer than the rest of this method.
+                # A list has no `close`. Skip the lookup, which would take longer than the rest of this method.
                 close = None if type(result) is list else getattr(result, "close", None)
                 if close is not None:
                     close()
@@ -118,11 +118,11 @@ class Response(UpgradableExchange):
         return self.write
 
     def early_hints(self, headers: Any) -> None:
-        """Send header fields ahead of the response (`wsgi.early_hints`); wait while the client is too far behind."""
+        """Send early hints (`wsgi.early_hints`); wait while unsent data is above the high-water mark."""
         data = hints(headers)
         self._check_open()
         if self._started:
-            raise RuntimeError("early hints cannot be sent behind the headers of the response; send them before")
+            raise RuntimeError("early hints cannot be sent after the headers of the response; send them before")
         if self.request.http_1_1:
             if self._output.far_behind:
                 self._runner.wait_for_client(self._output.wait_drained)
@@ -130,7 +130,7 @@ class Response(UpgradableExchange):
             self._output.send(data, b"")
 
     def write(self, data: Any) -> None:
-        """Send a part of the body, and first the head if unsent; wait while the client is too far behind."""
+        """Send a part of the body, after the head if unsent; wait while unsent data is above the high-water mark."""
         if self._runner.yield_requested:
             self._runner.yield_to_hub()
         data = as_bytes(data)
@@ -155,7 +155,7 @@ class Response(UpgradableExchange):
             self._pace.part_sent()
 
     def _keeps_back(self, data: bytes) -> bool:
-        """Begin a stream if this is its first part; return whether this part and later parts are held back."""
+        """Begin a stream if `data` is its first part; return whether the part is held back until `release`."""
         if self._pace is None and self._is_stream(len(data)):
             self._pace = self._runner.begin_stream()
         held = self._held
@@ -173,7 +173,7 @@ class Response(UpgradableExchange):
         return head.length is None or size < head.length
 
     def hold(self) -> None:
-        """Hold back all parts of the body that are written from now on."""
+        """Hold back all parts of the body that are written from now on, until `release` is called."""
         self._held = []
 
     def release(self) -> None:
@@ -237,7 +237,7 @@ class Response(UpgradableExchange):
 
     @property
     def body_size(self) -> int:
-        """Bytes of the response's body that were passed to the connection, for the log, with the framing of chunks."""
+        """Bytes of the body that were passed to the connection, including the framing of chunks, for the log."""
         return max(0, self._passed - self._head_size)
 
     @property
@@ -261,7 +261,8 @@ class Response(UpgradableExchange):
             lines = date_and_server_lines()
         if load := self._connection.load_line:
             lines += load
-        # Set this only now, because an abort may have been raised in the interpreted code that formats the date.
+        # Set `_started` only now: an abort may be raised in the interpreted code that formats the date, when the head
+        # is still unsent.
         self._started = True
         framing, request = self._framing_line(head, length), self.request
         if request.has_body:
@@ -276,7 +277,7 @@ class Response(UpgradableExchange):
     def _framing_line(self, head: ResponseHead, length: int | None) -> bytes:
         request = self.request
         if head.bodiless or request.head_only:
-            # For HEAD, the size of the body equals that for GET only if the application has sent a body.
+            # For HEAD, declare no length if the application has returned no body: GET may have a body nevertheless.
             self._left = 0
             unsaid = length if head.length is None and not head.bodiless else None
             return b"Content-Length: %d\r\n" % unsaid if unsaid else b""
@@ -311,7 +312,7 @@ class Response(UpgradableExchange):
         return data
 
     def finish(self) -> None:
-        """Send the end of the response, and let the connection go on to the next request."""
+        """Send the end of the response, and let the connection continue with the next request."""
         if self._diverted:
             self._divert(b"")
             if self.upgrade is not None:

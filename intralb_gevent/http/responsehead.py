@@ -34,7 +34,7 @@ _NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
 _CONTROLS: Final = bytes({*range(32), 127} - {9})
 """Control characters that no header value may contain (RFC 9110, 5.5); a tab is allowed.
 
-Line breaks would forge headers. Many proxies, and gunicorn, reject a response with any of the other characters.
+A line break in a value could forge a header. Many proxies, and gunicorn, reject responses with the other characters.
 """
 REMEMBERED_HEADERS: Final = 3
 """Maximum number of the application's headers in a cached head."""
@@ -47,7 +47,7 @@ _HOP_BY_HOP: Final = frozenset(
 )
 """Headers that concern one connection; only the server may send them (PEP 3333).
 
-Trailer is allowed: this header only names fields that a proxy may drop, and is harmless.
+The header Trailer is harmless, and therefore allowed: it only names fields that a proxy may drop.
 """
 
 _NOTED: Final = _HOP_BY_HOP | {"content-length", "date", "server"}
@@ -56,7 +56,7 @@ _NOTED: Final = _HOP_BY_HOP | {"content-length", "date", "server"}
 class ResponseHead:
     """The status line and header lines of a response, and the facts that framing needs.
 
-    Raises ValueError or TypeError with the name of any header that may not be sent. The code is hot, so it is flat.
+    If a header may not be sent, the constructor raises ValueError or TypeError, whose message names the header.
     """
 
     __slots__ = ("bodiless", "closes", "data", "dropped", "has_date", "has_server", "length", "status")
@@ -87,7 +87,7 @@ class ResponseHead:
         return f"<ResponseHead {self.status}>"
 
     def _noted(self, name: str, value: str) -> bool:
-        """Record a header; return whether to send it. Send a length only once, and never with a 204 (RFC 9110, 8.6)."""
+        """Record a header; return whether to send it. A length is sent once, and never with a 204 (RFC 9110, 8.6)."""
         if name == "content-length":
             repeated, self.length = self.length is not None, _length(value, self.length)
             return not repeated and self.status[:3] != "204"
@@ -111,21 +111,21 @@ class ResponseHead:
 
 
 def response_head(status: Any, headers: Any) -> ResponseHead:
-    """Return the head of a response. A short head, with a type and a length, is cached because it is often repeated.
+    """Return the head of a response. A head of few headers, such as type and length, is cached: it is often repeated.
 
-    A longer head contains a date, a cookie or a tag; a cache lookup would cost more than it saves.
+    A longer head usually contains a date, a cookie or an ETag, so a cache lookup would cost more time than it saves.
     """
     if type(headers) is not list or len(headers) > REMEMBERED_HEADERS:
         return ResponseHead(status, headers)
     try:
         return _remembered_head(status, tuple(headers))
     except TypeError:
-        # A header that is a list is not hashable. Any other TypeError is raised again by this call.
+        # The cache cannot hash a header that is a list. This call raises any other TypeError again.
         return ResponseHead(status, headers)
 
 
 def hints(headers: Any) -> bytes:
-    """Return a 103 response with these headers, after the usual checks. A 103 has no body, so a length is an error."""
+    """Return a 103 response with the checked headers. A length is an error, because a 103 response has no body."""
     head = ResponseHead("200 OK", headers)
     if head.length is not None:
         raise ValueError("header 'Content-Length' cannot be sent with early hints (RFC 9110, 8.6); leave it out")
@@ -174,7 +174,7 @@ def _length(value: str, before: int | None) -> int:
 
 
 class _ThisSecond:
-    """A cache for one second of the Date header line."""
+    """A cache of the Date header line, which is formatted once per second."""
 
     __slots__ = ("date", "date_and_server", "second")
 
@@ -224,9 +224,9 @@ def whole_answer(
     load_line: bytes = b"",
     request_id: str = "",
 ) -> bytes:
-    """Return the bytes of a response of the server's own.
+    """Return the bytes of one of the server's own responses.
 
-    `load_line` is one more header line, or b""; `request_id` is sent in X-Request-ID.
+    `load_line` is an additional header line, or b"". `request_id` is sent in X-Request-ID, unless it is empty.
     """
     head, date = _fixed_head(answer), _THIS_SECOND.now().date
     connection = b"" if keep_alive else b"Connection: close\r\n"

@@ -23,7 +23,7 @@ _LOOK_SECONDS: Final = 0.05
 
 
 class Sharing:
-    """The exchange of connections of one server; without `moving`, nothing is exchanged, and all methods do nothing."""
+    """The exchange of connections between a server and other processes; without `moving`, all methods do nothing."""
 
     def __init__(self, moving: Moving | None = None) -> None:
         self.moving = moving
@@ -34,7 +34,7 @@ class Sharing:
 
     @classmethod
     def of(cls, shared: ServerContext, listener: int, siblings: Callable[[int], Siblings]) -> Sharing:
-        """Begin to receive the connections of other processes."""
+        """Begin to receive connections from other processes; if this fails, return an exchange that does nothing."""
         try:
             return cls(Moving(shared, listener, siblings(listener)))
         except OSError as error:
@@ -42,20 +42,20 @@ class Sharing:
             return cls()
 
     def rescue_with(self, row: OwnRow) -> Rescue | None:
-        """Move requests that find no free slot to the processes in the table of this row; return None if none can."""
+        """Begin to move requests without a free slot to processes in the row's table; return None if none can move."""
         if self.moving is None or self.moving.shared.tls is not None or self.moving.shared.has_middleware:
             return None
         rescue = self.moving.shared.rescuer = Rescue(self.moving, row)
         return rescue
 
     def stop_receiving(self) -> None:
-        """Stop receiving connections, and moving requests."""
+        """Stop receiving connections from other processes and moving requests to them."""
         if self.moving is not None:
             self.moving.shared.rescuer = None
             self.moving.receiver.stop()
 
     def wait_until_accepted(self, deadline: float) -> None:
-        """Wait for a process that is being started to replace this one, for half the time at most."""
+        """Wait while a replacement for this process starts, for at most half the time until `deadline`."""
         until = (monotonic() + deadline) / 2
         while self.moving is not None and self.moving.siblings.starting() and monotonic() < until:
             gevent.sleep(_LOOK_SECONDS)
@@ -77,6 +77,6 @@ class Sharing:
         self.moving = self._hand_over = None
 
     def isolate(self) -> None:
-        """Close the copies of all sockets in a process that a handler has forked."""
+        """Close the copies of all sockets that a process forked by a handler has inherited."""
         if self.moving is not None:
             self.moving.isolate()

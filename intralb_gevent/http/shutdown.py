@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 __all__ = ["Shutdown", "graceful_shutdown"]
 
 _BEGIN_SECONDS: Final = 1.0
-"""Seconds after the deadline within which even a blocked event loop must begin the steps.
+"""Seconds after the deadline within which the steps must begin, even if the event loop was blocked.
 
-A CPU-bound handler is aborted at the deadline; the loop then runs again.
+A CPU-bound handler is aborted at the deadline, so the event loop then runs again.
 """
 
 _BLOCKED_SECONDS: Final = 2.5
@@ -78,7 +78,7 @@ class Shutdown:
         return bool(self._over.is_set())
 
     def plan(self) -> str:
-        """Return what a shutdown that begins now finishes, and for how long, for the log. Never waits."""
+        """Return a text for the log: how many requests a shutdown finishes, and its time limits. Never waits."""
         count = sum(intake.load for intake in {server.balancer.intake for server in self._servers})
         finishing = f"finishing {_requests(count)}, at most {self._timeout:g} s"
         if self._delay:
@@ -86,13 +86,13 @@ class Shutdown:
         return finishing
 
     def request(self) -> None:
-        """Begin the shutdown; a second call gives running requests no more time.
+        """Begin the shutdown; a second call sets the deadline to now, so that running requests are cut.
 
         This method never waits. Any thread and any signal handler may call it.
         """
         now = monotonic()
         if self._deadline is not None and now >= self._deadline:
-            # Requests are being cut already.
+            # The deadline has passed, so requests are already being cut.
             return
         self._deadline = now if self.begun else now + self._delay + self._timeout
         for server in self._servers:
@@ -133,7 +133,7 @@ class Shutdown:
         SIGNALS.is_over()
 
     def _beat(self) -> None:
-        """While the event loop runs, postpone the forced exit, at most until the time for the last steps is over."""
+        """Postpone the forced exit while the event loop runs, but not beyond the time limit of the last steps."""
         deadline = self._deadline or 0.0
         latest = deadline + self._cleanup + _LAST_STEPS_SECONDS
         self._end_by(min(max(deadline, monotonic()) + _BLOCKED_SECONDS, latest), _STAGE)
@@ -158,7 +158,7 @@ class Shutdown:
             gevent.joinall(finishing)
         finally:
             gevent.killall(finishing)
-        # Count only successful greenlets; gevent has logged the exceptions of the others.
+        # Add only the results of successful greenlets; gevent has logged the exceptions of the failed greenlets.
         self.cut += sum(greenlet.get() for greenlet in finishing if greenlet.successful())
 
     @property
@@ -183,21 +183,21 @@ def _cause(error: BaseException) -> str:
 def graceful_shutdown(server: WSGIServer, *more: WSGIServer, timeout: float | None = None) -> Shutdown:
     """Let SIGTERM, SIGINT and SIGQUIT stop the servers without losing a request; a second signal forces the stop.
 
-    Readiness fails immediately; after `drain_delay_seconds` the listeners and idle connections close, and running
-    requests have `timeout` seconds (default `graceful_timeout_seconds`) before they are cut. `serve_forever` then
-    returns, or exits with code 1 if something was cut. Call this in the main thread, before `serve_forever`.
+    Readiness fails immediately. After `drain_delay_seconds`, the listeners and idle connections close. Running requests
+    then have `timeout` seconds (default `graceful_timeout_seconds`) before they are cut. `serve_forever` then returns,
+    or exits with code 1 if a request was cut. Call this function in the main thread, before `serve_forever`.
 
-    After the first signal the process ends in bounded time. After the shutdown, Python may wait for threads and child
-    processes for another `timeout` (at least 3 seconds). Then the process lists those that remain in a line on the
-    standard error, and exits with code 1. Another signal in that time ends the process immediately.
+    After the first signal, the process ends in bounded time. After the shutdown, Python may wait for threads and child
+    processes for another `timeout` (at least 3 seconds). If any remain then, the process lists them in a line on the
+    standard error, and exits with code 1. Another signal during this wait ends the process immediately.
 
-    Handlers that the application has installed for these signals are called, too. SIGUSR1 reopens the log files of
-    `logging`. SIGHUP, SIGUSR2, SIGALRM, SIGTTIN and SIGTTOU are logged and ignored. An application's own handler
-    for one of these signals, or for SIGQUIT or SIGUSR1, stays in place. An exception that reaches `serve_forever`
-    begins the same shutdown, and the exit code is 1.
+    The application's handlers for SIGTERM and SIGINT are called, too. SIGUSR1 reopens the log files of `logging`.
+    SIGHUP, SIGUSR2, SIGALRM, SIGTTIN and SIGTTOU are logged and ignored. If the application has its own handler for
+    SIGQUIT, SIGUSR1 or an ignored signal, this handler stays in place. An exception that reaches `serve_forever` begins
+    the same shutdown, and the exit code is 1.
 
-    Raises `OptionError` if `timeout` is not a number of seconds, 0 or more, or a server is not a `WSGIServer` of this
-    package; `ValueError` in a thread that is not the main one.
+    Raises `OptionError` if `timeout` is not a number of seconds, 0 or more, or if a server is not a `WSGIServer` of
+    this package. Raises `ValueError` if the current thread is not the main thread.
     """
     servers = (server, *more)
     for each in servers:
@@ -218,5 +218,5 @@ def _require_ours(server: Any) -> None:
     if not hasattr(server, "finish"):
         raise OptionError(
             f"server: {server!r} is not allowed; it must be an intralb_gevent.WSGIServer "
-            "(and a number of seconds is given as timeout=10)"
+            "(pass a number of seconds as timeout=10)"
         )

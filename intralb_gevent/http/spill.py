@@ -20,7 +20,7 @@ def temporary_file() -> FileIO:
 
     Raises OSError if the file would use a descriptor that is reserved for handlers and probes.
     """
-    file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  # it is the caller's
+    file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  # the caller closes the file
     if file.fileno() >= OPEN_FILES.refused_end:
         file.close()
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))

@@ -1,7 +1,7 @@
 """Close timed-out connections at regular intervals, without counting time for which the event loop was blocked.
 
-The event loop runs due timers before it reads sockets. So after the loop was blocked, one sweep is skipped, and data
-that arrived in that time is read first.
+The event loop runs due timers before it reads sockets. So if the loop was blocked, one sweep is skipped, and data
+that arrived in the meantime is read first.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .context import ServerContext
 __all__ = ["Sweep"]
 
 LATE_SECONDS: Final = 0.1
-"""Seconds of a sweep's delay above which the event loop counts as having been blocked."""
+"""Delay of a sweep in seconds above which the event loop is regarded as having been blocked."""
 
 
 class Sweep:
@@ -41,7 +41,7 @@ class Sweep:
     def _look(self) -> None:
         now = monotonic()
         late, self._due = now - self._due, now + self._seconds
-        # Never skip two sweeps in a row: if the loop were blocked repeatedly, no connection would time out.
+        # Never skip two sweeps in a row: otherwise, no connection would time out while the loop is often blocked.
         self._left_out = late > LATE_SECONDS and not self._left_out
         if self._left_out:
             self._shared.kept_until = now
