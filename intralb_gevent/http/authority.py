@@ -16,7 +16,7 @@ __all__ = ["DEFAULT_PORTS", "Authority", "read_authority", "read_port", "set_ser
 DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
 
 _LONGEST: Final = 300
-"""Maximum length of a Host field in characters. A host name has at most 255; longer fields must not fill the cache."""
+"""Maximum characters of a Host field, which bounds the size of the cache; a host name has at most 255."""
 
 _IS_PORT: Final = re.compile(r"[0-9]{1,5}").fullmatch
 _AUTHORITY: Final = re.compile(
@@ -33,7 +33,7 @@ class Authority(NamedTuple):
 
 
 def read_authority(text: str) -> Authority | None:
-    """Return the parts of a Host field, with or without a port; return None for anything else."""
+    """Return the parts of a Host field, with or without a port; return None for any other text."""
     return _remembered(text) if len(text) <= _LONGEST else None
 
 

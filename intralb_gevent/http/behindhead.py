@@ -1,4 +1,4 @@
-"""Parse the body of a request that offers an upgrade; httptools would take the body for another protocol."""
+"""Parse the body of a request that offers an upgrade; httptools would not parse the body."""
 
 from __future__ import annotations
 

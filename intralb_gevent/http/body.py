@@ -1,4 +1,4 @@
-"""Keep request bodies in memory or in a temporary file as they arrive, or skip them."""
+"""Store request bodies in memory or in temporary files as they arrive, or skip bodies that are not needed."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class Body:
 
 
 class SkippedBody:
-    """The body of a request that was answered before the body arrived; it is counted and discarded."""
+    """The body of a request that was answered before the body arrived; its bytes are counted and discarded."""
 
     __slots__ = ("_most", "size")
 
@@ -115,10 +115,10 @@ class SkippedBody:
         return f"<SkippedBody {self.size} bytes>"
 
     def add(self, data: bytes) -> None:
-        """Count a piece of the body; reject the body once it is larger than may be skipped."""
+        """Count a piece of the body; raise `Refused` once the body is larger than the limit."""
         self.size += len(data)
         if self.size > self._most:
             raise Refused(BODY_TOO_LARGE)
 
     def release(self) -> None:
-        """Do nothing: a skipped body holds no memory."""
+        """Do nothing, because a skipped body is not stored."""

@@ -29,7 +29,7 @@ BUFFER_BYTES = 64 * 1024
 
 
 class BodySource(Protocol):
-    """The connection that receives a body, as the body sees it. No method waits."""
+    """The methods of a connection that a streamed body calls. No method waits."""
 
     @property
     def body_timeout_seconds(self) -> float:
@@ -112,7 +112,7 @@ class StreamedBody(io.RawIOBase):
         self._arrived.set()
 
     def fail(self, message: str, answer: CannedResponse | None) -> None:
-        """Raise `RequestBodyError` in the application once it has read the bytes that have arrived."""
+        """Make reads raise `RequestBodyError` once the application has read the bytes that have arrived."""
         self._failure = self._failure or (message, answer)
         self._arrived.set()
 
@@ -122,7 +122,7 @@ class StreamedBody(io.RawIOBase):
         self._arrived.set()
 
     def drop(self) -> None:
-        """Release the memory without waking a waiting application: the application is about to be aborted."""
+        """Release the memory; do not wake an application that waits for data, because it is about to be aborted."""
         self._failure = self._failure or ("the request has been answered, or its connection has ended", None)
         self._parts.clear()
         self.unread = 0
@@ -134,7 +134,7 @@ class StreamedBody(io.RawIOBase):
     # Methods for the application.
 
     def readable(self) -> bool:
-        """Return True."""
+        """Return True, because the body can be read."""
         return True
 
     def readinto(self, buffer: Any) -> int:

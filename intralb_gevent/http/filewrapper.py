@@ -48,7 +48,7 @@ class FileWrapper:
             offset = file.tell()
             status = os.fstat(descriptor)
         except OSError:
-            # A pipe has no offset.
+            # The file has no offset, for example because it is a pipe.
             return None
         count = status.st_size - offset
         return (descriptor, offset, count) if stat.S_ISREG(status.st_mode) and count > 0 else None
@@ -57,7 +57,8 @@ class FileWrapper:
 def _plain_file(file: Any) -> Any:
     """Return a plain file of the `io` module, also from inside a wrapper of `tempfile`; return None for anything else.
 
-    A subclass may decrypt in its `read()`. An object that delegates to a file may limit the bytes that are read.
+    The kernel must not send other objects: a subclass may decrypt in its `read()`, and an object that delegates to a
+    file may limit the bytes that are read.
     """
     file = _without_tempfile(file)
     if type(file) is FileIO:

@@ -1,7 +1,7 @@
 """Moves the connections of a server that drains to other processes, so that no client sees its connection close.
 
-A connection stays open, and is served here, until it is idle and another process can take it. If no other process can
-take connections, they are closed as in any other shutdown.
+This process serves each connection until the connection is idle and another process can receive it. If no other process
+can receive connections, they are closed, as in a shutdown without other processes.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 __all__ = ["HandOver"]
 
 LOOK_SECONDS: Final = 0.05
-"""Seconds between two searches for processes that can take connections."""
+"""Seconds between two searches for processes that can receive connections."""
 
 PATIENCE_SECONDS: Final = 3.0
-"""Seconds after which connections are closed if there are other processes, but none of them can take connections."""
+"""Seconds after which connections are closed if other processes exist, but none of them can receive connections."""
 
 ALONE_SECONDS: Final = 0.2
-"""Seconds after which connections are closed if no other process is found; a single look may miss one."""
+"""Seconds after which connections are closed if no other process is found; a single search may miss a process."""
 
 NEW_SECONDS: Final = 1.0
-"""Seconds for which a connection without a request so far stays open if it cannot move."""
+"""Seconds after the start of the hand-over for which connections without a request stay open if none can move."""
 
 
 class HandOver:
@@ -38,13 +38,13 @@ class HandOver:
         self._moving = moving
         self._loop = moving.shared.loop
         self._idle: dict[Connection, None] = {}
-        """The idle connections that no process can take yet, in the order in which they became idle."""
+        """The idle connections that no process can receive yet, in the order in which they became idle."""
         self._siblings: Sequence[Sibling] = ()
         self._planned = False
         self._ended = False
         self._began = self._hoped = monotonic()
         self.hopeful = True
-        """True while another process can take connections, or may soon be able to."""
+        """True while another process can receive connections, or may soon be able to."""
         self._timer = self._loop.timer(0.0, LOOK_SECONDS, ref=False)
 
     def __repr__(self) -> str:
@@ -52,7 +52,7 @@ class HandOver:
         return f"<HandOver {state}: {len(self._idle)} idle, {self._moving!r}>"
 
     def begin(self) -> None:
-        """Search for other processes; without any, connections are closed from now on."""
+        """Begin to search for other processes; if none is found, idle connections are closed."""
         self._moving.when_changed = self._plan
         self._look()
         self._timer.start(self._look)
@@ -70,7 +70,7 @@ class HandOver:
         return True
 
     def _plan(self) -> None:
-        """Move connections in a callback of its own, because the caller may still use its connection."""
+        """Schedule the moves in a separate callback, because the caller may still be using its connection."""
         if not self._planned and not self._ended:
             self._planned = True
             self._loop.run_callback(self._move)
@@ -84,7 +84,7 @@ class HandOver:
             self._moving.failed()
 
     def _move_next(self) -> bool:
-        """Move one connection; return False if no process can take one now."""
+        """Move one connection; return False if no process can receive a connection now."""
         connection = next(iter(self._idle))
         # A request may have arrived meanwhile; the connection is offered again after its response.
         if connection.can_move and not self._moving.send(connection, self._siblings):
@@ -101,10 +101,10 @@ class HandOver:
             self._moving.failed()
 
     def _hope(self, now: float) -> None:
-        """Determine whether connections can move, now or soon; close those that wait if they cannot."""
+        """Determine whether connections can move now or soon; otherwise, close the waiting connections."""
         self._siblings = self._moving.siblings.known()
         self._moving.processes(self._siblings)
-        # Ask the links, because a list of processes can lack one that is there.
+        # Check the links, because the list of siblings can lack a process that exists.
         able = any(link.accepts(now) for link in self._moving.links)
         pending = any(link.owes_answer() for link in self._moving.links)
         if able or pending or self._moving.siblings.starting():
@@ -120,7 +120,7 @@ class HandOver:
                 connection.close_if_idle()
 
     def _count_rest(self) -> None:
-        """Count the connections that are about to be closed, because they have not become idle in time."""
+        """Count, by reason, the connections that are about to be closed because they have not moved in time."""
         shared, counts = self._moving.shared, self._moving.moves.not_moved
         for connection in shared.connections:
             counts["unsent" if connection.unsent else "no_process" if connection.idle else "busy"] += 1

@@ -15,13 +15,13 @@ __all__ = ["KeptRequest"]
 
 
 class KeptRequest:
-    """The bytes of one connection's current request, while they are kept."""
+    """The received bytes of a connection's current request, if the request may have to move."""
 
     __slots__ = ("data", "settled_until")
 
     def __init__(self) -> None:
         self.data = b""
-        """All bytes of the request, as far as they have arrived; empty if the request will not move."""
+        """All bytes of the request that have arrived; empty if the request will not move."""
         self.settled_until = 0.0
         """The time, in `time.monotonic()` seconds, until which the connection must not move with a request."""
 
@@ -31,7 +31,7 @@ class KeptRequest:
     def add(self, data: bytes | memoryview, begins: bool, shared: ServerContext) -> None:
         """Keep received data if its request will find no free slot here, and may find one in another process.
 
-        `begins` is true if the data begin a request.
+        `begins` is true if `data` is the beginning of a request.
         """
         if begins:
             rescuer = shared.rescuer
@@ -41,7 +41,7 @@ class KeptRequest:
             self.data = self.data + bytes(data) if len(self.data) + len(data) <= MAX_DATA_BYTES else b""
 
     def take(self) -> bytes:
-        """Return the kept bytes, and forget them."""
+        """Return and clear the kept bytes."""
         data, self.data = self.data, b""
         return data
 

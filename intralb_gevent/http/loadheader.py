@@ -17,10 +17,10 @@ _LINE: Final = "endpoint-load-metrics: TEXT application_utilization={:.4f},rps_f
 
 
 class LoadHeader:
-    """The header line; it is formatted again when it is older than `KEPT_SECONDS`."""
+    """The header line, which is cached for `KEPT_SECONDS`."""
 
     KEPT_SECONDS: Final = 0.1
-    """Seconds between two ticks, at which the load is measured."""
+    """Seconds for which the line is cached: the load is measured once in this interval."""
 
     __slots__ = ("_expires", "_line", "_load")
 

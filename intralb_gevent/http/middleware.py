@@ -1,6 +1,6 @@
 """Run an application in front of the balancer, such as middleware that rejects requests before they need a slot.
 
-The application runs in one greenlet per request and holds no slot.
+The application runs in one greenlet per request and occupies no slot.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class _Greenlet:
             self._exchange.upgrade.shut_down()
 
     def isolate_upgrade(self) -> None:
-        """Close the copy of the socket in a process that a handler has forked."""
+        """Close the copy of the socket that a process forked by a handler has inherited."""
         if self._exchange.upgrade is not None:
             self._exchange.upgrade.isolate()
 
@@ -77,7 +77,7 @@ class _Greenlet:
 
 
 class MiddlewareEntry:
-    """A WSGI application in front of the balancer, which calls the balancer or responds by itself."""
+    """A WSGI application in front of the balancer, which calls the balancer or responds without the balancer."""
 
     def __init__(self, application: Application, balancer: LoadBalancer) -> None:
         self.application = application

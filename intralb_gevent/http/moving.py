@@ -1,7 +1,7 @@
 """Receives the connections that other processes move to a server, and sends its own connections to them.
 
 Idle connections move when a process drains (`handover.py`), and connections with a request move to a process that has a
-free slot (`rescue.py`). The object exists only for a server that shares its listener.
+free slot (`rescue.py`). Only servers that share a listener have a `Moving` object.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Moving:
     """The exchange of connections between one server and the servers of other processes on the same listener."""
 
     def __init__(self, shared: ServerContext, listener: int, siblings: Siblings) -> None:
-        """Begin to receive; raises OSError if it cannot be sent."""
+        """Begin to receive connections; raises OSError if this process cannot listen for other processes."""
         self.shared = shared
         self.siblings = siblings
         self.moves = shared.intake.context.moves
@@ -52,7 +52,7 @@ class Moving:
         return len(self.shared.connections)
 
     def refusal(self, transfer: Transfer) -> str:
-        """Return why the server cannot take a connection; '' if it can."""
+        """Return the reason why the server cannot receive a moved connection; '' if it can."""
         if self.shared.closing:
             return "draining"
         beyond = self.count() >= self.shared.options.max_connections
@@ -74,7 +74,7 @@ class Moving:
     # Sending.
 
     def processes(self, siblings: Iterable[Sibling]) -> list[Receiving]:
-        """Return the state of other processes, as far as it is known, and connect to those that are not known yet."""
+        """Return the known states of other processes, and connect to processes whose states are not known yet."""
         now = monotonic()
         links = [(each, self.links.connect(each.pid)) for each in siblings]
         return [
@@ -93,7 +93,7 @@ class Moving:
         return True
 
     def send_request(self, pid: int, connection: Connection, data: bytes) -> bool:
-        """Send a connection with its only request, of which `data` are all bytes; return False if it cannot be sent."""
+        """Send a connection with its only request, whose bytes are `data`; return False if it cannot be sent."""
         transfer = connection.transfer()
         transfer.kind, transfer.data = REQUEST, data
         if not self.links.send(pid, transfer):
@@ -103,7 +103,7 @@ class Moving:
         return True
 
     def changed(self) -> None:
-        """Continue, because a process can receive connections now, or cannot any more."""
+        """Report that another process can now receive connections, or no longer can."""
         if self.when_changed is not None:
             self.when_changed()
 
@@ -115,7 +115,7 @@ class Moving:
         self.changed()
 
     def returned(self, transfer: Transfer, reason: str) -> None:
-        """Serve a connection again that no other process has taken."""
+        """Serve a connection again, because the other process has not taken the connection."""
         self.moves.returned[reason] += 1
         self.shared.in_transit -= 1
         connection = self._serve(transfer)
@@ -131,6 +131,6 @@ class Moving:
         self.links.close()
 
     def isolate(self) -> None:
-        """Close the copies of all sockets in a process that a handler has forked."""
+        """Close the copies of all sockets that a process forked by a handler has inherited."""
         self.receiver.isolate(close_copy)
         self.links.isolate(close_copy)

@@ -1,8 +1,8 @@
 """Divide the limit on open files between clients and all other uses: handlers, probes and logs.
 
 The kernel gives each new file the lowest free descriptor. So if a connection gets the descriptor `clients_end` or a
-higher one, all lower descriptors are in use, and the connection is rejected. The descriptors above are reserved for
-other uses.
+higher one, all lower descriptors are in use, and the connection is rejected. Descriptors from `refused_end` on are
+reserved for other uses.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class _OpenFiles:
         return self.clients_end + self.refused
 
     def raise_limit(self, options: Options, addresses: int) -> None:
-        """Raise the soft limit to the files that servers on this number of addresses need, up to the hard limit."""
+        """Raise the soft limit, up to the hard limit, to the files that servers on `addresses` addresses need."""
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         most = _needed(options, addresses)
         if hard != resource.RLIM_INFINITY:
@@ -64,7 +64,7 @@ class _OpenFiles:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
         except (OSError, ValueError):
-            # macOS has a lower limit that it does not report; `share_out` logs what the current limit allows.
+            # macOS enforces a lower limit than `getrlimit` reports; `share_out` logs what the current limit allows.
             return
         _report(logging.INFO, _RAISED.format(soft, most, options.max_connections))
 

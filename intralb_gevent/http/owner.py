@@ -1,4 +1,4 @@
-"""The callbacks of a connection and of its two halves, which do not depend on the objects that implement them."""
+"""Interfaces through which an input or output calls its connection, and a connection calls its movers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["NO_OWNER", "Mover", "Owner", "Rescuer"]
 class Owner:
     """The owner of an input and an output: their connection or, once that is closed, an owner that does nothing.
 
-    A closed connection is not the owner of its halves: that would be a cycle that only the garbage collector frees.
+    The halves of a closed connection do not refer to it, because only the garbage collector could free such a cycle.
     """
 
     __slots__ = ()
@@ -36,10 +36,10 @@ class Owner:
     # Called by the input.
 
     def use_socket(self, sock: Any) -> None:
-        """Use another socket object for the same connection, with or without TLS."""
+        """Replace the connection's socket object by another object, with or without TLS."""
 
     def start_next_request(self) -> None:
-        """Start the next pending request, if none is being answered."""
+        """Start the next pending request, if no request is being answered."""
 
     def admit_or_reject_early(self) -> None:
         """Admit or reject the request with the pending head, if it is the next request."""
@@ -54,10 +54,10 @@ class Owner:
         """Answer a client that does not use TLS, and close the connection."""
 
     def input_ended(self) -> None:
-        """Finish the pending requests, because the client has ended its input but may still read."""
+        """Finish the pending requests, because the client has sent EOF but may still read."""
 
     def resume(self) -> None:
-        """Continue with the received data. Never raises."""
+        """Continue with requests and data that have already been received. Never raises."""
 
     # Called by the output.
 

@@ -17,13 +17,13 @@ COSTLY_SECONDS: Final = 0.0003
 """Seconds of parsing above which a client with costly data is paused even if all its received data is parsed."""
 
 PAUSE_SECONDS: Final = 0.008
-"""Seconds between resuming one paused client and the next; chosen so that they all use about an eighth of the time."""
+"""Seconds between resuming one paused client and the next; all paused clients then use an eighth of the time."""
 
 
 COSTLY_SECONDS_PER_BYTE: Final = 50e-9
 """Seconds of parsing per byte above which data is costly.
 
-Chunks of one byte cost several times as much; a large body costs a thirtieth, even in a file.
+Chunks of one byte take several times as long per byte. A large body takes a thirtieth, even if it goes to a file.
 """
 
 
@@ -33,14 +33,14 @@ def is_costly(seconds: float, count: int) -> bool:
 
 
 class Paused(Protocol):
-    """A connection whose socket is not read while it is paused."""
+    """An input that does not read its socket while it is paused."""
 
     def resume_parsing(self) -> None:
         """Resume parsing. Never waits or raises."""
 
 
 class ParsingTurns:
-    """The paused connections of a server, resumed one at a time at intervals."""
+    """The paused connections of a server, which are resumed one at a time at intervals."""
 
     __slots__ = ("_timer", "_waiting")
 

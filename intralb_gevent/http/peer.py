@@ -25,13 +25,13 @@ __all__ = ["Peer"]
 
 
 def _log_line(host: str, line: str, status: str, length: int | None) -> Callable[[], str]:
-    """Return a function that formats, for a response that has just ended, a line in the Common Log Format."""
+    """Return a function that formats a line in the Common Log Format, with the current time."""
     when, size = strftime("%d/%b/%Y:%H:%M:%S %z"), "-" if length is None else length
     return lambda: f'{host or "-"} - - [{when}] "{line}" {status[:3]} {size}\n'
 
 
 class Peer:
-    """The peer of one connection: its address, unless a PROXY header replaces this, and its TLS connection."""
+    """The peer of a connection: its TLS data, and its address from the socket or, if there is one, the PROXY header."""
 
     __slots__ = ("_shared", "host", "port", "tls")
 
@@ -41,7 +41,7 @@ class Peer:
         """The IP address of the peer; empty for a peer on a unix socket."""
         self.port: str = str(address[1]) if isinstance(address, tuple) else ""
         self.tls: TlsSocket | None = None
-        """The socket of the TLS connection, which has the TLS data for the environ; None for plain HTTP."""
+        """The socket of the TLS connection, which provides the TLS data for the environ; None for plain HTTP."""
 
     def __repr__(self) -> str:
         return f"<Peer {self.host or 'a local client'}>"
@@ -54,7 +54,7 @@ class Peer:
     # Requests.
 
     def describe_head(self, environ: dict[str, Any]) -> None:
-        """Add the client's address, its TLS data and the hints of a trusted proxy to the environ."""
+        """Add the client's address and TLS data, a request id and the hints of a trusted proxy to the environ."""
         environ["REMOTE_ADDR"] = self.host
         environ["REMOTE_PORT"] = self.port
         environ[REQUEST_ID] = new_request_id()
@@ -76,7 +76,7 @@ class Peer:
             enter_root(environ, shared.root_path)
 
     def describe(self, request: Request) -> None:
-        """Record the request line for the request log, and update a trusted proxy's timing after a body."""
+        """Record the request line for the request log, and update a trusted proxy's timing if there is a body."""
         environ, shared = request.environ, self._shared
         if shared.request_log is not None:
             target = environ["RAW_URI"].encode("unicode_escape").decode("ascii").replace('"', "%22")

@@ -94,7 +94,7 @@ REPEATED: Final = {
     "HTTP_AUTHORIZATION": _bad("The request has two Authorization fields."),
     "HTTP_EXPECT": _bad("The request has two Expect fields."),
 }
-"""Responses to repeated header fields, by environ key. A second such field is an error, or request smuggling."""
+"""Responses to repeated header fields, by environ key. A repetition is an error or attempted request smuggling."""
 
 _MALFORMED: Final = _bad("The request is not well-formed HTTP.")
 _METHOD: Final = _bad("The request does not begin with a method and a space.")
@@ -165,7 +165,7 @@ _REFUSALS: Final = {
     "Missing expected CR after chunk data": _CHUNK_END,
     "Expected LF after chunk data": _CHUNK_END,
 }
-"""Responses by the messages of httptools' errors. Another version of httptools may have other messages."""
+"""Responses for the error messages of httptools. Unknown messages, as of another version, get `_MALFORMED`."""
 
 
 def refusal_of(error: Exception) -> CannedResponse:

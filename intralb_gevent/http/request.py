@@ -42,9 +42,9 @@ class Request:
         self.head_only = environ["REQUEST_METHOD"] == "HEAD"
         """True if the response must not have a body."""
         self.id: str = environ.get(REQUEST_ID) or ""
-        """The request's id, for responses of the server's own; empty if it has none."""
+        """The request's id, which the server's own responses contain; empty if the request has no id."""
         self.line = ""
-        """The request line, if it may be logged; else empty."""
+        """The request line for log lines; empty if no log line needs it."""
         self.offers_upgrade = False
         """True if the application may take over the connection after an upgrade offer (in HTTP/1.1, without a body)."""
 
@@ -63,7 +63,7 @@ class Request:
 
 
 class Refusal:
-    """The response to a request that could not be parsed, or that was not read, and the id of that request."""
+    """The response to a request that could not be parsed or was not read, and the request's id."""
 
     __slots__ = ("answer", "request_id")
 

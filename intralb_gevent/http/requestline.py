@@ -1,8 +1,8 @@
-"""Parse request lines that HTTP allows and httptools rejects: any method, HTTP/1.2 to 1.9, raw bytes in a target.
+"""Parse request lines that httptools rejects: unknown methods, HTTP/1.2 to 1.9, non-ASCII bytes in a target.
 
 A request with such a line is parsed again with a substitute line. httptools knows a fixed list of methods and treats
-all of them alike except CONNECT, so the substitute line has no other effect. This module also determines where in its
-input a request begins, because httptools does not report it. Only rejected requests are parsed again.
+all of them alike except CONNECT, so the substitute method has no other effect. This module also finds the offset at
+which a request begins, because httptools does not report this offset.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class LineReplaced(NamedTuple):
 
 
 def line_refusal(data: bytes, refusal: CannedResponse) -> CannedResponse:
-    """Return `refusal`, or a more exact response to a request line with HTTPS on a plain port or a long method."""
+    """Return a specific response if `data` is a TLS handshake or has too long a method; otherwise, return `refusal`."""
     if data.startswith(_TLS_HANDSHAKE):
         return ENCRYPTED
     return METHOD_TOO_LONG if _LONG_METHOD(data) else refusal
@@ -54,9 +54,9 @@ def line_begun(data: bytes) -> bool:
 
 
 def line_replaced(data: bytes) -> LineReplaced | None:
-    """Return a request with a substitute line, or None if it does not begin with a method and a space.
+    """Return a request with a substitute line, or None if `data` does not begin with a method and a space.
 
-    A version after 1.1 is replaced by 1.1 (RFC 9110, 2.5), and raw bytes of a target are percent-encoded.
+    A version after 1.1 is replaced by 1.1 (RFC 9110, 2.5), and non-ASCII bytes of a target are percent-encoded.
     """
     match = _METHOD(data)
     if match is None:
@@ -91,7 +91,7 @@ class StandIn:
         return self._method is not None
 
     def get_method(self) -> bytes:
-        """Return the method of a request with a complete head. Call this once for each request."""
+        """Return the original method of the request; call this once per request, after its head is complete."""
         method, self._method = self._method, None
         return self._parser.get_method() if method is None else method
 
@@ -131,8 +131,8 @@ _EMPTY_LINE: Final = re.compile(rb"\n\r\n[\r\n]*").search
 def possible_end(data: bytes, start: int) -> int:
     """Return an offset in `data` that is at or after `start`, and not beyond the first byte of the next request.
 
-    Heads and chunked bodies end with an empty line; the first bytes of this line may be in earlier data. Line ends
-    before a request have no meaning.
+    Heads and chunked bodies end with an empty line, whose first bytes may be in earlier data. Line ends before a
+    request are skipped, because they have no meaning.
     """
     match = _LINE_ENDS(data, start) or _EMPTY_LINE(data, start)
     return len(data) if match is None else match.end()

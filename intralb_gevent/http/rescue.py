@@ -1,8 +1,8 @@
-"""Moves a request that finds no free slot to another process that has one, together with its connection.
+"""Moves a request that finds no free slot, together with its connection, to a process with a free slot.
 
 So a request waits, or is rejected, only if all processes are full. The table in shared memory shows which processes
-have free slots (`supervise/table.py`), and `moving.py` passes the connection. The object exists only for a server that
-shares its listener.
+have free slots (`supervise/table.py`), and `moving.py` passes the connection. Only servers that share a listener have a
+`Rescue` object.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 __all__ = ["Rescue"]
 
 LOOK_SECONDS: Final = 0.001
-"""Seconds between two looks at the other processes while this one is full."""
+"""Minimum seconds between two reads of the table by `possible`, while this process is full."""
 
 PROMISE_SECONDS: Final = 0.01
-"""Seconds after which a process has received the requests that were sent to it, or has already answered them."""
+"""Seconds after which the row of a process includes the requests sent to it, unless they are answered already."""
 
 
 class _Promise(NamedTuple):
-    """The requests that were sent to a process since it has written its load."""
+    """The requests that were sent to a process since that process last wrote its load to the table."""
 
     changes: int
-    """The number of `Row.changes` at that time."""
+    """The value of `Row.changes` in the process's row."""
     requests: int
     at: float
-    """Time of the last one, in `time.monotonic()` seconds."""
+    """Time at which the last of the requests was sent, in `time.monotonic()` seconds."""
 
     def and_one(self, now: float) -> _Promise:
         """Return a record with one more request, which was sent at `now`."""
@@ -42,7 +42,7 @@ class _Promise(NamedTuple):
 
 
 class Rescue:
-    """Moves the requests of one server."""
+    """Moves requests of one server that find no free slot to other processes."""
 
     def __init__(self, moving: Moving, row: OwnRow) -> None:
         self._moving = moving
@@ -52,13 +52,13 @@ class Rescue:
         self._looked = 0.0
         self._found = False
         self._promised: dict[int, _Promise] = {}
-        """The requests that were sent to each process, until its row includes them."""
+        """By process id, the requests that were sent to a process and that its row does not include yet."""
 
     def __repr__(self) -> str:
         return f"<Rescue by {self._moving!r}>"
 
     def prepare(self) -> None:
-        """Connect to the other processes, so that the first request need not wait for that; called periodically."""
+        """Connect to the other processes in advance, so that a request can move immediately; called periodically."""
         try:
             for each in self._others():
                 if each.state == READY and monotonic() - each.beat < SILENT_SECONDS:
@@ -77,7 +77,7 @@ class Rescue:
     def move(self, connection: Connection, environ: dict[str, Any], data: bytes) -> bool:
         """Move a connection with its only request; return False if it must be served here. Never waits or raises.
 
-        `data` are all bytes of the request, and `environ` is what was parsed from them.
+        `data` contains all bytes of the request, and `environ` was parsed from these bytes.
         """
         try:
             return self._move(connection, environ, data)

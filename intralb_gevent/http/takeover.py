@@ -1,6 +1,7 @@
 """Let the application take over the connection of a request that offers an upgrade, for example for a WebSocket.
 
-The application takes it over by using the socket or WebSocket in the environ, or by responding with status 101.
+The application takes over the connection by using the socket or WebSocket in the environ, or by responding with status
+101.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Measure how long received data had waited in the kernel before it was read.
 
-Linux reports the age of the last data of every TCP socket in milliseconds (`tcpi_last_data_recv` of `struct tcp_info`,
-tcp(7) and linux/tcp.h). The kernel measures the age in timer ticks. As it may be up to one tick too high, one tick is
-subtracted. On other platforms and on unix sockets, the age is unknown.
+Linux reports, in milliseconds, the age of the data that a TCP socket has received last (`tcpi_last_data_recv` of
+`struct tcp_info`, tcp(7) and linux/tcp.h). The kernel measures the age in timer ticks, so the age may be up to one tick
+too high. Therefore, one tick is subtracted. On other platforms and on unix sockets, the age is unknown.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any, Final
 __all__ = ["seconds_since_data"]
 
 _LAST_DATA_RECEIVED: Final = struct.Struct("=52xI")
-"""The part of `struct tcp_info` up to `tcpi_last_data_recv`, which follows eight bytes and eleven numbers."""
+"""The part of `struct tcp_info` up to `tcpi_last_data_recv`, which is preceded by 8 single bytes and 11 numbers."""
 
 _MONOTONIC_COARSE: Final = 6
-"""The number of the clock that advances once per tick (linux/time.h); its resolution is the length of a tick."""
+"""The id of the clock that advances once per tick (linux/time.h); the resolution of this clock is one tick."""
 
 _LONGEST_TICK_SECONDS: Final = 0.01
 
@@ -35,7 +35,7 @@ _TICK_SECONDS: Final = _tick() if sys.platform == "linux" else 0.0
 
 
 def seconds_since_data(sock: Any) -> float:
-    """Return the seconds since data last arrived at a socket, never too many; return 0 if the time is unknown."""
+    """Return a lower bound of the seconds since data last arrived at a socket; return 0 if the time is unknown."""
     if sys.platform != "linux":
         return 0.0
     try:

@@ -1,4 +1,4 @@
-"""Serve TLS without a greenlet per connection, by a non-blocking socket that encrypts and decrypts."""
+"""Serve TLS without a greenlet per connection, through a non-blocking socket that encrypts and decrypts."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from .certificates import client_certificate
 __all__ = ["TLS_RECEIVE_BYTES", "NotTls", "TlsSocket"]
 
 TLS_RECEIVE_BYTES: Final = 64 * 1024
-"""Bytes of ciphertext per read from a TLS socket."""
+"""Maximum bytes of ciphertext per read from a TLS socket."""
 
 RECORD_BYTES: Final = 16 * 1024
-"""Maximum bytes of a TLS record. A memory BIO never shrinks, so at most this many bytes are passed to it at a time."""
+"""Maximum bytes of a TLS record. As a memory BIO never shrinks, a write to a BIO has at most this size."""
 
 CHUNK_BYTES: Final = 64 * 1024
-"""Maximum bytes encrypted before the socket accepts any of them; limits the cost of a client that does not read."""
+"""Maximum bytes encrypted before the socket accepts any of them; bounds the cost of a client that does not read."""
 
 MAX_BYTES_PER_CALL: Final = 256 * 1024
 """Maximum bytes encrypted in one call, so that the hub can handle other connections."""
 
 KEPT_BYTES: Final = 2 * CHUNK_BYTES
-"""Maximum unsent bytes of ciphertext after a reply of TLS itself; above this, the client evidently does not read."""
+"""Maximum unsent bytes of ciphertext after a reply of the TLS protocol; above it, the client seems not to read."""
 
 Data = bytes | bytearray | memoryview
 
 
 class NotTls(ConnectionAbortedError):
-    """Raised if the client's first byte is a letter, with which no TLS record begins; the data is probably HTTP."""
+    """Raised if the client's first byte is a letter, which no TLS record begins with; the data is probably HTTP."""
 
 
 class TlsSocket:
     """The server's side of a TLS connection over a raw non-blocking socket, with the methods of that socket.
 
     No method waits. Methods raise BlockingIOError if the socket must first become readable or writable,
-    ConnectionError if TLS has failed, and other OSErrors. A callback of the context may raise any exception. Ciphertext
-    that the socket does not accept is kept and sent by the next call. `send` never reports all bytes as sent while
-    ciphertext is left. So a caller that sends the remaining bytes again, as with any socket, need not know about the
-    buffered ciphertext.
+    ConnectionError if TLS has failed, and other OSErrors. A callback of the SSL context may raise any exception.
+    Ciphertext that the socket does not accept is buffered and sent by the next call. `send` never reports all bytes as
+    sent while ciphertext is unsent. So a caller that sends the remaining bytes again, as with any socket, need not know
+    about the buffered ciphertext.
     """
 
     __slots__ = (
@@ -94,12 +94,12 @@ class TlsSocket:
         return " ".join([self.version() or "", *ended, "ended" if ended else "open"])
 
     def fileno(self) -> int:
-        """Return the descriptor to watch, or -1 if the socket is closed."""
+        """Return the file descriptor, or -1 if the socket is closed."""
         return int(self._socket.fileno())
 
     @property
     def _sock(self) -> Any:
-        """The plain socket, under the name that it has in gevent's sockets."""
+        """The plain socket; the attribute has the same name as in gevent's sockets."""
         return self._socket
 
     def getsockopt(self, *option: int) -> int | bytes:
@@ -156,7 +156,7 @@ class TlsSocket:
         self._raise_failure()
         if self._input_ended:
             return b""  # type: ignore[unreachable]  # as above
-        raise BlockingIOError(errno.EAGAIN, "no whole TLS record of the client's is there yet")
+        raise BlockingIOError(errno.EAGAIN, "no complete TLS record has arrived yet")
 
     def _decrypt(self, received: bytes) -> bytes:
         if not received:
@@ -186,7 +186,7 @@ class TlsSocket:
             self._fail(error)
 
     def _reply(self) -> None:
-        """Send the replies of TLS itself. Ignore errors, because the next read reports them."""
+        """Send the replies of the TLS protocol itself. Ignore errors, because the next read reports them."""
         with suppress(OSError):
             self._flush()
         if len(self._unsent) > KEPT_BYTES:
@@ -279,14 +279,14 @@ class TlsSocket:
             self._socket.shutdown(how)
 
     def close(self) -> None:
-        """Close the socket. Send a close_notify only if all data is sent; its absence shows that data is missing."""
+        """Close the socket. A close_notify is sent only after all data: without it, the client detects missing data."""
         if self.fileno() >= 0:
             with suppress(OSError):
                 if not self._uncounted:
                     self._end_output()
                 self._flush()
                 if FORKS.made:
-                    # A forked process may hold a copy of the socket.
+                    # A forked process may have a copy of the socket, so close() alone would not end the connection.
                     self._socket.shutdown(SHUT_RDWR)
         self._socket.close()
 
@@ -296,7 +296,7 @@ class TlsSocket:
 
     def _end_output(self) -> None:
         if self._established and not self._output_ended and self._failure is None:
-            # unwrap() raises, as no close_notify has arrived, but first puts the server's own into the buffer.
+            # unwrap() writes the server's close_notify to the BIO, then raises, as the client's has not arrived.
             with suppress(ssl.SSLError):
                 self._tls.unwrap()
         self._output_ended = True

@@ -18,7 +18,7 @@ _WITHOUT_EFFECT = ("server_side", "do_handshake_on_connect", "suppress_ragged_eo
 
 
 class _CalledBack(ssl.SSLObject):
-    """The object passed to a context's callbacks; callbacks of gevent's contexts first read its socket."""
+    """The TLS object passed to the callbacks of an SSL context; gevent's wrapper of a callback calls `_sslsock`."""
 
     def _sslsock(self) -> _CalledBack:
         return self
@@ -27,9 +27,10 @@ class _CalledBack(ssl.SSLObject):
 def tls_context(ssl_args: Mapping[str, Any]) -> ssl.SSLContext:
     """Return the context that the TLS arguments of a gevent server describe.
 
-    A given `ssl_context` is used unchanged. The other arguments are `certfile` (PEM), `keyfile` (default: the key is in
-    `certfile`), `cert_reqs` (whether clients need a certificate), `ca_certs` (from which authorities), `ciphers` and
-    `ssl_version`. Raises `OptionError` for unknown arguments, and for values with which no client could be served.
+    A given `ssl_context` keeps its settings. The other arguments are `certfile` (PEM), `keyfile` (default: the key is
+    in `certfile`), `cert_reqs` (whether clients need a certificate), `ca_certs` (authorities of these certificates),
+    `ciphers` and `ssl_version`. Raises `OptionError` for unknown arguments, and for values with which no client could
+    be served.
     """
     given = {name: value for name, value in ssl_args.items() if value is not None}
     _require_allowed(ssl_args, given)
@@ -48,7 +49,7 @@ def _require_allowed(named: Iterable[str], given: Mapping[str, Any]) -> None:
             raise OptionError(f"{name}: is not allowed beside ssl_context; set it on that context instead")
     if given.get("server_side", True) is not True:
         raise OptionError(
-            f"server_side: {given['server_side']!r} is not allowed; leave it out, a server is always that"
+            f"server_side: {given['server_side']!r} is not allowed; leave it out, because a server needs True"
         )
 
 

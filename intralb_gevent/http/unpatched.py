@@ -1,4 +1,4 @@
-"""Warn if a server starts in a process that is not monkey-patched, where one handler that waits stops all others."""
+"""Warn if a server starts in a process that is not monkey-patched: a handler that waits then blocks all others."""
 
 from __future__ import annotations
 

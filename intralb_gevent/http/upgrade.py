@@ -38,7 +38,7 @@ class TakenSocket(socket.socket):
     """A gevent socket that first returns the bytes that the server has already received.
 
     Without a timeout, `send` sends all bytes, as a blocking socket of the system does. simple-websocket relies on this;
-    otherwise its frames would be incomplete. Greenlets that send at the same time wait for each other.
+    otherwise, it would send incomplete frames. Greenlets that send at the same time wait for each other.
     """
 
     def __init__(self, family: int, kind: int, proto: int, descriptor: int, held: bytes) -> None:
@@ -93,7 +93,7 @@ class TakenSocket(socket.socket):
     def close(self) -> None:
         """End the output, even if a forked process holds a copy of the socket, and close the socket.
 
-        The input is not ended, because the client may have to read the last data while it still sends.
+        The input stays open, because the client may still be sending while it reads the last data.
         """
         if FORKS.made and self.fileno() >= 0:
             with suppress(OSError):
@@ -108,7 +108,7 @@ class _Input(RawIOBase):
         self._drained = sock
 
     def readable(self) -> bool:
-        """Return True."""
+        """Return True, because the file can be read."""
         return True
 
     def readinto(self, buffer: Any) -> int:

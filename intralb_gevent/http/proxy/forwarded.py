@@ -1,8 +1,8 @@
 """Apply the header fields in which a proxy describes its client: X-Forwarded-* and Forwarded (RFC 7239).
 
-A proxy appends its entry at the right end of such a field; all entries to the left were sent by the client and may be
-forged. So a field is read from the right as long as its addresses are trusted proxies; the first other address is the
-client's. Entries further left are not parsed, so they cannot make the field invalid.
+A proxy appends its entry at the right end of such a field. The other entries come from the proxy's peer, and may be
+forged. So a field is read from right to left while the addresses belong to trusted proxies. The first address that does
+not is the client's. Entries further left are not parsed, so they cannot make the field invalid.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _X_FORWARDED: Final = frozenset({_FOR, _PROTO, _HOST, _PORT, _PREFIX})
 _FORWARDED: Final = "HTTP_FORWARDED"
 
 _CLAIMS: Final = (_FORWARDED, "HTTP_X_FORWARDED", "HTTP_X_REAL_IP")
-"""Prefixes of the fields that are removed from an untrusted peer's request.
+"""Prefixes of the environ keys that are removed from an untrusted peer's request.
 
-X-Real-IP is a field of nginx that applications read.
+X-Real-IP is included, because applications behind nginx read this field.
 """
 
 _NODE: Final = re.compile(
@@ -60,11 +60,11 @@ class _Reported(NamedTuple):
 
 
 def forwarded(environ: dict[str, Any], trusted: TrustedNetworks) -> None:
-    """Replace the proxy's address, scheme and host by those of the client.
+    """Replace the proxy's address, scheme and host by the client's.
 
-    The fields stay in the environ. Never raises: an invalid value is ignored. X-Forwarded-* takes precedence over
-    Forwarded. A proxy that sends both kinds of field sends the same values in both. Most proxies know only
-    X-Forwarded-*, and pass on a Forwarded field that a client has forged.
+    The forwarding fields stay in the environ. Never raises: an invalid value is ignored. X-Forwarded-* takes precedence
+    over Forwarded, because most proxies know only X-Forwarded-*, and pass on a Forwarded field that a client has
+    forged. A proxy that sends both kinds of field sends the same values in both.
     """
     if not environ.keys().isdisjoint(_X_FORWARDED):
         _apply(_told_by_x_forwarded(environ, trusted), environ)
@@ -115,7 +115,7 @@ def _told_by_x_forwarded(environ: dict[str, Any], trusted: TrustedNetworks) -> _
 
 
 def _first_untrusted(value: str, trusted: TrustedNetworks) -> _Node | None:
-    """Return the first node from the right that is no trusted proxy, else the leftmost; None if it lacks an address."""
+    """Return the rightmost node that is no trusted proxy, else the leftmost node; None if its address is invalid."""
     node = None
     for element in _elements_from_the_right(value):
         node = _node(element)
@@ -178,7 +178,7 @@ def _pairs(element: str) -> dict[str, str] | None:
 # Parsers of single values. All requests of a client contain the same node, so parsed nodes are cached.
 
 _LONGEST: Final = 300
-"""Maximum length of a node in characters; it bounds the memory of the cache."""
+"""Maximum length of a node in characters; the limit bounds the memory of the cache."""
 
 
 def _node(text: str) -> _Node | None:

@@ -1,6 +1,6 @@
 """Apply the hints of a trusted proxy about a request.
 
-A trusted proxy reports its client (X-Forwarded-* or Forwarded), the id and the priority of the request, and times.
+A trusted proxy reports its client (X-Forwarded-* or Forwarded), and the id, the priority and the timing of the request.
 """
 
 from __future__ import annotations

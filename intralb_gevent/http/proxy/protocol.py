@@ -20,7 +20,7 @@ MAX_BYTES: Final = 4096
 """Maximum bytes of a version 2 header, as in nginx; a longer header is rejected. The length field allows 64 KB."""
 
 _RECEIVE_BYTES: Final = 64 * 1024
-"""Maximum bytes searched for a PROXY header; the length field of version 2 has two bytes."""
+"""Maximum bytes that are peeked at to find the end of a PROXY header."""
 
 _V1_MAX_BYTES: Final = 107
 """Maximum bytes of a version 1 header, including its CRLF (section 2.1)."""
@@ -29,13 +29,13 @@ _V1_START: Final = b"PROXY "
 _V2_START: Final = b"\r\n\r\n\0\r\nQUIT\n"
 _V2_FIXED_BYTES: Final = 16
 _V2_LOCAL: Final = 0x20
-"""The byte for version 2 and command LOCAL: the proxy itself connects, as for health checks; addresses are ignored."""
+"""The byte for version 2 and command LOCAL: the proxy is the client, as in a health check; addresses are ignored."""
 
 _V2_PROXY: Final = 0x21
 """The byte for version 2 and command PROXY: the address of the client follows."""
 
 _V2_ADDRESS_BYTES: Final = (0, 12, 36, 216)
-"""Bytes that the addresses of each family take (section 2.2): unspecified, IPv4, IPv6, unix."""
+"""Size of the addresses in bytes for each family (section 2.2): unspecified, IPv4, IPv6, unix."""
 
 _PORT: Final = re.compile(r"0|[1-9][0-9]{0,4}").fullmatch
 
@@ -45,9 +45,9 @@ class ProxyHeader:
 
     `feed` returns True once the header is complete. Then `source` is the client's address and port as text, and `rest`
     is the data after the header. `source` is None if the header contains no address (LOCAL, UNKNOWN, unix sockets); the
-    address of the socket then applies. A malformed header raises ValueError as soon as it is recognized; the connection
-    must then be closed. The message of the error contains no received bytes. `feed` must not be called again after it
-    has returned True or raised an error.
+    address of the socket then applies. `feed` raises ValueError as soon as it recognizes a malformed header; the
+    connection must then be closed. The message of the error contains only numbers from the header, no text. `feed` must
+    not be called again after it has returned True or raised an error.
     """
 
     __slots__ = ("_received", "rest", "source")
@@ -66,7 +66,7 @@ class ProxyHeader:
         return not self._received
 
     def receive(self, sock: Any) -> bool:
-        """Read the header, and not one byte more, because a TLS handshake may follow; return whether it is complete.
+        """Read the header, and not one byte more, because a TLS handshake may follow; return True if complete.
 
         Raises OSError as `recv` does, EOFError at the end of the input, and ValueError as `feed` does.
         """

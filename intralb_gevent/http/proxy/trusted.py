@@ -13,7 +13,7 @@ from typing import Final
 __all__ = ["Strangers", "TrustedNetworks", "read_address", "unmapped"]
 
 REMEMBERED_HOSTS: Final = 1024
-"""Maximum number of cached peers: proxies are few, and untrusted peers must not fill the memory."""
+"""Maximum number of peers that are cached; the limit keeps untrusted peers from filling the memory."""
 
 _MAPPED: Final = IPv6Network("::ffff:0:0/96")
 
@@ -42,7 +42,7 @@ def _read_network(text: str) -> IPv4Network | IPv6Network:
 
 
 class TrustedNetworks:
-    """The set of trusted peers. `host in trusted` tests an address that a socket reports; '' is a unix socket's.
+    """The set of trusted peers. `host in trusted` tests a peer's address; '' stands for a unix socket.
 
     The entries are those of the option `trusted_proxies`: addresses, networks, and the word `unix`.
     """
@@ -78,12 +78,12 @@ _STRANGER: Final = (
 
 
 class Strangers:
-    """Peers that seem to be proxies while no proxy is trusted; `report` receives a text that names the first one."""
+    """Peers that seem to be proxies while no proxy is trusted; `report` receives a text about the first such peer."""
 
     MANY: Final = 100
-    """Number of requests with X-Forwarded-For from which a peer seems to be a proxy."""
+    """Number of requests with X-Forwarded-For after which a peer is assumed to be a proxy."""
     MOST_HOSTS: Final = 64
-    """Maximum number of peers whose requests are counted; it bounds the memory."""
+    """Maximum number of peers whose requests are counted; the limit bounds the memory."""
 
     __slots__ = ("_counts", "_report", "watching")
 
