@@ -15,9 +15,9 @@ __all__ = ["parser_behind_head"]
 class _BehindHead:
     """The callbacks of a second httptools parser, for a body that the first parser would not parse.
 
-    httptools ends a message that offers an upgrade at its head. So a second parser parses a substitute head without
-    the offer, and then the body. The callbacks for the substitute head are ignored. All later callbacks, including
-    those for the requests that follow, are passed to the `RequestParser`.
+    httptools regards a message that offers an upgrade as complete after its head. So a second parser parses a
+    substitute head without the offer, and then the body. The callbacks for the substitute head are ignored. All later
+    callbacks, including those for the requests that follow, are passed to the `RequestParser`.
     """
 
     __slots__ = ("_ignores", "_parser")

@@ -1,8 +1,8 @@
 """A client connection, which answers the requests from its socket in the order in which they arrive.
 
-This module submits complete requests to the balancer, and rejects incomplete requests. `lifetime.py` decides when the
-connection ends, `input.py` reads the socket and parses the data, `response.py` frames responses, and `output.py` writes
-them.
+This module submits requests to the balancer, or rejects them, if possible before their bodies have arrived.
+`lifetime.py` decides when the connection ends, `input.py` reads the socket and parses the data, `response.py` frames
+responses, and `output.py` writes them.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class Connection(ConnectionLifetime):
             self.close()
 
     def reject(self, answer: CannedResponse) -> None:
-        """Reject the request that is being received after all earlier requests are answered, then close."""
+        """After all earlier requests are answered, reject the request that is being received, and close."""
         request_id = new_request_id()
         self._report_refused(answer, request_id)
         if not answer.reason:
@@ -188,7 +188,7 @@ class Connection(ConnectionLifetime):
         return b"" if header is None else header.line
 
     def _moved(self, request: Request) -> bool:
-        """Move this connection with its request to a process with a free slot; return False if it is served here."""
+        """Move this connection and its request to a process with a free slot; return False if both stay here."""
         data, rescuer, environ = self.input.kept.take(), self._shared.rescuer, request.environ
         if rescuer is None or self.closing or request.offers_upgrade or "HTTP_EXPECT" in environ or not self.can_move:
             return False

@@ -1,7 +1,7 @@
 """Moves the connections of a server that drains to other processes, so that no client sees its connection close.
 
 This process serves each connection until the connection is idle and another process can receive it. If no other process
-can receive connections, they are closed, as in a shutdown without other processes.
+can receive connections, this process closes them, as in a shutdown without other processes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ALONE_SECONDS: Final = 0.2
 """Seconds after which connections are closed if no other process is found; a single search may miss a process."""
 
 NEW_SECONDS: Final = 1.0
-"""Seconds after the start of the hand-over for which connections without a request stay open if none can move."""
+"""Seconds from the start of the hand-over for which a connection without a request stays open if it cannot move."""
 
 
 class HandOver:
@@ -101,10 +101,10 @@ class HandOver:
             self._moving.failed()
 
     def _hope(self, now: float) -> None:
-        """Determine whether connections can move now or soon; otherwise, close the waiting connections."""
+        """Determine whether connections can move now or soon; if not, close the waiting connections."""
         self._siblings = self._moving.siblings.known()
         self._moving.processes(self._siblings)
-        # Check the links, because the list of siblings can lack a process that exists.
+        # Check the links instead of the list of siblings, which may be incomplete.
         able = any(link.accepts(now) for link in self._moving.links)
         pending = any(link.owes_answer() for link in self._moving.links)
         if able or pending or self._moving.siblings.starting():

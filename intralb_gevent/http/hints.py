@@ -1,7 +1,7 @@
 """Implement `environ["wsgi.early_hints"]`, which sends header fields before the response is ready (103, RFC 8297).
 
 The function finds the response through the current greenlet. So all environs share one function, and a request without
-early hints causes no cost.
+early hints costs nothing more.
 """
 
 from __future__ import annotations

@@ -278,14 +278,14 @@ class Input:
             self.take(data)
 
     def _read_ahead(self, count: int) -> None:
-        """Add to the number of bytes received while a request is pending, and stop reading above the limit."""
+        """Add `count` to the bytes received while a request is pending, and stop reading above the limit."""
         self.ahead += count
         self.update()
         if self.unparsed and not self._owner.busy:
             self._shared.loop.run_callback(self._owner.resume)
 
     def _parse_some(self, data: bytes | memoryview) -> CannedResponse | None:
-        """Parse until too many requests are pending or parsing takes too long; store the other bytes in `unparsed`."""
+        """Parse until too many requests are pending or parsing takes too long; store further bytes in `unparsed`."""
         parser, course, refused, view, began = self.parser, self._course, None, memoryview(data), monotonic()
         seconds = 0.0
         while view and refused is None and len(self._pending) < PIPELINED_REQUESTS and course.state < LAST:

@@ -31,7 +31,7 @@ from .upgrade import taken
 __all__ = ["ConnectionLifetime"]
 
 LINGER_SECONDS: Final = 2.0
-"""Seconds for which data from a rejected client is still read, because a reset could destroy the response."""
+"""Seconds for which data from a rejected client is still read, so that no reset destroys the unread response."""
 
 
 class ConnectionLifetime(Owner):
@@ -151,7 +151,7 @@ class ConnectionLifetime(Owner):
         self.peer.describe(request)
         self._pending.append(request)
 
-    # The course of the connection.
+    # The state of the connection.
 
     def _discard_input(self) -> None:
         """Discard all further input from the client."""
@@ -214,7 +214,7 @@ class ConnectionLifetime(Owner):
     # Ending.
 
     def expire(self) -> None:
-        """Handle a timeout: answer an incomplete request with 408; close an idle connection or a slow reader's."""
+        """Handle a timeout: reject an incomplete request with 408; in all other cases, close the connection."""
         if self._was_in_time():
             return
         self.end_cause = self.end_cause or self._timeout
@@ -378,6 +378,6 @@ class ConnectionLifetime(Owner):
         self._shared.closed(self)
 
     def isolate(self) -> None:
-        """Close the socket that a process forked by a handler has inherited; the parent serves the client."""
+        """Close the inherited copy of the socket in a forked child process; the parent serves the client."""
         self._course.close()
         self.output.isolate()

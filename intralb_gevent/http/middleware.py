@@ -63,7 +63,7 @@ class _Greenlet:
             self._exchange.upgrade.shut_down()
 
     def isolate_upgrade(self) -> None:
-        """Close the copy of the socket that a process forked by a handler has inherited."""
+        """Close the inherited copy of the socket in a child process that a handler has forked."""
         if self._exchange.upgrade is not None:
             self._exchange.upgrade.isolate()
 

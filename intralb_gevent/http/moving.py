@@ -34,7 +34,7 @@ class Moving:
         self.siblings = siblings
         self.moves = shared.intake.context.moves
         self.when_changed: Callable[[], None] | None = None
-        """The function to call when a connection has moved or has come back, or when a process can receive more."""
+        """The function to call when a connection has moved or has returned, or when a process can receive more."""
         self.links = Links(shared.loop, listener, self)
         self.receiver = Receiver(shared.loop, listener, self)
 
@@ -126,11 +126,11 @@ class Moving:
     # Ending.
 
     def close(self) -> None:
-        """End all links; connections that no other process has taken are served by this server again."""
+        """End all links; connections that no other process has taken return to this server."""
         self.receiver.close()
         self.links.close()
 
     def isolate(self) -> None:
-        """Close the copies of all sockets that a process forked by a handler has inherited."""
+        """Close the inherited copies of all sockets in a child process that a handler has forked."""
         self.receiver.isolate(close_copy)
         self.links.isolate(close_copy)

@@ -44,7 +44,7 @@ UNSENT_IN_FILES_BYTES: Final = 4 * 1024**3
 """Bytes in the temporary files of all connections above which `UNSENT_LEAST_BYTES` limits each connection."""
 
 _ACKNOWLEDGED_LOOK_SECONDS: Final = 0.01
-"""Seconds between checks whether the client has acknowledged all data; only then can its connection be reset."""
+"""Seconds between checks whether the client has acknowledged all data; only then may the connection be reset."""
 
 
 class Output:
@@ -193,7 +193,7 @@ class Output:
         self._shared.report("disk", f"cut a response: its temporary file cannot be written: {error}")
         self._owner.close()
 
-    # Sending the rest, as the client reads.
+    # Sending buffered data, as the client reads.
 
     def _watch_writing(self) -> None:
         if self._writer is None:
@@ -275,7 +275,7 @@ class Output:
         return True
 
     def _wait_for_taking(self) -> None:
-        """Wait until a write leaves no more than the high-water mark unsent, or the connection is closed.
+        """Wait for a write that leaves unsent data at or below the high-water mark, or until the connection is closed.
 
         Several greenlets may wait at the same time."""
         if self._drained is None or self._drained.is_set():
@@ -296,7 +296,7 @@ class Output:
 
     @property
     def held_by_kernel(self) -> bool:
-        """True while closing could lose data in the kernel's send buffer, because input would then cause a reset."""
+        """True while the kernel may hold unsent data, which a reset would discard if the client sends after a close."""
         return not self.cut and unacknowledged(self._socket) > KERNEL_BYTES
 
     def poll_acknowledgement(self, look: Callable[[], object]) -> None:
@@ -325,7 +325,7 @@ class Output:
             self._drained.set()
 
     def release(self) -> None:
-        """Stop using the socket, but leave it open. Drop the owner, because this object and its owner form a cycle."""
+        """Stop using the socket, but leave it open. Clear the reference to the owner, to break the cycle."""
         self.closed = True
         self._owner = NO_OWNER
         self._shared.sending.discard(self)
@@ -345,7 +345,7 @@ class Output:
         self._socket.close()
 
     def isolate(self) -> None:
-        """Close the socket that a process forked by a handler has inherited; the parent serves the client."""
+        """Close the inherited copy of the socket in a forked child process; the parent serves the client."""
         self.closed = True
         close_copy(self._socket)
 

@@ -1,4 +1,4 @@
-"""Interfaces through which an input or output calls its connection, and a connection calls its movers."""
+"""Interfaces between a connection, its input and output, and the objects that move it to other processes."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ class RequestParser(RequestHead):
 
     @property
     def skips_body(self) -> bool:
-        """True while the parser discards the body of a request that has been answered; do not answer again."""
+        """True while the parser discards the body of a request that has already been answered."""
         return isinstance(self._body, SkippedBody)
 
     def skip_body(self) -> Request:
@@ -236,7 +236,7 @@ class RequestParser(RequestHead):
         return self._feed_between(view[end:]) if end < size and not self._ignores_input else None
 
     def _parse(self, data: bytes | memoryview) -> Exception | None:
-        """Pass bytes to httptools; return an error of httptools or a `Refused`. The last `_unparsed` bytes remain."""
+        """Pass bytes to httptools; return its error or a `Refused`, else None. Sets `_unparsed`."""
         self._unparsed = 0
         try:
             self._http.feed_data(data)

@@ -61,7 +61,7 @@ CONNECT_REFUSED: Final = CannedResponse("501 Not Implemented", "This server does
 METHOD_TOO_LONG: Final = CannedResponse(
     "501 Not Implemented", "The request's method is longer than this server accepts."
 )
-UNKNOWN_CODING: Final = CannedResponse("501 Not Implemented", "This server supports no transfer coding but chunked.")
+UNKNOWN_CODING: Final = CannedResponse("501 Not Implemented", "This server supports no transfer coding except chunked.")
 UNKNOWN_VERSION: Final = CannedResponse("505 HTTP Version Not Supported", "This server speaks HTTP/1.0 and HTTP/1.1.")
 NO_ROOM_FOR_BODY: Final = CannedResponse(
     "507 Insufficient Storage", "This server has no disk space for the request's body."
@@ -72,7 +72,7 @@ PLAIN_HTTP: Final = _bad("This port speaks HTTPS, and the request is plain HTTP.
 ENCRYPTED: Final = _bad("This port speaks plain HTTP, and the request is HTTPS.")
 NO_HOST: Final = _bad("The request has no Host field.")
 EMPTY_HOST: Final = _bad("The request's Host field is empty.")
-BAD_CODING: Final = _bad("The request's Transfer-Encoding is empty, or has something behind chunked.")
+BAD_CODING: Final = _bad("The request's Transfer-Encoding is empty, or has a value after chunked.")
 LENGTH_TOO_LONG: Final = _bad("The request's Content-Length has more than 20 digits.")
 BAD_HOST: Final = _bad(
     "The request's Host field has a character that is not allowed in a host, or a port of more than five digits."
@@ -102,7 +102,7 @@ _TARGET: Final = _bad("The request's target has a character that must be percent
 _VERSION: Final = _bad("The request line has a space in its target, or no version such as HTTP/1.1 at its end.")
 _LINE_END: Final = _bad("The request line does not end with CR LF right after its version.")
 _NAME: Final = _bad(
-    "A header field's name is empty, has a space or another character that is not allowed, or no colon."
+    "A header field has no colon, an empty name, or a name with a space or another character that is not allowed."
 )
 _NAME_END: Final = _bad("A header field has a space before its colon, or the head ends with LF without CR.")
 _FIRST_FIELD: Final = _bad("A header field begins with a space, right after the request line.")
@@ -165,7 +165,7 @@ _REFUSALS: Final = {
     "Missing expected CR after chunk data": _CHUNK_END,
     "Expected LF after chunk data": _CHUNK_END,
 }
-"""Responses for the error messages of httptools. Unknown messages, as of another version, get `_MALFORMED`."""
+"""Responses for the error messages of httptools; unknown messages, as of another version, get `_MALFORMED`."""
 
 
 def refusal_of(error: Exception) -> CannedResponse:

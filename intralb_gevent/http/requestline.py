@@ -22,7 +22,7 @@ from .refusals import ENCRYPTED, METHOD_TOO_LONG
 __all__ = ["LineReplaced", "StandIn", "last_beginning", "line_begun", "line_refusal", "line_replaced", "possible_end"]
 
 METHOD_BYTES: Final = 64
-"""Maximum length of a method in bytes; the longest registered method has 17."""
+"""Maximum length of a method in bytes; the longest registered method has 17 bytes."""
 
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 _METHOD: Final = re.compile(rb"(%b{1,%d}) " % (_TOKEN, METHOD_BYTES)).match

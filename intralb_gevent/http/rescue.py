@@ -24,7 +24,7 @@ LOOK_SECONDS: Final = 0.001
 """Minimum seconds between two reads of the table by `possible`, while this process is full."""
 
 PROMISE_SECONDS: Final = 0.01
-"""Seconds after which the row of a process includes the requests sent to it, unless they are answered already."""
+"""Seconds within which a process has recorded a moved request in its row, or has already answered the request."""
 
 
 class _Promise(NamedTuple):
@@ -100,7 +100,7 @@ class Rescue:
         return [row for row in self._table.rows() if row.number != self._own]
 
     def _candidates(self, now: float, free: Callable[[Row], int]) -> list[Candidate]:
-        """Return the processes that can take a request, best first; `free` returns the free slots of a row."""
+        """Return the processes that can receive a request, best first; `free` returns the free slots of a row."""
         rows = self._others()
         self._promised = {row.pid: self._promise(row, now) for row in rows}
         return candidates_in_order(

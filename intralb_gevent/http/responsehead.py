@@ -111,7 +111,7 @@ class ResponseHead:
 
 
 def response_head(status: Any, headers: Any) -> ResponseHead:
-    """Return the head of a response. A head of few headers, such as type and length, is cached: it is often repeated.
+    """Return the head of a response. Heads of few headers, such as type and length, are often repeated, and so cached.
 
     A longer head usually contains a date, a cookie or an ETag, so a cache lookup would cost more time than it saves.
     """

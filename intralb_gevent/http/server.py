@@ -61,7 +61,7 @@ The limit is high, because writing a body to a file takes longer than handling a
 """
 
 REFUSED_SECONDS = 0.5
-"""Seconds that a stopping server gives clients to read the rejection of their incomplete requests."""
+"""Seconds that a stopping server gives clients to read the rejections of their incomplete requests."""
 
 ASKING_SECONDS = 1.0
 """Maximum seconds for which a stopping server waits for the first requests of new connections.
@@ -150,7 +150,7 @@ class WSGIServer(AcceptingServer):
 
     @property
     def connection_ratio(self) -> float:
-        """Number of open connections divided by the maximum number; the server rejects further connections."""
+        """Number of open connections divided by the maximum, at which the server rejects new connections."""
         return len(self.connections) / max(1, min(self.options.max_connections, OPEN_FILES.clients_end))
 
     @property
@@ -266,7 +266,7 @@ class WSGIServer(AcceptingServer):
         self._close_behind_last(listener)
 
     def stop(self, timeout: float | None = None) -> None:
-        """Close the listener, let requests run for `timeout` seconds (default `stop_timeout`), then cut all others.
+        """Close the listener, and cut requests that still run after `timeout` seconds (default `stop_timeout`).
 
         If no other server uses the balancer, the balancer is drained, too. Do not call this method in the hub, because
         the method waits.
@@ -325,7 +325,7 @@ class WSGIServer(AcceptingServer):
             self.shared.wait_until_all_closed(REFUSED_SECONDS)
 
     def isolate(self) -> None:
-        """Close the copies of all sockets that a process forked by a handler has inherited."""
+        """Close the inherited copies of all sockets in a child process that a handler has forked."""
         close_copy(self.socket)
         self._sharing.isolate()
         for connection in self.connections:

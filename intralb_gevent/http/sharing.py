@@ -42,7 +42,7 @@ class Sharing:
             return cls()
 
     def rescue_with(self, row: OwnRow) -> Rescue | None:
-        """Begin to move requests without a free slot to processes in the row's table; return None if none can move."""
+        """Begin to move requests without a free slot to processes in the row's table; None if they cannot move."""
         if self.moving is None or self.moving.shared.tls is not None or self.moving.shared.has_middleware:
             return None
         rescue = self.moving.shared.rescuer = Rescue(self.moving, row)
@@ -68,7 +68,7 @@ class Sharing:
             self._hand_over.begin()
 
     def end(self) -> None:
-        """End the exchange; connections that no other process has taken are served by this server again."""
+        """End the exchange; connections that no other process has taken return to this server."""
         if self._hand_over is not None:
             self._hand_over.end()
         if self.moving is not None:
@@ -77,6 +77,6 @@ class Sharing:
         self.moving = self._hand_over = None
 
     def isolate(self) -> None:
-        """Close the copies of all sockets that a process forked by a handler has inherited."""
+        """Close the inherited copies of all sockets in a child process that a handler has forked."""
         if self.moving is not None:
             self.moving.isolate()

@@ -78,7 +78,7 @@ class Shutdown:
         return bool(self._over.is_set())
 
     def plan(self) -> str:
-        """Return a text for the log: how many requests a shutdown finishes, and its time limits. Never waits."""
+        """Return a text for the log: how many requests a shutdown would finish, and its limits. Never waits."""
         count = sum(intake.load for intake in {server.balancer.intake for server in self._servers})
         finishing = f"finishing {_requests(count)}, at most {self._timeout:g} s"
         if self._delay:
@@ -188,8 +188,8 @@ def graceful_shutdown(server: WSGIServer, *more: WSGIServer, timeout: float | No
     or exits with code 1 if a request was cut. Call this function in the main thread, before `serve_forever`.
 
     After the first signal, the process ends in bounded time. After the shutdown, Python may wait for threads and child
-    processes for another `timeout` (at least 3 seconds). If any remain then, the process lists them in a line on the
-    standard error, and exits with code 1. Another signal during this wait ends the process immediately.
+    processes for another `timeout` seconds (at least 3). If any of these remain, the process lists them in a line on
+    the standard error, and exits with code 1. Another signal during this wait ends the process immediately.
 
     The application's handlers for SIGTERM and SIGINT are called, too. SIGUSR1 reopens the log files of `logging`.
     SIGHUP, SIGUSR2, SIGALRM, SIGTTIN and SIGTTOU are logged and ignored. If the application has its own handler for

@@ -16,7 +16,7 @@ from typing import Any, Final
 __all__ = ["seconds_since_data"]
 
 _LAST_DATA_RECEIVED: Final = struct.Struct("=52xI")
-"""The part of `struct tcp_info` up to `tcpi_last_data_recv`, which is preceded by 8 single bytes and 11 numbers."""
+"""The part of `struct tcp_info` up to `tcpi_last_data_recv`, which follows 8 single bytes and 11 32-bit numbers."""
 
 _MONOTONIC_COARSE: Final = 6
 """The id of the clock that advances once per tick (linux/time.h); the resolution of this clock is one tick."""

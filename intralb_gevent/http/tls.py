@@ -137,7 +137,7 @@ class TlsSocket:
     # Reading.
 
     def recv(self, size: int) -> bytes:
-        """Read up to `size` bytes of ciphertext; return all their plaintext, or b"" at the end of the input."""
+        """Read up to `size` bytes of ciphertext; return the plaintext, or b"" at the end of the input."""
         if self._input_ended:
             self._raise_failure()
             return b""
@@ -191,7 +191,7 @@ class TlsSocket:
             self._flush()
         if len(self._unsent) > KEPT_BYTES:
             self._input_ended = True
-            self._failure = "the client makes TLS answer and does not read"
+            self._failure = "the client causes TLS replies and does not read them"
 
     def _stay_readable(self) -> None:
         """Keep the socket readable, so that the hub calls `recv` again and sees the end of the input."""
@@ -253,7 +253,7 @@ class TlsSocket:
         self._uncounted += done
 
     def _count(self, most: int) -> int:
-        """Return how many bytes of plaintext to report as sent: never all of them while ciphertext is left."""
+        """Return how many bytes of plaintext to report as sent: never all of them while ciphertext is unsent."""
         gone = min(self._uncounted - min(self._uncounted, len(self._unsent)), most)
         self._uncounted -= gone
         return gone

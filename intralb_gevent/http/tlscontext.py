@@ -46,7 +46,7 @@ def _require_allowed(named: Iterable[str], given: Mapping[str, Any]) -> None:
         if name not in known:
             raise OptionError(f"{name}: there is no such argument; those for TLS are {', '.join(known)}")
         if name in _MAKING and name in given and "ssl_context" in given:
-            raise OptionError(f"{name}: is not allowed beside ssl_context; set it on that context instead")
+            raise OptionError(f"{name}: is not allowed together with ssl_context; set it on that context instead")
     if given.get("server_side", True) is not True:
         raise OptionError(
             f"server_side: {given['server_side']!r} is not allowed; leave it out, because a server needs True"
@@ -134,7 +134,7 @@ def _set_clients(context: ssl.SSLContext, given: Mapping[str, Any]) -> None:
             context.load_verify_locations(given["ca_certs"])
         except ssl.SSLError as error:
             raise OptionError(
-                f"ca_certs: {given['ca_certs']!r} holds no certificates in PEM form ({error.reason or 'no PEM'})"
+                f"ca_certs: {given['ca_certs']!r} contains no certificates in PEM form ({error.reason or 'no PEM'})"
             ) from None
 
 

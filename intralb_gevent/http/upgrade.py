@@ -133,7 +133,7 @@ class TakenTlsSocket:
 
     @property
     def _sock(self) -> Any:
-        """The plain socket, under the name that it has in gevent's sockets."""
+        """The plain socket; the attribute has the same name as in gevent's sockets."""
         return self._tls._sock
 
     def _wait(self, event: int, step: Callable[[], Any]) -> Any:

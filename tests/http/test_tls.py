@@ -596,7 +596,7 @@ def test_a_client_that_only_wants_new_keys_and_reads_nothing_is_cut_off(relay, m
             client.process.stdin.write(b"K\n")
             drive(lambda: client.output.count(b"KEYUPDATE") >= count, client)  # noqa: B023  # called before the next
 
-    with pytest.raises(ConnectionError, match="the client makes TLS answer and does not read"):
+    with pytest.raises(ConnectionError, match="the client causes TLS replies and does not read them"):
         want_keys()
 
 
@@ -696,7 +696,7 @@ REFUSED = [
     ({"certfile": "both.pem", "cert_reqs": ssl.CERT_REQUIRED}, "ca_certs: is missing; with cert_reqs"),
     ({"certfile": "both.pem", "cert_reqs": 7}, "cert_reqs: 7 is not allowed; it must be ssl.CERT_NONE"),
     ({"certfile": "both.pem", "cert_reqs": "yes"}, "cert_reqs: 'yes' is not allowed"),
-    ({"certfile": "both.pem", "ca_certs": "key.pem"}, "key.pem' holds no certificates in PEM form"),
+    ({"certfile": "both.pem", "ca_certs": "key.pem"}, "key.pem' contains no certificates in PEM form"),
     ({"certfile": "both.pem", "ciphers": "NONE-SUCH"}, "ciphers: 'NONE-SUCH' is not allowed"),
     ({"certfile": "both.pem", "ciphers": 5}, "ciphers: 5 is not allowed"),
     ({"certfile": "both.pem", "ssl_version": ssl.PROTOCOL_TLSv1}, "ssl_version: "),
@@ -707,7 +707,7 @@ REFUSED = [
     ({"certfile": "both.pem", "server_side": False}, "server_side: False is not allowed"),
     (
         {"ssl_context": server_context(), "certfile": "both.pem"},
-        "certfile: is not allowed beside ssl_context; set it on",
+        "certfile: is not allowed together with ssl_context; set it on",
     ),
     ({"ssl_context": "context.pem"}, "ssl_context: 'context.pem' is not allowed; it must be an ssl.SSLContext"),
     ({"ssl_context": client_context()}, "it must be an ssl.SSLContext for servers, such as ssl.create_default_context"),

@@ -1,8 +1,8 @@
 """Apply the header fields in which a proxy describes its client: X-Forwarded-* and Forwarded (RFC 7239).
 
 A proxy appends its entry at the right end of such a field. The other entries come from the proxy's peer, and may be
-forged. So a field is read from right to left while the addresses belong to trusted proxies. The first address that does
-not is the client's. Entries further left are not parsed, so they cannot make the field invalid.
+forged. So a field is read from right to left while the addresses belong to trusted proxies. The first other
+address is the client's. Entries further left are not parsed, so they cannot make the field invalid.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def _first_untrusted(value: str, trusted: TrustedNetworks) -> _Node | None:
 
 
 def _nearest(environ: dict[str, Any], name: str) -> str:
-    """Return the last value of a field, the one that the nearest proxy has set."""
+    """Return the last value of a field, which the nearest proxy has set."""
     value: str = environ.get(name, "")
     return value.rpartition(",")[2].strip(" \t")
 
