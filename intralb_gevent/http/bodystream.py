@@ -1,7 +1,8 @@
 """A request body that the application reads as it arrives: `wsgi.input` of a route that streams bodies.
 
-Reading a streamed body blocks the application while no data is available. The connection stops reading while too much
-data is unread. This module is not compiled, because `io.BufferedReader` can read only from a Python class.
+Reading a streamed body blocks the application while no data is available. The connection stops reading while the
+unread data exceeds a limit. This module is not compiled, because `io.BufferedReader` can read only from an interpreted
+class.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ STREAMED_BODY_BYTES = 256 * 1024
 """High-water mark of a streamed request body: unread bytes above which the connection stops reading its socket."""
 
 BUFFER_BYTES = 64 * 1024
-"""Bytes that the application's buffered file reads at a time."""
+"""Size in bytes of the buffer through which the application reads a streamed body."""
 
 
 class BodySource(Protocol):

@@ -29,7 +29,7 @@ class KeptRequest:
         return f"<KeptRequest of {len(self.data)} bytes>"
 
     def add(self, data: bytes | memoryview, begins: bool, shared: ServerContext) -> None:
-        """Keep received data if its request will find no free slot here, and may find one in another process.
+        """Keep received data if its request finds no free slot here, but may find a free slot in another process.
 
         `begins` is true if `data` is the beginning of a request.
         """

@@ -17,7 +17,7 @@ from ..config.options import Options
 __all__ = ["OPEN_FILES", "REFUSED_CONNECTIONS"]
 
 REFUSED_CONNECTIONS: Final = 256
-"""Maximum connections beyond `max_connections` that are answered with 503; more are closed without a response."""
+"""Maximum connections beyond `max_connections` that are answered with 503; others are closed without a response."""
 
 _FILES_OF_A_HANDLER: Final = 2
 """Open files per slot: a database session and one more file or socket."""

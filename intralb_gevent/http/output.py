@@ -1,8 +1,8 @@
 """The writing half of a connection, which sends responses without waiting and bounds each client's unsent data.
 
-Data that the kernel does not accept immediately is kept in an `Outbox`, and the hub sends it as the client reads. A
-slot waits only while its client's unsent data is above the high-water mark. A client can detect an incomplete response:
-by its framing, by a reset of the connection, or by a missing TLS close_notify.
+Data that the kernel does not accept immediately is kept in an `Outbox`, and the hub sends this data as the client
+reads. A slot waits only while its client's unsent data is above the high-water mark. A client can detect an incomplete
+response: by its framing, by a reset of the connection, or by a missing TLS close_notify.
 """
 
 from __future__ import annotations

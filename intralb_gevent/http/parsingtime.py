@@ -17,13 +17,13 @@ COSTLY_SECONDS: Final = 0.0003
 """Seconds of parsing above which a client with costly data is paused even if all its received data is parsed."""
 
 PAUSE_SECONDS: Final = 0.008
-"""Seconds between resuming one paused client and the next; all paused clients then use an eighth of the time."""
+"""Seconds between resuming one paused client and the next; together, paused clients use an eighth of the time."""
 
 
 COSTLY_SECONDS_PER_BYTE: Final = 50e-9
 """Seconds of parsing per byte above which data is costly.
 
-Chunks of one byte take several times as long per byte. A large body takes a thirtieth, even if it goes to a file.
+Chunks of one byte take several times this time. A large body takes a thirtieth of it, even if written to a file.
 """
 
 

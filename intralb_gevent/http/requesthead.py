@@ -1,4 +1,4 @@
-"""Check the head of a request as httptools reports it, and turn it into a WSGI environ."""
+"""Check the head of a request, which httptools has parsed, and create the WSGI environ from the head."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ class RequestHead:
         self.in_body = False
         """True while the head of a request is complete and its body is not."""
         self.head_pending = False
-        """True while a request with a complete head and a body is neither accepted nor rejected."""
+        """True while a request with a complete head and a body is not accepted or rejected yet."""
         self.awaits_continue = False
         """True if the client waits for `100 Continue` before it sends the body of the pending head."""
         self._length = 0
@@ -237,7 +237,7 @@ class RequestHead:
         self._on_head(environ)
 
     def _check_host(self, host: str | None) -> None:
-        """Reject an invalid Host field, or a missing one in HTTP/1.1. Cache a valid host, which clients repeat."""
+        """Reject an invalid Host field, and in HTTP/1.1 a missing field. Cache a valid host: clients repeat it."""
         if not host or host[0] == ":":
             if self._http_1_1:
                 raise Refused(NO_HOST if host is None else EMPTY_HOST)

@@ -100,7 +100,7 @@ class Rescue:
         return [row for row in self._table.rows() if row.number != self._own]
 
     def _candidates(self, now: float, free: Callable[[Row], int]) -> list[Candidate]:
-        """Return the processes that can receive a request, best first; `free` returns the free slots of a row."""
+        """Return the processes that can receive a request, best first; `free` returns a row's number of free slots."""
         rows = self._others()
         self._promised = {row.pid: self._promise(row, now) for row in rows}
         return candidates_in_order(

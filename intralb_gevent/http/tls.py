@@ -155,7 +155,7 @@ class TlsSocket:
             return plaintext
         self._raise_failure()
         if self._input_ended:
-            return b""  # type: ignore[unreachable]  # as above
+            return b""  # type: ignore[unreachable]  # decrypting may have reached the end of the input
         raise BlockingIOError(errno.EAGAIN, "no complete TLS record has arrived yet")
 
     def _decrypt(self, received: bytes) -> bytes:

@@ -72,8 +72,8 @@ class TrustedNetworks:
 
 
 _STRANGER: Final = (
-    "{} requests from {} had X-Forwarded-For, so this peer seems to be a proxy. The peer is not trusted, so REMOTE_ADDR "
-    "is the proxy's address for all its clients. If the proxy is yours, trust it with --trusted-proxies {}"
+    "{} requests from {} had X-Forwarded-For, so this peer seems to be a proxy. The peer is not trusted, so "
+    "REMOTE_ADDR is the proxy's address for all its clients. If the proxy is yours, trust it with --trusted-proxies {}"
 )
 
 
