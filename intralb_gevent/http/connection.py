@@ -8,6 +8,7 @@ responses, and `output.py` writes them.
 from __future__ import annotations
 
 import logging
+import math
 
 from ..policy.cannedresponses import CannedResponse
 from ..policy.connectionstate import LAST
@@ -99,7 +100,7 @@ class Connection(ConnectionLifetime):
             self.cut()
         elif self.input.parser.streams_body:
             self._end_body(BODY_TOO_SHORT)
-        elif not (self._current or self._pending or self.output.size):
+        elif not (self._current or self._pending or self.output.outbox.size):
             self.close()
 
     def reject(self, answer: CannedResponse) -> None:
@@ -153,7 +154,9 @@ class Connection(ConnectionLifetime):
         No request is started while the client's unsent responses are above the high-water mark.
         """
         pending, shared = self._pending, self._shared
-        while pending and self._current is None and self._course.state < LAST and not self.output.far_behind:
+        while pending and self._current is None and self._course.state < LAST:
+            if self.output.outbox.size and self.output.far_behind:
+                return
             item = pending.popleft()
             if isinstance(item, Refusal):
                 self._course.end(lingers=True)
@@ -169,7 +172,7 @@ class Connection(ConnectionLifetime):
                     item.release()
                     self.answer(item, answer)
                     continue
-            self.input.await_nothing()
+            self.input.expires = math.inf
             if shared.has_middleware:
                 item.arrived = monotonic()
                 item.line = item.line or f"{item.environ['REQUEST_METHOD']} {shown(item.environ['PATH_INFO'])}"
@@ -184,8 +187,7 @@ class Connection(ConnectionLifetime):
     @property
     def load_line(self) -> bytes:
         """The header line that reports the load of the server; b"" without the option `orca`."""
-        header = self._shared.load_header
-        return b"" if header is None else header.line
+        return b"" if self.load_header is None else self.load_header.line
 
     def _moved(self, request: Request) -> bool:
         """Move this connection and its request to a process with a free slot; return False if both stay here."""
@@ -218,20 +220,20 @@ class Connection(ConnectionLifetime):
         """Continue with the next request, or close, after a response is complete; part of it may still be unsent."""
         if self._shared.request_log is not None:
             self.peer.log_response(request, status, length)
-        if self.output.size and self._current is not None and (self._job is not None or self._shared.has_middleware):
-            self._behind = self._described(self._current)
+        behind = self._current if self.output.outbox.size else None
+        if behind is not None and (self._job is not None or self._shared.has_middleware):
+            self._behind = self._described(behind)
         self._current = self._job = None
         if request.has_body and self.input.parser.streams_body:
             self._skip_rest()
         if request.offers_upgrade:
             self.input.parser.go_on()
-        if not keep_alive or self._course.state >= LAST or self.input.exhausted:
+        if not keep_alive or self._course.state >= LAST or (self.input.ended and self.input.exhausted):
             # The client may still be sending a body. Closing with unread data would reset the connection, possibly
             # before the client has read the response.
             self._end(lingers=self.input.parser.in_body and not self.input.ended)
             return
-        self.input.await_request()
-        if self.input.waits:
+        if self.input.await_next(self.output.outbox.size):
             # Resume from the hub: the caller may be `start_next_request` itself, or a slot that still has to clean up.
             self._shared.loop.run_callback(self.resume)
         elif self.closing:

@@ -6,7 +6,6 @@ stops reading. This module also sets the read timeout.
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
@@ -101,7 +100,10 @@ class Input:
         self.kept = KeptRequest()
         """The bytes of a request that may have to move to another process."""
         self.expires = monotonic() + shared.header_timeout_seconds
-        """The end of the read timeout, in `time.monotonic()` seconds; ignored while the outbox contains data."""
+        """The end of the read timeout, in `time.monotonic()` seconds; infinity while the server must act next.
+
+        The read timeout is ignored while the outbox contains data.
+        """
         self.reader: Any = shared.loop.io(sock.fileno(), 1)
         self.proxy_header = ProxyHeader() if shared.options.proxy_protocol and peer.trusted else None
         """The parser of the PROXY header that must precede all other data; None if no header is expected."""
@@ -329,9 +331,18 @@ class Input:
     # The read timeout.
 
     def await_request(self) -> None:
-        """Set the current read timeout: for a head, for the next bytes of a body, or for keep-alive."""
-        if self._owner.answering:
-            return
+        """Set the current read timeout, unless a response is pending or unsent."""
+        if not self._owner.answering:
+            self._set_timeout()
+
+    def await_next(self, unsent: int) -> bool:
+        """Set the read timeout after a response, unless `unsent` is not 0; return whether a request or data waits."""
+        if not unsent:
+            self._set_timeout()
+        return self.waits
+
+    def _set_timeout(self) -> None:
+        """Set the read timeout: for a head, for the next bytes of a body, or for keep-alive."""
         parser, shared = self.parser, self._shared
         if parser.in_body:
             seconds = shared.body_timeout_seconds
@@ -339,10 +350,6 @@ class Input:
             return
         seconds = shared.header_timeout_seconds if parser.in_head else shared.keep_alive_seconds
         self.expires = monotonic() + seconds
-
-    def await_nothing(self) -> None:
-        """Remove the read timeout, because the server must act next."""
-        self.expires = math.inf
 
     # A request body that the application reads as it arrives.
 

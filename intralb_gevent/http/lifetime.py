@@ -5,6 +5,7 @@ The hub runs this code in callbacks: a connection has no greenlet, slot or sessi
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import Any, Final
 
@@ -49,6 +50,7 @@ class ConnectionLifetime(Owner):
         "closing",
         "end_cause",
         "input",
+        "load_header",
         "output",
         "peer",
     )
@@ -68,6 +70,8 @@ class ConnectionLifetime(Owner):
         """The upgraded connection; None until the application has taken over the socket."""
         self.end_cause = ""
         """The reason for which the server closes this connection early, as a label of the metrics; else empty."""
+        self.load_header = shared.load_header
+        """The header line that reports the load of the server; None without the option `orca`."""
         self.closing = shared.closing
         """True once this connection must close after its current response."""
         plain = shared.request_log is None and not shared.trusts_proxies
@@ -97,7 +101,7 @@ class ConnectionLifetime(Owner):
     @property
     def answering(self) -> bool:
         """True while a response is pending or unsent, so that no read timeout applies."""
-        return self._current is not None or self.output.size > 0 or self._course.state >= LAST
+        return self._current is not None or self.output.outbox.size > 0 or self._course.state >= LAST
 
     @property
     def closed(self) -> bool:
@@ -107,7 +111,7 @@ class ConnectionLifetime(Owner):
     @property
     def expires(self) -> float:
         """The time, in `time.monotonic()` seconds, at which the client's current timeout ends."""
-        return self.output.expires if self.output.size else self.input.expires
+        return self.output.expires if self.output.outbox.size else self.input.expires
 
     @property
     def new(self) -> bool:
@@ -197,11 +201,11 @@ class ConnectionLifetime(Owner):
         """Start the next request, which has waited for the client to read more, or close after the last response."""
         if self._current is None and self.input.waits:
             self._shared.loop.run_callback(self.resume)
-        if not self.output.size:
+        if not self.output.outbox.size:
             self._all_sent()
 
     def _all_sent(self) -> None:
-        self.input.await_nothing()
+        self.input.expires = math.inf
         if self._current is not None:
             return
         if self._course.state >= LAST or self.input.exhausted:
@@ -226,7 +230,7 @@ class ConnectionLifetime(Owner):
     @property
     def _timeout(self) -> str:
         """The timeout that has just ended, as a label of the metrics."""
-        if self.output.size:
+        if self.output.outbox.size:
             return "write_timeout"
         if self._course.state >= LAST:
             return "linger"
@@ -243,17 +247,17 @@ class ConnectionLifetime(Owner):
 
     def refuse_unfinished(self, answer: CannedResponse) -> bool:
         """Reject a request that is still arriving, unless a response is unsent; return whether it was rejected."""
-        if self._current is not None or self.output.size or self._course.discards or self.idle:
+        if self._current is not None or self.output.outbox.size or self._course.discards or self.idle:
             return False
         self.reject(answer)
         return True
 
     def report_cut(self, why: str) -> None:
         """If a response has not been sent completely, log that it is cut."""
-        if not self.output.size:
+        if not self.output.outbox.size:
             return
         name, arrived, passed = self._behind if self._current is None else self._described(self._current)
-        self._shared.warn(why, cut_line(name, monotonic() - arrived, max(0, passed - self.output.size), why))
+        self._shared.warn(why, cut_line(name, monotonic() - arrived, max(0, passed - self.output.outbox.size), why))
 
     def _described(self, response: Response) -> tuple[str, float, int]:
         """Return the name and arrival time of a request, and the size of its response in bytes."""
@@ -285,7 +289,7 @@ class ConnectionLifetime(Owner):
         self._current = self._job = None
         self.output.flush()
         self.output.cut = True
-        self._course.cut(lingers=self.output.size > 0 and not self.input.ended)
+        self._course.cut(lingers=self.output.outbox.size > 0 and not self.input.ended)
         self._end_output()
 
     def close(self) -> None:

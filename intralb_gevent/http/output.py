@@ -54,7 +54,6 @@ class Output:
         "_acknowledging",
         "_deferred",
         "_drained",
-        "_outbox",
         "_owner",
         "_pace",
         "_shared",
@@ -65,13 +64,15 @@ class Output:
         "copied",
         "cut",
         "expires",
+        "outbox",
     )
 
     def __init__(self, shared: ServerContext, sock: Any, owner: Owner) -> None:
         self._shared = shared
         self._socket = sock
         self._owner = owner
-        self._outbox = Outbox(shared.budget)
+        self.outbox = Outbox(shared.budget)
+        """The response bytes that the kernel has not accepted yet, because the client must read first."""
         self._pace = Pace()
         """The measured rate at which the client receives data from the outbox."""
         self._deferred = b""
@@ -94,14 +95,9 @@ class Output:
         return f"<Output {'closed' if self.closed else 'open'}, {self.unsent} bytes unsent>"
 
     @property
-    def size(self) -> int:
-        """Bytes in the outbox, which the hub sends as the client reads."""
-        return self._outbox.size
-
-    @property
     def unsent(self) -> int:
         """Bytes of responses that the kernel has not accepted yet, including the deferred response."""
-        return self._outbox.size + len(self._deferred)
+        return self.outbox.size + len(self._deferred)
 
     def use(self, sock: Any) -> None:
         """Write to another socket object for the same connection, with or without TLS."""
@@ -113,7 +109,7 @@ class Output:
         """Send as much of head and body as the socket accepts now; the hub sends the rest. Never waits or raises."""
         if self._deferred:
             self.flush()
-        if len(body) > JOINED_BYTES or self._outbox.size or self.closed:
+        if len(body) > JOINED_BYTES or self.outbox.size or self.closed:
             self._send_parts([head, body])
         else:
             self._send_now(head + body)
@@ -121,12 +117,12 @@ class Output:
     def send_final(self, head: bytes, body: bytes) -> None:
         """Send the last part of a response, at the end of the current dispatch batch if there is one."""
         flush_queue = self._shared.flush_queue
-        if not flush_queue.batching or len(body) > JOINED_BYTES or self._outbox.size or self.closed or self._deferred:
+        if not flush_queue.batching or len(body) > JOINED_BYTES or self.outbox.size or self.closed or self._deferred:
             self.send(head, body)
         else:
             # The common case: the whole response in one piece.
             self._deferred = head + body
-            flush_queue.defer(self._owner)
+            flush_queue.deferred.append(self._owner)
 
     def flush(self) -> None:
         """Send the deferred response, if there is one."""
@@ -147,7 +143,7 @@ class Output:
             self._keep(memoryview(data)[sent:])
 
     def _send_parts(self, parts: list[bytes]) -> None:
-        sent = 0 if self._outbox.size or self.closed else self._sent_now(parts)
+        sent = 0 if self.outbox.size or self.closed else self._sent_now(parts)
         for part in parts:
             if sent >= len(part):
                 sent -= len(part)
@@ -172,17 +168,17 @@ class Output:
             os.close(descriptor)
             return
         try:
-            self._outbox.add(memoryview(head))
+            self.outbox.add(memoryview(head))
         except OSError as error:
             os.close(descriptor)
             self._cannot_keep(error)
             return
-        self._outbox.add_file(descriptor, offset, count)
+        self.outbox.add_file(descriptor, offset, count)
         self._on_writable()
 
     def _keep(self, data: memoryview) -> None:
         try:
-            self._outbox.add(data)
+            self.outbox.add(data)
         except OSError as error:
             self._cannot_keep(error)
         else:
@@ -206,7 +202,7 @@ class Output:
     @property
     def _taken_count(self) -> int:
         """Bytes from the outbox that the client's kernel has acknowledged; all sent bytes if this number is unknown."""
-        return self._outbox.sent - unacknowledged(self._socket)
+        return self.outbox.sent - unacknowledged(self._socket)
 
     def _await_taking(self) -> None:
         shared = self._shared
@@ -214,18 +210,18 @@ class Output:
         self.expires = self._pace.until(monotonic(), self.expires, self._taken_count, seconds, shared.kept_until)
 
     def _on_writable(self) -> None:
-        sent = self._outbox.sent
+        sent = self.outbox.sent
         try:
-            self._outbox.send_to(self._socket)
+            self.outbox.send_to(self._socket)
         except (BlockingIOError, InterruptedError):
             pass
         except OSError:
             self._owner.close()
-        self._shared.stats.sent_bytes += self._outbox.sent - sent
+        self._shared.stats.sent_bytes += self.outbox.sent - sent
         if self.closed:
             return
-        if self._outbox.size:
-            if self._outbox.sent > sent:
+        if self.outbox.size:
+            if self.outbox.sent > sent:
                 self._await_taking()
             self._watch_writing()
         else:
@@ -243,12 +239,12 @@ class Output:
 
     def look_once_more(self) -> None:
         """Send data that a blocked event loop has delayed; extend the timeout of a client that reads fast enough."""
-        if not self._outbox.size:
+        if not self.outbox.size:
             return
         self._on_writable()
         # The client may have read fast enough without a write event, because a full socket buffer becomes writable only
         # after much of the buffer is acknowledged.
-        if self._outbox.size and self._pace.keeps_up(self._taken_count, self._shared.write_timeout_seconds):
+        if self.outbox.size and self._pace.keeps_up(self._taken_count, self._shared.write_timeout_seconds):
             self._await_taking()
 
     # Flow control.
@@ -256,7 +252,7 @@ class Output:
     @property
     def far_behind(self) -> bool:
         """True while unsent data is above the high-water mark, so that the slot and the next request wait."""
-        unsent = self._outbox.size
+        unsent = self.outbox.size
         if unsent <= UNSENT_LEAST_BYTES:
             return False
         return unsent > UNSENT_MOST_BYTES or self._shared.budget.in_files > UNSENT_IN_FILES_BYTES
@@ -270,7 +266,7 @@ class Output:
     def wait_until_all_taken(self, seconds: float) -> bool:
         """Block the slot until all earlier responses are sent, or the connection is closed."""
         self.flush()
-        while self._outbox.size and not self.closed:
+        while self.outbox.size and not self.closed:
             self._wait_for_taking()
         return True
 
@@ -317,10 +313,10 @@ class Output:
 
     def close(self, incomplete: bool) -> None:
         """Discard unsent data and close the socket; `incomplete` is true if the current response is not complete."""
-        cut = self.cut or incomplete or self._outbox.size > 0
+        cut = self.cut or incomplete or self.outbox.size > 0
         self.release()
         self._close_socket(cut)
-        self._outbox.clear()
+        self.outbox.clear()
         if self._drained is not None:
             self._drained.set()
 

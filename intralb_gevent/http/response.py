@@ -34,10 +34,22 @@ class Response(UpgradableExchange):
         "_head_size",
         "_left",
         "_passed",
+        "client_disconnected",
     )
 
     def __init__(self, connection: Connection, request: Request) -> None:
-        super().__init__(connection, request)
+        # The attributes of the base classes are set here, too, because a call of their constructors would take longer.
+        self.status = ""
+        self._connection = connection
+        self._output = connection.output
+        self.request = request
+        self.client_disconnected: Callable[[], bool] = connection.has_left
+        self._started = False
+        self.ended = False
+        self._diverted = False
+        self._switching = b""
+        self.upgrade = None
+        self._held: list[bytes] | None = None
         self._head: ResponseHead | None = None
         self._chunked = False
         self._left: int | None = None
@@ -188,7 +200,8 @@ class Response(UpgradableExchange):
 
     def _send_whole(self, data: Any) -> None:
         """Send a complete body together with its head."""
-        data = as_bytes(data)
+        if type(data) is not bytes:
+            data = as_bytes(data)
         if self._diverted:
             self._divert(data)
             return
@@ -215,11 +228,6 @@ class Response(UpgradableExchange):
             self._output.send_file(head, os.dup(descriptor), offset, count)
         else:
             self._output.send(head, b"")
-
-    @property
-    def client_disconnected(self) -> Callable[[], bool]:
-        """A function that returns whether the client has disconnected, as far as its socket shows."""
-        return self._connection.has_left
 
     def socket_wait(self) -> float:
         """Return the seconds that the request waited in the kernel before it was read, or 0 if unknown."""
@@ -259,8 +267,8 @@ class Response(UpgradableExchange):
             lines = (b"" if head.has_date else date_line()) + (b"" if head.has_server else SERVER_LINE)
         else:
             lines = date_and_server_lines()
-        if load := self._connection.load_line:
-            lines += load
+        if (load := self._connection.load_header) is not None:
+            lines += load.line
         # Set `_started` only now: an abort may be raised in the interpreted code that formats the date, when the head
         # is still unsent.
         self._started = True

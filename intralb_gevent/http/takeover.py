@@ -18,6 +18,7 @@ from .upgrade import switching_head
 
 if TYPE_CHECKING:
     from .connection import Connection
+    from .output import Output
 
 __all__ = ["UpgradableExchange"]
 
@@ -37,21 +38,19 @@ class UpgradableExchange(Exchange):
         "status",
     )
 
-    def __init__(self, connection: Connection, request: Request) -> None:
-        self.status = ""
-        self._connection = connection
-        self._output = connection.output
-        self.request = request
-        self._started = False
-        self.ended = False
-        """True once the exchange will send nothing more: the response is complete or abandoned."""
-        self._diverted = False
-        """True if the application has switched protocols, so that the data it returns is not a response body."""
-        self._switching = b""
-        """The head of a 101 response, after which the application's data is sent unframed; empty if there is none."""
-        self.upgrade = None
-        self._held: list[bytes] | None = None
-        """Parts of a stream that are held back; None if no parts are held back."""
+    _connection: Connection
+    _output: Output
+    request: Request
+    _started: bool
+    """True once the head of the response has been passed to the connection."""
+    ended: bool
+    """True once the exchange will send nothing more: the response is complete or abandoned."""
+    _diverted: bool
+    """True if the application has switched protocols, so that the data it returns is not a response body."""
+    _switching: bytes
+    """The head of a 101 response, after which the application's data is sent unframed; empty if there is none."""
+    _held: list[bytes] | None
+    """Parts of a stream that are held back; None if no parts are held back."""
 
     def _offer(self, application: Application, environ: dict[str, Any]) -> None:
         """Put objects into the environ through which the application can take over the connection."""

@@ -38,26 +38,23 @@ class FlushQueue:
     watchdog flushes them while a job is CPU-bound.
     """
 
-    __slots__ = ("_deferred", "batching", "watched")
+    __slots__ = ("batching", "deferred", "watched")
 
     def __init__(self) -> None:
         self.watched = False
         """True if the watchdog runs, and flushes deferred responses while a job is CPU-bound."""
         self.batching = False
         """True during a batch while the watchdog runs; responses may then be deferred to the end of the batch."""
-        self._deferred: list[Finisher] = []
+        self.deferred: list[Finisher] = []
+        """The objects whose `flush_deferred` is called at the end of the current batch."""
 
     def __repr__(self) -> str:
-        return f"<TurnEnd with {len(self._deferred)} put off>"
-
-    def defer(self, finisher: Finisher) -> None:
-        """Call the finisher's `flush_deferred` at the end of the current batch."""
-        self._deferred.append(finisher)
+        return f"<FlushQueue with {len(self.deferred)} deferred responses>"
 
     def flush(self) -> None:
         """Flush all deferred responses now."""
-        if self._deferred:
-            finishers, self._deferred = self._deferred, []
+        if self.deferred:
+            finishers, self.deferred = self.deferred, []
             for finisher in finishers:
                 finisher.flush_deferred()
 
@@ -76,28 +73,24 @@ class DispatchQueue:
         self.flush_queue = flush_queue
         self.number = 0
         """Number of batches so far, including the current one."""
-        self._waiting: deque[Dispatcher] = deque()
+        self.waiting: deque[Dispatcher] = deque()
+        """The dispatchers of the jobs that have not been started, one for each job."""
         self._scheduled = False
         self._timer: Any = None
 
     def __repr__(self) -> str:
-        return f"<HubTurns {len(self._waiting)} waiting>"
-
-    @property
-    def count(self) -> int:
-        """Number of queued jobs that have not been started."""
-        return len(self._waiting)
+        return f"<DispatchQueue with {len(self.waiting)} jobs>"
 
     def schedule(self, dispatcher: Dispatcher) -> None:
         """Queue a call of `dispatcher.dispatch` for the next batch, or for a later batch if the next batch takes too
         long."""
-        self._waiting.append(dispatcher)
+        self.waiting.append(dispatcher)
         if not self._scheduled:
             self._scheduled = True
             get_hub().loop.run_callback(self._go_on)
 
     def _go_on(self) -> None:
-        waiting, began, flush_queue = self._waiting, monotonic(), self.flush_queue
+        waiting, began, flush_queue = self.waiting, monotonic(), self.flush_queue
         flush_queue.batching = flush_queue.watched
         self.number += 1
         try:
@@ -114,7 +107,7 @@ class DispatchQueue:
             self._schedule_rest()
 
     def _schedule_rest(self) -> None:
-        if self._waiting:
+        if self.waiting:
             # Use a timer, because a callback would run before the loop polls its sockets. A due timer with the lowest
             # priority runs after all other due events, and the callback that the timer adds runs after the callbacks
             # that these events add. Therefore, a job whose database has responded continues before the next job starts.

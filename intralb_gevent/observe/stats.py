@@ -121,7 +121,6 @@ class Stats:
     """The running totals of one lane, or of several lanes together."""
 
     __slots__ = (
-        "_less_usual",
         "_not_200",
         "_outcomes",
         "_statuses",
@@ -131,19 +130,18 @@ class Stats:
         "given_up",
         "hub_blocked",
         "queue_wait",
+        "received",
         "refused",
         "run_time",
         "shed",
         "stolen",
-        "submitted",
         "waiting_aborts",
         "worker_changes",
     )
 
     def __init__(self) -> None:
-        self.submitted = 0
-        self._less_usual = [0, 0, 0, 0]
-        """Number of submitted jobs by priority; those of the default priority are not counted here, for speed."""
+        self.received = [0, 0, 0, 0]
+        """Number of submitted jobs by priority."""
         self.shed = 0
         """Number of rejected jobs; it is a separate counter, because counting rejections must be cheap."""
         self.refused: dict[str, list[int]] = {}
@@ -185,7 +183,6 @@ class Stats:
         return both
 
     def _include(self, other: Stats) -> None:
-        self.submitted += other.submitted
         self.shed += other.shed
         self.given_up += other.given_up
         self.stolen += other.stolen
@@ -193,7 +190,7 @@ class Stats:
         self.computing_aborts += other.computing_aborts
         self.hub_blocked += other.hub_blocked
         self._not_200 += other._not_200
-        self._less_usual = _sums(self._less_usual, other._less_usual)
+        self.received = _sums(self.received, other.received)
         for outcome, count in other._outcomes.items():
             self._outcomes[outcome] += count
         for reason, counts in other.refused.items():
@@ -201,6 +198,11 @@ class Stats:
         _include(self._statuses, other._statuses)
         for change, count in other.worker_changes.items():
             self.worker_changes[change] = self.worker_changes.get(change, 0) + count
+
+    @property
+    def submitted(self) -> int:
+        """Number of submitted jobs."""
+        return sum(self.received)
 
     @property
     def ended(self) -> int:
@@ -211,13 +213,6 @@ class Stats:
     def outcomes(self) -> dict[Outcome, int]:
         """Number of jobs for each outcome."""
         return {**self._outcomes, "shed": self.shed}
-
-    @property
-    def received(self) -> list[int]:
-        """Number of submitted jobs by priority."""
-        counts = list(self._less_usual)
-        counts[_CRITICAL] = self.submitted - sum(counts)
-        return counts
 
     @property
     def shed_reasons(self) -> dict[str, int]:
@@ -234,15 +229,15 @@ class Stats:
         _include(counts, more)
         return {code: count for code, count in counts.items() if count}
 
-    def receive(self, priority: int) -> None:
-        """Count one submitted job."""
-        self.submitted += 1
-        if priority != _CRITICAL:
-            self._less_usual[priority] += 1
+    def add(self, outcome: Outcome, duration: float, run_time: float | None) -> None:
+        """Count one job that has ended with any outcome but `shed`; `run_time` is None if the job has not run.
 
-    def add(self, outcome: Outcome) -> None:
-        """Count one job that has ended with any outcome but `shed`."""
+        Both times are in seconds; `duration` is the time since the job's arrival.
+        """
         self._outcomes[outcome] += 1
+        self.duration.add(duration)
+        if run_time is not None:
+            self.run_time.add(run_time)
 
     def add_status(self, status: str, completed: bool) -> None:
         """Count the response of a job that was not rejected, by its status line; "" if it has none.

@@ -53,10 +53,12 @@ def move(present: int, following: int) -> int:
 class Course:
     """The state of one connection, and the methods that change it; no change is reversed."""
 
-    __slots__ = ("state",)
+    __slots__ = ("discards", "state")
 
     def __init__(self) -> None:
         self.state: int = OPEN
+        self.discards = False
+        """True if data from the client is discarded."""
 
     def __repr__(self) -> str:
         return f"<Course {NAMES[self.state]}>"
@@ -66,30 +68,29 @@ class Course:
         """True once the socket is closed, or belongs to the application."""
         return self.state == CLOSED
 
-    @property
-    def discards(self) -> bool:
-        """True if data from the client is discarded."""
-        return self.state != OPEN and self.state != LAST
-
     def discard(self) -> None:
         """Discard all further input."""
         if self.state == OPEN:
-            self.state = move(self.state, DISCARDING)
+            self._move(DISCARDING)
         elif self.state == LAST:
-            self.state = move(self.state, LINGERING)
+            self._move(LINGERING)
 
     def end(self, lingers: bool) -> None:
         """Close the connection after the current response; `lingers` is true if the client may still be sending."""
         if self.state < LAST:
-            self.state = move(self.state, LINGERING if lingers or self.state == DISCARDING else LAST)
+            self._move(LINGERING if lingers or self.state == DISCARDING else LAST)
         elif lingers:
             self.discard()
 
     def cut(self, lingers: bool) -> None:
         """Close the connection without the rest of the current response, once earlier responses are sent."""
         if self.state < LAST:
-            self.state = move(self.state, LINGERING if lingers else LAST)
+            self._move(LINGERING if lingers else LAST)
 
     def close(self) -> None:
         """Record that the socket is closed; raises an error if it was already closed."""
-        self.state = move(self.state, CLOSED)
+        self._move(CLOSED)
+
+    def _move(self, following: int) -> None:
+        self.state = move(self.state, following)
+        self.discards = following != LAST

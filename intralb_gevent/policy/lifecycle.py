@@ -10,7 +10,7 @@ from typing import Final, Literal, get_args
 
 from ..errors import IllegalTransition
 
-__all__ = ["OUTCOMES", "TRANSITIONS", "Outcome", "State", "move"]
+__all__ = ["OUTCOMES", "TRANSITIONS", "Outcome", "State", "illegal"]
 
 Outcome = Literal["completed", "failed", "shed", "expired", "timed_out", "disconnected", "killed"]
 State = Literal["new", "queued", "ready", "running"] | Outcome
@@ -26,20 +26,7 @@ TRANSITIONS: Final[dict[State, frozenset[State]]] = {
 }
 
 
-def move(present: State, following: State) -> State:
-    """Return `following` if the transition from `present` to it is legal; otherwise raise `IllegalTransition`."""
-    # Comparisons are faster than a set lookup, so the usual transitions are checked first.
-    usual = (
-        (following == "ready" and (present == "new" or present == "queued"))
-        or (present == "ready" and following == "running")
-        or (present == "running" and following == "completed")
-    )
-    if not usual and following not in TRANSITIONS[present]:
-        raise _illegal(present, following)
-    return following
-
-
-def _illegal(present: State, following: State) -> IllegalTransition:
+def illegal(present: State, following: State) -> IllegalTransition:
     """Return the error for an illegal transition; its message lists the legal transitions."""
     possible = ", ".join(sorted(TRANSITIONS[present])) or "nothing more: it has ended"
     return IllegalTransition(f"a job that is {present} cannot become {following}; it can become {possible}")

@@ -31,10 +31,6 @@ class RouteTable(Generic[Rule]):
     def __repr__(self) -> str:
         return f"<RouteTable of {len(self._patterns)} patterns>"
 
-    def __bool__(self) -> bool:
-        """Return whether there is any pattern; if there is none, `otherwise` applies to every path."""
-        return bool(self._patterns)
-
     def find(self, path: str) -> Rule:
         """Return the rule for a path in the encoding of PATH_INFO."""
         for text, begins, rule in self._patterns:

@@ -27,7 +27,7 @@ class MeanRunTime:
         self.mean = 0.0
 
     def __repr__(self) -> str:
-        return f"<UsualTime {self.mean:.6f}s>"
+        return f"<MeanRunTime {self.mean:.6f}s>"
 
     def add(self, seconds: float) -> None:
         """Add the run time of a job that has run to its end."""

@@ -280,9 +280,11 @@ class AdmissionControl:
     def reject_stale(self, job: Job, now: float) -> CannedResponse | None:
         """Return the rejection for a job that is due to start, but has waited too long; None if the job may start."""
         admission = job.route.admissions[job.priority]
-        if admission.overdue(now - job.arrived) and self.pool.has_backlog:
+        if admission.overloaded and admission.overdue(now - job.arrived) and self.pool.has_backlog:
             return OVERLOADED
-        if admission.max_wait < math.inf and not job.route.usual.suffices(job.deadline.at - now, job.deadline.whole):
+        left, usual = job.deadline.at - now, job.route.usual
+        # The first comparison is enough for almost every job.
+        if left < usual.mean and admission.max_wait < math.inf and not usual.suffices(left, job.deadline.whole):
             return NO_TIME
         admission.begun += 1
         return None

@@ -71,13 +71,13 @@ class Intake:
         runtime = self.context.runtime
         late = runtime is not None and now >= runtime.watch.late_after
         unseen = exchange.socket_wait() if late else 0.0
-        route = self.mounts.find(environ)
+        route = self.mounts.only or self.mounts.find(environ)
         lane, priority = route.lane, self._priority_of(environ, route)
         deadline = environ["intralb.deadline"] = _deadline(environ, now, unseen, route.limits)
         environ["intralb.client_disconnected"] = exchange.client_disconnected
         job = Job(environ, exchange, now - unseen, deadline, route)
         job.priority = priority
-        lane.stats.receive(priority)
+        lane.stats.received[priority] += 1
         if self.condition == "stopped":
             lane.reject(job, "shed", DRAINING)
             return job
@@ -118,7 +118,7 @@ class Intake:
             answer = lane.admission.early_rejection(environ, route.admissions[priority], priority, asker)
         if answer is None:
             return None
-        lane.stats.receive(priority)
+        lane.stats.received[priority] += 1
         lane.stats.add_shed(answer.reason, priority)
         answer = self.context.not_executed(answer)
         if self.context.job_log is not None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..config.kinds import seconds
 from ..policy.deadline import TimeLimits, handed_on
-from ..policy.lifecycle import State, move
+from ..policy.lifecycle import TRANSITIONS, State, illegal
 from ..policy.usual import MeanRunTime
 from ..priority import Priority
 from ..stdlib import monotonic
@@ -228,7 +228,7 @@ class RouteStats:
         """Path of the declared route; '' for requests that match no declared route."""
 
     def __repr__(self) -> str:
-        return f"<RouteState {self.limits.timeout:g}s, usually {self.usual.mean:.6f}s>"
+        return f"<RouteStats {self.limits.timeout:g}s, usually {self.usual.mean:.6f}s>"
 
 
 class Job:
@@ -306,7 +306,9 @@ class Job:
 
     def move(self, following: State) -> None:
         """Change the state to `following`; raises `IllegalTransition` if the current state does not permit this."""
-        self.state = move(self.state, following)
+        if following not in TRANSITIONS[self.state]:
+            raise illegal(self.state, following)
+        self.state = following
 
     def abandon(self, gone: bool = False) -> None:
         """Report that the client has left, or, unless `gone` is true, has perhaps only shut down its sending side."""

@@ -93,7 +93,8 @@ class Lane:
             return False
         job.move("running")
         job.started = now
-        self._mounts.enter(job.environ)
+        if self._mounts.below_paths:
+            self._mounts.enter(job.environ)
         if job.worker is not None:
             job.environ["intralb.worker"] = job.worker.id
         if job.counted_by is not None:
@@ -142,7 +143,7 @@ class Lane:
         if outcome == "shed":
             self.stats.add_shed(reason or "", job.priority)
         else:
-            self._count(job, outcome, reason, job.ended - job.arrived)
+            self._count(job, outcome, reason, job.ended)
         if job.started is not None:
             self._has_run(job, job.ended - job.started, outcome)
         if job.counted_by is not None:
@@ -171,11 +172,10 @@ class Lane:
             left=left,
         )
 
-    def _count(self, job: Job, outcome: Outcome, reason: str | None, duration: float) -> None:
-        """Add a job to the totals, unless it was shed; `duration` is the time in seconds since the job's arrival."""
-        stats = self.stats
-        stats.add(outcome)
-        stats.duration.add(duration)
+    def _count(self, job: Job, outcome: Outcome, reason: str | None, ended: float) -> None:
+        """Add a job to the totals, unless it was shed; `ended` is its end, in `time.monotonic()` seconds."""
+        stats, duration = self.stats, ended - job.arrived
+        stats.add(outcome, duration, None if job.started is None else ended - job.started)
         completed = outcome == "completed"
         # A method call for each completed job with status 200 would cost more than this comparison.
         if not (completed and job.exchange.status.startswith("200")):
@@ -186,9 +186,8 @@ class Lane:
             keep_exemplar(stats, job.environ, duration)
 
     def _has_run(self, job: Job, run_time: float, outcome: Outcome) -> None:
-        """Record the run time of a job; predictions use the run time of a long stream only up to its first part."""
+        """Pass the run time of a job to the policies; only the time up to the first part counts for a long stream."""
         service_time = run_time if job.streams_since is None else job.service_time
-        self.stats.run_time.add(run_time)
         self.admission.service.add(service_time)
         window = self._window
         if service_time < window.least_run_time:

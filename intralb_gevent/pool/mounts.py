@@ -60,6 +60,10 @@ class Mounts:
             for path in sorted(applications, key=len, reverse=True)
         ]
         self._single = self._tables[0][1] if set(applications) == {""} else None
+        self.only = None if self._single is None or self._options.routes else self._single.otherwise
+        """The `RouteStats` of every request, if there is a single application and no route; otherwise None."""
+        self.below_paths = self._single is None
+        """True if applications are mounted at paths, so that `enter` must be called for each request."""
 
     def __repr__(self) -> str:
         return f"<Mounts of {len(self._tables)} applications in {len(self.lanes)} lanes>"
@@ -95,10 +99,9 @@ class Mounts:
 
     def find(self, environ: dict[str, Any]) -> RouteStats:
         """Return the `RouteStats` of a request; the whole path must still be in PATH_INFO."""
-        table = self._single
-        if table is not None and not table:
-            return table.otherwise
-        path = environ.get("PATH_INFO", "")
+        if self.only is not None:
+            return self.only
+        path, table = environ.get("PATH_INFO", ""), self._single
         if table is None:
             _, table = self._below(path)
         return table.find(path)
@@ -108,11 +111,10 @@ class Mounts:
 
         Do not call this method earlier, because functions such as `priority_func` read the whole path from PATH_INFO.
         """
-        if self._single is None:
-            path = environ.get("PATH_INFO", "")
-            mount, _ = self._below(path)
-            environ["SCRIPT_NAME"] = environ.get("SCRIPT_NAME", "") + mount
-            environ["PATH_INFO"] = path[len(mount) :]
+        path = environ.get("PATH_INFO", "")
+        mount, _ = self._below(path)
+        environ["SCRIPT_NAME"] = environ.get("SCRIPT_NAME", "") + mount
+        environ["PATH_INFO"] = path[len(mount) :]
 
     def _below(self, path: str) -> tuple[str, _Table]:
         """Return the mount path that contains `path`, and the routes of its application."""

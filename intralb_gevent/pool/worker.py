@@ -126,7 +126,8 @@ class Worker:
         else:
             self._idle.append(slot)
         self._go_on()
-        self.context.changed()
+        if self.context.changed_event is not None:
+            self.context.changed()
 
     def abandon_slot(self, slot: Slot) -> None:
         """Remove a slot whose application still runs, so that the worker can create another slot."""
@@ -138,7 +139,7 @@ class Worker:
         self.leave_if_empty()
 
     def _go_on(self) -> None:
-        if not self.pool.queued:
+        if not self.pool.order.count:
             return
         job = self.pool.next_for(self)
         if job is not None:

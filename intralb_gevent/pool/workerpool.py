@@ -163,7 +163,7 @@ class WorkerPool:
     @property
     def waiting_count(self) -> int:
         """Approximate number of jobs without a slot; a job that was removed just now may still count."""
-        return self.order.count + self.dispatch_queue.count
+        return self.order.count + len(self.dispatch_queue.waiting)
 
     @property
     def has_backlog(self) -> bool:
@@ -195,8 +195,10 @@ class WorkerPool:
 
     def least_busy(self) -> Worker:
         """Return a worker with the fewest jobs; ties are broken round-robin."""
-        workers = self.active
-        index = least_busy([worker.load for worker in workers], self._next_index)
+        workers, index = self.active, self._next_index
+        # No worker has fewer jobs than an idle one.
+        if workers[index].load:
+            index = least_busy([worker.load for worker in workers], index)
         self._next_index = (index + 1) % len(workers)
         return workers[index]
 

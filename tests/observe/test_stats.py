@@ -47,13 +47,13 @@ def test_a_duration_beyond_the_last_bound_is_kept_as_the_longest() -> None:
 def test_totals_are_added() -> None:
     one, other = Stats(), Stats()
     for stats in (one, other):
-        stats.receive(Priority.CRITICAL)
-        stats.receive(Priority.SHEDDABLE)
+        stats.received[Priority.CRITICAL] += 1
+        stats.received[Priority.SHEDDABLE] += 1
         stats.add_shed("client", Priority.SHEDDABLE)
-        stats.add("completed")
+        stats.add("completed", 0.2, 0.1)
         stats.add_worker_changes("load", 2)
-    one.receive(Priority.SHEDDABLE)
-    one.add("failed")
+    one.received[Priority.SHEDDABLE] += 1
+    one.add("failed", 0.2, 0.1)
     one.add_status("500 Internal Server Error", False)
     one.add_refused("no_session", Priority.SHEDDABLE)
     both = one + other
