@@ -224,7 +224,7 @@ class ConnectionLifetime(Owner):
         self.end_cause = self.end_cause or self._timeout
         if self.refuse_unfinished(TOO_SLOW):
             return
-        self.report_cut(f"its client took nothing for write_timeout_seconds={self._shared.write_timeout_seconds:g}")
+        self.report_cut(f"its client read nothing for write_timeout_seconds={self._shared.write_timeout_seconds:g}")
         self.close()
 
     @property

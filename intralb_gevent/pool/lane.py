@@ -243,7 +243,7 @@ class Lane:
 
     def client_is_too_slow(self, job: Job) -> None:
         """Log that the response of a job is cut because its client reads nothing."""
-        why = f"its client took nothing for write_timeout_seconds={self.options.write_timeout_seconds:g}"
+        why = f"its client read nothing for write_timeout_seconds={self.options.write_timeout_seconds:g}"
         self.context.report_cut(job, cut_record(job, why))
 
     # Ending jobs early.
