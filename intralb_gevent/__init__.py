@@ -1,7 +1,7 @@
 """IntraLB for gevent: an intra-process load balancer for legacy WSGI applications.
 
-Public names are imported on first use. Therefore, `import intralb_gevent` imports neither gevent nor any module that
-must be imported after monkey-patching, and the command line can patch the process first.
+Each public name is imported on first use. `import intralb_gevent` therefore imports neither gevent nor any module that
+must be imported after monkey-patching. So the command line can import this package before it patches the process.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name's module when the name is first used."""
+    """Return the object with a public name; import the module that defines the object, if necessary."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name], __name__), name)

@@ -1,6 +1,7 @@
 """Start the command line, as a supervisor or in a monkey-patched process.
 
-This module records which modules were imported before patching, patches the process, and only then imports the rest.
+If the process is not a supervisor, this module records which modules are already imported, monkey-patches the process,
+and only then imports the modules that use gevent.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The errors that this package raises, and the aborts that end a running request.
 
-The message of each error says what was wrong and what to do about it. An `Abort` is not an application error: it is
-thrown into a slot to end its job. An `Abort` derives from `BaseException`, so that it passes through the `except
-Exception` of frameworks and libraries.
+The message of each error states the problem and the remedy. An `Abort` is not an error of the application: the pool
+throws an `Abort` into a slot to end the slot's job. An `Abort` derives from `BaseException`, so that it passes through
+the `except Exception` of frameworks and libraries.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ class IntraLBError(Exception):
 
 
 class OptionError(IntraLBError, ValueError):
-    """A setting has an invalid value; the message contains the field, the value and what is allowed."""
+    """A setting has an invalid value; the message contains the setting, its value, and the allowed values."""
 
 
 class LoadError(IntraLBError):
-    """A `MODULE:NAME` reference does not refer to an object; the message says why, and what to check."""
+    """A `MODULE:NAME` reference cannot be resolved; the message states the cause, and what the user should check."""
 
 
 class NoCurrentJob(IntraLBError, RuntimeError):
-    """Code outside of a request has used something that exists only during a request, such as its session."""
+    """A function that needs a request, or the request's session, was called where there is none."""
 
 
 class RequestBodyError(IntraLBError, OSError):
     """The rest of a streamed request body cannot be read.
 
-    The client has disconnected, has sent nothing for too long, or has sent something invalid. If the application does
-    not catch this error, the server sends `answer` as the response; `answer` is None if the client has disconnected.
+    The client has disconnected, has sent nothing for too long, or has sent invalid data. If the application does not
+    catch this error, the server sends `answer` as the response; `answer` is None if the client has disconnected.
     """
 
     def __init__(self, message: str, answer: CannedResponse | None = None) -> None:
@@ -64,11 +64,11 @@ class WrongThread(IntraLBError, RuntimeError):
 
 
 class IllegalTransition(IntraLBError, RuntimeError):
-    """A job was moved to a state that cannot follow its current state, which is a bug in this package."""
+    """A job was moved to a state that cannot follow the job's current state; this is always a bug in this package."""
 
 
 class Abort(BaseException):
-    """Base class of the exceptions that end a running request; handlers must not catch them, but may clean up."""
+    """Base class of the exceptions that end a running request; a handler may clean up, but must not suppress them."""
 
 
 class DeadlineExceeded(Abort):
@@ -80,11 +80,11 @@ class ClientDisconnected(Abort):
 
 
 class RequestKilled(Abort):
-    """The server is shutting down, and ends this request because the time for running requests is over."""
+    """The server is shutting down, and aborts this request because the time limit for running requests has passed."""
 
 
 class EndedByOperator(RequestKilled):
-    """An operator has ended this request, on the status page."""
+    """An operator has ended this request on the status page."""
 
 
 class SessionUnavailable(Abort):
@@ -92,7 +92,7 @@ class SessionUnavailable(Abort):
 
 
 class StreamsFull(Abort):
-    """`max_streams` responses are already being streamed, so this one cannot begin; the request is answered 503."""
+    """`max_streams` responses are already being streamed, so this response cannot begin, and its request gets a 503."""
 
 
 class UpgradesFull(Abort):

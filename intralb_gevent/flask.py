@@ -1,7 +1,7 @@
 """The command `flask intralb`, which serves the project's application.
 
-The command replaces the process by `intralb-gevent serve`, because Flask's command has already imported modules that
-must be imported after monkey-patching.
+The command replaces its process with `intralb-gevent serve`, because Flask's command line has already imported modules
+that must be imported after monkey-patching.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ __all__ = ["command"]
 def command(context: click.Context, flags: tuple[str, ...]) -> None:
     """Serve this project's application with intralb-gevent.
 
-    FLAGS are those of `intralb-gevent serve`. With --debug, the server restarts when a file changes.
+    FLAGS are the flags of `intralb-gevent serve`. With `flask --debug`, the server restarts when a file changes.
     """
     named = context.ensure_object(ScriptInfo).app_import_path
-    # The process that serves reads FLASK_APP as Flask does.
+    # Pass Flask's `--app` in FLASK_APP, which `intralb-gevent serve` reads as Flask does.
     variables = {} if named is None else {"FLASK_APP": named}
     serve_instead(flags, reloads=get_debug_flag(), variables=variables)

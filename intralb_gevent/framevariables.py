@@ -1,8 +1,9 @@
-"""Reads the variables of frames, and leaves no exception in a frame.
+"""Read the variables of frames without creating reference cycles.
 
-Up to Python 3.12, `frame.f_locals` is a dictionary that stays in the frame. If an exception is in it whose traceback
-contains the frame, the two keep each other alive, with the variables of all frames in between. The connection of an
-aborted request then stays open, with its locks, until the next full garbage collection.
+Up to Python 3.12, `frame.f_locals` is a dictionary that the frame caches. If this dictionary contains an exception
+whose traceback contains the frame, frame and exception form a reference cycle. The cycle keeps the variables of all
+frames in the traceback alive. An aborted request's database connection would then stay open, and hold its locks, until
+the next full garbage collection.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ _REFER_TO_FRAMES: Final = (BaseException, TracebackType, FrameType)
 
 
 def variables(frame: Any) -> Mapping[str, Any]:
-    """Return a copy of the variables of a frame; of a module or class body, the variables themselves.
+    """Return the variables of a frame; the caller must not change the returned mapping.
 
-    The other variables stay in the dictionary, because it is also the result of `locals()` in that frame, which the
-    application may use later.
+    Up to Python 3.12, exceptions, tracebacks and frames are removed from the dictionary that a function's frame caches,
+    and the result is a copy that still contains them. All other variables stay in the cached dictionary, because
+    `locals()` has returned the same dictionary to the application.
     """
-    # Do not declare the frame: the stubs declare `f_locals` as a dictionary, which is wrong from Python 3.13 on.
+    # Declare the frame as Any: the stubs declare `f_locals` as a dictionary, which is wrong from Python 3.13 on.
     known: Any = frame.f_locals
     if not _STAYS or not frame.f_code.co_flags & CO_OPTIMIZED:
         return cast("Mapping[str, Any]", known)

@@ -1,4 +1,4 @@
-"""Formatters of `logging` for the lines that `serve` writes, for use in a file of `--log-config` or in a program.
+"""Formatters for `logging` that write log lines as `serve` does, to be used in a `--log-config` file or in a program.
 
 `TextFormatter` writes text, and `JSONFormatter` one JSON object for each record. Both formatters can format the records
 of any logger.
@@ -18,7 +18,7 @@ __all__ = ["JSONFormatter", "TextFormatter"]
 class TextFormatter(logging.Formatter):
     """Formats a record as text: ISO time with zone, level, process id, message.
 
-    A request in the Combined Log Format, or in JSON, stays as it is.
+    A request's line that is already in the Combined Log Format or JSON is returned unchanged.
     """
 
     def __init__(self, *unused: object, **others: object) -> None:
@@ -26,7 +26,7 @@ class TextFormatter(logging.Formatter):
         super().__init__()
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the lines of a record."""
+        """Return a record as text, including its traceback and stack."""
         if isinstance(record.msg, LogText) and record.msg.kind:
             return str(record.msg)
         text = record.getMessage()
@@ -36,15 +36,15 @@ class TextFormatter(logging.Formatter):
 
 
 class JSONFormatter(TextFormatter):
-    """Formats a record as one JSON object in one line; characters beyond ASCII are written as they are (UTF-8)."""
+    """Formats a record as a JSON object on one line; non-ASCII characters are not escaped."""
 
     def __init__(self, *unused: object, ascii: bool = False, **others: object) -> None:
-        """Create the formatter; `ascii` escapes characters beyond ASCII, for a file with another encoding."""
+        """Create the formatter; `ascii=True` escapes non-ASCII characters, for a log file that is not in UTF-8."""
         super().__init__()
         self._ascii = ascii
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line of a record."""
+        """Return a record as one line of JSON."""
         message: Any = record.msg
         if isinstance(message, LogText) and message.kind == "json":
             return str(message)
@@ -58,7 +58,7 @@ class JSONFormatter(TextFormatter):
 
 
 def _fields(record: logging.LogRecord) -> Mapping[str, Any]:
-    """Return the fields of one of this package's records; other records have none."""
+    """Return the JSON fields of a record of this package; return no fields for any other record."""
     known = record.msg.fields if isinstance(record.msg, LogText) else getattr(record, "intralb_fields", None)
     return known or {}
 

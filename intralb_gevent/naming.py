@@ -1,6 +1,6 @@
-"""Describe values that belong to the application in logs and messages, without calling the application's code.
+"""Describe the application's values in logs and messages, without calling the application's code.
 
-Calling `repr()` or `str()` on such a value could fail, wait, run forever, or return 50 MB.
+`repr()` or `str()` of an application's value could raise an exception, block, never return, or return 50 MB of text.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from .quoting import escaped
 __all__ = ["function_name", "shown_value", "type_name"]
 
 _LONGEST = 200
-"""Maximum number of characters of a text that are shown."""
+"""Maximum number of characters of a value that are shown."""
 
 
 def type_name(value: object) -> str:
     """Return the qualified name of a value's type, as in a traceback: `ValueError`, `shop.errors.NoStock`.
 
-    The name is returned as one line, because a type that the application creates at run time may have any text as its
-    name.
+    Line breaks and control characters are escaped, because a type that the application creates at run time can have any
+    text as its name.
     """
     kind = type(value)
     prefix = "" if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}."
@@ -33,7 +33,7 @@ def function_name(function: Any) -> str:
 
 
 def shown_value(value: Any) -> str:
-    """Return a text, bytes or a number as a literal, shortened if long; for any other value, return only its type."""
+    """Return a str, bytes or number as a literal, shortened if it is long; of any other value, return only the type."""
     if type(value) is str and len(value) > _LONGEST:
         return f"{value[:_LONGEST]!r}..."
     if value is None or type(value) in (str, int, float, bool):

@@ -1,7 +1,7 @@
 """The priorities of requests, in order of importance.
 
-The names are Google's (`CRITICAL_PLUS` to `SHEDDABLE`: "Handling Overload", in Site Reliability Engineering by Beyer et
-al., 2016). `policy/priority.py` schedules requests by these priorities.
+The names, `CRITICAL_PLUS` to `SHEDDABLE`, come from Google ("Handling Overload", in Site Reliability Engineering by
+Beyer et al., 2016). `policy/priority.py` schedules requests by these priorities.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ class Priority(IntEnum):
     """The priority of a request; a lower number means a more important request."""
 
     CRITICAL_PLUS = 0
-    """Requests that must not be missed."""
+    """Requests that must be answered even if other requests are rejected for them."""
     CRITICAL = 1
     """Requests for which a user is waiting; this is the default."""
     SHEDDABLE_PLUS = 2
@@ -26,4 +26,4 @@ class Priority(IntEnum):
 
 
 PRIORITIES: Final[dict[str, Priority]] = {priority.name.lower(): priority for priority in Priority}
-"""The priorities, by the names that options and headers use."""
+"""All priorities, keyed by the lower-case names that options and header fields use."""

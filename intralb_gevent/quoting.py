@@ -1,8 +1,8 @@
-"""Quote foreign text in log records, because messages of the application's exceptions may contain a client's text.
+"""Quote text of the application in log records, because an exception's message may contain text from a client.
 
-No line of quoted text can be mistaken for a log record. Each line begins with spaces and a bar, as in Python's
-exception groups. Because of the leading spaces, log collectors that join continuation lines add such a line to the
-record. Because of the bar, collectors that read JSON do not parse the line as an object.
+No line of quoted text can be mistaken for a log record. Each quoted line begins with spaces and a bar, as in Python's
+exception groups. Because of the leading spaces, log collectors that join continuation lines append a quoted line to its
+record. Because of the bar, collectors that read JSON do not parse a quoted line as an object.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Final
 __all__ = ["escaped", "quoted"]
 
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
-"""Matches characters that start a line or an escape sequence in a log viewer; a tab is harmless."""
+"""Matches characters that start a line or an escape sequence in a log viewer, but no tab, which is harmless."""
 
 _BAR: Final = "  | "
 
 
 def escaped(text: str) -> str:
-    """Return a text as one line, with control characters escaped as in Python."""
+    """Return a text as one line, with control characters escaped as in a Python literal."""
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
 
 

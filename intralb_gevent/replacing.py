@@ -1,6 +1,7 @@
-"""Replace a management command of a framework by `intralb-gevent serve`, in the same process.
+"""Replace the process of a framework's management command with `intralb-gevent serve`.
 
-The framework has already imported modules that must be imported after monkey-patching, so the program starts anew.
+The framework has already imported modules that must be imported after monkey-patching. So the command executes a new
+program, with the same process id, instead of starting the server itself.
 """
 
 from __future__ import annotations
@@ -21,7 +22,11 @@ _ONE_LOOK = ("-h", "--help", "--show-config")
 def serve_instead(
     flags: Sequence[str], reloads: bool, application: str | None = None, variables: Mapping[str, str] | None = None
 ) -> NoReturn:
-    """Execute `intralb-gevent serve` with these flags, and with `--reload` if `reloads` and watchfiles is installed."""
+    """Replace this process with `intralb-gevent serve` and these flags.
+
+    If `reloads` is true and watchfiles is installed, `--reload` is added, unless the flags contain `--no-reload`, or a
+    flag that only shows information.
+    """
     more = [] if application is None else [application]
     if reloads and not any(flag in flags for flag in (*_RELOAD, *_ONE_LOOK)):
         if importlib.util.find_spec("watchfiles") is not None:

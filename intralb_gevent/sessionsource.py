@@ -17,16 +17,16 @@ class SessionSource(ABC):
     """Opens the sessions of a balancer's slots; pass an instance as `db_init_func`.
 
     Each session belongs to one slot, and is used by one request at a time. All methods except `sized_for` and `isolate`
-    are called in the slot's greenlet and may wait; `reset`, `discard` and `close` may take up to five seconds each.
-    A subclass must implement only `open`.
+    are called in the slot's greenlet, and may wait. Each call of `reset`, `discard` or `close` may take five seconds. A
+    subclass must implement only `open`.
     """
 
     def __call__(self, worker_id: int) -> Any:
-        """Open a session; because of this method, a source can be called like a plain `db_init_func`."""
+        """Open a session, so that a source can be called like a `db_init_func` that is a plain function."""
         return self.open(worker_id)
 
     def sized_for(self, sessions: int) -> None:  # noqa: B027  # most sources have nothing to size
-        """Prepare for `sessions` open sessions, which is the maximum; called before the first `open`."""
+        """Prepare for at most `sessions` open sessions; called before the first `open`."""
 
     @abstractmethod
     def open(self, worker_id: int) -> Any:
@@ -39,10 +39,13 @@ class SessionSource(ABC):
         """
         return True
 
-    def begin(self, session: Any, seconds: float) -> None:  # noqa: B027  # most sessions need nothing
-        """Prepare a session for a request with `seconds` left; if this raises an exception, the answer is 503."""
+    def begin(self, session: Any, seconds: float) -> None:  # noqa: B027  # most sessions need no preparation
+        """Prepare a session for a request whose deadline is `seconds` from now.
 
-    def isolate(self) -> None:  # noqa: B027  # most sources keep nothing
+        If this method raises an exception, the request is answered 503.
+        """
+
+    def isolate(self) -> None:  # noqa: B027  # most sources keep no connections
         """Drop all connections of this source; called in a process that a handler has forked.
 
         The connections belong to the parent process, so nothing must be sent on them. This method runs inside
@@ -54,9 +57,10 @@ class SessionSource(ABC):
         _call(session, "rollback")
 
     def discard(self, session: Any) -> None:
-        """Close a session in an unknown state, because its request was interrupted or it is no longer usable.
+        """Close a session whose state is unknown, because its request was interrupted or the session is unusable.
 
-        If a statement is still running on the server, it should be cancelled. The connection must not be used again.
+        This method should cancel a statement that is still running on the server. The session's connection must not be
+        used again.
         """
         self.close(session)
 

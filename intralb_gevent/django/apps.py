@@ -1,4 +1,4 @@
-"""The configuration of the Django app."""
+"""The name and label of the Django app, which Django reads for an entry in INSTALLED_APPS."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["IntraLBConfig"]
 
 
 class IntraLBConfig(AppConfig):  # type: ignore[misc]  # Django has no types
-    """The Django app, whose label does not collide with that of another package named django."""
+    """Configures the Django app. The default label would be "django", which another app may have."""
 
     name = "intralb_gevent.django"
     label = "intralb_gevent"

@@ -1,4 +1,4 @@
-"""The application of a Django project in development, which also serves static files, as `runserver` does."""
+"""The WSGI application of a Django project in development; like `runserver`, the application serves static files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks gunicorn's configuration, before the first fork of a worker, for settings that fail or have no effect."""
+"""Find settings of gunicorn that cannot work or have no effect with this worker class, before a worker is forked."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ _PRELOADED: Final = (
     "`from gevent import monkey; monkey.patch_all()`"
 )
 _PROTOCOL: Final = "protocol: {!r} is not allowed with this worker class; it must be 'http'"
-_NO_EFFECT: Final = "%s=%r has no effect with intralb_gevent.gunicorn.Worker, which has an HTTP server of its own"
-_NO_HTTP2: Final = "http_protocols: h2 is not spoken by intralb_gevent.gunicorn.Worker; clients are offered http/1.1"
+_NO_EFFECT: Final = "%s=%r has no effect with intralb_gevent.gunicorn.Worker, which uses its own HTTP server"
+_NO_HTTP2: Final = "http_protocols: h2 is not supported by intralb_gevent.gunicorn.Worker; clients are offered http/1.1"
 
 _OF_HTTP: Final = (
     *("permit_obsolete_folding", "strip_header_spaces", "permit_unconventional_http_method"),
     *("permit_unconventional_http_version", "casefold_http_method", "tolerate_dangerous_framing"),
     *("forwarder_headers", "header_map", "sendfile"),
 )
-"""Settings for gunicorn's own HTTP code; which of them exist depends on gunicorn's version."""
+"""Settings of gunicorn's own HTTP code; some of these settings exist only in certain versions of gunicorn."""
 
 
 def check_configuration(cfg: Any, log: Any) -> None:
-    """Raise RuntimeError for settings that cannot work, and warn of settings that have no effect."""
+    """Raise RuntimeError for settings that cannot work, and log a warning for each setting that has no effect."""
     if cfg.preload_app and not is_patched():
         raise RuntimeError(_PRELOADED)
     protocol = _value(cfg, "protocol", "http")

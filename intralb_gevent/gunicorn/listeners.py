@@ -1,7 +1,7 @@
-"""A server on a listener that gunicorn's arbiter and other workers share.
+"""A server on a listener that it shares with gunicorn's arbiter and the other workers.
 
-gunicorn does not report which workers serve. So a worker finds the others by the addresses on which they receive
-connections, and by /proc. After SIGUSR2, the workers of the new arbiter are found in the same way.
+gunicorn does not report which workers are serving. So a worker finds the other workers by the unix sockets on which
+they receive moved connections, and by /proc. After SIGUSR2, the workers of the new arbiter are found in the same way.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _BACKLOG = 64
 
 
 def shared_listener(address: tuple[str, int]) -> socket.socket:
-    """Return a listener for an address at which other workers of this user listen, too; raises `OSError`."""
+    """Return a listener for an address on which other workers also listen (SO_REUSEPORT); raises `OSError`."""
     family, *_, found = socket.getaddrinfo(*address, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -38,14 +38,15 @@ def shared_listener(address: tuple[str, int]) -> socket.socket:
 
 
 class Listener(WSGIServer):
-    """A `WSGIServer` that exchanges connections with the other workers, and leaves new clients to them when it closes.
+    """A `WSGIServer` that can move its connections to the other workers of the same listener.
 
-    Before all workers end, the arbiter closes its listeners. The last worker then accepts all clients that have
-    connected, because their connections would otherwise be reset.
+    When this server closes, the other workers accept new clients. When gunicorn shuts down, the arbiter closes its
+    listeners before the workers exit. The last worker then accepts all clients that have already connected, because the
+    kernel would otherwise reset their connections.
     """
 
     def of(self, arbiter: int) -> Listener:
-        """Set the process id of the arbiter, and return this server."""
+        """Store the arbiter's process id, and return this server."""
         number = listener_number(self.socket)
         workers = _Workers(number, arbiter)
         self.siblings_listen = lambda: _has_open(arbiter, number) or bool(workers.known())
@@ -54,7 +55,7 @@ class Listener(WSGIServer):
 
 
 class _Workers(BoundSiblings):
-    """The other workers on a listener, including those of another arbiter."""
+    """The other workers that accept from a listener, including the workers of another arbiter."""
 
     def __init__(self, listener: int, arbiter: int) -> None:
         super().__init__(listener)
@@ -63,9 +64,10 @@ class _Workers(BoundSiblings):
         self._own = _process(os.getpid())
 
     def known(self) -> Sequence[Sibling]:
-        """Return the workers that receive connections, without those that their arbiter is ending.
+        """Return the workers that can receive connections, except workers that their arbiter is shutting down.
 
-        Later ones count as a later generation, because an arbiter replaces its oldest workers first.
+        Workers that started after this worker are a later generation, because an arbiter replaces its oldest workers
+        first.
         """
         ending = _has_open(self._arbiter, self._number) is False
         found = [(each, _process(each.pid)) for each in super().known()]
@@ -76,19 +78,19 @@ class _Workers(BoundSiblings):
         ]
 
     def starting(self) -> bool:
-        """Return whether workers were forked after this one, as after SIGHUP, and none of them serves yet."""
+        """Return True if newer workers have been forked, as after SIGHUP, but no newer worker is serving yet."""
         if _has_open(self._arbiter, self._number) is False:
             return False
         if any(each.generation for each in self.known()):
             return False
-        # A new arbiter, which SIGUSR2 starts, is a child of the arbiter, too, and has children of its own.
-        # While processes start and end, the kernel's list can lack a child, so read it twice.
+        # Ignore children that have children: such a child is a new arbiter, which SIGUSR2 has started.
+        # The kernel's list of children can be incomplete while processes start and exit, so read the list twice.
         children = {*_children(self._arbiter), *_children(self._arbiter)}
         return any(_process(pid).started > self._own.started and not _children(pid) for pid in children)
 
 
 class _Process(NamedTuple):
-    """A process's parent, and the time of its start in clock ticks since the boot."""
+    """A process's parent, and the process's start time in clock ticks since the system booted."""
 
     parent: int = 0
     started: int = 0
@@ -97,7 +99,7 @@ class _Process(NamedTuple):
 def _process(pid: int) -> _Process:
     try:
         with open(f"/proc/{pid}/stat") as file:
-            # The name of the program, in parentheses, can contain spaces.
+            # Split only the part after the program's name, which is in parentheses and can contain spaces.
             fields = file.read().rpartition(")")[2].split()
         return _Process(int(fields[1]), int(fields[19]))
     except (OSError, IndexError, ValueError):
@@ -113,7 +115,7 @@ def _children(pid: int) -> list[int]:
 
 
 def _has_open(process: int, number: int) -> bool | None:
-    """Return whether a process has this socket open; None if the process's open files cannot be read."""
+    """Return whether a process has the socket with this inode open; None if its open files cannot be read."""
     directory = f"/proc/{process}/fd"
     try:
         names = os.listdir(directory)

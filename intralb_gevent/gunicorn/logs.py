@@ -1,7 +1,7 @@
 """Writes this package's records to gunicorn's error log.
 
-gunicorn's settings decide on the files, the level and the format. The exception are lines of requests that have a
-complete format of their own, which gunicorn's formatter must not change.
+gunicorn's settings determine the files, the level and the format. There is one exception: a request's line in JSON or
+the Combined Log Format is already complete, so gunicorn's formatter must not change this line.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def configure_logging(log: Any, settings: Settings) -> None:
 
 
 class _WholeLines(logging.Formatter):
-    """Leaves a line that is complete as it is, and passes every other record to another formatter."""
+    """Returns a request's complete line unchanged, and passes every other record to another formatter."""
 
     def __init__(self, others: logging.Formatter) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class _WholeLines(logging.Formatter):
 
 
 def _keep_whole_lines(handler: logging.Handler) -> None:
-    # Others, such as those for syslog, need what their formatter puts before the line.
+    # Leave other handlers unchanged: a syslog handler, for example, needs the prefix that its formatter adds.
     if isinstance(handler, logging.StreamHandler) and handler.formatter is not None:
         handler.setFormatter(_WholeLines(handler.formatter))
 

@@ -18,7 +18,7 @@ def is_patched() -> bool:
 
 
 def patch(listeners: Iterable[Any]) -> list[Any]:
-    """Patch everything, and return the listeners as gevent sockets."""
+    """Monkey-patch this process, and return the listeners as gevent sockets."""
     import gevent
     from gevent import monkey
     from gevent.socket import socket as Socket
@@ -27,6 +27,6 @@ def patch(listeners: Iterable[Any]) -> list[Any]:
         # Ignore gevent's warning, because `Serving` itself reports modules that were imported too early.
         warnings.simplefilter("ignore", monkey.MonkeyPatchWarning)
         monkey.patch_all()
-    # The arbiter has a hub if it is patched.
+    # A monkey-patched arbiter may have a hub, which this process has inherited and must reinitialize.
     gevent.reinit()
     return [Socket(each.FAMILY, socket.SOCK_STREAM, fileno=each.sock.detach()) for each in listeners]

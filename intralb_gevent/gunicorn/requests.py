@@ -1,7 +1,7 @@
 """gunicorn's features for each request: the hooks `pre_request` and `post_request`, the access log, and `max_requests`.
 
-statsd is a logger class of gunicorn, so it counts the requests that are passed to the access log. The hooks run in the
-request's slot; the log is written in a greenlet of its own.
+gunicorn implements statsd as a logger class, so statsd counts the requests that are passed to the access log. The hooks
+run in the request's slot; a separate greenlet writes the log.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from .views import RequestView, ResponseView
 __all__ = ["RequestLog", "called"]
 
 _RESPONSE: Final = "intralb.gunicorn_response"
-"""The environ key for the response's view, which the access log reads."""
+"""The environ key of the `ResponseView` that is passed to the access log."""
 
 _CLIENT_LEFT: Final = "499 Client Closed Request"
-"""nginx's status for a client that left before there was a response; it only appears in the log."""
+"""nginx's status for a client that disconnected before the response began; this status appears only in the log."""
 
 _SIMPLE: Final = (str, int, bool, tuple)
-"""Types of those environ values that the log keeps; other objects must be freed in the request's greenlet."""
+"""Types of the environ values that are passed to the log; other objects must be freed in the request's greenlet."""
 
 
 def called(application: Application, worker: Any, settings: Settings) -> Application:
-    """Return the application that the slots call: unchanged, or wrapped if gunicorn has to see its calls."""
+    """Return the application that the slots call: unchanged, or wrapped if gunicorn's settings require a wrapper."""
     wrapped = application
     if _has_hook(worker.cfg, "pre_request") or _has_hook(worker.cfg, "post_request") or _logs(worker):
         wrapped = _Observed(wrapped, worker)
@@ -55,7 +55,7 @@ def _has_hook(cfg: Any, name: str) -> bool:
 
 
 def _logs(worker: Any) -> bool:
-    """Return whether gunicorn logs requests, to a log or to statsd."""
+    """Return whether gunicorn records requests, in an access log or in statsd."""
     cfg = worker.cfg
     if type(worker.log).access is not Logger.access:
         return True
@@ -64,7 +64,7 @@ def _logs(worker: Any) -> bool:
 
 
 class _Schemed:
-    """An application that sees the scheme reported by a proxy on the same machine, which gunicorn trusts by default."""
+    """Passes the scheme that a proxy on the same machine reports to an application, as gunicorn does by default."""
 
     def __init__(self, application: Application, cfg: Any) -> None:
         self._application = application
@@ -75,7 +75,7 @@ class _Schemed:
 
     @calls_application
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        """Call the application."""
+        """Set `wsgi.url_scheme` to https if the proxy reports a secure scheme, and call the application."""
         if environ["REMOTE_ADDR"] in self._peers:
             said = [environ[key] == value for key, value in self._secure.items() if key in environ]
             if said and all(said):
@@ -97,7 +97,7 @@ def _closing(application: Application) -> Application:
 
 
 class _Observed:
-    """An application whose requests and responses are passed to gunicorn's hooks and access log."""
+    """Calls an application, and passes its requests and responses to gunicorn's hooks and access log."""
 
     def __init__(self, application: Application, worker: Any) -> None:
         self._application = application
@@ -108,10 +108,10 @@ class _Observed:
 
     @calls_application
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        """Call the application between the hooks."""
+        """Call `pre_request` and the application; the end of the returned body calls `post_request`."""
         response = ResponseView(RequestView(environ))
         if self._logs:
-            # `RequestLog` removes this view, which refers back to the environ.
+            # `RequestLog` removes this view again: the view refers to the environ, so they form a reference cycle.
             environ[_RESPONSE] = response
         ended = self._ending(environ, response)
         try:
@@ -125,7 +125,7 @@ class _Observed:
             raise
 
     def _ending(self, environ: dict[str, Any], response: ResponseView) -> Callable[[], None]:
-        """Return a function whose first call calls `post_request`; later calls do nothing."""
+        """Return a function that calls `post_request` the first time, and does nothing when it is called again."""
         calls = [] if self._after is None else [self._after]
 
         @calls_application
@@ -139,7 +139,7 @@ class _Observed:
         return ended
 
     def _counted(self, result: Any, response: ResponseView, ended: Callable[[], None]) -> Any:
-        """Return the body in a form that counts its bytes; a list or file that is sent as a whole keeps its form."""
+        """Return a body whose bytes are counted; a list or a file keeps its type, so that it is sent as a whole."""
         if type(result) is FileWrapper and (stretch := result.stretch()) is not None:
             response.add(stretch[2])
             ended()
@@ -151,7 +151,7 @@ class _Observed:
 
 
 class _Parts(list[Any]):
-    """The parts of a body, all of which exist already, so that the response does not count as a stream."""
+    """A list with all parts of a body; because of its type, the response does not count as a stream."""
 
     def __init__(self, parts: list[Any], ended: Callable[[], None]) -> None:
         super().__init__(parts)
@@ -159,12 +159,12 @@ class _Parts(list[Any]):
 
     @calls_application
     def close(self) -> None:
-        """End the request."""
+        """Call `post_request`."""
         self._ended()
 
 
 class _Body:
-    """The body of a response; `ended` is called when the server closes the body."""
+    """A response's body that counts its bytes; `ended` is called when the server closes the body."""
 
     def __init__(self, result: Any, response: ResponseView, ended: Callable[[], None]) -> None:
         self._result = result
@@ -179,7 +179,7 @@ class _Body:
 
     @calls_application
     def close(self) -> None:
-        """Close the application's body, and end the request."""
+        """Close the application's body, and then call `post_request`, if that hook is set."""
         try:
             if hasattr(self._result, "close"):
                 self._result.close()
@@ -188,9 +188,9 @@ class _Body:
 
 
 class RequestLog(JobLog):
-    """Counts the requests that have run, and passes those that have ended to gunicorn's access log.
+    """Counts the requests that have run, and passes all ended requests to gunicorn's access log.
 
-    `stop` is called once `max_requests` requests have run; `earlier` is this package's own job log.
+    `stop` is called once `max_requests` requests have run; `earlier` is this package's job log, which is still written.
     """
 
     def __init__(self, worker: Any, earlier: JobLog | None, stop: Callable[[], None]) -> None:
@@ -219,7 +219,7 @@ class RequestLog(JobLog):
             self._log(environ, answer.status, 0.0)
 
     def malformed(self, environ: dict[str, Any], answer: CannedResponse, client: str, request_id: str) -> None:
-        """Log a malformed request; gunicorn's access log has no line for it, as in gunicorn's own workers."""
+        """Log a malformed request in this package's log; like gunicorn's workers, write no line to the access log."""
         if self._earlier is not None:
             self._earlier.malformed(environ, answer, client, request_id)
 
@@ -241,6 +241,6 @@ class RequestLog(JobLog):
         self.records.record(logging.INFO, lambda: self._write(view, kept, timedelta(seconds=seconds)))
 
     def _write(self, view: ResponseView, environ: dict[str, Any], duration: timedelta) -> str:
-        """Write to the access log, in the greenlet of this log; return '', as nothing goes to gunicorn's error log."""
+        """Write a line to the access log, in a separate greenlet; return '', so that the error log gets no line."""
         self._worker.log.access(view, view.req, environ, duration)
         return ""

@@ -1,7 +1,7 @@
 """Serves requests in a worker process: runs the balancer, one server for each listener, and the shutdown.
 
-A timer of the event loop notifies the arbiter regularly. If the loop is blocked, the timer does not run, and the
-arbiter notices that.
+A timer of the event loop notifies the arbiter regularly. If the event loop is blocked, the timer does not run, and the
+arbiter kills the worker after `timeout`.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ __all__ = ["Serving"]
 _ident: Callable[[], int] = get_original("_thread", "get_ident")
 
 _BEAT_SECONDS: Final = 1.0
-"""Longest time between two notifications of the arbiter."""
+"""Maximum number of seconds between two notifications of the arbiter."""
 
 _WRITE_SECONDS: Final = 0.5
-"""Seconds for writing the stacks of a blocked worker; the arbiter kills the worker a second after SIGABRT."""
+"""Time limit, in seconds, for writing a blocked worker's stacks; the arbiter sends SIGKILL a second after SIGABRT."""
 
 
 class Serving:
@@ -71,14 +71,14 @@ class Serving:
         self._shutdown: Shutdown | None = None
         self._left = False
         self.site: SiteRow | None = None
-        """This worker's view of all workers, once it serves."""
+        """This worker's row in the table of all workers; None before the worker serves."""
         self._protected: tuple[str, ...] = ()
         self._main: Any = getcurrent()
         self._hub = gevent.get_hub()
         if not faulthandler.is_enabled():
             faulthandler.enable(2)
         _keep_streams(self._log)
-        # Replace these functions before the application is imported, because it may keep references to them.
+        # Replace these functions before the application is imported, because it may store references to the originals.
         stop_timers_of_requests()
         keep_interrupts_in_requests()
         self._replaced = replace_ssl_context(early)
@@ -87,7 +87,7 @@ class Serving:
         return f"<Serving {self._worker}: {self._shutdown!r}>"
 
     def has_signals(self) -> None:
-        """Let gevent reap child processes; gunicorn's `init_signals` has just reset SIGCHLD."""
+        """Reinstall gevent's handler for SIGCHLD, because gunicorn's `init_signals` has just reset the signal."""
         self._hub.loop.install_sigchld()
 
     def read_settings(self, environ: Mapping[str, str]) -> None:
@@ -96,10 +96,10 @@ class Serving:
         for warning in (*unknown_variables(environ), *without_effect(self._settings)):
             self._log.warning("%s", warning)
 
-    # While the worker serves.
+    # Serving.
 
     def run(self) -> None:
-        """Serve until the shutdown is over; exit with code 1 if the shutdown has cut requests."""
+        """Serve until the shutdown is complete; raises SystemExit(1) if requests were cut, or after an exception."""
         settings = self._settings
         if settings is None:
             return
@@ -107,8 +107,8 @@ class Serving:
         keep_freed_memory()
         balancer = self._balancer(settings)
         servers = self._servers(balancer)
-        # Starting a server waits for a name look-up. A signal that arrives in that time only sets `alive`, and the
-        # first beat below begins the shutdown: if it began now, it would close a listener that is about to be used.
+        # Starting a server waits for a name lookup. A signal that arrives during the lookup only clears `alive`, and
+        # the first beat below begins the shutdown. An earlier shutdown would close a listener that is about to be used.
         for server in servers:
             server.start()
         self._shutdown = shutdown = Shutdown(servers, graceful_seconds(self._cfg, settings))
@@ -134,7 +134,7 @@ class Serving:
             raise SystemExit(1)
 
     def _balancer(self, settings: Settings) -> LoadBalancer:
-        """Return the balancer; an application that is a balancer already keeps its options."""
+        """Return a balancer for the application, with the options of the application if it is a `LoadBalancer`."""
         worker = self._worker
         application, options = worker.wsgi, settings.options
         if isinstance(worker.wsgi, LoadBalancer):
@@ -158,12 +158,12 @@ class Serving:
 
     def _handle_signals(self, shutdown: Shutdown, settings: Settings) -> None:
         END.remember_main()
-        # The arbiter repeats SIGTERM every second until the worker has ended.
+        # Count SIGTERM only once, because the arbiter repeats SIGTERM every second until the worker has exited.
         SIGNALS.shut_down(shutdown, {settings.options.interrupt_number}, once={signal.SIGTERM})
 
     @contextlib.contextmanager
     def _heart(self) -> Iterator[None]:
-        """Notify the arbiter while the event loop runs, and end the worker when the arbiter has died."""
+        """Notify the arbiter while the event loop runs, and shut the worker down when the arbiter has died."""
         seconds = min(_BEAT_SECONDS, self._worker.timeout / 2 or _BEAT_SECONDS)
         timer = self._hub.loop.timer(0.0, seconds, ref=False)
         timer.start(self._beat)
@@ -189,7 +189,7 @@ class Serving:
 
     @contextlib.contextmanager
     def _observed(self, balancer: LoadBalancer, address: tuple[str, int]) -> Iterator[None]:
-        """Answer operators at an address that all workers share; each of them answers for the whole site."""
+        """Serve the admin pages at an address that all workers share; each worker reports on the whole site."""
         with contextlib.ExitStack() as stack:
             try:
                 listener = stack.enter_context(shared_listener(address))
@@ -227,7 +227,7 @@ class Serving:
         try:
             shutdown.wait()
         except BaseException as error:
-            # A second exception must not cut the shutdown short, unless the event loop cannot run at all.
+            # Another exception must not end the shutdown early, unless the event loop can no longer run.
             if self._left or (isinstance(error, LoopExit) and shutdown.failed):
                 raise
             shutdown.fail(error)
@@ -235,7 +235,7 @@ class Serving:
     # Ending.
 
     def stop(self) -> None:
-        """Begin the shutdown, unless it has begun. This method never waits; any thread may call it."""
+        """Begin the shutdown, unless the shutdown has begun already; never waits, and may be called in any thread."""
         self._worker.alive = False
         if self.site is not None:
             self.site.drain()
@@ -243,13 +243,13 @@ class Serving:
             self._shutdown.request()
 
     def force(self) -> None:
-        """Shut down without giving running requests any more time."""
+        """Begin the shutdown, unless it has begun already, and cut running requests immediately."""
         self.stop()
         if self._shutdown is not None:
             self._shutdown.request()
 
     def leave(self, code: int) -> None:
-        """Exit by raising an exception in the main greenlet, whichever greenlet blocks the event loop."""
+        """Raise SystemExit in the main greenlet; if that is the current greenlet, leave the exit to the caller."""
         self._left = True
         if getcurrent() is not self._main:
             self._main.throw(SystemExit(code))
@@ -257,12 +257,12 @@ class Serving:
     # Logs.
 
     def reopen_logs(self) -> None:
-        """Reopen gunicorn's log files in a greenlet, which can wait for the locks of these files."""
+        """Reopen gunicorn's log files in a new greenlet, because a signal handler must not wait for their locks."""
         with contextlib.suppress(Exception):
             self._hub.loop.run_callback_threadsafe(gevent.spawn, self._log.reopen_files)
 
     def write_stacks(self) -> None:
-        """Write the stacks of a blocked worker to the standard error."""
+        """Write the stacks of a blocked worker to standard error."""
         lines = list(stacks(_ident()))
         if not self._worker.booted and self._main.gr_frame is not None:
             frames = traceback.format_stack(self._main.gr_frame)
@@ -272,7 +272,7 @@ class Serving:
     def _announce(self, settings: Settings) -> None:
         options = settings.options
         if self._replaced:
-            self._log.info("the ssl.SSLContext of %s is the patched one now", check.some(self._replaced))
+            self._log.info("ssl.SSLContext was replaced with gevent's patched class in %s", check.some(self._replaced))
         for finding in check.at_start(self._early):
             self._log.warning("%s; %s", finding.title, finding.remedy)
         sizes = "-".join(map(str, sorted({options.first_workers, options.max_workers})))
@@ -284,21 +284,21 @@ class Serving:
 
 
 def _called(application: Any, worker: Any, settings: Settings) -> Any:
-    """Return what the slots call: the application, or a mapping with each mounted application."""
+    """Return the application that the slots call, or a mapping of paths to mounted applications."""
     if isinstance(application, Mapping):
         return {path: called(each, worker, settings) for path, each in application.items()}
     return called(application, worker, settings)
 
 
 def _tls_context(cfg: Any) -> Any:
-    """Return the SSL context that gunicorn builds from its certificate and key; HTTP/2 is not offered."""
+    """Return the SSL context that gunicorn builds from its settings, without HTTP/2 in its ALPN protocols."""
     context = ssl_context(cfg)
     context.set_alpn_protocols(["http/1.1"])
     return context
 
 
 def _keep_streams(log: Any) -> None:
-    """Keep gunicorn's log and the application's output from blocking the worker."""
+    """Prevent output to gunicorn's log and to the standard streams from blocking the worker."""
     earlier = sys.stdout, sys.stderr
     protect_standard_streams()
     later = sys.stdout, sys.stderr

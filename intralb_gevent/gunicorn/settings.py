@@ -1,6 +1,7 @@
 """The balancer's settings under gunicorn: `INTRALB_` variables, `intralb.toml`, and gunicorn's settings as defaults.
 
-If a setting of gunicorn has the same meaning as one of this package, it is used unless the latter is set.
+If a setting of gunicorn and a setting of this package mean the same, gunicorn's value is the default of this package's
+setting.
 """
 
 from __future__ import annotations
@@ -24,21 +25,21 @@ __all__ = [
 ]
 
 FILE: Final = "intralb.toml"
-"""The settings file, in the working directory of the workers (gunicorn's `chdir`)."""
+"""Name of the settings file in the working directory of the workers (gunicorn's `chdir`)."""
 
 LOOPBACK: Final = frozenset({"127.0.0.1", "::1"})
 """gunicorn's default value of `forwarded_allow_ips`."""
 
 _FIELDS: Final = 4
-"""Our limit on all header fields is this many times gunicorn's limit on one field; the defaults then match."""
+"""Ratio of our limit on all header fields to gunicorn's limit on one field; with this ratio, the defaults match."""
 
 _UNLIMITED_BYTES: Final = 1024 * 1024
-"""The limit in bytes to use if gunicorn's setting means no limit."""
+"""Limit in bytes that replaces a setting of gunicorn that means "no limit"."""
 
 _ALL: Final = ("0.0.0.0/0", "::/0")
 
 _LAST_SECONDS: Final = 1.0
-"""Seconds of gunicorn's `graceful_timeout` reserved for closing sessions and writing logs, after handlers clean up."""
+"""Seconds of gunicorn's `graceful_timeout` that are reserved for closing sessions and writing the last log lines."""
 
 _INSTEAD: Final = {
     "bind": "--bind",
@@ -62,13 +63,13 @@ _INSTEAD: Final = {
     **dict.fromkeys(("application", "agent_bind", "admin_actions", "ready_file", "ready_path"), ""),
     **dict.fromkeys(("process_max_seconds", "process_max_rss"), ""),
 }
-"""The settings of `serve` that gunicorn decides, each with gunicorn's flag, or "" if gunicorn has none."""
+"""Settings of `serve` that have no effect under gunicorn, with gunicorn's equivalent flag, or "" if there is none."""
 
 _SHARED_ADDRESS: Final = re.compile(r"(?P<host>\[[^\]]+\]|[^:]*):(?P<port>[1-9][0-9]*)").fullmatch
 
 
 def settings_of(cfg: Any, environ: Mapping[str, str]) -> Settings:
-    """Return the settings in effect; raises `OptionError`, with the source of the setting, if one is invalid."""
+    """Return the settings in effect; raises `OptionError`, which names the source of the value, if one is invalid."""
     defaults = {name: Given(value, f"{source} of gunicorn", typed=True) for name, source, value in _defaults(cfg)}
     settings = load({}, environ, FILE if os.path.exists(FILE) else None, defaults)
     _check_delay(cfg, settings)
@@ -77,18 +78,19 @@ def settings_of(cfg: Any, environ: Mapping[str, str]) -> Settings:
 
 
 def without_effect(settings: Settings) -> Iterator[str]:
-    """Yield a warning for each setting that only `serve` has; it names gunicorn's own."""
+    """Yield a warning for each given setting that only `serve` uses; the warning names gunicorn's equivalent flag."""
     for name, flag in _INSTEAD.items():
-        # gunicorn itself reads the variable PORT.
+        # Do not warn about the variable PORT, because gunicorn itself reads it.
         if (source := settings.source(name)) not in ("default", "PORT"):
             what = source if source.startswith("INTRALB_") else f"{name} (from {source})"
             yield f"{what} has no effect under gunicorn" + (f"; set gunicorn's {flag}" if flag else "")
 
 
 def admin_address(settings: Settings) -> tuple[str, int] | None:
-    """Return host and port of `admin_bind`, None without it; raises `OptionError` if workers cannot share the address.
+    """Return host and port of `admin_bind`, or None if it is not set.
 
-    Each worker has a listener of its own there (SO_REUSEPORT), because gunicorn passes on its own listeners only.
+    Each worker opens its own listener at this address (SO_REUSEPORT), because gunicorn passes only its own listeners to
+    the workers. Raises `OptionError` if the address is of a kind that workers cannot share in this way.
     """
     text = settings.serving.admin_bind
     if text is None:
@@ -103,7 +105,7 @@ def admin_address(settings: Settings) -> tuple[str, int] | None:
 
 
 def _defaults(cfg: Any) -> Iterator[tuple[str, str, Any]]:
-    """Yield for each setting its name, the name of gunicorn's setting, and the value."""
+    """Yield the defaults that gunicorn's settings imply: setting, gunicorn's setting, value."""
     if cfg.keepalive:
         yield "keep_alive_seconds", "keepalive", cfg.keepalive
     yield "max_connections", "worker_connections", cfg.worker_connections
@@ -128,8 +130,10 @@ def _proxies(cfg: Any) -> Iterator[tuple[str, str, Any]]:
 
 
 def trusts_loopback_only(cfg: Any) -> bool:
-    """Return whether `forwarded_allow_ips` has its default value. With the default value, gunicorn trusts only the
-    scheme that the proxy reports."""
+    """Return whether `forwarded_allow_ips` names only loopback addresses, as by default.
+
+    With this value, gunicorn believes a proxy's claim about the scheme, and no other claim.
+    """
     return LOOPBACK.issuperset(cfg.forwarded_allow_ips)
 
 
@@ -141,9 +145,10 @@ def _trusted(cfg: Any, announced: bool) -> tuple[str, ...]:
 
 
 def graceful_seconds(cfg: Any, settings: Settings) -> float:
-    """Return the seconds that running requests may take after SIGTERM and `drain_delay_seconds`.
+    """Return how many seconds running requests get after SIGTERM and `drain_delay_seconds`.
 
-    The result leaves time to clean up and close sessions before the arbiter kills the worker at its `graceful_timeout`.
+    After these seconds, there is still time to clean up and close sessions before the arbiter kills the worker at its
+    `graceful_timeout`.
     """
     options = settings.options
     left = _usable_seconds(cfg, settings) - options.drain_delay_seconds

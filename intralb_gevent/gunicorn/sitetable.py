@@ -1,6 +1,6 @@
-"""The table in shared memory of all workers of one arbiter.
+"""The table of all workers of one arbiter, in shared memory.
 
-The arbiter creates the table with its first worker, and each worker inherits it at the fork.
+The arbiter creates the table when it creates its first worker; each worker inherits the table at the fork.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ _tables: dict[int, Table] = {}
 
 
 def table_of(arbiter: int) -> Table | None:
-    """Return the table of the arbiter with this process id; None if the system has no memory files, as outside Linux.
+    """Return the table of the arbiter with this process id; None if the operating system has no `memfd_create`.
 
-    Call this in the arbiter.
+    This function must be called in the arbiter.
     """
     if not hasattr(os, "memfd_create"):
         return None

@@ -1,4 +1,4 @@
-"""Views of a request and a response, as gunicorn's hooks and access log read them.
+"""Objects that represent a request and its response in gunicorn's hooks and access log.
 
 The views are made from the environ and from the application's arguments to `start_response`. The attributes of a view
 have the same names as in `gunicorn.http.message.Request` and `gunicorn.http.wsgi.Response`.
@@ -86,14 +86,14 @@ class RequestView:
 
 
 class ResponseView:
-    """The view of a response: `status`, `headers`, and `sent`, the bytes of its body."""
+    """The view of a response: `status`, `headers`, and `sent`, the number of bytes of its body."""
 
     def __init__(self, req: RequestView) -> None:
         self.req = req
         self.status = ""
         self.headers: list[tuple[str, str]] = []
         self.sent: int | None = None
-        """Bytes of the body that the application has passed on; None if the server itself has sent the response."""
+        """Number of body bytes that the application has produced; None if the server itself made the response."""
 
     def __repr__(self) -> str:
         return f"<ResponseView {self.status or 'without status'}>"
@@ -115,12 +115,12 @@ class ResponseView:
         return int(lengths[0]) if lengths and lengths[0].isdigit() else None
 
     def add(self, size: int) -> None:
-        """Count bytes of the body, except those that are not sent because HTTP does not allow them."""
+        """Add `size` bytes of the body to `sent`, unless HTTP allows no body for this method or status."""
         if self.req.method != "HEAD" and self.status[:3] not in _BODILESS:
             self.sent = (self.sent or 0) + size
 
     def take(self, other: ResponseView) -> None:
-        """Copy the data that another view has recorded."""
+        """Copy status, header fields and number of bytes from another view."""
         self.status, self.headers, self.sent = other.status, other.headers, other.sent
 
     def observed(self, start_response: StartResponse) -> StartResponse:

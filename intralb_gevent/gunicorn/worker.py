@@ -1,4 +1,4 @@
-"""The worker process, with the interface that gunicorn's arbiter expects from the fork to the exit.
+"""The worker class, with the methods that gunicorn calls in the arbiter and in the worker process.
 
 The constructor and `check_config` run in the arbiter, which must not be monkey-patched; everything else runs in the
 worker.
@@ -43,13 +43,13 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
 
     @classmethod
     def check_config(cls, cfg: Any, log: Any) -> None:
-        """Raise RuntimeError, which gunicorn prints, for settings that cannot work; warn of those without effect."""
+        """Raise RuntimeError, which gunicorn prints, for settings that cannot work; warn of settings without effect."""
         check_configuration(cfg, log)
 
     def init_process(self) -> None:
-        """Patch this process, then load the application and serve; return when the worker is to exit."""
+        """Monkey-patch this process, load the application, and serve; return when the worker should exit."""
         self._handle_early()
-        # From now on the arbiter measures the time, and kills a worker whose import takes longer than `timeout`.
+        # Start the arbiter's clock: if the import of the application takes longer than `timeout`, the worker is killed.
         self.notify()
         early = frozenset(sys.modules)
         self.sockets: list[Any] = patch(self.sockets)
@@ -59,16 +59,16 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         super().init_process()
 
     def _handle_early(self) -> None:
-        """Handle signals during patching, because the handlers inherited from the arbiter would lose them."""
+        """Install handlers before patching, because the handlers inherited from the arbiter would lose signals."""
         signal.signal(signal.SIGTERM, self.handle_exit)
         signal.signal(signal.SIGABRT, self.handle_abort)
         for number in (signal.SIGQUIT, signal.SIGINT):
             signal.signal(number, self.handle_quit)
 
     def init_signals(self) -> None:
-        """Install the handlers for the time until the worker serves; `Serving` then adds its own."""
+        """Install the signal handlers that apply until the worker serves; `Serving` then adds its own handlers."""
         super().init_signals()
-        # Nothing reads gunicorn's pipe, so it would be full after 65,536 signals.
+        # Do not write signals to gunicorn's pipe: nothing reads the pipe, so it would be full after 65,536 signals.
         signal.set_wakeup_fd(-1)
         if self._serving is not None:
             self._serving.has_signals()
@@ -86,7 +86,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
             self._serving.read_settings(dict(os.environ))
 
     def run(self) -> None:
-        """Serve until a signal, `max_requests`, or the arbiter's death."""
+        """Serve until a signal, `max_requests` or the arbiter's death shuts this worker down."""
         if self._serving is not None:
             try:
                 self._serving.run()
@@ -96,14 +96,14 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
     # Signals. While the worker serves, `Serving` handles signals first.
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Handle SIGTERM: exit at once if the application is not loaded yet."""
+        """Handle SIGTERM: shut down, or exit immediately if the application is not loaded yet."""
         self._end_other_process(sig)
         self.alive = False
         if not self.booted:
             sys.exit(0)
 
     def handle_quit(self, sig: int, frame: FrameType | None) -> None:
-        """Handle SIGQUIT and SIGINT: call the hook, and give running requests no more time."""
+        """Handle SIGQUIT and SIGINT: call the hook `worker_int`, shut down, and cut running requests immediately."""
         self._end_other_process(sig)
         self.alive = False
         self._call_worker_int()
@@ -113,7 +113,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
             self._serving.force()
 
     def _end_other_process(self, sig: int) -> None:
-        """Let the signal end this process if the application has forked the process."""
+        """Let the signal end this process if it is not the worker, but a process that the application has forked."""
         if os.getpid() != self.pid:
             signal.signal(sig, signal.SIG_DFL)
             os.kill(os.getpid(), sig)

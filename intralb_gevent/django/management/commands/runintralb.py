@@ -1,7 +1,7 @@
 """The management command `runintralb`, which serves the project with this package's server.
 
-The command runs Django's checks, as `runserver` does. The command then replaces the process by `intralb-gevent serve`,
-because `manage.py` has already imported modules that must be imported after monkey-patching.
+The command runs Django's checks, as `runserver` does. The command then replaces its process with `intralb-gevent
+serve`, because `manage.py` has already imported modules that must be imported after monkey-patching.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ _DEVELOPMENT = "intralb_gevent.django.development:application()"
 
 
 class Command(BaseCommand):  # type: ignore[misc]  # Django has no types
-    """Checks the project, and then serves it."""
+    """Runs Django's checks, and then serves the project."""
 
     help = (
-        "Serves this project with intralb-gevent. It takes the flags of `intralb-gevent serve`; a first argument "
-        "without dashes is the address, as for runserver. With DEBUG, it restarts when a file changes, and serves "
-        "static files."
+        "Serves this project with intralb-gevent. The command accepts the flags of `intralb-gevent serve`; a first "
+        "argument without dashes is the address, as for runserver. With DEBUG, the server restarts when a file "
+        "changes, and serves static files."
     )
     requires_system_checks: Sequence[str] = []
     flags: Sequence[str] = ()
 
     def run_from_argv(self, argv: list[str]) -> None:
-        """Set aside the flags of this package's server, which Django does not know."""
+        """Parse Django's own flags, and store all other flags for `intralb-gevent serve`."""
         parser = self.create_parser(argv[0], argv[1])
         known, self.flags = parser.parse_known_args(argv[2:])
         handle_default_options(known)
         self.execute(**vars(known))
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Declare the flag that `runserver` also has."""
+        """Declare `--noreload`, which `runserver` has, too."""
         parser.add_argument("--noreload", action="store_true", help="do not restart when a file changes")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Run the checks, and replace this process by the server."""
+        """Run Django's checks, and replace this process with the server."""
         self.check(display_num_errors=True)
         self.check_migrations()
         flags = list(self.flags)
