@@ -1,4 +1,4 @@
 """Adapters for third-party libraries, one module per library.
 
-Each module imports its library, so this package imports none of the modules.
+Most of these modules import their library, so this package imports none of the modules.
 """

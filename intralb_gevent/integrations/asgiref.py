@@ -2,8 +2,8 @@
 
 asgiref runs a coroutine on an asyncio event loop in another thread, while the request waits. Under gevent, that thread
 is a greenlet, so aborting the request does not stop the coroutine. While the coroutine runs, no other request can run a
-coroutine, because asyncio allows one running loop per native thread. This module does not import asgiref: if the
-application has not loaded asgiref, there are no such coroutines.
+coroutine, because asyncio allows one running loop per native thread. This module does not import asgiref: in an
+application that has not imported asgiref, there are no coroutines to cancel.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def protect() -> None:
 
 
 class _AsyncToSyncGuard(Guard):
-    """Cancels the coroutines that an aborted request waits for in `async_to_sync`."""
+    """Cancels the coroutines for which an aborted request waits in `async_to_sync`."""
 
     def __repr__(self) -> str:
         return "asgiref's guard"
@@ -35,7 +35,7 @@ class _AsyncToSyncGuard(Guard):
         module: Any = sys.modules.get("asgiref.sync")
         loops = {} if module is None else module.AsyncToSync.loop_thread_executors
         for loop, executor in list(loops.items()):
-            # Suppress the RuntimeError that a loop raises if it has just ended.
+            # Suppress the RuntimeError that a loop raises if it has just been closed.
             if getattr(executor, "_work_thread", None) is threading.current_thread():
                 with suppress(RuntimeError):
                     loop.call_soon_threadsafe(_cancel_tasks, loop)

@@ -1,7 +1,7 @@
-"""Protect Django's database connections, either on their own (`protect`) or as the slots' sessions (`DjangoSessions`).
+"""Protect Django's database connections (`protect`), and use them as the slots' sessions (`DjangoSessions`).
 
-Django keeps separate connections for each greenlet. After an interrupted request, and when a slot ends, the slot's
-connections are closed. Django itself opens the connections, limits their age and checks them (`CONN_MAX_AGE`,
+Django keeps separate connections for each greenlet. This module closes a slot's connections after an interrupted
+request, and when the slot ends. Django itself opens the connections, limits their age and checks them (`CONN_MAX_AGE`,
 `CONN_HEALTH_CHECKS`). `drivers.py` cancels the connections' statements on the server.
 """
 
@@ -34,8 +34,8 @@ def protect() -> None:
     """Protect Django's connections in all slots, with or without a `db_init_func`; a second call changes nothing.
 
     When a request is interrupted, its current statement is cancelled on the server, and the connections of its slot are
-    closed. The connections are also closed if a request ends within a transaction, and when the slot ends. Everything
-    else is left to Django.
+    closed. The connections are also closed if a request ends within a transaction, and when the slot ends. In all other
+    cases, Django itself closes its connections.
     """
     connection_created.connect(_guard, dispatch_uid=__name__)
     register(_GUARD)
@@ -86,9 +86,9 @@ class DjangoSessions(SessionSource):
 
     The application needs no changes: it uses Django's connections as before, and these connections are the session of
     each Django request. When a request is interrupted, its current statement is cancelled on the server, and the
-    connections of its slot are closed, which ends all their transactions. If a view has started other greenlets, their
-    connections stay open. Django's settings apply: with `CONN_MAX_AGE`, a slot keeps its connections between requests;
-    with `CONN_HEALTH_CHECKS`, no request fails because a database server was restarted.
+    connections of its slot are closed, which ends all their transactions. Connections that belong to other greenlets of
+    a view stay open. Django's settings apply: with `CONN_MAX_AGE`, a slot keeps its connections between requests; with
+    `CONN_HEALTH_CHECKS`, no request fails because a database server was restarted.
     """
 
     def __init__(self) -> None:
@@ -114,7 +114,7 @@ class DjangoSessions(SessionSource):
         return SlotConnections(worker_id)
 
     def reset(self, session: SlotConnections) -> None:
-        """Close connections that a request has left in a transaction; Django keeps or closes all other connections."""
+        """Close connections that a request has left in a transaction; Django itself handles all other connections."""
         for database in _known():
             if database.in_atomic_block or database.closed_in_transaction:
                 _give_up(database)
@@ -129,7 +129,7 @@ class DjangoSessions(SessionSource):
 
 
 class _Watch(DatabaseErrorWrapper):  # type: ignore[misc]  # Django has no types
-    """An extension of Django's wrapper for driver calls that also closes the connection when a call is interrupted."""
+    """Extends Django's wrapper for driver calls: it also closes the connection when a driver call is interrupted."""
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any) -> None:
         if kind is None:
@@ -138,7 +138,7 @@ class _Watch(DatabaseErrorWrapper):  # type: ignore[misc]  # Django has no types
             # Cancel the statement before the exception reaches an atomic block, which would close the connection while
             # the statement still runs.
             _abandon(self.wrapper)
-            # Keep the atomic block from opening a new connection.
+            # Prevent the atomic block from opening a new connection.
             self.wrapper.closed_in_transaction = True
         super().__exit__(kind, error, traceback)
 
@@ -165,7 +165,7 @@ def _make_drivers_cooperative() -> None:
 
 def _known() -> list[Any]:
     """Return the current greenlet's Django connections, open or closed."""
-    # Do not use Django's own method for this, because it differs between versions of Django.
+    # Do not use `connections.all()`, because its parameters differ between versions of Django.
     return [connections[alias] for alias in connections if hasattr(connections._connections, alias)]
 
 
@@ -180,7 +180,7 @@ def _give_up_all() -> None:
 
 
 def _give_up(database: Any) -> None:
-    """Close a connection, and drop it together with its transaction state."""
+    """Close a connection, and remove it from Django's connections, so that Django opens a new one when needed."""
     _abandon(database)
     del connections[database.alias]
     kept = vars(getcurrent()).get(_KEPT, [])
@@ -194,14 +194,14 @@ def _abandon(database: Any) -> None:
     if connection is not None:
         end_statement(connection)
         with suppress(Exception):
-            # Close the driver's connection first; otherwise, Django's pool would reuse it.
+            # Close the driver's connection first; otherwise, Django's pool would reuse the driver's connection.
             connection.close()
         with suppress(Exception):
             database.close()
 
 
 def _isolate() -> None:
-    """Drop the forking greenlet's connections in the child; Django opens new connections when it needs them."""
+    """Detach all connections in a forked child, and drop those of the current greenlet; Django then opens new ones."""
     for database in _GUARDED:
         detach(database.connection)
     for database in _known():

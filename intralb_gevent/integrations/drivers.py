@@ -1,7 +1,7 @@
-"""Cancel the running statement of a connection, whatever its driver; used for SQLAlchemy and Django.
+"""Cancel the running statement of a connection of any supported driver.
 
-This module finds the adapter for a connection's driver, and protects the cancellation itself from interruptions. There
-is one adapter module per driver; it sends the cancellation to the server.
+This module finds the adapter for a connection's driver, and protects the cancellation itself from interruptions. The
+adapter module of a driver, such as `psycopg.py`, sends the cancellation to the server.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ __all__ = ["cancel_statement", "cancelling", "end_statement", "interrupts", "mak
 logger = logging.getLogger("intralb_gevent")
 
 PATIENCE_SECONDS = 0.5
-"""Seconds that an interrupted request waits for the cancellation. The wait must be short, because a slot that does not
-end within about a second is abandoned."""
+"""Seconds for which an interrupted request waits for the cancellation. The wait must be short, because a slot whose
+handler does not end within about a second is abandoned."""
 
 _cancelling: set[object] = set()
 """Greenlets that are cancelling a statement."""
 
 
 def make_cooperative(driver: str) -> None:
-    """Make the named driver wait in gevent's hub; most drivers do so by themselves once the process is patched."""
+    """Make the named driver wait in gevent's hub; for all drivers except psycopg2, monkey-patching is sufficient."""
     if driver == "psycopg2":
         import_module(".psycopg2", __package__).install_wait_callback()
 
 
 def cancel_statement(connection: Any) -> None:
-    """Cancel the running statement, if any, of a psycopg, psycopg2, PyMySQL or sqlite3 connection on its server.
+    """Cancel the statement, if any, that a psycopg, psycopg2, PyMySQL or sqlite3 connection is running.
 
     This function does nothing for other drivers; their statements run until the server notices the closed connection.
     The function may wait, and may raise the driver's errors. The connection is unusable afterwards, and should be
@@ -49,11 +49,11 @@ def cancel_statement(connection: Any) -> None:
 
 
 def end_statement(connection: Any) -> None:
-    """Call `cancel_statement` in a way that withstands further interruptions of the caller; raises no exception.
+    """Call `cancel_statement`, even if the caller is interrupted again; raises no exception.
 
-    The cancellation runs in a separate greenlet for at most five seconds, and the caller waits for the first half
-    second. Exceptions that are thrown into the caller during this wait are dropped, because the caller is already
-    cleaning up after an interruption. Inside a `cancelling` block, this function does nothing.
+    The cancellation runs in a separate greenlet for at most five seconds; the caller waits for at most half a second.
+    Exceptions that are thrown into the caller during this wait are dropped, because the caller is already cleaning up
+    after an interruption. Inside a `cancelling` block, this function does nothing.
     """
     if getcurrent() in _cancelling:
         return
@@ -64,14 +64,15 @@ def end_statement(connection: Any) -> None:
             ending = gevent.spawn(_end, connection) if ending is None else ending
             ending.join(left)
         except BaseException as error:
-            logger.debug("%r came while a statement was being cancelled", error)
+            logger.debug("%r was raised while a statement was being cancelled", error)
 
 
 @contextmanager
 def cancelling() -> Iterator[None]:
     """Mark a block of code that cancels a statement over a second connection.
 
-    If a statement on the second connection is interrupted, it is not cancelled; the connection is only closed.
+    If the block is interrupted, the statement on the second connection is not cancelled; the second connection is only
+    closed.
     """
     current = getcurrent()
     if current in _cancelling:

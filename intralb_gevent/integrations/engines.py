@@ -23,7 +23,7 @@ _LENT = "intralb_lent_connections"
 """Attribute of a slot's greenlet that lists the connections that the greenlet has checked out."""
 
 _MOST_LENT = 16
-"""Length of this list from which on entries for returned connections are removed."""
+"""Length of this list at which entries for returned connections are removed."""
 
 _ENDED = "intralb_gevent.ended"
 
@@ -32,10 +32,10 @@ def protect(engine: Engine | type[Engine] = Engine) -> None:
     """Cancel the statements of interrupted requests on the server, for engines that are used without a SessionSource.
 
     SQLAlchemy closes a connection whose statement was interrupted, but the statement may continue to run on the server.
-    SQLAlchemy does not notice an interruption between two statements, after which a session in a thread-local would
-    keep its transaction open. So a connection that was interrupted there is closed as well. This function is meant for
-    sessions that `SQLAlchemySessions` has not opened, such as those of Flask-SQLAlchemy and `scoped_session`. By
-    default, one call covers all existing and future engines.
+    SQLAlchemy does not notice an interruption between two statements, so a session in a thread-local would keep its
+    transaction open. Therefore, a connection that an interrupted request has not returned to its pool is closed, too.
+    This function is meant for sessions that `SQLAlchemySessions` has not opened, such as those of Flask-SQLAlchemy and
+    `scoped_session`. By default, one call covers all existing and future engines.
     """
     if not event.contains(engine, "invalidate", _on_invalidate):
         event.listen(engine, "invalidate", _on_invalidate)
@@ -50,7 +50,7 @@ class _EngineGuard(Guard):
         return "SQLAlchemy's guard"
 
     def abandon(self) -> None:
-        """Invalidate connections that this greenlet still has checked out; pools open new ones when needed."""
+        """Invalidate the connections that this greenlet has not returned; their pools open new ones when needed."""
         for reference in vars(getcurrent()).pop(_LENT, ()):
             lent = reference()
             if lent is not None and lent.is_valid:
@@ -73,8 +73,8 @@ def _on_checkout(connection: object, record: object, lent: Any) -> None:
 
 def _on_invalidate(connection: Any, record: Any, error: BaseException | None) -> None:
     # Without an error, the invalidation was explicit, perhaps after an abort. An error derived from Exception means
-    # that the connection to the server is lost, so nothing can be cancelled.
+    # that the connection to the server is lost, so the server has no statement to cancel.
     if (error is None or interrupts(error)) and _ENDED not in record.info:
-        # Mark the connection, because listeners may be registered both on this engine and on the class Engine.
+        # Mark the connection: if listeners are registered on both the engine and the class Engine, cancel only once.
         record.info[_ENDED] = True
         end_statement(connection)

@@ -1,8 +1,8 @@
-"""Support applications written for gevent-websocket by running its handler on this server's socket.
+"""Support applications that are written for gevent-websocket: run gevent-websocket's handler on this server's socket.
 
-An application written for it finds the WebSocket in `environ["wsgi.websocket"]`. This module creates the WebSocket at
-its first use, through the handshake of gevent-websocket's `WebSocketHandler`. An application that has not loaded
-gevent-websocket does not use such WebSockets, so this module imports the package only for the first handshake.
+Such an application expects the WebSocket in `environ["wsgi.websocket"]`. This module creates the WebSocket at its first
+use, with the handshake of gevent-websocket's `WebSocketHandler`. An application that has not imported gevent-websocket
+does not need the WebSocket, so this module imports gevent-websocket only for the first handshake.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _PACKAGE: Final = "geventwebsocket"
 
 
 class _Server:
-    """The server object for gevent-websocket's handler; it holds the clients to which an application can broadcast."""
+    """The server object that gevent-websocket's handler needs; an application can broadcast to its `clients`."""
 
     pre_start_hook = None
 
@@ -44,7 +44,7 @@ def _server_of(application: Any) -> _Server:
 
 
 def wants_websocket(environ: dict[str, Any]) -> bool:
-    """Return True if the environ of a request that offers an upgrade should contain `wsgi.websocket`."""
+    """Return True if the environ of this upgrade request should contain `wsgi.websocket`."""
     loaded = _PACKAGE in sys.modules
     return loaded and environ["REQUEST_METHOD"] == "GET" and environ["HTTP_UPGRADE"].strip().lower() == "websocket"
 
@@ -52,8 +52,8 @@ def wants_websocket(environ: dict[str, Any]) -> bool:
 def open_websocket(sock: Any, environ: dict[str, Any], application: Any) -> tuple[Any, Callable[[], None]]:
     """Do gevent-websocket's handshake; return the WebSocket, and a function to call after the application has ended.
 
-    If gevent-websocket rejects the handshake, the client receives the response of gevent-websocket, and this function
-    raises its WebSocketError.
+    If gevent-websocket rejects the handshake, the client receives gevent-websocket's response, and this function raises
+    gevent-websocket's WebSocketError.
     """
     module: Any = importlib.import_module(f"{_PACKAGE}.handler")
     handler = module.WebSocketHandler(sock, _address(environ), _server_of(application))

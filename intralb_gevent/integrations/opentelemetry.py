@@ -1,9 +1,9 @@
-"""Report requests that were ended early to OpenTelemetry.
+"""Mark and end the OpenTelemetry spans of aborted requests.
 
 OpenTelemetry's instrumentation of WSGI, Django, Flask and Falcon handles only `Exception`, but an abort is a
-`BaseException`. After an abort, a span either never ends and is never exported, or appears to be successful. This
-module finds the spans of a request in its environ, and in the frames that the abort has unwound. This module does not
-import OpenTelemetry: if the application has not loaded OpenTelemetry, there are no spans.
+`BaseException`. Without this module, the span of an aborted request either never ends and is never exported, or appears
+to be successful. This module finds the spans of a request in the request's environ, and in the frames that the abort
+has unwound. This module does not import OpenTelemetry: in an application that has not imported it, there are no spans.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ conventions."""
 def mark_spans(environ: Mapping[str, Any], frame: FrameType | None, outcome: str, status: str) -> None:
     """Set the outcome on the spans of a request that is being aborted; never waits.
 
-    `frame` is the handler's current frame. The instrumentation of Flask and Falcon ends a span as soon as the abort
-    leaves the application; an ended span can no longer be changed.
+    `frame` is the handler's current frame. Call this function before the abort is raised: the instrumentation of Flask
+    and Falcon ends a span as soon as the abort leaves the application, and an ended span can no longer be changed.
     """
     if _PACKAGE in sys.modules:
         # Suppress all exceptions, because a span can be of any class, and this function must not raise an exception.
@@ -40,7 +40,7 @@ def mark_spans(environ: Mapping[str, Any], frame: FrameType | None, outcome: str
 
 
 def _is_free(span: Any) -> bool:
-    """Return True if the span's lock is free; if the interrupted handler holds it, the span's methods would wait."""
+    """Return True if the span's lock is free; while the interrupted handler holds the lock, `set_status` would wait."""
     lock = getattr(span, "_lock", None)
     if lock is None or not lock.acquire(blocking=False):
         return False
@@ -56,12 +56,12 @@ def open_spans(environ: Mapping[str, Any], trace: TracebackType | None) -> list[
 
 
 def end_spans(spans: Iterable[Any], environ: Mapping[str, Any], outcome: str, status: str) -> None:
-    """End the spans of an ended request. Call this function in the request's context, because an exporter may block."""
+    """End the spans of an ended request, in the request's context; may wait, because `end` may call an exporter."""
     for span in spans:
         _mark(span, outcome, status)
     for activation in list(_kept(environ, "activation_key")):
-        # Django's instrumentation also leaves its context manager open; the garbage collector would close it in another
-        # context.
+        # Django's instrumentation also leaves a context manager open. If the garbage collector closed the context
+        # manager later, this would happen in another context.
         activation.__exit__(None, None, None)
     for span in spans:
         if span.is_recording():
@@ -75,13 +75,13 @@ def _open(environ: Mapping[str, Any], frames: Iterable[FrameType]) -> list[Any]:
 
 
 def _is_of_server(span: Any) -> bool:
-    # A nested middleware has a span of kind INTERNAL. Spans for outgoing requests are left out, because the libraries
-    # that create such spans also end them.
+    # A nested middleware has a span of kind INTERNAL. Spans of kind CLIENT are left out, because the libraries that
+    # create spans for outgoing requests also end these spans.
     return getattr(getattr(span, "kind", None), "name", None) in ("SERVER", "INTERNAL")
 
 
 def _kept(environ: Mapping[str, Any], kind: str) -> Iterator[Any]:
-    """Yield the instrumentation's values in the environ whose keys end with `kind`."""
+    """Yield the values that the instrumentation has stored in the environ under keys that end with `kind`."""
     for key, value in list(environ.items()):
         if key.startswith(_PACKAGE) and key.endswith(kind):
             yield value

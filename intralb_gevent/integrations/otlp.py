@@ -1,10 +1,12 @@
 """Sends readings to an OpenTelemetry collector by OTLP over HTTP (extra `otel`).
 
-The SDK's own instruments would cost more than a whole request, so its data classes are filled from our totals instead.
-The endpoint and its headers come from the `OTEL_EXPORTER_OTLP_` variables, the service's name from `OTEL_SERVICE_NAME`.
+Updating the SDK's instruments would take longer than a whole request, so this module fills the SDK's data classes from
+the balancer's totals instead. The SDK reads the endpoint and its headers from the `OTEL_EXPORTER_OTLP_` variables, and
+the service's name from `OTEL_SERVICE_NAME`.
 
-All names begin with `intralb.` or `process.`: `http.server.request.duration` belongs to OpenTelemetry's instrumentation
-of the application, whose durations ours would double, and it requires attributes that we do not count.
+All names begin with `intralb.` or `process.`. The name `http.server.request.duration` is not used: OpenTelemetry's
+instrumentation of the application reports durations under this name, so each request would be counted twice. The name
+also requires attributes that the balancer does not record.
 """
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ class Otlp:
         return f"<Otlp since {self._started}>"
 
     def send(self, readings: Readings) -> None:
-        """Send the readings; waits for the collector. Raises OSError if it does not accept them."""
+        """Send the readings, and wait for the collector; raises OSError if the collector does not accept them."""
         exemplars = self._collection.exemplars()
         data = metrics_data(readings, exemplars, self._resource, self._started, time_ns())
         if self._exporter.export(data) is not export.MetricExportResult.SUCCESS:
@@ -99,7 +101,7 @@ def _histogram(attributes: Any, value: Value, exemplars: Mapping[int, Exemplar],
         sum=seconds,
         bucket_counts=counts,
         explicit_bounds=BOUNDS,
-        # The extremes since the start are not known; OTLP allows that they are left out.
+        # The balancer does not record minimum and maximum, which are optional in OTLP.
         min=None,
         max=None,
         exemplars=[_exemplar(each) for each in dict(exemplars).values() if each.label == "trace_id"],

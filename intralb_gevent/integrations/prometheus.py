@@ -1,7 +1,7 @@
 """A collector for applications that already have a registry of `prometheus_client` (extra `prometheus`).
 
-The collector reads the same totals as `/metrics`, and only when the registry is collected. `prometheus_client` itself
-reports the metrics of the process whose names begin with `process_`, so they are left out. In the multiprocess mode of
+The collector reads the same totals as `/metrics`, and reads them only when the registry is collected. Metrics whose
+names begin with `process_` are left out, because `prometheus_client` itself reports them. In the multiprocess mode of
 `prometheus_client`, no custom collector can be used; let Prometheus scrape `/metrics` on the admin address instead.
 """
 

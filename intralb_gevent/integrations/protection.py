@@ -1,7 +1,7 @@
 """Protect an application's database connections without configuration, by detecting the libraries in use.
 
-A library is in use if the application has imported it or imports it later. This module imports no library. Each library
-has an adapter module in this package, with a function `protect`.
+A library is in use if the application has imported it or imports it later. This module imports none of the libraries
+itself. Each library has an adapter module in this package, with a function `protect`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class _Library:
 
     @property
     def in_use(self) -> bool:
-        """True if the application uses the library."""
+        """True if the application has imported the library and, for Django, configured a database."""
         return self.package in sys.modules and self.is_configured()
 
 
@@ -46,7 +46,7 @@ def _django_has_databases() -> bool:
     return any(engine and engine != "django.db.backends.dummy" for engine in engines)
 
 
-# Django is first, because protecting it imports the drivers that Django's settings name.
+# Django is first: protecting Django imports the drivers that Django's settings name, which are then found here, too.
 _LIBRARIES = (
     _Library("Django", "django.db", "django", _django_has_databases),
     _Library("SQLAlchemy", "sqlalchemy", "engines"),
@@ -58,7 +58,7 @@ _LIBRARIES = (
 )
 
 _outcomes: dict[_Library, bool] = {}
-"""Results of protection so far, by library: True if it is protected, False if protecting it has failed."""
+"""The libraries processed so far, each with True if the library is protected, or False if protecting it failed."""
 
 
 def found() -> tuple[str, ...]:
@@ -74,8 +74,8 @@ def protect() -> tuple[str, ...]:
     the request runs an async view, the view's coroutine is cancelled, too.
 
     Call this function once, after importing the application; `intralb-gevent serve` calls it automatically. A library
-    that is imported later is protected at its import, but Django is protected only if it is already set up now. Returns
-    the names of the protected libraries; a library that cannot be protected is reported in the log.
+    that is imported later is protected at its import. Django, however, is protected only if Django was set up before
+    this call. Returns the names of the protected libraries; a library that cannot be protected is reported in the log.
     """
     asgiref.protect()
     for library in _in_use():
@@ -133,6 +133,6 @@ def _protect_when_loaded(loader: Any, library: _Library) -> None:
         if module.__name__ == library.package:
             _protect(library)
 
-    # If the loader does not allow this attribute, the library stays unprotected.
+    # If the loader's `exec_module` cannot be replaced, the library stays unprotected.
     with suppress(AttributeError):
         loader.exec_module = exec_module

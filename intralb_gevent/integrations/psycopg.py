@@ -46,8 +46,8 @@ class PsycopgSessions(SessionSource):
     """A source that opens a `psycopg.Connection` for each slot that uses one.
 
     `conninfo` and the keyword arguments are those of `psycopg.connect`. With `statement_timeout=True`, the server's
-    `statement_timeout` is set to the request's remaining time before the request uses its connection, which costs a
-    round trip. A transaction that a request leaves open is rolled back.
+    `statement_timeout` is set to the request's remaining time before the request uses its connection; setting it costs
+    a round trip. A transaction that a request leaves open is rolled back.
 
     A connection that has received data while idle is replaced, because a server sends data when it closes a connection.
     Therefore, this class does not work for connections that LISTEN.
@@ -122,11 +122,12 @@ def _wait(self: Connection, *args: Any, **kwargs: Any) -> Any:
 
 
 def protect() -> None:
-    """When a wait of any psycopg connection is interrupted, cancel its statement, and close the connection.
+    """From now on, if the wait of any psycopg connection is interrupted, cancel its statement, and close the
+    connection.
 
-    psycopg itself does this only for KeyboardInterrupt. After other exceptions, the statement continues to run on the
-    server, and the connection is unusable. A transaction that an aborted request has left open is rolled back if no
-    other slot has used the connection.
+    psycopg itself cancels a statement only after KeyboardInterrupt. After other exceptions, the statement continues to
+    run on the server, and the connection is unusable. A transaction that an aborted request has left open is rolled
+    back if no other slot has used the connection.
     """
     psycopg.Connection.wait = _wait  # type: ignore[method-assign]
     register(_GUARD)
@@ -161,7 +162,7 @@ def _cancel_until_answered(connection: Connection) -> None:
         if not _is_active(connection):
             break
         _cancel(connection)
-        # A cancel request has no effect if it reaches the server before the statement that it should cancel.
+        # Wait for the server's answer, because a cancel request that overtakes its statement has no effect.
         if _is_answered(connection):
             break
 
@@ -178,7 +179,7 @@ def _cancel(connection: Connection) -> None:
 
 
 def _can_cancel_without_blocking() -> bool:
-    # psycopg can do this from version 3.2 on, with libpq 17 or later; the older `cancel()` waits in C.
+    # `cancel_safe()` needs psycopg 3.2 and libpq 17; the older `cancel()` waits in C, which blocks the process.
     capabilities = getattr(psycopg, "capabilities", None)
     return capabilities is not None and capabilities.has_cancel_safe()
 
@@ -197,8 +198,8 @@ def _has_something_to_read(connection: Connection) -> bool:
 
 
 def _is_answered(connection: Connection) -> bool:
-    # Watch a copy of the descriptor: a caller of `end_statement` waits for a limited time, and may close the connection
-    # before this wait ends. libev aborts the process if it watches a closed descriptor.
+    # Watch a copy of the descriptor, because libev aborts the process if it watches a closed descriptor: a caller of
+    # `end_statement` waits for a limited time, and may close the connection before this wait ends.
     descriptor = os.dup(connection.fileno())
     try:
         look = poll()

@@ -1,8 +1,9 @@
 """Support for psycopg2: connections as sessions, protection of other connections, and cancellation of statements.
 
 A psycopg2 connection that is interrupted while it waits closes itself, but its statement continues to run, because the
-server checks the connection only between statements. A closed connection no longer reports the pid of its server
-process. Therefore, the pid is recorded earlier, and the server process is terminated from another connection.
+server checks the connection only between statements. This module terminates the connection's server process from
+another connection. For this purpose, the pid of the server process is recorded before the connection is closed, because
+a closed connection no longer reports the pid.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ Connection = extensions.connection
 logger = logging.getLogger("intralb_gevent")
 
 CANCEL_SECONDS = 3.0
-"""Maximum number of seconds to connect to the server and to make it end a statement."""
+"""Maximum number of seconds to connect to the server and terminate the server process of a statement."""
 
 MOST_CANCELLING = 4
-"""Maximum number of connections that are open to end statements, in addition to the slots' connections."""
+"""Maximum number of connections, in addition to the slots' connections, that end statements at the same time."""
 
 _cancelling = BoundedSemaphore(MOST_CANCELLING)
 
@@ -47,7 +48,7 @@ _poll_at_once = monkey.get_original("select", "poll")
 _LONGEST_TIMEOUT = 2_147_483_647
 _SHOWN = ("host", "port", "dbname", "user")
 
-# Exclude server processes that are younger than the connection, because they have reused the pid of an ended process.
+# Exclude server processes that are younger than the connection: such a process has reused the pid of an earlier one.
 _TERMINATE = """
     select pg_terminate_backend(pid) from pg_stat_activity
     where pid = %s and backend_start <= clock_timestamp() - %s * interval '1 second'
@@ -58,16 +59,16 @@ class Psycopg2Sessions(SessionSource):
     """A source that opens a psycopg2 connection for each slot that uses one.
 
     `dsn` and the keyword arguments are those of `psycopg2.connect`. With `statement_timeout=True`, the server's
-    `statement_timeout` is set to the request's remaining time before the request uses its connection, which costs a
-    round trip. A transaction that a request leaves open is rolled back.
+    `statement_timeout` is set to the request's remaining time before the request uses its connection; setting it costs
+    a round trip. A transaction that a request leaves open is rolled back.
 
-    `install_wait_callback()` gives psycopg2 a wait callback, so that a wait does not block the whole process. With a
-    wait callback, psycopg2 supports neither COPY nor large objects. libpq's lookup of the server's name still blocks
+    `open` installs a wait callback in psycopg2, so that a connection that waits does not block the whole process. With
+    a wait callback, psycopg2 supports neither COPY nor large objects. libpq's lookup of the server's name still blocks
     the whole process; set `hostaddr` if the lookup can take a long time.
 
     The statement of an aborted request is ended on the server from another connection. The server must allow
-    `MOST_CANCELLING` such connections in addition to the slots' own. Behind a pooler that hides the pids of the server
-    processes, statements cannot be ended in this way; use `statement_timeout=True` in that case.
+    `MOST_CANCELLING` such connections in addition to the slots' connections. Behind a pooler that hides the pids of the
+    server processes, statements cannot be ended in this way; use `statement_timeout=True` in that case.
 
     A connection that has received data while idle is replaced, because a server sends data when it closes a connection.
     Therefore, this class does not work for connections that LISTEN. Raises `psycopg2.ProgrammingError` if `dsn` is
@@ -128,8 +129,8 @@ class Psycopg2Sessions(SessionSource):
 def install_wait_callback() -> None:
     """Make all psycopg2 connections wait in gevent's hub; call this before the first connection is opened.
 
-    An existing wait callback is kept, with a warning in the log. A wait callback must wait with gevent, like that of
-    psycogreen.
+    If the application has installed a wait callback, that callback is kept, and a warning is logged. The application's
+    callback must wait with gevent, as the callback of psycogreen does.
     """
     present = extensions.get_wait_callback()
     if present is None:
@@ -139,10 +140,10 @@ def install_wait_callback() -> None:
 
 
 def protect() -> None:
-    """Make all psycopg2 connections wait in gevent's hub, and end the statements of interrupted ones on the server.
+    """Make all psycopg2 connections wait in gevent's hub, and end the statements of interrupted waits on the server.
 
     A transaction that an aborted request has left open is rolled back if no other slot has used the connection. A wait
-    callback that the application has installed, such as that of psycogreen, is still called.
+    callback that the application has installed, such as psycogreen's, is still called.
     """
     present = extensions.get_wait_callback()
     if not isinstance(present, _Protected):
@@ -237,7 +238,7 @@ def cancel_statement(connection: Connection) -> None:
 
 
 def _may_be_running(connection: Connection) -> bool:
-    """Return True if a statement may still be running; the connection of an interrupted statement counts as broken."""
+    """Return True if a statement may still be running; psycopg2 marks an interrupted connection as broken."""
     if connection.closed:
         return connection.closed == _BROKEN
     return connection.info.transaction_status == extensions.TRANSACTION_STATUS_ACTIVE
@@ -286,4 +287,4 @@ _reported: set[int] = set()
 def _tell_of(callback: Any) -> None:
     if id(callback) not in _reported:
         _reported.add(id(callback))
-        logger.warning("psycopg2 has a wait callback already, which is kept: %r; it must wait with gevent", callback)
+        logger.warning("psycopg2 already has a wait callback, which is kept and must wait with gevent: %r", callback)

@@ -15,9 +15,9 @@ __all__ = ["protect"]
 
 
 def protect() -> None:
-    """Remove a client from a pool's queue after any exception that ends its wait.
+    """Make psycopg_pool remove a client from its queue after any exception that interrupts the client's wait.
 
-    psycopg_pool's asyncio pool uses the same constant for the same purpose, with `CancelledError`.
+    For the same purpose, psycopg_pool's asyncio pool adds `CancelledError` to its own `CLIENT_EXCEPTIONS`.
     """
     module: Any = psycopg_pool.pool
     if hasattr(module, "CLIENT_EXCEPTIONS"):

@@ -1,6 +1,6 @@
-"""Sends the metrics of a process every ten seconds, where monitoring does not scrape but receives.
+"""Sends the metrics of a process every ten seconds, to monitoring systems that receive metrics instead of scraping.
 
-One greenlet sends them, so a slow receiver delays only the next metrics, never a request.
+A separate greenlet sends the metrics, so a slow receiver delays the next metrics, but never a request.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from .statsd import Statsd
 __all__ = ["PUSH_SECONDS", "MetricsPush"]
 
 PUSH_SECONDS = 10.0
-"""Seconds between two pushes; it is the flush interval of statsd."""
+"""Seconds between two pushes, as long as the default flush interval of statsd."""
 
 _LAST_SECONDS = 2.0
-"""Longest time for the last push, at the end of a shutdown."""
+"""Maximum number of seconds for the last push, at the end of a shutdown."""
 
 _KIND = metrics_target()
 
@@ -40,14 +40,14 @@ class Sender(Protocol):
     """An object that sends readings to one receiver."""
 
     def send(self, readings: Readings) -> None:
-        """Send the readings; may wait, and raises OSError if they cannot be sent."""
+        """Send the readings; may wait. Raises OSError if the readings cannot be sent."""
 
 
 class MetricsPush:
     """Sends the metrics of a balancer to `target`: `statsd://HOST:PORT`, `dogstatsd://HOST:PORT` or `otlp`.
 
-    `process` distinguishes several processes; leave it out if there is only one. Raises `OptionError` if the target is
-    not valid, or if the package that it needs is not installed.
+    `process` identifies this process among several processes; leave it out if there is only one process. Raises
+    `OptionError` if the target is not valid, or if the target needs a package that is not installed.
     """
 
     def __init__(
@@ -69,13 +69,13 @@ class MetricsPush:
         return f"<MetricsPush to {self._target}>"
 
     def start(self) -> None:
-        """Start sending."""
+        """Start the greenlet that sends the metrics."""
         self._stopping.clear()
         self._greenlet = gevent.spawn(self._run)
         FORKS.serving.add(self)
 
     def stop(self) -> None:
-        """Send the last metrics, for two seconds at most, and stop."""
+        """Send the metrics once more, which may take two seconds, and stop the greenlet."""
         FORKS.serving.discard(self)
         self._stopping.set()
         if self._greenlet is not None:
@@ -84,7 +84,7 @@ class MetricsPush:
             self._greenlet = None
 
     def isolate(self) -> None:
-        """Stop sending in a process that a handler has forked: the metrics belong to its parent."""
+        """Stop sending in a process that a handler has forked, because the parent process sends the metrics."""
         self._greenlet = None
 
     def _run(self) -> None:

@@ -32,7 +32,7 @@ CANCEL_SECONDS = 2.0
 """Maximum number of seconds to connect to the server, and to wait for each response, when a statement is cancelled."""
 
 MOST_CANCELLING = 2
-"""Maximum number of connections that cancel statements at the same time; more connections would not be faster."""
+"""Maximum number of connections that cancel statements at the same time; more would not cancel statements faster."""
 
 LONGEST_TIMEOUT = 31_536_000.0
 """MariaDB's maximum statement timeout, in seconds."""
@@ -45,7 +45,7 @@ _cancelling = BoundedSemaphore(MOST_CANCELLING)
 
 
 class SlotConnection(Connection):  # type: ignore[misc]  # the driver has no types
-    """A PyMySQL connection with additional state; an interrupted write closes it, just as an interrupted read does."""
+    """A slot's PyMySQL connection; an interrupted write closes it, as an interrupted read does in PyMySQL itself."""
 
     def __init__(self, **arguments: Any) -> None:
         self.connected_at = monotonic()
@@ -55,16 +55,16 @@ class SlotConnection(Connection):  # type: ignore[misc]  # the driver has no typ
         self.autocommit_at_first: bool = self.get_autocommit()
 
     def _create_ssl_ctx(self, sslp: Any) -> Any:
-        # Without TLS arguments, share one context. The driver would create a context for each connection and load the
-        # CA certificates, which blocks the process for tens of milliseconds, although such a context does not verify
-        # certificates.
+        # Without TLS arguments, share one context between all connections. The driver would create a context for each
+        # connection and load the CA certificates, which blocks the process for tens of milliseconds. The certificates
+        # are not even used, because a context without TLS arguments does not verify the server.
         return super()._create_ssl_ctx(sslp) if sslp else _default_context()
 
     def _write_bytes(self, data: bytes) -> None:
         try:
             super()._write_bytes(data)
         except BaseException:
-            # Only part of a packet may have been sent; the server would take the next packet as the rest of it.
+            # The packet may have been sent in part; the server would read the next packet as the rest of this packet.
             self._force_close()
             raise
 
@@ -78,13 +78,13 @@ class PyMySQLSessions(SessionSource):
     """A source of PyMySQL connections, one for each slot: `Options(db_init_func=PyMySQLSessions(host=..., user=...))`.
 
     The arguments are those of `pymysql.connect`. After each request, the transaction is rolled back, and the initial
-    autocommit mode is restored. Other session state of a request (variables, temporary tables, GET_LOCK locks) is kept.
-    After an abort, the connection is closed, and its statement is ended from a second, short-lived connection with the
-    same arguments; `cancel_statement` describes the limits.
+    autocommit mode is restored. Other session state (variables, temporary tables, GET_LOCK locks) remains for the next
+    request. After an abort, the connection is closed, and its statement is ended from a second, short-lived connection
+    with the same arguments; `cancel_statement` describes the limits.
 
     With `statement_timeout`, the server's time limit for statements is set to the request's remaining time, before the
-    request uses its session. The server then ends a statement at the deadline even if this process is gone. The setting
-    costs one more round trip for each request that uses its session. MariaDB limits all statements
+    request uses its session. The server then ends a statement at the deadline even if this process has died. The
+    setting costs one more round trip for each request that uses its session. MariaDB limits all statements
     (`max_statement_time`), and MySQL limits only SELECT (`max_execution_time`).
     """
 
@@ -149,18 +149,18 @@ def _write_bytes(self: Connection, data: bytes) -> None:
     try:
         _write_bytes_of_pymysql(self, data)
     except BaseException as error:
-        # Only part of a packet may have been sent; the server would take the next packet as the rest of it.
+        # The packet may have been sent in part; the server would read the next packet as the rest of this packet.
         if interrupts(error):
             self._force_close()
         raise
 
 
 def protect() -> None:
-    """End the statement of any PyMySQL connection on the server if the connection's wait is interrupted.
+    """From now on, if the wait of any PyMySQL connection is interrupted, end its statement on the server.
 
-    PyMySQL itself closes such a connection, but the statement continues to run and keeps its locks. Only the methods
-    for closing and writing are replaced, so reading rows is not slower. A transaction that an aborted request has left
-    open is rolled back if no other slot has used the connection.
+    PyMySQL itself closes the interrupted connection, but the statement continues to run and holds its locks. Only the
+    methods for closing and writing are replaced, so reading rows is not slower. A transaction that an aborted request
+    has left open is rolled back if no other slot has used the connection.
     """
     Connection._force_close = _force_close
     Connection._write_bytes = _write_bytes
@@ -180,16 +180,16 @@ _GUARD = TransactionGuard("PyMySQL", _in_transaction)
 
 
 def cancel_statement(connection: Connection) -> bool:
-    """End the statement of `connection` on the server; return True if it is no longer running on the server.
+    """End the statement of `connection` on the server; return True if the statement is no longer running there.
 
-    Call this for any PyMySQL connection whose wait was interrupted, even if the driver has closed it; the connection is
-    unusable afterwards. To end its statement, a second connection is opened with the same arguments, including the
-    password and the TLS context; it asks the server to kill the first connection. At most two callers can do this at
-    the same time; further callers wait.
+    Call this function for a PyMySQL connection whose wait was interrupted, even if the driver has already closed the
+    connection; the connection is unusable afterwards. The function opens a second connection with the same arguments,
+    including the password and the TLS context, and asks the server to kill the first connection. Two callers can do
+    this at the same time; further callers wait.
 
-    If the server is unreachable or refuses, the error is logged, and False is returned; each step takes at most
-    2 seconds. If the server was restarted in between, no connection is killed, because thread ids then start again. A
-    proxy that assigns its own thread ids must understand KILL.
+    If the server is unreachable or refuses the request, the error is logged, and False is returned; each step takes at
+    most 2 seconds. If the server was restarted in the meantime, no connection is killed, because the same thread id may
+    now belong to another connection. A proxy that assigns its own thread ids must translate the thread id of a KILL.
     """
     try:
         with cancelling(), _cancelling:
@@ -216,7 +216,7 @@ def _kill(connection: Connection) -> bool:
             raise
     finally:
         _hang_up(killer)
-    # Kill the connection only once, because a pool or an ORM may discard it again.
+    # Forget the thread id, because a pool or an ORM may discard the connection again, and KILL must be sent only once.
     connection.server_thread_id = None
     return True
 

@@ -1,4 +1,4 @@
-"""Support for redis-py clients as sessions; each client has its own connections.
+"""Support for redis-py clients as sessions; the client of each slot has separate connections.
 
 redis-py waits in Python's sockets, so it is cooperative once gevent has patched the sockets.
 """
@@ -23,10 +23,10 @@ _LASTING = frozenset(
         *(f"CLIENT {what}" for what in ("CACHING", "NO-EVICT", "NO-TOUCH", "REPLY", "SETINFO", "SETNAME", "TRACKING")),
     }
 )
-"""Commands that leave state on a connection; most other commands leave none."""
+"""Commands that leave state on a connection, such as a transaction, a subscription or a selected database."""
 
 _UNDONE = {"EXEC": {"MULTI", "WATCH"}, "DISCARD": {"MULTI", "WATCH"}, "UNWATCH": {"WATCH"}}
-"""Commands that clear state on a connection, each with the commands that had set this state."""
+"""Commands that clear state on a connection, each with the commands whose state it clears."""
 
 _ENDED = "this client belonged to a request that has ended; call current_session() in each request"
 
@@ -71,7 +71,7 @@ class SlotConnection(AbstractConnection):  # type: ignore[misc]  # the driver's 
         self._connecting(super().connect_check_health, *args, **kwargs)
 
     def _connecting(self, connect: Any, *args: Any, **kwargs: Any) -> None:
-        """Connect, and clear the record, because the state that the handshake sets is intended."""
+        """Connect, and clear the recorded commands, because the state that the handshake sets is intended."""
         fresh = self._sock is None
         connect(*args, **kwargs)
         if fresh:
@@ -112,8 +112,8 @@ class SlotPool(redis.ConnectionPool):  # type: ignore[misc]  # the driver's type
     def usable(self) -> bool:
         """True if there are idle connections, and the server has closed none of them; the check takes no round trip."""
         idle = self._available_connections
-        # Data on an idle connection means that the server has closed it. With client-side caching (redis-py 5.1), the
-        # data can also be an invalidation.
+        # An idle connection is readable if the server has closed the connection. With client-side caching (redis-py
+        # 5.1), an idle connection is also readable if the server has sent an invalidation.
         may_be_invalidation = getattr(self, "cache", None) is not None
         return bool(idle) and (may_be_invalidation or not any(connection.can_read() for connection in idle))
 
@@ -142,7 +142,7 @@ class SlotPool(redis.ConnectionPool):  # type: ignore[misc]  # the driver's type
 
 
 def _inner(connection: Any) -> Any:
-    """Return the underlying connection; client-side caching may have wrapped it."""
+    """Return a connection without the wrapper that client-side caching adds."""
     return getattr(connection, "_conn", connection)
 
 
@@ -168,7 +168,7 @@ class RedisSessions(SessionSource):
         return f"<RedisSessions {parts.scheme}://{where}>"
 
     def open(self, worker_id: int) -> redis.Redis:
-        """Return a new client that has pinged the server; raises `redis.RedisError` if that fails."""
+        """Return a new client that has pinged the server; raises `redis.RedisError` if the ping fails."""
         pool = SlotPool.from_url(self._url, **self._kwargs)
         try:
             client = redis.Redis(connection_pool=pool)

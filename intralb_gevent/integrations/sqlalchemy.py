@@ -41,14 +41,14 @@ class SQLAlchemySessions(SessionSource):
     If `database` is a URL, the engine is created once the number of slots is known. The engine's pool is a `QueuePool`
     with one connection for each slot; a connection is opened when it is first needed, and checked before each
     transaction. `engine_options` are arguments of `create_engine` that override these defaults or add to them. If
-    `database` is an engine, it is used unchanged; a warning is logged if its pool has fewer connections than there are
-    slots.
+    `database` is an engine, the engine is used unchanged; a warning is logged if the engine's pool has fewer
+    connections than there are slots.
 
-    After each request, the session is closed: it drops its objects, and its connection returns to the pool. Slots keep
-    no connections, because a pool needs fewer connections, replaces them after the server has restarted, and lends each
-    only for the duration of a transaction. Therefore, limit the age of connections in the pool:
-    `engine_options={"pool_recycle": 3600}`. When no slot has a session any more, an engine that this class has created
-    closes its connections.
+    After each request, the session drops its objects, and returns its connection to the pool. A slot keeps no
+    connection between requests, because the pool lends a connection only for the duration of a transaction. The pool
+    therefore has fewer open connections than there are slots, and replaces them after the server has restarted. To
+    limit the age of connections in the pool, pass `engine_options={"pool_recycle": 3600}`. When the last slot has
+    closed its session, an engine that this class has created closes its connections.
 
     `session_class` creates the sessions and may be a `sessionmaker`; `session_options` are its arguments. With
     `statement_timeout`, each transaction first sets the server's timeout to the request's remaining time, which costs
@@ -84,11 +84,11 @@ class SQLAlchemySessions(SessionSource):
 
     @property
     def engine(self) -> Engine:
-        """The engine; raises RuntimeError until a balancer has received these sessions, which creates the engine."""
+        """The engine; raises RuntimeError if the engine does not exist yet: a balancer creates it with `sized_for`."""
         if self._engine is None:
             raise RuntimeError(
-                "there is no engine before a balancer is given these sessions and says how many there will be; "
-                "to use it earlier, give SQLAlchemySessions an engine of yours instead of a URL"
+                "there is no engine until these sessions are passed to a balancer, which determines their number; "
+                "to use an engine earlier, pass your own engine to SQLAlchemySessions instead of a URL"
             )
         return self._engine
 
@@ -171,7 +171,7 @@ def _leaving_nothing(connect: Callable[..., Any]) -> Callable[..., Any]:
             return connect(*args, **kwargs)
         except BaseException as error:
             if interrupts(error):
-                # SQLAlchemy leaves the traceback, and all objects in its frames, to the garbage collector.
+                # Clear the frames now; otherwise, the connection in them would live until a garbage collection.
                 clear_frames(error.__traceback__)
             raise
 
@@ -188,7 +188,7 @@ def _most_connections(pool: Pool) -> float:
 
 def _limit_statements(session: Session, transaction: object, connection: Connection) -> None:
     """Set the server's statement timeout for a new transaction."""
-    # The request's deadline may have been extended since the request began.
+    # Read the current deadline, because the handler may have extended the deadline since the session was prepared.
     slot = current_slot()
     extended = slot.job.deadline.at if slot is not None and slot.job is not None else 0.0
     left = max(session.info[_DEADLINE], extended) - monotonic()

@@ -22,10 +22,10 @@ from ..sessionsource import SessionSource
 __all__ = ["SQLiteSessions"]
 
 INSTRUCTIONS = 1000
-"""Number of instructions of SQLite's virtual machine between calls of the progress handler: about ten microseconds."""
+"""SQLite calls the progress handler after this number of virtual machine instructions, about every ten microseconds."""
 
 ABORT_SECONDS = 1.0
-"""Maximum number of seconds for which a statement that was ended at the deadline waits for the abort."""
+"""Maximum number of seconds for which a handler waits for its abort after its statement was ended at the deadline."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.001, 0.025
 
@@ -40,7 +40,7 @@ class _LockQueue:
         self._waiting = 0
 
     def wait(self, seconds: float) -> None:
-        """Wait until this process, not another one, releases the lock, or until the timeout."""
+        """Wait until a connection of this process releases the lock, but no longer than `seconds`."""
         self._waiting += 1
         try:
             self._given_back.acquire(timeout=seconds)
@@ -76,7 +76,7 @@ class _Limits:
     def apply(
         self, function: Callable[..., Result], *arguments: Any, again: Callable[[], bool] | None = None
     ) -> Result:
-        """Call a function of SQLite; repeat the call while another connection has the lock.
+        """Call a function of SQLite; repeat the call while another connection holds the lock.
 
         If `again` is passed and returns False, the call is not repeated.
         """
@@ -86,7 +86,7 @@ class _Limits:
                 return function(*arguments)
             except sqlite3.OperationalError as error:
                 if self.passed():
-                    # Let the hub throw the abort now; it could not do so while SQLite was running.
+                    # Switch to the hub, which could not throw the abort while SQLite was running.
                     gevent.sleep(ABORT_SECONDS)
                 if not _is_busy(error) or (again and not again()) or monotonic() + pause > give_up_at:
                     raise
@@ -174,17 +174,17 @@ class SlotConnection(sqlite3.Connection):
         return self.cursor().executescript(script)
 
     def commit(self) -> None:
-        """Commit the transaction, waiting for locks; then let the next waiting request try to take the lock."""
+        """Commit the transaction, waiting for locks; then wake the next greenlet that waits for the lock."""
         self.limits.apply(super().commit)
         self.limits.lock_queue.next()
 
     def rollback(self) -> None:
-        """Roll back the transaction; then let the next waiting request try to take the lock."""
+        """Roll back the transaction; then wake the next greenlet that waits for the lock."""
         super().rollback()
         self.limits.lock_queue.next()
 
     def close_cursors(self) -> None:
-        """Close cursors that were left open, as they may hold locks and keep SQLite from closing the file."""
+        """Close cursors that were left open, because an open cursor may hold a lock, and may keep the file open."""
         for cursor in list(self.cursors):
             cursor.close()
 
@@ -209,16 +209,17 @@ def _identity(path: str) -> tuple[int, int]:
 class SQLiteSessions(SessionSource):
     """A source that opens a sqlite3 connection for each slot: `Options(db_init_func=SQLiteSessions("notes.sqlite3"))`.
 
-    The arguments are those of `sqlite3.connect`, except `factory`. SQLite runs inside this process, so no other code
-    runs during a statement, and only the deadline ends a statement. These connections add the following to sqlite3:
+    The arguments are those of `sqlite3.connect`, except `factory`. SQLite runs inside this process, so a statement
+    blocks the event loop, and only the deadline can end a running statement. These connections add the following to
+    sqlite3:
 
     - While a request waits for another connection's lock, for up to `timeout` seconds, other requests run, including
-      the one that holds the lock. SQLite's own wait would block them all. Statements outside of a request's greenlet
-      wait in the same way. However, `executescript` does not wait, but fails immediately.
+      the request that holds the lock. SQLite's own wait would block all requests. Statements outside of a request's
+      greenlet wait in the same way. However, `executescript` does not wait for locks, but fails immediately.
     - A statement that is still running at the request's deadline is ended, and the request is answered 504.
     - After each request, its transaction is rolled back, and open cursors are closed, because open cursors would hold a
       lock.
-    - If the database file has been replaced by another file, it is reopened.
+    - If the database file has been replaced by another file, the slot opens the new file.
 
     With ":memory:", each slot has its own database.
     """

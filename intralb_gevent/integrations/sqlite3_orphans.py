@@ -1,7 +1,7 @@
 """Protect the application's own sqlite3 connections: end statements at the deadline, and close orphaned connections.
 
 A sqlite3 connection is part of a reference cycle, so a connection in a thread-local is not closed when its greenlet
-ends. After an abort, its transaction and locks would last until the next full garbage collection.
+ends. After an abort, the connection's transaction and locks would last until the next full garbage collection.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _connect_of_sqlite3: Callable[..., sqlite3.Connection] = sqlite3.connect
 
 
 INSTRUCTIONS = 1000
-"""Number of instructions of SQLite's virtual machine between calls of the progress handler: about ten microseconds."""
+"""SQLite calls the progress handler after this number of virtual machine instructions, about every ten microseconds."""
 
 
 class Connection(sqlite3.Connection):
@@ -50,14 +50,14 @@ class Connection(sqlite3.Connection):
 
 @called_by_library
 def _ends_statement() -> bool:
-    # Do not call a Python function here, because a signal that arrives in it would find a frame of this package. Make
-    # the statement fail only if the abort waits for the frame that executes the statement. If the abort waits for an
-    # outer frame, such as an `__exit__`, the statement must succeed.
+    # Do not call a Python function here: a signal that arrives during the call would find a frame of this package on
+    # top of the stack. Make the statement fail only if the abort waits for the frame that executes the statement. If
+    # the abort waits for an outer frame, such as an `__exit__`, the statement must succeed.
     return sys.gettrace() is trace_no_other_frame and sys._getframe(1).f_trace is not None
 
 
 def protect() -> None:
-    """Close the sqlite3 connections of an aborted request, if only the slot's greenlet has used them."""
+    """From now on, end the statements of aborted requests, and close connections to which no other code refers."""
     for module in (sqlite3, sqlite3.dbapi2):
         setattr(module, "connect", _connect)  # noqa: B010  # its type is a set of overloads
     register(_GUARD)
@@ -80,7 +80,7 @@ def _connect(*args: Any, **kwargs: Any) -> sqlite3.Connection:
 
 
 class _SQLite3Guard(Guard):
-    """Closes the connections that only the greenlet of an aborted request has used."""
+    """Closes the connections of an aborted request to which no other code refers."""
 
     def __repr__(self) -> str:
         return "sqlite3's guard"

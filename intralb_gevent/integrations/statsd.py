@@ -1,7 +1,7 @@
 """Formats readings as statsd datagrams, for plain statsd or for DogStatsD, which has tags.
 
-statsd adds up counters itself, so only their increases since the last datagrams are sent. statsd knows no buckets, so a
-histogram is sent as its count and sum, and as the median and 99th percentile of the durations since the last datagrams.
+statsd itself sums up counters, so only the increase of a counter since the last push is sent. statsd has no buckets, so
+a histogram is sent as its count and sum, and as the median and 99th percentile of the durations since the last push.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..observe.stats import Histogram
 __all__ = ["Statsd", "datagrams", "lines"]
 
 DATAGRAM_BYTES: Final = 1432
-"""Largest datagram: it fits into one Ethernet frame, also with IPv6 headers and tunnels."""
+"""Maximum size of a datagram in bytes; a datagram of this size fits into an Ethernet frame, even in an IPv6 tunnel."""
 
 _QUANTILES: Final = (("p50", 0.5), ("p99", 0.99))
 _NOT_IN_A_NAME: Final = re.compile(r"[^0-9A-Za-z_-]")
@@ -34,21 +34,21 @@ class Statsd:
         self._address = host, port
         self._tagged = tagged
         self._process = process
-        """Name of this process among several; None if there is only one."""
+        """Name that distinguishes this process from the other processes; None if there is only one process."""
         self._last: Readings = {}
 
     def __repr__(self) -> str:
         return f"<Statsd {self._address[0]}:{self._address[1]}>"
 
     def send(self, readings: Readings) -> None:
-        """Send the readings; may wait for the name service. Raises OSError if they cannot be sent."""
+        """Send the readings; may wait for a name lookup. Raises OSError if the readings cannot be sent."""
         text = lines(readings, self._last, tagged=self._tagged, process=self._process)
         family, kind, protocol, _, address = socket.getaddrinfo(*self._address, type=socket.SOCK_DGRAM)[0]
         with socket.socket(family, kind, protocol) as client:
             client.setblocking(False)
             for datagram in datagrams(text):
                 client.sendto(datagram, address)
-        # Keep the earlier readings if sending has failed, so that the next datagrams have the whole increase.
+        # Replace the last readings only after success: after a failure, the next push contains the whole increase.
         self._last = readings
 
 
@@ -66,10 +66,10 @@ def datagrams(text: Iterable[str]) -> Iterator[bytes]:
 
 
 def lines(readings: Readings, last: Readings, *, tagged: bool, process: str | None = None) -> Iterator[str]:
-    """Yield a line for each gauge, and for what has increased since the last readings.
+    """Yield a line for each gauge, and for each counter and histogram that has increased since the last readings.
 
-    `tagged` selects DogStatsD's tags; otherwise, the values of the labels are parts of the name. `process` is added to
-    gauges, because those of several processes would replace each other.
+    `tagged` selects DogStatsD's tags; otherwise, the values of the labels become parts of the name. `process` is added
+    to gauges, because the gauges of several processes would overwrite each other.
     """
     for metric in METRICS:
         for key, value in readings.get(metric.name, {}).items():
@@ -100,7 +100,7 @@ def _values(metric: Metric, value: Value, before: Any) -> Iterator[tuple[str, st
             for name, share in _QUANTILES:
                 yield f".{name}", "g", _quantile(increase[1:], share * count)
     elif metric.kind == "gauge" or metric.merge == "max":
-        # The supervisor's counters are known to all processes, so the sum of what they send would be too high.
+        # Send a counter of the supervisor as a gauge: each process sends it, so the sum over processes would be wrong.
         yield "", "g", value
     else:
         increased = value - (before if isinstance(before, int | float) and before <= value else 0)

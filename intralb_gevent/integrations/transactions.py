@@ -1,8 +1,8 @@
 """Roll back transactions that an aborted request has left open on the application's own connections.
 
-If an application stores connections by `threading.get_ident()`, it never finds an aborted request's connection again,
-so the connection would hold its locks forever. Only connections that no other slot has used are rolled back, because
-another request may be using any other connection.
+After an abort, the slot continues in a new greenlet. If an application stores its connections by
+`threading.get_ident()`, no later request uses the aborted request's connection, which would hold its locks forever.
+Only connections that no other slot has used are rolled back, because another request may be using a shared connection.
 """
 
 from __future__ import annotations
