@@ -1,7 +1,7 @@
-"""The bundled sample application: typical legacy WSGI code with which to try the balancer.
+"""The bundled sample application: typical legacy WSGI code for trying out the balancer.
 
-This package imports neither gevent nor other modules of intralb_gevent. The application is written for threads, and
-monkey-patching affects it like any other code for threads.
+This package imports neither gevent nor other modules of intralb_gevent. The application is written for threads;
+monkey-patching makes its sleeps and locks cooperative, as in any other threaded application.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _one_at_a_time = threading.Lock()
 
 
 def make_application(path: str) -> WSGIApplication:
-    """Return the sample application on the SQLite file `path`, which is created if missing.
+    """Return the sample application, which stores its notes in the SQLite file `path`; create the file if necessary.
 
     Raises `sqlite3.DatabaseError` if the file cannot be created or is not a database.
     """
@@ -33,10 +33,10 @@ def make_application(path: str) -> WSGIApplication:
 
 
 def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    """Run the sample application, on the database file that the variable INTRALB_DEMO_DATABASE names.
+    """Run the sample application, with the database file that the environment variable INTRALB_DEMO_DATABASE names.
 
-    Without this variable, the file is in the directory for temporary files, with one file per user. The file is created
-    at the first request.
+    Without this variable, each user has a database file in the directory for temporary files. The file is created at
+    the first request.
     """
     with _one_at_a_time:
         made = _made(default_path())
@@ -44,7 +44,7 @@ def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iter
 
 
 def open_session(worker_id: int) -> sqlite3.Connection:
-    """Open a session for one slot, on the database file of `application`; this function is meant for `db_init_func`.
+    """Return a session for one slot: a connection to the database file of `application`; meant for `db_init_func`.
 
     Rows can be read by column name. The worker's id is not used.
     """

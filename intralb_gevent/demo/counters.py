@@ -1,7 +1,4 @@
-"""Count the application's requests as threaded code does, with a lock and a thread-local.
-
-The number of counters is bounded.
-"""
+"""Count the application's requests as threaded code does, with a lock and a thread-local."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from typing import NamedTuple
 __all__ = ["Counts", "RequestCounters"]
 
 WORKERS_SHOWN = 24
-"""Maximum number of workers with a counter; a balancer replaces workers over time, so only the newest are kept."""
+"""Maximum number of workers with a counter; a balancer replaces workers, so counters of old workers are removed."""
 
 
 class Counts(NamedTuple):

@@ -1,7 +1,4 @@
-"""The pages of the sample application; each function fills in a template.
-
-`fill` escapes every value.
-"""
+"""The pages of the sample application; each function fills in a template with `fill`, which escapes text."""
 
 from __future__ import annotations
 
@@ -32,11 +29,11 @@ __all__ = [
 _LINKS = {"/notes": "Notes", "/slow": "Slow", "/stream": "Stream", "/fail": "Fail", "/status": "Status"}
 _CARDS = (
     ("/notes", "Notes", "Reads and writes SQLite. Each slot of the balancer keeps one session open."),
-    ("/slow", "Slow", "Sleeps with time.sleep. It holds one slot, and everybody else is answered."),
-    ("/stream", "Stream", "Writes a line at a time, and each is sent as soon as it is written."),
-    ("/fail", "Fail", "Raises an exception. The answer is 500, and the neighbours notice nothing."),
-    ("/status", "Status", "Counts of the application, and a rush: more requests than the server can serve."),
-    ("/healthz", "Health", "One word for a probe, without a database or a page around it."),
+    ("/slow", "Slow", "Sleeps with time.sleep. It occupies one slot; other requests are still answered."),
+    ("/stream", "Stream", "Writes one line at a time. Each line is sent as soon as it is written."),
+    ("/fail", "Fail", "Raises an exception. The client gets a 500; no other request is affected."),
+    ("/status", "Status", "Counts requests, and starts a rush: more requests than the server can serve."),
+    ("/healthz", "Health", "Answers a health probe with one word, without using the database."),
 )
 _MORE_LINES = 40
 
@@ -60,8 +57,8 @@ def home(served: Served) -> Html:
     """Return the home page: what this application is, how the request was served, and links to the pages."""
     lede = (
         "This is ordinary WSGI code, written for threads: it sleeps, it blocks, it keeps a database "
-        "connection per thread. Behind the balancer it runs in greenlets as it is, with short queues and "
-        "deadlines that hold."
+        "connection per thread. Behind the balancer, the same code runs in greenlets, with short queues and "
+        "enforced deadlines."
     )
     cards = join(
         fill(templates.CARD, root=served.root, path=path, shown=path, name=name, sentence=sentence)
@@ -89,13 +86,13 @@ def notes(served: Served, found: Sequence[Note], search: str, total: int) -> Htm
 
 def note(served: Served, one: Note) -> Html:
     """Return the page that shows one note."""
-    lede = "One row, read by its key: the shortest work that a slot and its session do."
+    lede = "This page reads one row by its key, which is the shortest kind of work for a slot and its session."
     content = fill(templates.NOTE_ALONE, item=_item(served.root, one), root=served.root)
     return _document(served, f"Note {one.id}", lede, content, here="/notes")
 
 
 def slow(served: Served, seconds: float, others: int, longest: float) -> Html:
-    """Return the page about this request's sleep; `longest` is the maximum number of seconds to choose from."""
+    """Return the page that reports this request's sleep; `longest` is the maximum that a visitor can choose."""
     figures = _figures({"asleep": f"{seconds:g} s", "answered meanwhile": _counted(others, "other request")})
     content = fill(
         templates.SLOW,
@@ -112,7 +109,7 @@ def stream_beginning(served: Served, lines: int) -> Html:
     """Return the first part of the streamed page."""
     lede = (
         f"{_counted(lines, 'line')}, a tenth of a second apart, each sent as soon as it is written. "
-        "It holds its slot until the last line is written, however slowly the lines are read."
+        "The request occupies its slot until the last line is written, however slowly the client reads."
     )
     return join([_beginning(served, "Stream", lede, here="/stream"), fill(templates.STREAM_BEGINNING)])
 
@@ -126,14 +123,14 @@ def stream_end(served: Served) -> Html:
     """Return the last part of the streamed page."""
     sentence = "That was all."
     if served.seconds_left is not None:
-        sentence = f"That was all, with {served.seconds_left:.1f} s left: the body counts towards the deadline."
+        sentence = f"That was all, with {served.seconds_left:.1f} s left: each line moves the deadline of a stream."
     end = fill(templates.STREAM_END, root=served.root, sentence=sentence, more=_MORE_LINES)
     return join([end, _end(served)])
 
 
 def status(served: Served, counts: Counts, rush: Progress | None) -> Html:
-    """Return the page that shows this process's counts, and from which a rush is sent."""
-    lede = "What the application counts under a lock, as threads need it; it stays right in greenlets."
+    """Return the page that shows this process's counts, and has a button that starts a rush."""
+    lede = "The application counts its requests under a lock, as threads require; this also works in greenlets."
     figures = {
         "answered": f"{sum(counts.ended.values()):,}",
         "running": f"{sum(counts.running.values()):,}",
@@ -186,13 +183,13 @@ def _panel(served: Served) -> Html:
 def _worker_tile(served: Served) -> Html:
     if served.worker is None:
         return _tile("Worker", "none", "No balancer is in front of this page.")
-    return _tile("Worker", str(served.worker), "The least busy one when the request arrived.")
+    return _tile("Worker", str(served.worker), "The least busy worker when the request arrived.")
 
 
 def _deadline_tile(served: Served) -> Html:
     if served.seconds_left is None:
         return _tile("Time left", "no limit", "Nothing would end a request that hangs.")
-    return _tile("Time left", f"{served.seconds_left:.3f} s", "Waiting in the queue counts too.")
+    return _tile("Time left", f"{served.seconds_left:.3f} s", "The deadline includes the time in the queue.")
 
 
 def _thread_tile(served: Served) -> Html:
@@ -202,8 +199,8 @@ def _thread_tile(served: Served) -> Html:
 
 def _session_tile(served: Served) -> Html:
     if served.session_of_balancer:
-        return _tile("Database session", "per slot", "Lent by the balancer, to this request alone.")
-    return _tile("Database session", "per thread", "The application opens its own.")
+        return _tile("Database session", "per slot", "Opened by the balancer; used by no other running request.")
+    return _tile("Database session", "per thread", "The application opens its own connection.")
 
 
 def _tile(name: str, value: str, hint: str) -> Html:
@@ -243,19 +240,19 @@ def _counted(number: int, name: str) -> str:
 
 
 def _slept(seconds: float, others: int) -> str:
-    slept = f"This slept {seconds:g} s in time.sleep."
+    slept = f"This request slept {seconds:g} s in time.sleep."
     if others == 0:
         return f"{slept} Meanwhile no other request was answered: try it with a second tab open."
     were = "request was" if others == 1 else "requests were"
-    return f"{slept} Meanwhile {others:,} other {were} answered: it held only its own slot."
+    return f"{slept} Meanwhile {others:,} other {were} answered: the sleep blocked only one slot."
 
 
 def _advice(served: Served) -> str:
     if served.seconds_left is None:
-        return "Start a long one and open another page in a second tab: does it wait?"
+        return "Start a long sleep, and open another page in a second tab: does the second page wait?"
     return (
-        f"There were {served.seconds_left:.1f} s left to the deadline. Sleep for longer than that, and the "
-        "balancer answers 504 in time, ends the sleep and uses the slot for another request."
+        f"There were {served.seconds_left:.1f} s left to the deadline. Sleep for longer than that, and at the deadline "
+        "the balancer answers 504, ends the sleep and uses the slot for another request."
     )
 
 
@@ -267,7 +264,7 @@ def _rush(served: Served, rush: Progress | None) -> Html:
 
 def _rush_progress(rush: Progress | None) -> str:
     if rush is None:
-        return "None has been sent yet."
+        return "No rush has been sent yet."
     how_far = f"{rush.seconds:.0f} s ago, a rush began" if rush.running else "The last rush is over"
     rejected = f"{rush.answered:,} answered, {rush.refused:,} rejected at once or after a short wait"
     return f"{how_far}: {_counted(rush.sent, 'request')} sent, {rejected}."

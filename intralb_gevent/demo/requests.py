@@ -1,4 +1,4 @@
-"""Parse a request from its WSGI environ, within limits."""
+"""Parse a request from its WSGI environ, with limits on the size of its form and the number of its parameters."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Refused(Exception):
     """The request is rejected; `status` is the response's status, and the message is shown on the page."""
 
     def __init__(self, status: str, message: str, allow: str | None = None) -> None:
-        """Store the status line, the message for the user, and the methods for the Allow header, if any."""
+        """Store the status line, the message for the user, and the value of the Allow header, if there is one."""
         super().__init__(message)
         self.status = status
         self.allow = allow
@@ -65,7 +65,7 @@ class Request:
         return _fields(text).get(name, default)
 
     def number(self, name: str, default: float, lowest: float, highest: float) -> float:
-        """Return a query parameter as a number, clamped to the limits. Raises `Refused` for any other text."""
+        """Return a query parameter as a number, clamped to the limits. Raises `Refused` if it is not a number."""
         text = self.query(name, f"{default:g}")
         try:
             value = float(text)
@@ -82,7 +82,7 @@ class Request:
         """Read the body and return its fields. Raises `Refused` if the body is not a form or too large."""
         kind = self._environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower()
         if kind not in ("", FORM_TYPE):
-            raise Refused("415 Unsupported Media Type", f"This form is read as {FORM_TYPE}, not as {kind[:60]}.")
+            raise Refused("415 Unsupported Media Type", f"This form must be sent as {FORM_TYPE}, not as {kind[:60]}.")
         return _fields(self._body().decode("utf-8", "replace"))
 
     def _body(self) -> bytes:

@@ -55,13 +55,13 @@ def plain(text: str) -> Response:
 
 
 def redirect(location: str) -> Response:
-    """Return a response to a submitted form; it makes the client request another page with GET."""
+    """Return a response to a submitted form; the response makes the client request `location` with GET."""
     answer = plain(f"See {location}")
     return Response("303 See Other", [*answer.headers, ("Location", location)], answer.body)
 
 
 def static_file(name: str) -> Response:
-    """Return a response with a static file of this package; the caller has checked the name."""
+    """Return a response with a static file of this package; the caller must have checked the name."""
     content = _read(name)
     headers = [
         ("Content-Type", _STATIC_TYPES[name.rpartition(".")[2]]),

@@ -1,6 +1,6 @@
 """Route each request to its page, and produce the page's response.
 
-These functions use the values that a balancer puts into the environ, if there are any.
+If a balancer has put values into the environ, the pages show these values.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class Application:
         note_id = int(request.path.rpartition("/")[2])
         found = store.find(self._connection(request), note_id)
         if found is None:
-            raise Refused("404 Not Found", f"There is no note {note_id}; the list has those that are there.")
+            raise Refused("404 Not Found", f"There is no note {note_id}; the list shows the existing notes.")
         return responses.page(pages.note(self._served(request), found))
 
     def _slow(self, request: Request) -> Response:
@@ -182,7 +182,7 @@ def _checked(form: dict[str, str], field: str, longest: int) -> str:
 
 
 def _fail(request: Request) -> Response:
-    raise DeliberateFailure("this page fails on purpose, to show that only its own request does")
+    raise DeliberateFailure("this page fails on purpose, to show that no other request fails")
 
 
 def _health(request: Request) -> Response:
@@ -194,11 +194,11 @@ def _static(request: Request) -> Response:
 
 
 def _not_found(request: Request) -> Response:
-    raise Refused("404 Not Found", "There is no such page here; the first page links to all there are.")
+    raise Refused("404 Not Found", "There is no such page; the first page links to all pages.")
 
 
 class _Body:
-    """The body of a response; closing it ends the request, even if the body was not read to its end."""
+    """The body of a response; when the server closes the body, the request is counted as ended."""
 
     def __init__(self, parts: Iterable[bytes], ended: Callable[[], None]) -> None:
         self._parts = iter(parts)
@@ -211,5 +211,5 @@ class _Body:
         return next(self._parts)
 
     def close(self) -> None:
-        """End the request."""
+        """Count the request as ended, even if the server has not read the whole body."""
         self._ended()

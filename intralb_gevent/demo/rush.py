@@ -1,7 +1,7 @@
-"""Send more requests to the demo's own server than it can serve, so that a visitor sees queue, growth and rejections.
+"""Send more requests to the demo's own server than the server can answer.
 
-The requests come from several loopback addresses, so that they count as several clients, and the visitor's own requests
-keep their share.
+A visitor can then see how the queue fills, the pool grows, and requests are rejected. The requests come from several
+loopback addresses, so the balancer treats them as several clients, and the visitor's own requests keep their share.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class Progress(NamedTuple):
 
 
 class Rush:
-    """At most one rush at a time, in threads of its own."""
+    """Sends a rush in separate threads; at most one rush runs at a time."""
 
     def __init__(self) -> None:
-        """Prepare a rush, which `begin` starts."""
+        """Create an idle sender; `begin` starts a rush."""
         self._lock = threading.Lock()
         self._began: float | None = None
         self._running = False
@@ -101,7 +101,7 @@ class Rush:
 
 
 def _status(host: str, port: int, root: str, client: str) -> int:
-    # Only Linux has all addresses of 127.0.0.0/8 by itself.
+    # Try the address first, because only Linux configures all addresses of 127.0.0.0/8 by default.
     source = (client, 0) if host == "127.0.0.1" and _can_bind(client) else None
     connection = http.client.HTTPConnection(host, port, PATIENCE, source)
     with contextlib.closing(connection):

@@ -1,4 +1,4 @@
-"""Keep the notes in SQLite, in the classic way, with one connection per thread and short transactions.
+"""Store the notes in SQLite as threaded applications usually do: one connection per thread, and short transactions.
 
 Under gevent, waiting for SQLite's lock blocks the whole process. Therefore, each transaction has only a few statements,
 and no other code runs between them.
@@ -72,7 +72,7 @@ class Note(NamedTuple):
 
 
 class ConnectionPerThread:
-    """Gives each thread its own connection to a file, which is opened when the thread first needs it."""
+    """Gives each thread its own connection to a file; a connection is opened when the thread first needs it."""
 
     def __init__(self, path: str) -> None:
         """Store the path, without opening the file."""
@@ -88,8 +88,8 @@ class ConnectionPerThread:
 
 class _Held:
     # Only the thread-local refers to this object, so this object closes the connection when the thread ends. The
-    # connection itself is part of a reference cycle, so without this object, it would stay open until a garbage
-    # collection.
+    # connection itself is part of a reference cycle; without this object, the connection would stay open until a
+    # garbage collection.
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
         weakref.finalize(self, connection.close)
@@ -127,7 +127,7 @@ def _prepared(connection: sqlite3.Connection) -> sqlite3.Connection:
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
-    # With NORMAL, commits need not wait for the disk; this is safe because the write-ahead log is in use.
+    # With NORMAL, commits do not wait for the disk. With a write-ahead log, this cannot corrupt the database.
     connection.execute("PRAGMA synchronous = NORMAL")
     if _schema_version(connection) == _SCHEMA_VERSION:
         return
@@ -140,8 +140,8 @@ def _prepare(connection: sqlite3.Connection) -> None:
 
 
 def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
-    # Retry: if two processes change the journal mode of a new file at the same time, SQLite does not wait, and one of
-    # them fails.
+    # Retry: if two processes change the journal mode of a new file at the same time, SQLite does not wait, and one
+    # process gets an error.
     give_up = time.monotonic() + BUSY_SECONDS
     while True:
         try:

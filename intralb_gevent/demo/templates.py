@@ -91,8 +91,8 @@ STREAM_END = """</ol>
 <p class="aside">{sentence} <a href="{root}/stream?lines={more}">Once more, with {more} lines</a></p>"""
 
 RUSH = """<h2>Send a rush</h2>
-<p>For {seconds} seconds, the server gets more requests than it can serve. The pool grows, the queue fills, and the rest
-is rejected within milliseconds; then everything recovers. This page stays quick.{live}</p>
+<p>For {seconds} seconds, the server gets more requests than it can serve. The pool grows, the queue fills, and further
+requests are rejected within milliseconds. This page stays quick during the rush.{live}</p>
 <form method="post" action="{root}/rush"><button class="primary">Send a rush</button></form>
 <p class="aside">{progress} <a href="{root}/status">Look again</a></p>
 """

@@ -245,13 +245,13 @@ def test_head_answers_as_get_does_without_the_body_or_the_wait(client, url):
 
 
 def test_slow_says_how_long_it_slept(client):
-    assert "This slept 0.02 s in time.sleep." in client.get("/slow?seconds=0.02").text
-    assert "This slept 0 s in time.sleep." in client.get("/slow?seconds=-5").text
+    assert "This request slept 0.02 s in time.sleep." in client.get("/slow?seconds=0.02").text
+    assert "This request slept 0 s in time.sleep." in client.get("/slow?seconds=-5").text
 
 
 def test_slow_sleeps_for_as_long_as_it_may_at_most(client, monkeypatch):
     monkeypatch.setattr("intralb_gevent.demo.routes.LONGEST_SLEEP", 0.03)
-    assert "This slept 0.03 s in time.sleep." in client.get("/slow?seconds=1e9").text
+    assert "This request slept 0.03 s in time.sleep." in client.get("/slow?seconds=1e9").text
 
 
 @pytest.mark.parametrize("url", ["/slow?seconds=soon", "/slow?seconds=nan", "/slow?seconds=inf", "/slow?seconds="])
