@@ -44,7 +44,7 @@ class LoadError(IntraLBError):
 
 
 class NoCurrentJob(IntraLBError, RuntimeError):
-    """A function that needs a request, or the request's session, was called where there is none."""
+    """A function that works only during a request was called elsewhere, or the request has no database session."""
 
 
 class RequestBodyError(IntraLBError, OSError):
@@ -60,7 +60,7 @@ class RequestBodyError(IntraLBError, OSError):
 
 
 class WrongThread(IntraLBError, RuntimeError):
-    """A balancer was called in a thread other than the one in which it runs."""
+    """A balancer was called in a thread other than the thread in which the balancer runs."""
 
 
 class IllegalTransition(IntraLBError, RuntimeError):
@@ -68,7 +68,7 @@ class IllegalTransition(IntraLBError, RuntimeError):
 
 
 class Abort(BaseException):
-    """Base class of the exceptions that end a running request; a handler may clean up, but must not suppress them."""
+    """Base class of the exceptions that end a running request; a handler may clean up, but must re-raise an abort."""
 
 
 class DeadlineExceeded(Abort):
@@ -92,7 +92,7 @@ class SessionUnavailable(Abort):
 
 
 class StreamsFull(Abort):
-    """`max_streams` responses are already being streamed, so this response cannot begin, and its request gets a 503."""
+    """`max_streams` responses are being streamed, so this response cannot begin; the request is answered 503."""
 
 
 class UpgradesFull(Abort):

@@ -23,9 +23,9 @@ _REFER_TO_FRAMES: Final = (BaseException, TracebackType, FrameType)
 def variables(frame: Any) -> Mapping[str, Any]:
     """Return the variables of a frame; the caller must not change the returned mapping.
 
-    Up to Python 3.12, exceptions, tracebacks and frames are removed from the dictionary that a function's frame caches,
-    and the result is a copy that still contains them. All other variables stay in the cached dictionary, because
-    `locals()` has returned the same dictionary to the application.
+    Up to Python 3.12, this function removes exceptions, tracebacks and frames from the dictionary that the frame
+    caches, and returns a copy that still contains these variables. All other variables stay in the cached dictionary,
+    because the application may have received this dictionary from `locals()`.
     """
     # Declare the frame as Any: the stubs declare `f_locals` as a dictionary, which is wrong from Python 3.13 on.
     known: Any = frame.f_locals

@@ -16,7 +16,7 @@ class Priority(IntEnum):
     """The priority of a request; a lower number means a more important request."""
 
     CRITICAL_PLUS = 0
-    """Requests that must be answered even if other requests are rejected for them."""
+    """Requests that must be answered, even if less important requests are rejected instead."""
     CRITICAL = 1
     """Requests for which a user is waiting; this is the default."""
     SHEDDABLE_PLUS = 2

@@ -13,7 +13,7 @@ from typing import Final
 __all__ = ["escaped", "quoted"]
 
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
-"""Matches characters that start a line or an escape sequence in a log viewer, but no tab, which is harmless."""
+"""Matches characters that start a line or an escape sequence in a log viewer; tabs are harmless, and not matched."""
 
 _BAR: Final = "  | "
 

@@ -17,12 +17,12 @@ class SessionSource(ABC):
     """Opens the sessions of a balancer's slots; pass an instance as `db_init_func`.
 
     Each session belongs to one slot, and is used by one request at a time. All methods except `sized_for` and `isolate`
-    are called in the slot's greenlet, and may wait. Each call of `reset`, `discard` or `close` may take five seconds. A
-    subclass must implement only `open`.
+    are called in the slot's greenlet, and may wait. A call of `reset`, `discard` or `close` may take at most five
+    seconds. A subclass must implement only `open`.
     """
 
     def __call__(self, worker_id: int) -> Any:
-        """Open a session, so that a source can be called like a `db_init_func` that is a plain function."""
+        """Open a session; this method makes a source callable, like a `db_init_func` that is a plain function."""
         return self.open(worker_id)
 
     def sized_for(self, sessions: int) -> None:  # noqa: B027  # most sources have nothing to size
@@ -48,12 +48,12 @@ class SessionSource(ABC):
     def isolate(self) -> None:  # noqa: B027  # most sources keep no connections
         """Drop all connections of this source; called in a process that a handler has forked.
 
-        The connections belong to the parent process, so nothing must be sent on them. This method runs inside
-        `os.fork()`, so it must not wait.
+        The connections belong to the parent process, so no data must be sent on these connections. This method runs
+        inside `os.fork()`, so it must not wait.
         """
 
     def reset(self, session: Any) -> None:
-        """Make a used session ready for the next request; if this raises an exception, the session is discarded."""
+        """Make a session ready for the next request; if this method raises an exception, the session is discarded."""
         _call(session, "rollback")
 
     def discard(self, session: Any) -> None:

@@ -65,7 +65,7 @@ class Request:
         return _fields(text).get(name, default)
 
     def number(self, name: str, default: float, lowest: float, highest: float) -> float:
-        """Return a query parameter as a number, clamped to the limits. Raises `Refused` if it is not a number."""
+        """Return a query parameter as a number, clamped to the limits; raises `Refused` if it is not a number."""
         text = self.query(name, f"{default:g}")
         try:
             value = float(text)
@@ -79,7 +79,7 @@ class Request:
         return min(max(value, lowest), highest)
 
     def form(self) -> dict[str, str]:
-        """Read the body and return its fields. Raises `Refused` if the body is not a form or too large."""
+        """Read the body and return its fields. Raises `Refused` if the body is not a form, or is too large."""
         kind = self._environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower()
         if kind not in ("", FORM_TYPE):
             raise Refused("415 Unsupported Media Type", f"This form must be sent as {FORM_TYPE}, not as {kind[:60]}.")

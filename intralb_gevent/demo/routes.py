@@ -62,7 +62,7 @@ class Application:
         self._elsewhere = _route("not found", ".*", GET=_not_found, POST=_not_found)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """Answer one request."""
+        """Answer one request, and count it under the name of its page."""
         request = Request(environ)
         route = self._find(request.path)
         self._counters.begin(route.page, request.worker)

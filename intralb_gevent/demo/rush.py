@@ -58,7 +58,7 @@ class Rush:
             return Progress(seconds, self._running, self._sent, self._answered, self._refused)
 
     def begin(self, host: str, port: int, root: str) -> bool:
-        """Start a rush against this address; return False if one is running."""
+        """Start a rush against this address; return False if a rush is already running."""
         with self._lock:
             if self._running:
                 return False

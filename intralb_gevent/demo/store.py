@@ -80,7 +80,7 @@ class ConnectionPerThread:
         self._local = threading.local()
 
     def current(self) -> sqlite3.Connection:
-        """Return the calling thread's connection; it is closed when the thread ends."""
+        """Return the calling thread's connection; the connection is closed when the thread ends."""
         if not hasattr(self._local, "held"):
             self._local.held = _Held(open_connection(self._path))
         return self._local.held.connection  # type: ignore[no-any-return]  # set above

@@ -8,7 +8,7 @@ __all__ = ["IntraLBConfig"]
 
 
 class IntraLBConfig(AppConfig):  # type: ignore[misc]  # Django has no types
-    """Configures the Django app. The default label would be "django", which another app may have."""
+    """Configures the Django app; the default label, "django", could collide with the label of another app."""
 
     name = "intralb_gevent.django"
     label = "intralb_gevent"

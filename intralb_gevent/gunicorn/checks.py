@@ -40,7 +40,7 @@ def check_configuration(cfg: Any, log: Any) -> None:
 
 
 def _value(cfg: Any, name: str, otherwise: Any) -> Any:
-    """Return the value of a setting, or `otherwise` in a version of gunicorn that does not have it."""
+    """Return the value of a setting, or `otherwise` if this version of gunicorn does not have the setting."""
     return cfg.settings[name].get() if name in cfg.settings else otherwise
 
 

@@ -64,7 +64,7 @@ def _logs(worker: Any) -> bool:
 
 
 class _Schemed:
-    """Passes the scheme that a proxy on the same machine reports to an application, as gunicorn does by default."""
+    """Sets the URL scheme to the scheme that a proxy on the same machine reports, as gunicorn does by default."""
 
     def __init__(self, application: Application, cfg: Any) -> None:
         self._application = application
@@ -108,10 +108,10 @@ class _Observed:
 
     @calls_application
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        """Call `pre_request` and the application; the end of the returned body calls `post_request`."""
+        """Call `pre_request` and the application; `post_request` is called when the response's body ends."""
         response = ResponseView(RequestView(environ))
         if self._logs:
-            # `RequestLog` removes this view again: the view refers to the environ, so they form a reference cycle.
+            # `RequestLog` removes this view again, because the view and the environ refer to each other.
             environ[_RESPONSE] = response
         ended = self._ending(environ, response)
         try:
@@ -151,7 +151,7 @@ class _Observed:
 
 
 class _Parts(list[Any]):
-    """A list with all parts of a body; because of its type, the response does not count as a stream."""
+    """A list with all parts of a body; the server does not treat a response as a stream if its body is a list."""
 
     def __init__(self, parts: list[Any], ended: Callable[[], None]) -> None:
         super().__init__(parts)
@@ -190,7 +190,8 @@ class _Body:
 class RequestLog(JobLog):
     """Counts the requests that have run, and passes all ended requests to gunicorn's access log.
 
-    `stop` is called once `max_requests` requests have run; `earlier` is this package's job log, which is still written.
+    `stop` is called once `max_requests` requests have run. Each call is also passed to `earlier`, this package's job
+    log.
     """
 
     def __init__(self, worker: Any, earlier: JobLog | None, stop: Callable[[], None]) -> None:

@@ -78,7 +78,7 @@ class Serving:
         if not faulthandler.is_enabled():
             faulthandler.enable(2)
         _keep_streams(self._log)
-        # Replace these functions before the application is imported, because it may store references to the originals.
+        # Replace these functions before the application is imported, because the application may store the originals.
         stop_timers_of_requests()
         keep_interrupts_in_requests()
         self._replaced = replace_ssl_context(early)
@@ -99,7 +99,7 @@ class Serving:
     # Serving.
 
     def run(self) -> None:
-        """Serve until the shutdown is complete; raises SystemExit(1) if requests were cut, or after an exception."""
+        """Serve until the shutdown is complete; raises SystemExit(1) if requests were cut, or if serving has failed."""
         settings = self._settings
         if settings is None:
             return
@@ -232,7 +232,7 @@ class Serving:
                 raise
             shutdown.fail(error)
 
-    # Ending.
+    # Shutdown.
 
     def stop(self) -> None:
         """Begin the shutdown, unless the shutdown has begun already; never waits, and may be called in any thread."""
@@ -243,7 +243,7 @@ class Serving:
             self._shutdown.request()
 
     def force(self) -> None:
-        """Begin the shutdown, unless it has begun already, and cut running requests immediately."""
+        """Begin the shutdown if it has not begun, and cut running requests immediately."""
         self.stop()
         if self._shutdown is not None:
             self._shutdown.request()

@@ -69,7 +69,7 @@ _SHARED_ADDRESS: Final = re.compile(r"(?P<host>\[[^\]]+\]|[^:]*):(?P<port>[1-9][
 
 
 def settings_of(cfg: Any, environ: Mapping[str, str]) -> Settings:
-    """Return the settings in effect; raises `OptionError`, which names the source of the value, if one is invalid."""
+    """Return the settings in effect; raises `OptionError`, with the source of the setting, if a setting is invalid."""
     defaults = {name: Given(value, f"{source} of gunicorn", typed=True) for name, source, value in _defaults(cfg)}
     settings = load({}, environ, FILE if os.path.exists(FILE) else None, defaults)
     _check_delay(cfg, settings)
@@ -113,7 +113,7 @@ def _defaults(cfg: Any) -> Iterator[tuple[str, str, Any]]:
     yield "max_headers", "limit_request_fields", cfg.limit_request_fields
     field = cfg.limit_request_field_size
     yield "max_header_bytes", "limit_request_field_size", _FIELDS * field or _UNLIMITED_BYTES
-    # The arbiter ends a worker whose event loop is blocked for `timeout`, so the worker need not do so.
+    # Disable the worker's own check, because the arbiter ends a worker whose event loop is blocked for `timeout`.
     yield "block_timeout_seconds", "timeout", 0
     if prefix := os.environ.get("SCRIPT_NAME", "").rstrip("/"):
         yield "root_path", "the variable SCRIPT_NAME", prefix

@@ -50,7 +50,7 @@ class RequestView:
 
     @property
     def fragment(self) -> str:
-        """The fragment, always empty because a target with a fragment is rejected."""
+        """The fragment; always empty, because the server rejects a request target with a fragment."""
         return ""
 
     @property

@@ -201,7 +201,7 @@ def _abandon(database: Any) -> None:
 
 
 def _isolate() -> None:
-    """Detach all connections in a forked child, and drop those of the current greenlet; Django then opens new ones."""
+    """Detach all connections in a forked child, and drop the current greenlet's; Django opens new ones when needed."""
     for database in _GUARDED:
         detach(database.connection)
     for database in _known():

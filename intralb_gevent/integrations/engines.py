@@ -23,7 +23,7 @@ _LENT = "intralb_lent_connections"
 """Attribute of a slot's greenlet that lists the connections that the greenlet has checked out."""
 
 _MOST_LENT = 16
-"""Length of this list at which entries for returned connections are removed."""
+"""Length of the `_LENT` list at which entries for returned connections are removed."""
 
 _ENDED = "intralb_gevent.ended"
 

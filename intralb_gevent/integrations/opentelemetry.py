@@ -3,7 +3,8 @@
 OpenTelemetry's instrumentation of WSGI, Django, Flask and Falcon handles only `Exception`, but an abort is a
 `BaseException`. Without this module, the span of an aborted request either never ends and is never exported, or appears
 to be successful. This module finds the spans of a request in the request's environ, and in the frames that the abort
-has unwound. This module does not import OpenTelemetry: in an application that has not imported it, there are no spans.
+has unwound. This module does not import OpenTelemetry, because there are no spans before the application has imported
+it.
 """
 
 from __future__ import annotations
@@ -60,8 +61,8 @@ def end_spans(spans: Iterable[Any], environ: Mapping[str, Any], outcome: str, st
     for span in spans:
         _mark(span, outcome, status)
     for activation in list(_kept(environ, "activation_key")):
-        # Django's instrumentation also leaves a context manager open. If the garbage collector closed the context
-        # manager later, this would happen in another context.
+        # Close the context manager that Django's instrumentation leaves open; otherwise, the garbage collector would
+        # close the context manager in another context.
         activation.__exit__(None, None, None)
     for span in spans:
         if span.is_recording():

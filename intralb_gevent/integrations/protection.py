@@ -46,7 +46,7 @@ def _django_has_databases() -> bool:
     return any(engine and engine != "django.db.backends.dummy" for engine in engines)
 
 
-# Django is first: protecting Django imports the drivers that Django's settings name, which are then found here, too.
+# Django is first: protecting Django imports the drivers that Django's settings name, so these are protected, too.
 _LIBRARIES = (
     _Library("Django", "django.db", "django", _django_has_databases),
     _Library("SQLAlchemy", "sqlalchemy", "engines"),

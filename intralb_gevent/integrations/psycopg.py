@@ -43,11 +43,11 @@ _SHOWN = ("host", "port", "dbname", "user")
 
 
 class PsycopgSessions(SessionSource):
-    """A source that opens a `psycopg.Connection` for each slot that uses one.
+    """A source that opens a `psycopg.Connection` for each slot whose requests use the database.
 
     `conninfo` and the keyword arguments are those of `psycopg.connect`. With `statement_timeout=True`, the server's
-    `statement_timeout` is set to the request's remaining time before the request uses its connection; setting it costs
-    a round trip. A transaction that a request leaves open is rolled back.
+    `statement_timeout` is set to the request's remaining time before the request uses its connection; setting the
+    timeout costs a round trip. A transaction that a request leaves open is rolled back.
 
     A connection that has received data while idle is replaced, because a server sends data when it closes a connection.
     Therefore, this class does not work for connections that LISTEN.
@@ -122,8 +122,7 @@ def _wait(self: Connection, *args: Any, **kwargs: Any) -> Any:
 
 
 def protect() -> None:
-    """From now on, if the wait of any psycopg connection is interrupted, cancel its statement, and close the
-    connection.
+    """From now on, if the wait of a psycopg connection is interrupted, cancel the statement and close the connection.
 
     psycopg itself cancels a statement only after KeyboardInterrupt. After other exceptions, the statement continues to
     run on the server, and the connection is unusable. A transaction that an aborted request has left open is rolled

@@ -48,7 +48,7 @@ _poll_at_once = monkey.get_original("select", "poll")
 _LONGEST_TIMEOUT = 2_147_483_647
 _SHOWN = ("host", "port", "dbname", "user")
 
-# Exclude server processes that are younger than the connection: such a process has reused the pid of an earlier one.
+# Exclude server processes that are younger than the connection, because they have reused the pid of another process.
 _TERMINATE = """
     select pg_terminate_backend(pid) from pg_stat_activity
     where pid = %s and backend_start <= clock_timestamp() - %s * interval '1 second'
@@ -56,11 +56,11 @@ _TERMINATE = """
 
 
 class Psycopg2Sessions(SessionSource):
-    """A source that opens a psycopg2 connection for each slot that uses one.
+    """A source that opens a psycopg2 connection for each slot whose requests use the database.
 
     `dsn` and the keyword arguments are those of `psycopg2.connect`. With `statement_timeout=True`, the server's
-    `statement_timeout` is set to the request's remaining time before the request uses its connection; setting it costs
-    a round trip. A transaction that a request leaves open is rolled back.
+    `statement_timeout` is set to the request's remaining time before the request uses its connection; setting the
+    timeout costs a round trip. A transaction that a request leaves open is rolled back.
 
     `open` installs a wait callback in psycopg2, so that a connection that waits does not block the whole process. With
     a wait callback, psycopg2 supports neither COPY nor large objects. libpq's lookup of the server's name still blocks

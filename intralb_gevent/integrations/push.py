@@ -28,7 +28,7 @@ from .statsd import Statsd
 __all__ = ["PUSH_SECONDS", "MetricsPush"]
 
 PUSH_SECONDS = 10.0
-"""Seconds between two pushes, as long as the default flush interval of statsd."""
+"""Seconds between two pushes, equal to statsd's default flush interval."""
 
 _LAST_SECONDS = 2.0
 """Maximum number of seconds for the last push, at the end of a shutdown."""

@@ -57,7 +57,7 @@ class SlotConnection(Connection):  # type: ignore[misc]  # the driver has no typ
     def _create_ssl_ctx(self, sslp: Any) -> Any:
         # Without TLS arguments, share one context between all connections. The driver would create a context for each
         # connection and load the CA certificates, which blocks the process for tens of milliseconds. The certificates
-        # are not even used, because a context without TLS arguments does not verify the server.
+        # are not used, because a context without TLS arguments does not verify the server.
         return super()._create_ssl_ctx(sslp) if sslp else _default_context()
 
     def _write_bytes(self, data: bytes) -> None:
@@ -120,7 +120,7 @@ class PyMySQLSessions(SessionSource):
         session.at_rest = True
 
     def discard(self, session: SlotConnection) -> None:
-        """Close the connection without COM_QUIT, and end its statement on the server if one may still be running."""
+        """Close the connection without COM_QUIT, and end its statement on the server if it may still be running."""
         _hang_up(session)
         if not session.at_rest:
             cancel_statement(session)
@@ -184,8 +184,8 @@ def cancel_statement(connection: Connection) -> bool:
 
     Call this function for a PyMySQL connection whose wait was interrupted, even if the driver has already closed the
     connection; the connection is unusable afterwards. The function opens a second connection with the same arguments,
-    including the password and the TLS context, and asks the server to kill the first connection. Two callers can do
-    this at the same time; further callers wait.
+    including the password and the TLS context, and asks the server to kill the first connection. At most two callers
+    cancel statements at the same time; other callers wait.
 
     If the server is unreachable or refuses the request, the error is logged, and False is returned; each step takes at
     most 2 seconds. If the server was restarted in the meantime, no connection is killed, because the same thread id may
@@ -251,7 +251,7 @@ def _restarted(killer: Connection, connection: Connection) -> bool:
     with killer.cursor(pymysql.cursors.Cursor) as cursor:
         cursor.execute("SHOW GLOBAL STATUS LIKE 'Uptime'")
         uptime = int(cursor.fetchone()[1])
-    # The server's uptime is in whole seconds.
+    # Add one second, because the server reports its uptime in whole seconds.
     return bool(monotonic() - connected_at > uptime + 1)
 
 

@@ -26,7 +26,7 @@ _LASTING = frozenset(
 """Commands that leave state on a connection, such as a transaction, a subscription or a selected database."""
 
 _UNDONE = {"EXEC": {"MULTI", "WATCH"}, "DISCARD": {"MULTI", "WATCH"}, "UNWATCH": {"WATCH"}}
-"""Commands that clear state on a connection, each with the commands whose state it clears."""
+"""Commands that clear state on a connection, mapped to the commands whose state is cleared."""
 
 _ENDED = "this client belonged to a request that has ended; call current_session() in each request"
 
@@ -183,7 +183,7 @@ class RedisSessions(SessionSource):
         return bool(session.connection_pool.usable)
 
     def reset(self, session: redis.Redis) -> None:
-        """Drop the connections if a request has left state on them, without a round trip."""
+        """Drop the connections, without a round trip, if a request has left state on them."""
         session.connection_pool.settle()
 
     def discard(self, session: redis.Redis) -> None:

@@ -36,7 +36,7 @@ _DEADLINE = "intralb_gevent.deadline"
 
 
 class SQLAlchemySessions(SessionSource):
-    """A source that opens a `Session` for each slot that uses one: `Options(db_init_func=SQLAlchemySessions(url))`.
+    """A source that opens a `Session` for each slot: `Options(db_init_func=SQLAlchemySessions(url))`.
 
     If `database` is a URL, the engine is created once the number of slots is known. The engine's pool is a `QueuePool`
     with one connection for each slot; a connection is opened when it is first needed, and checked before each
@@ -52,7 +52,7 @@ class SQLAlchemySessions(SessionSource):
 
     `session_class` creates the sessions and may be a `sessionmaker`; `session_options` are its arguments. With
     `statement_timeout`, each transaction first sets the server's timeout to the request's remaining time, which costs
-    one more round trip. The option works with PostgreSQL, MariaDB and MySQL; with other databases, it raises
+    one more round trip. The option works with PostgreSQL, MariaDB and MySQL; with other databases, it causes an
     `OptionError`.
     """
 
@@ -84,7 +84,7 @@ class SQLAlchemySessions(SessionSource):
 
     @property
     def engine(self) -> Engine:
-        """The engine; raises RuntimeError if the engine does not exist yet: a balancer creates it with `sized_for`."""
+        """The engine; raises RuntimeError before a balancer has created the engine by calling `sized_for`."""
         if self._engine is None:
             raise RuntimeError(
                 "there is no engine until these sessions are passed to a balancer, which determines their number; "
@@ -93,7 +93,7 @@ class SQLAlchemySessions(SessionSource):
         return self._engine
 
     def sized_for(self, sessions: int) -> None:
-        """Create the engine, or check that the existing one lends enough connections."""
+        """Create the engine, or check that the existing engine lends enough connections."""
         if self._engine is None:
             sizes = {"poolclass": QueuePool, "pool_size": sessions, "max_overflow": 0}
             # Reuse the most recently used connection first, so that few connections are open.

@@ -118,7 +118,7 @@ class SlotCursor(sqlite3.Cursor):
             parameters = list(parameters)
         connection = self.connection
         changes = connection.total_changes
-        # Repeat the call only if it has written nothing.
+        # Repeat a failed call only if it has written nothing.
         connection.limits.apply(super().executemany, sql, parameters, again=lambda: connection.total_changes == changes)
         return self
 
@@ -252,7 +252,7 @@ class SQLiteSessions(SessionSource):
         return open_and_unused and (session.file is None or _identity(session.file[0]) == session.file[1])
 
     def begin(self, session: SlotConnection, seconds: float) -> None:
-        """Set the deadline of the session's statements to that of the request."""
+        """Set the deadline of the session's statements to the request's deadline."""
         session.limits.ends_at = monotonic() + seconds
 
     def reset(self, session: SlotConnection) -> None:
