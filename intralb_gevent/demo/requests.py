@@ -122,4 +122,4 @@ def _within_bounds(body: bytes) -> bytes:
 
 
 def _too_large() -> Refused:
-    return Refused("413 Content Too Large", f"A form may have {BODY_BYTES:,} bytes; send a shorter one.")
+    return Refused("413 Content Too Large", f"A form may have at most {BODY_BYTES:,} bytes; send a shorter form.")

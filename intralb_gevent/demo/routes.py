@@ -151,7 +151,7 @@ class Application:
     def _begin_rush(self, request: Request) -> Response:
         address = request.server_address
         if address is None:
-            raise Refused("409 Conflict", "The rush needs a server with a port and without TLS.")
+            raise Refused("409 Conflict", "A rush needs a server that listens on a port without TLS.")
         self._rush.begin(*address, request.root)
         return responses.redirect(f"{request.root}/status")
 
@@ -167,7 +167,7 @@ def _handler(route: Route, request: Request) -> Callable[[Request], Response]:
         allow = ", ".join([*reading, *(method for method in route.methods if method != "GET")])
         raise Refused(
             "405 Method Not Allowed",
-            f"This page does not answer {request.method[:20]}; it answers {allow}.",
+            f"This page does not accept {request.method[:20]}; it accepts {allow}.",
             allow,
         )
     return handler
@@ -177,7 +177,7 @@ def _checked(form: dict[str, str], field: str, longest: int) -> str:
     # Replace "\r\n", because a browser counts a newline as one character, but sends two.
     value = form.get(field, "").replace("\r\n", "\n").strip()
     if len(value) > longest:
-        raise Refused("400 Bad Request", f"The {field} has {len(value):,} characters; {longest:,} is the most.")
+        raise Refused("400 Bad Request", f"The {field} has {len(value):,} characters; the maximum is {longest:,}.")
     return value
 
 

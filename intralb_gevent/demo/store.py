@@ -111,8 +111,8 @@ def open_connection(path: str) -> sqlite3.Connection:
         return _prepared(sqlite3.connect(path, timeout=BUSY_SECONDS, check_same_thread=False))
     except sqlite3.DatabaseError as error:
         raise type(error)(
-            f"the notes cannot be kept in {path!r}: {error}; "
-            f"name an SQLite file in a directory that can be written, for example with {DATABASE_VARIABLE}"
+            f"the notes cannot be stored in {path!r}: {error}; "
+            f"name an SQLite file in a writable directory, for example with {DATABASE_VARIABLE}"
         ) from error
 
 

@@ -266,8 +266,8 @@ class Serving:
         lines = list(stacks(_ident()))
         if not self._worker.booted and self._main.gr_frame is not None:
             frames = traceback.format_stack(self._main.gr_frame)
-            lines += ["the import of the application waits, most recent call last:", "".join(frames).rstrip()]
-        write_report(_WRITE_SECONDS, f"gunicorn's timeout ends worker {os.getpid()}; it is at:", lines)
+            lines += ["the import of the application is waiting at (most recent call last):", "".join(frames).rstrip()]
+        write_report(_WRITE_SECONDS, f"gunicorn ends worker {os.getpid()} after its timeout; the worker is at:", lines)
 
     def _announce(self, settings: Settings) -> None:
         options = settings.options

@@ -225,8 +225,8 @@ def _place(text: str, kwargs: dict[str, Any]) -> str:
 def _require_cooperation() -> None:
     if not monkey.is_module_patched("select") or _waits_in_c():
         raise OptionError(
-            "db_init_func: psycopg would stop the whole server while it waits, because it was imported before gevent "
-            "has patched the process; serve with `intralb-gevent serve`, or call gevent.monkey.patch_all() before "
+            "db_init_func: psycopg would block the whole server while it waits, because it was imported before gevent "
+            "patched the process; serve with `intralb-gevent serve`, or call gevent.monkey.patch_all() before "
             "anything else is imported"
         )
 

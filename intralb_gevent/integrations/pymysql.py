@@ -196,7 +196,7 @@ def cancel_statement(connection: Connection) -> bool:
             return _kill(connection)
     except (OSError, pymysql.Error) as error:
         logger.warning(
-            "could not cancel the statement of thread %s on %s: %s; it runs on until its end or its timeout there",
+            "could not cancel the statement of thread %s on %s: %s; the statement may continue to run on the server",
             *(_thread_id(connection), _address(connection), error),
         )
         return False

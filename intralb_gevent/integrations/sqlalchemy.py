@@ -102,7 +102,7 @@ class SQLAlchemySessions(SessionSource):
             self._prepare(self._engine)
         elif (most := _most_connections(self._engine.pool)) < sessions:
             logger.warning(
-                "the pool of %r lends %d connections, and there are %d slots: requests will wait for one; "
+                "the pool of %r lends %d connections, and there are %d slots: requests will wait for a connection; "
                 "raise its pool_size, or lower max_concurrent_per_router",
                 *(self._engine, most, sessions),
             )

@@ -138,8 +138,8 @@ def test_a_note_without_a_name_is_by_somebody(client):
     [
         ({}, "A note needs some text"),
         ({"text": " \n\t", "author": "Ada"}, "A note needs some text"),
-        ({"text": "x" * 1001}, "The text has 1,001 characters; 1,000 is the most."),
-        ({"text": "x", "author": "y" * 61}, "The author has 61 characters; 60 is the most."),
+        ({"text": "x" * 1001}, "The text has 1,001 characters; the maximum is 1,000."),
+        ({"text": "x", "author": "y" * 61}, "The author has 61 characters; the maximum is 60."),
         ({f"field{number}": "x" for number in range(21)}, "more than 20 parameters"),
     ],
 )

@@ -31,7 +31,7 @@ def test_it_is_refused_where_it_would_block_the_process() -> None:
     with pytest.raises(OptionError, match="patch_all"):
         adapter.PsycopgSessions()
     ended = subprocess.run([sys.executable, "-c", IMPORTED_TOO_EARLY], capture_output=True, text=True, timeout=20)
-    assert "OptionError: db_init_func: psycopg would stop the whole server" in ended.stderr
+    assert "OptionError: db_init_func: psycopg would block the whole server" in ended.stderr
 
 
 def interrupted(connection: psycopg.Connection, statement: str) -> None:
