@@ -1,8 +1,8 @@
 """Quote text of the application in log records, because an exception's message may contain text from a client.
 
 No line of quoted text can be mistaken for a log record. Each quoted line begins with spaces and a bar, as in Python's
-exception groups. Because of the leading spaces, log collectors that join continuation lines append a quoted line to its
-record. Because of the bar, collectors that read JSON do not parse a quoted line as an object.
+exception groups. Because of the leading spaces, log collectors that join continuation lines append a quoted line to the
+preceding record. Because of the bar, collectors that read JSON do not parse a quoted line as an object.
 """
 
 from __future__ import annotations

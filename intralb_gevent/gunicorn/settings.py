@@ -145,7 +145,7 @@ def _trusted(cfg: Any, announced: bool) -> tuple[str, ...]:
 
 
 def graceful_seconds(cfg: Any, settings: Settings) -> float:
-    """Return how many seconds running requests get after SIGTERM and `drain_delay_seconds`.
+    """Return the number of seconds for which requests may still run after SIGTERM and `drain_delay_seconds`.
 
     After these seconds, there is still time to clean up and close sessions before the arbiter kills the worker at its
     `graceful_timeout`.

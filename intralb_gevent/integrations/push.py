@@ -84,7 +84,7 @@ class MetricsPush:
             self._greenlet = None
 
     def isolate(self) -> None:
-        """Stop sending in a process that a handler has forked, because the parent process sends the metrics."""
+        """Stop sending metrics in a process that a handler has forked, because the parent process sends them."""
         self._greenlet = None
 
     def _run(self) -> None:
