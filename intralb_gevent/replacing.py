@@ -32,9 +32,7 @@ def serve_instead(
         if importlib.util.find_spec("watchfiles") is not None:
             more.append("--reload")
         else:
-            print(
-                "intralb-gevent: pip install 'intralb-gevent[reload]' to restart when a file changes", file=sys.stderr
-            )
+            print(_NOT_INSTALLED, file=sys.stderr)
     command = [sys.executable, "-m", "intralb_gevent", "serve", *more, *flags]
     sys.stdout.flush()
     sys.stderr.flush()
