@@ -36,8 +36,10 @@ HERE = Path(__file__).parent
 runpy.run_path(str(HERE / "addresses.py"))
 
 STORM_SECONDS = 120
+LEGACY_STORM_SHARE = 0.15
+"""Default share of the requests of a whole storm against legacy code; see `legacy_storm`."""
 LEGACY_STORM_SECONDS = 150
-"""Seconds for which a storm against legacy code can send requests; the storm's other steps take at most a minute."""
+"""Seconds for which a storm of this share can send requests; the storm's other steps take at most a minute."""
 PYTEST_IN_A_PATCHED_PROCESS = (
     "from gevent import monkey; monkey.patch_all(); import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))"
 )
@@ -275,10 +277,11 @@ def legacy_storm() -> Callable[..., dict[str, Any]]:
 def run_legacy_storm(
     scenario: str, *flags: str, cut: int = 1000, normal: int = 5000, **options: float
 ) -> dict[str, Any]:
-    share = float(os.environ.get("INTRALB_TEST_STORM_SHARE", "0.15"))
-    options |= {"cut": int(cut * share), "normal": int(normal * share), "seconds": LEGACY_STORM_SECONDS}
+    share = float(os.environ.get("INTRALB_TEST_STORM_SHARE", LEGACY_STORM_SHARE))
+    seconds = LEGACY_STORM_SECONDS * max(1.0, share / LEGACY_STORM_SHARE)
+    options |= {"cut": int(cut * share), "normal": int(normal * share), "seconds": seconds}
     arguments = [f"--{name}={value}" for name, value in options.items()] + [f"--flag={flag}" for flag in flags]
-    return storm_report([str(HERE / "legacystorm.py"), f"legacy_{scenario}", *arguments], LEGACY_STORM_SECONDS + 80)
+    return storm_report([str(HERE / "legacystorm.py"), f"legacy_{scenario}", *arguments], seconds + 80)
 
 
 def storm_report(command: list[str], seconds: float) -> dict[str, Any]:
