@@ -324,7 +324,7 @@ app = get_wsgi_application()
         ('"OPTIONS": {"pool": {"max_size": 15}}', [], []),
         ('"CONN_MAX_AGE": 60', [], []),
         ('"CONN_MAX_AGE": None', [], []),
-        ("", [], ["Django's database 'default' is connected to anew in every request"]),
+        ("", [], ["every request opens a new connection to Django's database 'default'"]),
     ],
     ids=["pool", "large pool", "kept", "kept for ever", "not kept"],
 )
@@ -598,7 +598,7 @@ def test_the_server_gives_a_module_that_came_too_early_the_patched_context(
     command = [sys.executable, "-m", "intralb_gevent", "serve", "myapp:app", "--bind", "unix:nowhere/app.sock"]
     ended = process(command, tmp_path)
     assert ended.stdout == "it is gevent.ssl\n"
-    assert "the ssl.SSLContext of early was from before monkey-patching; it has the patched one now" in ended.stderr
+    assert "early imported ssl.SSLContext before monkey-patching; replaced it with the patched class" in ended.stderr
     assert "RecursionError" not in ended.stderr
 
 

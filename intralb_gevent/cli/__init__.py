@@ -1,1 +1,1 @@
-"""The command line `intralb-gevent`: `serve`, `demo` and `check`."""
+"""The command line `intralb-gevent`: `serve`, `demo`, `check`, `migrate`, `top` and `completion`."""

@@ -1,6 +1,6 @@
 """The token that an operator needs to end requests on the status page.
 
-The supervisor of several processes passes the token on to them in a variable, so that all have the same one.
+A supervisor passes the token to its processes in an environment variable, so that all processes accept the same token.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ TOKEN_VARIABLE: Final = "INTRALB_ADMIN_TOKEN"
 
 
 def share_token(environ: MutableMapping[str, str]) -> str:
-    """Return the token of the variable; set the variable to a new token if there is none."""
+    """Return the token in `TOKEN_VARIABLE`; if the variable is not set, first set it to a new token."""
     return environ.setdefault(TOKEN_VARIABLE, secrets.token_urlsafe(16))
 
 
 def take_token(environ: MutableMapping[str, str]) -> str:
-    """Return the token, and remove it from the environment, which programs that handlers start would inherit."""
+    """Return the token, and remove it from `environ`, so that programs that handlers start do not inherit the token."""
     token = share_token(environ)
     del environ[TOKEN_VARIABLE]
     return token
 
 
 def token_line(token: str) -> str:
-    """Return the line that follows the start line."""
+    """Return the log line with the token, which follows the start line."""
     return f"operators end requests on the status page with the token {token}"

@@ -19,9 +19,9 @@ _WIDTH: Final = 11
 
 
 def colours_wanted(environ: Mapping[str, str]) -> bool:
-    """Return whether the terminal shows colours, and the user has not turned them off.
+    """Return whether the terminal supports colours, and the user has not disabled colours.
 
-    NO_COLOR, if it is not empty, turns colours off (https://no-color.org).
+    A variable NO_COLOR that is not empty disables colours (https://no-color.org).
     """
     return not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
 
@@ -34,7 +34,7 @@ def _is_terminal(descriptor: int) -> bool:
 
 
 def on_terminal() -> bool:
-    """Return whether the standard error is a terminal."""
+    """Return whether stderr is a terminal."""
     return _is_terminal(_ERROR)
 
 
@@ -48,11 +48,11 @@ class Started:
     options: Options
     processes: int = 1
     role: str = ""
-    """A description of this process among several; '' if there is only one."""
+    """A description of this process, if a supervisor runs several processes; otherwise ''."""
     protected: Sequence[str] = ()
     admin: str = ""
     settings: Sequence[str] = ()
-    """Sources of settings that were found and not named in the command."""
+    """The settings file and the variable PORT, if they were read (`Inputs.found`)."""
     note: str = ""
 
     @property
@@ -65,7 +65,7 @@ class Started:
         return self.role or f"process {self.pid}"
 
     def text(self, is_first: bool) -> str:
-        """Return what to write to the standard error; `is_first` is False for all processes of a group but one."""
+        """Return the text to write to stderr; on a terminal, only the first of several processes writes the block."""
         if not _is_terminal(_ERROR):
             return self.line()
         return self.block(colours_wanted(os.environ)) if is_first else f"{PROGRAM}: {self._process} serves"

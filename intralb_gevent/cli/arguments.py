@@ -27,7 +27,7 @@ PROGRAM: Final = "intralb-gevent"
 DEMO: Final = "intralb_gevent.demo:application"
 
 SHORT: Final = {"bind": "-b", "processes": "-w", "config": "-c"}
-"""Short flags, which are those of gunicorn."""
+"""Settings with a short flag. The letters are those of gunicorn's short flags."""
 
 _MATTER_MOST: Final = (
     *("bind", "processes", "request_timeout_seconds", "max_workers", "max_concurrent_per_router"),
@@ -42,17 +42,17 @@ variable, and a variable overrides the file.
 
 exit codes:
   0  success
-  1  it cannot listen; or a shutdown cut requests, or work that the application
-     did after them; or check gives warnings
+  1  the server cannot listen; or a shutdown aborted requests, or work that the
+     application did after them; or check gives warnings
   2  wrong usage, an invalid value, or an application that cannot be loaded
-  3  no process of several could be started (--processes)
+  3  none of several processes could be started (--processes)
   70 the event loop was blocked for block_timeout_seconds
 """
 
 _ABOUT_SERVE = """\
 Serve an application. Without MODULE:APP, serve the application of this
-directory: what FLASK_APP names, or the one in wsgi.py, app.py, or */wsgi.py
-beside manage.py.
+directory: the application that FLASK_APP names, or the application in wsgi.py,
+app.py, or */wsgi.py beside manage.py.
 
 examples:
   intralb-gevent serve                             on http://127.0.0.1:8000
@@ -67,9 +67,9 @@ Serve a legacy WSGI application on gevent, balanced within one process.
 
 examples:
   intralb-gevent serve                        the application of this directory
-  intralb-gevent serve shop:app -b :8000      named, and on all addresses
-  intralb-gevent check shop:app               what will hurt it under gevent
-  intralb-gevent migrate gunicorn.conf.py     the settings that you have now
+  intralb-gevent serve shop:app -b :8000      shop:app, on port 8000 of all addresses
+  intralb-gevent check shop:app               the problems it will have under gevent
+  intralb-gevent migrate gunicorn.conf.py     the equivalents of your settings
 """
 
 
@@ -112,7 +112,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def given_settings(parsed: argparse.Namespace) -> dict[str, Any]:
-    """Return the settings that were given as flags."""
+    """Return the values of the settings that were given as flags, by the names of the settings."""
     return {d.name: _given(parsed, d) for d in sources.all_declarations() if getattr(parsed, d.name, None) is not None}
 
 
@@ -122,18 +122,19 @@ def _given(parsed: argparse.Namespace, declaration: Declaration) -> Any:
 
 
 def commands() -> Mapping[str, argparse.ArgumentParser]:
-    """Return the parser of each command."""
+    """Return the parsers of all commands, by the names of the commands."""
     action = next(each for each in parser()._actions if isinstance(each, argparse._SubParsersAction))
     return dict(action.choices)
 
 
 def flags_of(command: argparse.ArgumentParser) -> dict[str, argparse.Action]:
-    """Return the flags of a command, each with its action."""
+    """Return the argparse actions of a command, by the texts of the flags, such as `--bind`."""
     return {text: action for action in command._actions for text in action.option_strings}
 
 
 def _not_understood(unknown: Sequence[str], arguments: Sequence[str], known: Sequence[str]) -> str:
-    # A value after an unknown flag may look like a second application, so report the flags if there are any.
+    # The value of an unknown flag is also in `unknown`, as if the value were a second application. So if there are
+    # unknown flags, report only the flags.
     wrong = [each for each in unknown if each.startswith("-")] or unknown[:1]
 
     def after(argument: str) -> Sequence[str]:
@@ -156,21 +157,21 @@ def parser() -> argparse.ArgumentParser:
     serve = _serving(commands, "serve", "serve an application", _ABOUT_SERVE)
     demo = _serving(commands, "demo", "serve the bundled sample application, on SQLite")
     demo.set_defaults(application=DEMO, finds_settings=False)
-    check = _serving(commands, "check", "import an application and report what will hurt it under gevent")
+    check = _serving(commands, "check", "import an application and report the problems it will have under gevent")
     for command in (serve, check):
-        # This argument is optional, because the application can be found.
+        # This argument is optional, because `find_application` can search the current directory.
         command.add_argument("application", metavar="MODULE:APP", nargs="?", help="the WSGI callable to import")
     _other_commands(commands)
     return whole
 
 
 def _other_commands(commands: Any) -> None:
-    migrate = _command(commands, "migrate", "print the settings that equal those of gunicorn, uWSGI or uvicorn")
+    migrate = _command(commands, "migrate", "print the equivalents of gunicorn, uWSGI or uvicorn settings")
     about = "gunicorn.conf.py, a uwsgi.ini, or a command line that starts with gunicorn, uwsgi or uvicorn"
     migrate.add_argument("source", metavar="SOURCE", nargs=argparse.REMAINDER, help=about)
     top = _command(commands, "top", "show the status page of a running server in this terminal")
     top.set_defaults(finds_settings=True, config=None)
-    top.add_argument("address", metavar="ADDRESS", nargs="?", help="its admin_bind [that of the settings found here]")
+    top.add_argument("address", metavar="ADDRESS", nargs="?", help="the server's admin_bind [as in the settings file]")
     completion = _command(commands, "completion", "print a script that completes commands and flags in a shell")
     completion.add_argument("shell", choices=SHELLS, help=f"the shell: {', '.join(SHELLS)}")
 

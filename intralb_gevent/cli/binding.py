@@ -1,4 +1,4 @@
-"""Turn the text of an address into an address to listen on, and describe open listeners.
+"""Parse the addresses to listen on, and describe open listeners.
 
 This module also removes the file of a unix socket when the server ends.
 """
@@ -31,7 +31,8 @@ __all__ = [
 ]
 
 _BACKLOG = 1024
-"""Maximum number of connections that the kernel holds until they are accepted, unless the kernel's limit is lower."""
+"""Maximum number of connections that the kernel queues until the server accepts them; net.core.somaxconn may lower the
+maximum."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class HostAddress:
 
     @contextlib.contextmanager
     def listener(self) -> Iterator[tuple[str, int]]:
-        """Yield the address, to which the server itself binds a socket."""
+        """Yield the host and the port; the server binds its socket to this address."""
         yield self.host, self.port
 
     def bound(self, port: int | None) -> HostAddress:
@@ -61,7 +62,7 @@ class HostAddress:
         return replace(self, port=port or self.port)
 
     def facts(self) -> dict[str, str | int]:
-        """Return the data that a script needs to connect; it is written to the ready file."""
+        """Return the data that a script needs to connect, as the ready file contains them."""
         return {"url": str(self), "host": self.host, "port": self.port}
 
 
@@ -72,7 +73,7 @@ class UnixAddress:
     path: str
     mode: int = 0o777
     owner: tuple[int, int] = (-1, -1)
-    """User id and group id that own the file; -1 leaves one unchanged."""
+    """User id and group id that own the file; an id of -1 is not changed."""
     is_local = True
 
     def __str__(self) -> str:
@@ -99,11 +100,11 @@ class UnixAddress:
         return self
 
     def facts(self) -> dict[str, str | int]:
-        """Return the data that a script needs to connect; it is written to the ready file."""
+        """Return the data that a script needs to connect, as the ready file contains them."""
         return {"unix": self.path}
 
     def _remove_stale(self) -> None:
-        """Remove a socket file that a killed server has left; raise OSError if the path is any other file or in use."""
+        """Remove the socket file of a killed server; raise OSError if the file is in use, or is not a socket."""
         try:
             mode = os.stat(self.path).st_mode
         except FileNotFoundError:
@@ -111,7 +112,7 @@ class UnixAddress:
         if not stat.S_ISSOCK(mode):
             raise FileExistsError(errno.EEXIST, "a file that is not a socket is there")
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-            # Do not block: if the path belongs to a live server with a full backlog, connecting would wait for it.
+            # Do not block: if a running server listens on the path, and its backlog is full, connect() would wait.
             client.setblocking(False)
             if client.connect_ex(self.path) != errno.ECONNREFUSED:
                 raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
@@ -125,7 +126,7 @@ def removed_at_the_end(path: str) -> Iterator[None]:
     try:
         yield
     finally:
-        # A process that has become another user may not be allowed to remove the file.
+        # After a change of its user, the process may not be allowed to remove the file.
         with contextlib.suppress(FileNotFoundError, PermissionError):
             if _identity(path) == own:
                 os.unlink(path)
@@ -139,7 +140,7 @@ def _identity(path: str) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class InheritedAddress:
-    """A listener that another process has opened, and that other processes may also be using."""
+    """A listener that another process has opened, and that several processes may share."""
 
     descriptor: int
     address: HostAddress | UnixAddress
@@ -153,14 +154,14 @@ class InheritedAddress:
         return self.address.is_local
 
     def with_scheme(self, scheme: str) -> InheritedAddress:
-        """Return this address for clients that use another protocol, such as https."""
+        """Return this address with another URL scheme, such as https; the address of a unix socket has no scheme."""
         if isinstance(self.address, UnixAddress):
             return self
         return replace(self, address=replace(self.address, scheme=scheme))
 
     @contextlib.contextmanager
     def listener(self) -> Iterator[socket.socket]:
-        """Yield the listener. The file of a unix socket is left to the process that has created it."""
+        """Yield the listener. The process that created a unix socket also removes the socket's file."""
         with socket.socket(fileno=self.descriptor) as listener:
             yield listener
 
@@ -169,13 +170,13 @@ class InheritedAddress:
         return self.address
 
     def facts(self) -> dict[str, str | int]:
-        """Return the data that a script needs to connect; it is written to the ready file."""
+        """Return the data that a script needs to connect, as the ready file contains them."""
         return self.address.facts()
 
 
 @dataclass(frozen=True)
 class OpenAddress:
-    """An address whose socket is bound already, before this process gave up the right to bind it."""
+    """An address whose socket was bound before this process changed its user, and so lost the right to bind it."""
 
     sock: socket.socket
     address: HostAddress | UnixAddress
@@ -190,7 +191,7 @@ class OpenAddress:
 
     @contextlib.contextmanager
     def listener(self) -> Iterator[socket.socket]:
-        """Yield the socket, which now listens."""
+        """Let the socket listen, and yield it."""
         self.sock.listen(_BACKLOG)
         yield self.sock
 
@@ -199,7 +200,7 @@ class OpenAddress:
         return self.address.bound(port)
 
     def facts(self) -> dict[str, str | int]:
-        """Return the data that a script needs to connect; it is written to the ready file."""
+        """Return the data that a script needs to connect, as the ready file contains them."""
         return self.address.facts()
 
 
@@ -216,7 +217,7 @@ def listening(address: HostAddress | UnixAddress) -> Iterator[socket.socket]:
 
 @contextlib.contextmanager
 def bound_socket(address: HostAddress | UnixAddress) -> Iterator[socket.socket]:
-    """Yield a socket that is bound to the address; one of a unix address listens already."""
+    """Yield a socket that is bound to the address. The socket of a unix address already listens."""
     with address.listener() as listener:
         if isinstance(listener, socket.socket):
             yield listener
@@ -234,7 +235,7 @@ def inherited(descriptor: int, scheme: str = "http") -> InheritedAddress:
         name = listener.getsockname()
     if isinstance(name, tuple):
         return InheritedAddress(descriptor, HostAddress(name[0], name[1], scheme))
-    # The name of an abstract socket begins with a NUL byte.
+    # The name of an abstract socket begins with a NUL byte, which is conventionally written as "@".
     path = name.decode("utf-8", "replace") if isinstance(name, bytes) else name
     return InheritedAddress(descriptor, UnixAddress(path.replace("\0", "@")))
 
@@ -242,7 +243,7 @@ def inherited(descriptor: int, scheme: str = "http") -> InheritedAddress:
 def parse(
     text: str, setting: str = "bind", scheme: str = "http", mode: int = 0o777, owner: tuple[int, int] = (-1, -1)
 ) -> HostAddress | UnixAddress | InheritedAddress:
-    """Return the address that a setting has as `HOST:PORT`, `[IPV6]:PORT`, `unix:PATH` or `fd:NUMBER`.
+    """Parse the address in the value of a setting: `HOST:PORT`, `[IPV6]:PORT`, `unix:PATH` or `fd:NUMBER`.
 
     `mode` and `owner` apply to a unix socket. Raises `OptionError` if a descriptor is not a listener.
     """

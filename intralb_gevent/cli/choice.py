@@ -1,7 +1,8 @@
 """Decide, before anything is imported or patched, whether the command line may need a supervisor.
 
-A supervisor is not monkey-patched, and a process without a supervisor should import nothing more before patching. So
-this module only looks for a reason to need a supervisor; the settings are read afterwards.
+A supervisor must not be monkey-patched, but a process that serves should import as little as possible before patching.
+So this module does not read the settings; it only searches the flags, the variables and the current directory for signs
+that the settings may need a supervisor.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ def may_be_supervisor(arguments: Sequence[str], environ: Mapping[str, str]) -> b
 
 
 def is_supervised(environ: Mapping[str, str]) -> bool:
-    """Return whether a supervisor started this process: the supervisor's state, but not its own socket, was passed."""
+    """Return whether a supervisor started this process to serve requests, and not to replace the supervisor.
+
+    A supervisor passes its state to both kinds of process, but passes its socket only to a new supervisor.
+    """
     names = environ.get("LISTEN_FDNAMES", "").split(":")
     ours = environ.get("LISTEN_PID") == str(os.getpid())
     return ours and "intralb-state" in names and "intralb-notify" not in names

@@ -1,6 +1,7 @@
 """Scripts that complete the command line in bash, zsh and fish.
 
-A script is generated from the parser, so it contains the commands, the flags and their values, and calls no program.
+A script is generated from the parser. The script contains all commands, flags and values, so completion never runs
+`intralb-gevent`.
 """
 
 from __future__ import annotations
@@ -19,18 +20,18 @@ _DIRECTORIES: Final = ("DIRECTORY",)
 
 @dataclass(frozen=True)
 class _Flag:
-    """A flag of a command, as a shell needs to know it."""
+    """A flag or an argument of a command, with the data that a completion script contains."""
 
     texts: tuple[str, ...]
     takes_value: bool
     words: tuple[str, ...]
-    """The values that it may have; empty if any text is possible."""
+    """The values that the flag accepts; empty if the flag accepts any text."""
     metavar: str
     help: str
 
 
 def script(shell: str, program: str, commands: Mapping[str, argparse.ArgumentParser]) -> str:
-    """Return the script of one of `SHELLS`, for a program with these commands."""
+    """Return the script for one of `SHELLS`; `commands` contains the parsers of the program's commands by name."""
     known = {name: list(_flags(parser)) for name, parser in commands.items()}
     about = {name: " ".join((parser.description or "").split(".")[0].split()) for name, parser in commands.items()}
     write = {"bash": _bash, "zsh": _zsh, "fish": _fish}[shell]

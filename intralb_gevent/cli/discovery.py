@@ -1,7 +1,7 @@
 """Find the application of a project without importing it, by the names that Flask and Django projects use.
 
-The source of a module is read to learn which of its names may be the application. The supervisor must not import the
-application, and the start line has to name it.
+The supervisor must not import the application, but its start line names the application. So this module parses the
+source of a module, to find the name that is most probably the application.
 """
 
 from __future__ import annotations
@@ -20,12 +20,15 @@ __all__ = ["Found", "find_application"]
 _NAMES: Final = ("app", "application")
 _FACTORIES: Final = ("create_app", "make_app")
 _KINDS: Final = ("Flask", "Bottle", "Pyramid")
-"""Classes whose instance at a module's top level is an application, whatever its name."""
+"""Classes of applications. If a module creates only one instance of them, the instance may have any name."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """A reference to an application, such as `shop:app`, and where it was found; '' if it was named in full."""
+    """A reference to an application, such as `shop:app`.
+
+    `where` is the file or the variable in which the reference was found; '' if the user named the application in full.
+    """
 
     reference: str
     where: str = ""
@@ -35,10 +38,10 @@ class Found:
 
 
 def find_application(named: str | None, environ: Mapping[str, str]) -> Found:
-    """Return the application that is named, or else the one of the project in the current directory.
+    """Return the named application or, if `named` is None, the application of the project in the current directory.
 
-    A named module without an application (`shop`, `shop.py`) is searched for one. Raises `LoadError` if there is none,
-    or if it is not certain which one is meant.
+    If only a module is named (`shop`, `shop.py`), the module is searched for an application. Raises `LoadError` if the
+    directory contains no application, or if several applications are possible.
     """
     if named is not None:
         return _named(named)
@@ -61,12 +64,12 @@ def _named(text: str) -> Found:
 
 
 def _as_flask_calls_it(reference: str) -> str:
-    """Return the reference with a call if it names a factory, because Flask calls it."""
+    """Append `()` to a reference that names a factory, because Flask calls a factory that FLASK_APP names."""
     return f"{reference}()" if reference.partition(":")[2] in _FACTORIES else reference
 
 
 def _module_name(text: str) -> str:
-    """Return a module's name for the path of its file; a module's name is returned unchanged."""
+    """Convert the path of a module's file to the name of the module; return any other text unchanged."""
     if not text.endswith(".py") or not os.path.isfile(text):
         return text
     path = os.path.relpath(text)
@@ -76,7 +79,7 @@ def _module_name(text: str) -> str:
 
 
 def _file_of(module: str) -> str:
-    """Return the file of a module of this directory; '' if the module is none of this directory."""
+    """Return the path of a module's file below the current directory; '' if there is no such file."""
     path = module.replace(".", "/")
     return next((file for file in (f"{path}.py", f"{path}/__init__.py") if os.path.isfile(file)), "")
 
@@ -108,12 +111,16 @@ def _in_module(module: str, file: str) -> str:
             return f"{module}:{name}()"
     if instances:
         raise LoadError(f"there are several applications in {file} ({', '.join(instances)}); name one, as MODULE:APP")
-    # The name may be set in a way that the source does not show; otherwise, importing the module reports the error.
+    # The module may set the name in a way that this search does not detect. If the module does not set the name,
+    # `load_application` reports the error.
     return f"{module}:{_NAMES[0]}"
 
 
 def _names_in(file: str) -> Iterator[tuple[str, str]]:
-    """Yield the names that a module defines at its top level, each with its kind: function, a class's name, or ''."""
+    """Yield the names that a module defines at its top level, each with its kind.
+
+    The kind is "function", the name of the class that is instantiated, or ''.
+    """
     try:
         with open(file, "rb") as source:
             tree = ast.parse(source.read())

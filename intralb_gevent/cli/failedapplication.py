@@ -1,5 +1,4 @@
-"""The application that answers for one that cannot be imported, while `serve --reload` waits for a change."""
-
+"""A WSGI application that shows an error of the user's application, while `serve --reload` waits for a change."""
 from __future__ import annotations
 
 import html
@@ -27,14 +26,14 @@ strong {{ color: #c22 }}
 <p>Change a file, and then load this page again.</p>
 </body></html>
 """
-_ELSEWHERE: Final = "<p>The log shows where. The traceback is shown here only if the server listens on 127.0.0.1.</p>"
+_ELSEWHERE: Final = "<p>The traceback is shown here only if no other machine can connect to the server.</p>"
 
 
 class FailedApplication:
     """Answers each request with status 500 and the reason why the application cannot be imported."""
 
     def __init__(self, error: LoadError, shows_traceback: bool) -> None:
-        """Build the page; the traceback is shown only if `shows_traceback`, because it contains source text."""
+        """Build the page; show the traceback only if `shows_traceback`, because a traceback contains source code."""
         self._error = error
         what = str(error) if shows_traceback else "See the log of the server."
         details = _details(error) if shows_traceback else _ELSEWHERE

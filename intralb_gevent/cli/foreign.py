@@ -1,4 +1,4 @@
-"""Hints for flags that gunicorn, uWSGI or uvicorn have and this program does not."""
+"""Hints for flags that exist in gunicorn, uWSGI or uvicorn, but not in this program."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _RENAMED: Final = {
     "--access-logfile": "--enable-logging",
     "--access-log": "--enable-logging",
 }
-"""Flags with an equivalent that takes the same value."""
+"""Flags of other servers, each with the flag of this program that has the same meaning."""
 
 _SLOTS: Final = (
     "requests run in slots: --max-workers times --max-concurrent-per-router, 10 x 100 by default; "
@@ -90,19 +90,22 @@ _OTHERWISE: Final = {
     "--interface": "leave it out: this server speaks WSGI only",
     "--ws": "leave it out: WebSocket libraries for WSGI work as they are",
 }
-"""Flags without an equivalent of the same form, with what to do instead; `{value}` is the value that was given."""
+"""Flags of other servers that no single flag of this program replaces, each with a hint.
+
+`{value}` is replaced by the value that the user gave to the flag.
+"""
 
 
 def hint_for(argument: str, after: Sequence[str], known: Sequence[str]) -> str:
-    """Return what to write for a flag that is not known, as the end of an error message; '' if nothing is close.
+    """Return a hint for an unknown flag, to append to an error message; '' if no known flag is similar.
 
-    `after` lists the arguments that follow the flag, and `known` the flags of this program.
+    `after` lists the arguments that follow the flag, and `known` lists the flags of this program.
     """
     flag, _, value = argument.partition("=")
     if not value and after and not after[0].startswith("-"):
         value = after[0]
     if flag == "-p" and value.isdecimal():
-        # gunicorn's -p names a pid file, but that of Flask and of others is a port.
+        # In gunicorn, -p names a pid file; in other programs, such as Flask, -p is a port.
         flag = "--port"
     elif flag not in (*_RENAMED, *_OTHERWISE):
         close = difflib.get_close_matches(flag, [*known, *_RENAMED, *_OTHERWISE], n=1)

@@ -1,4 +1,4 @@
-"""The user, the groups, the umask and the pid file of a serving process."""
+"""The user, the groups and the pid file of a serving process."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ __all__ = ["Identity", "pid_file"]
 
 @dataclass(frozen=True)
 class Identity:
-    """The user and group that a process is to become; None leaves one unchanged."""
+    """The user id and the group id to which a process changes; an id that is None is not changed."""
 
     user: int | None = None
     group: int | None = None
     name: str | None = None
-    """Name of the user, whose other groups the process gets too; None if the user has no entry."""
+    """Name of the user, whose supplementary groups the process also gets; None without an entry in /etc/passwd."""
 
     @classmethod
     def wanted_by(cls, options: ServingOptions) -> Identity:
-        """Look the user and the group up; raises `OptionError` if there is none, or if this process may not change."""
+        """Look up the user and the group; raises `OptionError` if either is unknown, or only root may change to it."""
         user, group, name = None, None, None
         if options.user is not None:
             user, group, name = _user(options.user)
@@ -45,18 +45,18 @@ class Identity:
 
     @property
     def changes(self) -> bool:
-        """True if the process is to become another user or group."""
+        """True if `assume()` changes the user or the group of this process."""
         return self.user not in (None, os.geteuid()) or self.group not in (None, os.getegid())
 
     @property
     def owner(self) -> tuple[int, int]:
-        """User id and group id for `os.chown`, in which -1 leaves one unchanged."""
+        """User id and group id for `os.chown`, which does not change an id of -1."""
         if not self.changes:
             return -1, -1
         return -1 if self.user is None else self.user, -1 if self.group is None else self.group
 
     def assume(self) -> None:
-        """Become the user and group for good."""
+        """Change the user and the group of this process permanently."""
         if not self.changes:
             return
         if self.group is not None:
@@ -70,7 +70,7 @@ class Identity:
 
 
 def _user(text: str) -> tuple[int, int | None, str | None]:
-    """Return the user's id, group and name; a number may have no entry, as in many containers."""
+    """Return the user's id, group id and name; group and name are None for a number without an entry in /etc/passwd."""
     try:
         entry = pwd.getpwuid(int(text)) if text.isdecimal() else pwd.getpwnam(text)
     except KeyError:

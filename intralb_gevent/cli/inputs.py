@@ -1,7 +1,7 @@
 """The sources of a command's settings: its flags, the environment, and the settings file.
 
-A settings file and a file with environment variables are found and read here. The directory that `chdir` names becomes
-the current one. This module is also used in processes that are not monkey-patched, so it imports no gevent.
+This module finds and reads the settings file and the file of `env_file`, and enters the directory that `chdir` names.
+Processes that are not monkey-patched also use this module, so it does not import gevent.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from .arguments import given_settings
 __all__ = ["DEFAULT_FILE", "Inputs", "env_file_variables"]
 
 DEFAULT_FILE = "intralb.toml"
-"""Name of the settings file that is found by itself, in the current directory."""
+"""Name of the settings file that is read from the current directory if the user names no settings file."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The flags, variables and file of one command, read but not yet checked."""
+    """The flags, variables and settings file of one command; their values have been read, but not yet validated."""
 
     flags: Mapping[str, Any]
     environ: Mapping[str, str]
-    """The environment, with the variables of `env_file`."""
+    """The environment variables, including those in the file of `env_file`."""
     file: str | None
-    """Path of the settings file, as the user would write it; None if there is none."""
+    """Path of the settings file, as the user would write it; None without a settings file."""
     in_file: Mapping[str, sources.Given]
 
     @classmethod
     def read(cls, parsed: argparse.Namespace, environ: Mapping[str, str]) -> Inputs:
-        """Find the settings file, enter the directory that the settings name, and read the variables' file.
+        """Read the settings file, enter the directory of `chdir`, and read the variables in the file of `env_file`.
 
-        Raises `OptionError`. Paths in the settings are relative to that directory; the path of the settings file is
-        relative to the directory in which the command was started.
+        The path of the settings file is relative to the directory in which the command was started; paths in the
+        settings are relative to the directory of `chdir`. Raises `OptionError` if a file or the directory is unusable.
         """
         flags, file = given_settings(parsed), _settings_file(parsed, environ)
         in_file = {} if file is None else sources.in_file(file)
@@ -54,7 +54,7 @@ class Inputs:
         return cls(flags, environ, file, in_file)
 
     def use(self, environ: MutableMapping[str, str]) -> None:
-        """Make the variables of the file, and the modules of the current directory, available to this process."""
+        """Add the variables of `env_file` to `environ`, and the current directory to `sys.path`."""
         for name, value in self.environ.items():
             environ.setdefault(name, value)
         if os.getcwd() not in sys.path:
@@ -62,30 +62,30 @@ class Inputs:
 
     @property
     def found(self) -> list[str]:
-        """The sources that the command does not name: the settings file, and PORT if it decides the address."""
+        """The sources of settings to show to the user: the settings file, and PORT if this variable sets the port."""
         file = [] if self.file is None else [self.file if os.path.dirname(self.file) else f"./{self.file}"]
         named = "bind" in self.flags or "bind" in self.in_file or bool(self.environ.get("INTRALB_BIND"))
         port = self.environ.get("PORT", "")
         return [*file, f"PORT={port}"] if port and not named else file
 
     def warnings(self) -> list[str]:
-        """Return a warning for each variable that looks like a setting and is none."""
+        """Return a warning for each variable whose name looks like a setting but names no setting."""
         return sources.unknown_variables(self.environ)
 
     def settings(self, defaults: Mapping[str, str | bool] | None = None) -> sources.Settings:
-        """Return all settings in effect; this may import modules that the settings name."""
+        """Return all settings in effect; this imports the modules that settings such as `db_init_func` name."""
         return sources.load(self.flags, self.environ, self.in_file, defaults)
 
     def processes(self) -> ProcessOptions:
-        """Return the settings of the processes."""
+        """Return only the settings for the supervisor and its processes."""
         return sources.load_processes(self.flags, self.environ, self.in_file)
 
     def logs(self) -> tuple[LogOptions, str]:
-        """Return the settings of the log, and its format."""
+        """Return only the log settings and the value of `log_format`."""
         return sources.load_logs(self.flags, self.environ, self.in_file)
 
     def serving(self) -> ServingOptions:
-        """Return the settings of the program."""
+        """Return only the settings of the program, such as the addresses and the user."""
         return sources.load_serving(self.flags, self.environ, self.in_file)
 
 
@@ -104,7 +104,7 @@ def _enter(directory: str) -> None:
 
 
 def env_file_variables(path: str) -> dict[str, str]:
-    """Return the variables in a file of NAME=VALUE lines, as python-dotenv reads it; raises `OptionError`."""
+    """Parse a file of NAME=VALUE lines with python-dotenv; raises `OptionError` if the file cannot be read."""
     try:
         from dotenv import dotenv_values
     except ImportError:

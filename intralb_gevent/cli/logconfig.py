@@ -1,4 +1,7 @@
-"""Configure `logging` by the file of `log_config`; in a process of any kind, so this module does not import gevent."""
+"""Configure `logging` with the file that `log_config` names.
+
+Processes that are not monkey-patched also use this module, so it does not import gevent.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ __all__ = ["configure_by_file"]
 
 
 def configure_by_file(path: str) -> None:
-    """Configure `logging`, and leave existing loggers enabled; raises `OptionError`."""
+    """Configure `logging`, and leave existing loggers enabled; raises `OptionError` if the file cannot be used."""
     try:
         if path.endswith((".json", ".toml")):
             with open(path, "rb") as file:

@@ -1,7 +1,8 @@
-"""Configure the log of a serving process: this package's loggers, and nothing of the application's own logging.
+"""Configure the log of a serving process.
 
-The log is configured before the application is imported, so that warnings and errors of the start have the same format
-and go to the same file. If the application configures this package's loggers, its configuration applies instead.
+Without `log_config`, only this package's loggers are configured, and not the application's loggers. This happens before
+the application is imported, so that warnings and errors during the import go to the same file in the same format. If
+the application itself configures this package's loggers, the application's configuration applies instead.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _LOGGERS = (LOGGER, JOBS)
 
 
 class ServeLog:
-    """The configuration of the log of one process. Raises `OptionError` if a file cannot be used."""
+    """The configuration of one process's log."""
 
     def __init__(self, options: LogOptions, log_format: str) -> None:
         self._options = options
@@ -36,7 +37,10 @@ class ServeLog:
         return f"<ServeLog {self._format}, {self._options}>"
 
     def begin(self, owner: tuple[int, int] = (-1, -1)) -> None:
-        """Configure the loggers. `owner` is the user and group of the log file, as for `os.chown`."""
+        """Configure the loggers; raises `OptionError` if a file cannot be used.
+
+        `owner` is the user id and group id of the log file, as for `os.chown`.
+        """
         LINES.json = self._format == "json"
         LINES.ascii = not _is_utf8(sys.stderr)
         path, config = self._options.log_file, self._options.log_config
@@ -55,8 +59,8 @@ class ServeLog:
         LINES.write = _write
 
     def settle(self) -> None:
-        """After the import of the application, leave the loggers to the application if it has configured them."""
-        # By default, an application's dictConfig() disables every existing logger.
+        """After the import of the application, remove our handlers if the application has configured the loggers."""
+        # An application's dictConfig() disables all existing loggers by default, so enable this package's again.
         LOGGER.disabled = JOBS.disabled = False
         if self._options.log_config is not None:
             return
@@ -70,7 +74,7 @@ class ServeLog:
         if path is None:
             self._handlers = {LOGGER: self._formatted(logging.StreamHandler())}
         elif self._format == "combined":
-            # Programs that parse the Combined Log Format expect nothing else in its file.
+            # Write only requests to the file, because programs that parse the Combined Log Format expect only requests.
             self._handlers = {LOGGER: self._formatted(logging.StreamHandler()), JOBS: self._formatted(_file(path))}
         else:
             self._handlers = {LOGGER: self._formatted(_file(path))}

@@ -1,7 +1,7 @@
 """Log the lines of the supervisor through `logging`, as the file of `log_config` configures it.
 
-This module runs as a program of its own: a handler of that file may wait, import the application, or fail, which must
-not happen to the supervisor. The lines arrive as JSON objects, one in each message of a socket.
+This module runs as a separate program: a handler of that file may wait, import the application, or fail, and the
+supervisor must do none of these. The lines arrive on a socket, as one JSON object in each message.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ __all__ = ["LogWriter"]
 
 _MOST_BYTES: Final = 1024 * 1024
 _END_SECONDS: Final = 2.0
-"""Seconds for which the end of the supervisor waits until its last lines are written."""
+"""Maximum seconds for which a supervisor that exits waits until this program has written the last lines."""
 
 
 class LogWriter:
-    """The program that writes the lines, and the socket to it."""
+    """The child process that writes the lines, and the socket that passes the lines to it."""
 
     def __init__(self, config: str, log_format: str, environ: Mapping[str, str]) -> None:
         self.socket, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -45,7 +45,7 @@ class LogWriter:
         return f"<LogWriter {self._program.pid}>"
 
     def end(self) -> None:
-        """Wait until all lines are written, but not for long, because a handler may never return."""
+        """Wait until the program has written all lines; kill the program after 2 s, because a handler may hang."""
         self.socket.close()
         try:
             self._program.wait(_END_SECONDS)
@@ -54,7 +54,7 @@ class LogWriter:
 
 
 def _write_all(received: socket.socket) -> None:
-    """Log every message, until the supervisor has ended."""
+    """Log every message, until the supervisor closes its end of the socket."""
     logger = logging.getLogger("intralb_gevent")
     while data := received.recv(_MOST_BYTES):
         message = json.loads(data)
@@ -76,13 +76,13 @@ def _record(message: Mapping[str, Any]) -> logging.LogRecord:
 
 
 def _main(config: str, log_format: str, descriptor: str) -> None:
-    # The supervisor decides when this program ends; signals to its process group or unit do not.
+    # Ignore signals that are sent to the whole systemd unit: this program ends when the supervisor closes the socket.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     try:
         configure_by_file(config)
     except OptionError:
-        # The processes report this error.
+        # Log to stderr instead. The serving processes read the same file and report the error.
         handler = logging.StreamHandler()
         handler.setFormatter(JSONFormatter() if log_format == "json" else TextFormatter())
         logging.getLogger("intralb_gevent").addHandler(handler)

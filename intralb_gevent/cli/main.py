@@ -50,9 +50,9 @@ _DEMO_DEFAULTS: Mapping[str, str | bool] = {
     "enable_logging": True,
     # Allow requests more time, because some pages of the demo are slow on purpose.
     "request_timeout_seconds": "30",
-    # A port that the kernel chooses, so that the status page never conflicts with another server.
+    # Let the kernel choose the port, so that the status page never conflicts with another server.
     "admin_bind": "127.0.0.1:0",
-    # A pool so small that the demo's rush fills it.
+    # Keep the pool small, so that the rush of requests that the demo's status page can send overloads the pool.
     "max_concurrent_per_router": "4",
     "max_workers": "6",
     "worker_group_size": "2",
@@ -82,7 +82,7 @@ def _say(text: str, level: str = "WARNING") -> None:
     if LINES.write is not None:
         LINES.write(level, text)
     else:
-        # Write to the standard error, because the standard output belongs to the application, and may be a pipe.
+        # Write to stderr, because stdout belongs to the application, and may be a pipe.
         print(f"{PROGRAM}: {level.lower()}: {text}", file=sys.stderr, flush=True)
 
 
@@ -135,7 +135,7 @@ def _completion(parsed: argparse.Namespace, early: Collection[str]) -> int:
 def _settings(
     parsed: argparse.Namespace, defaults: Mapping[str, str | bool], logs: bool = False
 ) -> tuple[Inputs, Settings, ServeLog]:
-    """Return the settings, and their log, which is configured already if `logs` is true."""
+    """Read the settings; return their sources, the settings, and the log, which is configured if `logs` is true."""
     inputs = Inputs.read(parsed, os.environ)
     inputs.use(os.environ)
     try:
@@ -158,8 +158,8 @@ def _serve_with(parsed: argparse.Namespace, defaults: Mapping[str, str | bool], 
             return 0
         application = find_application(effective.serving.application, inputs.environ)
         membership.options = effective.processes
-        # gevent installs its SIGCHLD handler only at the first fork, and would wait forever for a child that exits
-        # earlier.
+        # By default, gevent installs its SIGCHLD handler after the first fork. If that child exits before the handler
+        # is installed, os.waitpid() waits for the child until the request's deadline.
         gevent.get_hub().loop.install_sigchld()
         end_as_first_process()
         places = _prepare(effective, membership, stack)
@@ -167,7 +167,7 @@ def _serve_with(parsed: argparse.Namespace, defaults: Mapping[str, str | bool], 
 
 
 def _prepare(effective: Settings, membership: Membership, stack: ExitStack) -> Places:
-    """Open what only the first user of this process may open, and become the user that the settings name."""
+    """Open the listeners and files as the user who started this process, and then change to the user of `--user`."""
     serving = effective.serving
     identity = Identity.wanted_by(serving)
     if serving.umask is not None:
@@ -188,11 +188,11 @@ def _run_server(
     places: Places,
     log: ServeLog,
 ) -> int:
-    # Replace these functions before the application is imported, because it may keep references to them.
+    # Replace these functions before importing the application, which may keep references to the original functions.
     stop_timers_of_requests()
     keep_interrupts_in_requests()
     replaced = replace_ssl_context(early)
-    # Print all stacks on a crash in C, and when the watchdog or the supervisor ends the process.
+    # Print all stacks on a crash in C, and on the SIGABRT that the supervisor sends to a stuck process.
     if membership.supervised:
         faulthandler.enable(2)
     membership.watch_start()
@@ -222,25 +222,26 @@ def _run_server(
 
 
 def _report_modules(early: Collection[str], replaced: Sequence[str]) -> None:
-    """Log which modules have a patched class now, and which were imported too early."""
+    """Log which modules now have the patched class, and which modules were imported before monkey-patching."""
     from . import check
 
     if replaced:
-        before = f"the ssl.SSLContext of {check.some(replaced)} was from before monkey-patching"
-        _say(f"{before}; it has the patched one now", "INFO")
+        before = f"{check.some(replaced)} imported ssl.SSLContext before monkey-patching"
+        _say(f"{before}; replaced it with the patched class", "INFO")
     for finding in check.at_start(early):
         _say(f"{finding.title}; {finding.remedy}")
 
 
 def _loaded(found: Found, effective: Settings, membership: Membership, places: Places) -> Callable[..., Any]:
-    """Import the application; with `reload`, one that cannot be imported is replaced by a page that says why."""
+    """Import the application. With `reload`, if the import fails, return an application that shows the error."""
     try:
         return load_application(found.reference)
     except LoadError as error:
         if not effective.processes.reload:
             raise
         _say(_described(error), "ERROR")
-        # The process must become ready, or the one that serves the version before would go on serving it.
+        # Become ready without waiting for `ready_path`, which would only return the error page with status 500.
+        # Otherwise, the process with the previous version of the application would continue to serve.
         membership.options = replace(effective.processes, ready_path=None)
         return FailedApplication(error, places.is_local)
 

@@ -1,8 +1,8 @@
 """The connection of a serving process to systemd or to our supervisor, which use the same protocol.
 
 The process takes over inherited listeners, and reports that it is ready, that its event loop runs, and that it drains.
-Only a supervisor also provides its state, from which a process reads whether other processes accept from the same
-listeners, and whether the supervisor has ended.
+A supervisor, unlike systemd, also shares its state with the process. The state shows whether other processes accept
+from the same listeners, and whether the supervisor has ended.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _PRIVATE: Final = ("last", "lent", "proven", "started")
 """Keys of the supervisor's state that the admin pages do not show."""
 
 _SLOW_SHARE: Final = 0.5
-"""Fraction of the time limit for a start after which the process reports where its start has got to."""
+"""Fraction of `start_seconds` after which a process that is still starting reports the line that it is executing."""
 
 _RETRY_SECONDS: Final = 0.5
 _REPEAT_SECONDS: Final = 10.0
@@ -75,17 +75,17 @@ class Standing(NamedTuple):
 
 
 class Membership:
-    """This process's connection to systemd or a supervisor; without either, all methods do nothing."""
+    """This process's connection to systemd or to a supervisor, if one of them started the process."""
 
     def __init__(self) -> None:
-        """Take over the protocol's descriptors and variables, so that this process's children do not find them."""
+        """Take over the protocol's descriptors and variables, so that this process's children do not inherit them."""
         self.options = ProcessOptions()
         self._state: StateFile | None = None
         self._row: OwnRow | None = None
         self._no_table = ""
-        """Reason why the supervisor's table cannot be used; "" if it can."""
+        """Reason why this process cannot use the supervisor's table; "" if there is no such reason."""
         self.site: SiteRow | None = None
-        """The processes of the site, once this process serves; None without a supervisor."""
+        """This process's row in the site's table; None before this process serves, and without a table."""
         self.addresses: list[InheritedAddress] = []
         self.admin: InheritedAddress | None = None
         self.agent: InheritedAddress | None = None
@@ -104,7 +104,7 @@ class Membership:
         elif descriptor.name == TABLE:
             self._claim_row(descriptor.number)
         elif descriptor.name.startswith(OWN):
-            # Another version has passed on a descriptor that this one does not know.
+            # Close a descriptor that a supervisor of another version has passed, and that this version does not know.
             os.close(descriptor.number)
         else:
             check_listener(descriptor)
@@ -139,21 +139,21 @@ class Membership:
         return {name: value for name, value in state.items() if name not in _PRIVATE}
 
     def siblings_listen(self) -> bool:
-        """Return whether another process continues to accept from the inherited listeners when this process stops."""
+        """Return whether another process keeps the inherited listeners open after this process has closed them."""
         if self._state is None:
             return True
         state = self._state.read()
-        # Without their supervisor, all processes drain.
+        # If the supervisor has ended, all its processes drain, so none of them keeps the listeners open.
         return bool(state.get("lent")) or not (state.get("last") or self._orphaned())
 
-    # The other processes of the supervisor, with which this one exchanges connections.
+    # The siblings of this process, with which it exchanges connections.
 
     def known(self) -> Sequence[Sibling]:
-        """Return the processes that are ready."""
+        """Return the other processes that are ready."""
         return [Sibling(each["pid"], each["generation"]) for each in self._others("ready")]
 
     def starting(self) -> bool:
-        """Return whether a process is being started, and no other process is ready."""
+        """Return whether another process is starting, and no other process is ready yet."""
         return bool(self._others("starting")) and not self._others("ready")
 
     def _others(self, state: str) -> list[dict[str, Any]]:
@@ -164,7 +164,7 @@ class Membership:
 
     @contextlib.contextmanager
     def reporting_failures(self) -> Iterator[None]:
-        """If the block raises an error of this package, report it as the reason why the process cannot start."""
+        """Report a `LoadError` or `OptionError` that the block raises, as the reason why the process cannot start."""
         try:
             yield
         except (LoadError, OptionError) as error:
@@ -172,9 +172,9 @@ class Membership:
             raise
 
     def watch_start(self) -> None:
-        """If the start takes long, report where it has got to; the supervisor logs this if it ends the process.
+        """If the start takes long, report the line that is being executed; the supervisor logs it if the start fails.
 
-        If the supervisor ends meanwhile, end this process, which would otherwise keep the listeners open.
+        If the supervisor ends during the start, exit, because this process would otherwise keep the listeners open.
         """
         if self.supervised:
             _start_thread(self._watch_start, (getcurrent(), _ident(), _SLOW_SHARE * self.options.start_seconds))
@@ -198,7 +198,7 @@ class Membership:
 
     def _orphaned(self) -> bool:
         """Return whether the supervisor has ended."""
-        # The supervisor writes its first state just after it has started the first process.
+        # The state may still be empty, because the supervisor starts the first process before it writes its state.
         return self._state is not None and self._state.read().get("supervisor") not in (None, os.getppid())
 
     def _report(self, error: Exception) -> None:
@@ -223,7 +223,7 @@ class Membership:
             gevent.sleep(_RETRY_SECONDS)
 
     def prepare(self, server: WSGIServer, address: object) -> None:
-        """Set up a server that has not started yet."""
+        """Connect a server that has not started yet to the other processes of the site."""
         if isinstance(address, InheritedAddress):
             server.siblings_listen = self.siblings_listen
         if self.supervised:
@@ -243,7 +243,7 @@ class Membership:
     ) -> None:
         """Report that the process is ready; from now on, report that its event loop runs, and later that it drains.
 
-        `servers` are those for clients, and `probed` those for operators and for HAProxy.
+        `servers` are the servers for clients; `probed` are the servers for operators and for HAProxy's agent checks.
         """
         self._balancer, self._shutdown = balancer, shutdown
         self._join_site(balancer, servers, probed)
@@ -271,11 +271,11 @@ class Membership:
                 server.site = self.site
 
     def leave(self) -> None:
-        """Leave the site, because this process does not serve any more."""
+        """Release this process's row in the site's table, because the process has stopped serving."""
         if self.site is not None:
             self.site.stop()
 
-    # While the process serves. These methods are called in the hub.
+    # The hub calls these methods while the process serves.
 
     def _live(self) -> None:
         if self._watchdog_seconds is not None:
@@ -294,7 +294,7 @@ class Membership:
             os.kill(os.getpid(), signal.SIGTERM)
 
     def _leave(self, probed: Sequence[WSGIServer]) -> None:
-        """Leave these addresses to other processes, because a probe of the site must not reach a draining process."""
+        """Leave the `probed` servers' clients to other processes: a probe of the site must not reach a draining one."""
         if self.supervised and self.siblings_listen():
             for server in probed:
                 server.stop_accepting()
@@ -302,7 +302,7 @@ class Membership:
     # For the start line.
 
     def describe(self) -> Standing:
-        """Return which of the supervisor's processes this one is."""
+        """Return the position of this process among the supervisor's processes."""
         state = self.processes()
         known = {each["pid"]: each for each in state["processes"]}
         own = known.get(os.getpid())

@@ -1,4 +1,4 @@
-"""Show the frames of an exception that belong to the user's own code, down to the cause."""
+"""Format the frames of the user's own code in the tracebacks of an exception and of its causes."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ __all__ = ["own_frames"]
 _LIBRARIES: Final = tuple(sysconfig.get_paths()[place] for place in ("stdlib", "platstdlib", "purelib", "platlib"))
 _PACKAGE: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _MOST: Final = 12
-"""Maximum number of frames that are shown for one exception; the innermost ones matter most."""
+"""Maximum number of frames that are shown for one exception; the innermost frames are shown."""
 
 
 def own_frames(error: BaseException | None) -> list[str]:
-    """Return a line for each frame of the user's code, outermost first, and for each exception that was the cause.
+    """Return one line for each frame of the user's code, outermost first, and one line for each cause of `error`.
 
     The frames of the standard library, of installed packages and of this package are left out.
     """
     found = []
     for each in reversed(list(_chain(error))):
         lines = list(_frames(each))
-        # The message of the last exception is that of the error, which is shown already.
+        # The caller already shows the message of `error` itself.
         found += lines if each is error or not lines else [*lines, f"  {_message(each)}"]
     return found
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield the exception, its cause, the cause of that, and so on."""
+    """Yield the exception, its cause, the cause of the cause, and so on."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

@@ -1,4 +1,7 @@
-"""The addresses, certificates and ready file of a serving process, opened before it becomes another user."""
+"""The addresses, certificates and ready file of a serving process.
+
+The addresses are bound and the certificates are read before the process changes its user.
+"""
 
 from __future__ import annotations
 
@@ -22,19 +25,19 @@ __all__ = ["Places", "open_places"]
 
 @dataclass(frozen=True)
 class Places:
-    """The addresses for clients, operators and HAProxy, and the ready file, from which scripts read them."""
+    """The addresses for clients, operators and HAProxy, and the ready file, from which scripts read the addresses."""
 
     addresses: Sequence[Address]
     admin: Address | None = None
     agent: Address | None = None
     ready_file: str | None = None
     admin_token: str | None = None
-    """Token of operators who end requests; None if they cannot."""
+    """Token with which operators can end requests; None if `admin_actions` is off."""
     metrics: str | None = None
-    """Receiver of the metrics, as `push_metrics` names it."""
+    """Receiver of the metrics, as in the setting `push_metrics`."""
     tls: ssl.SSLContext | None = None
     tls_arguments: Mapping[str, Any] = field(default_factory=dict)
-    """The arguments from which `tls` was made, and from which SIGHUP makes it again."""
+    """Arguments from which `tls` was created; on SIGHUP, they are used again to create its replacement."""
 
     @property
     def is_local(self) -> bool:
@@ -42,14 +45,14 @@ class Places:
         return all(address.is_local for address in self.addresses)
 
     def certificates(self) -> ssl.SSLContext:
-        """Read the certificates again; raises `OptionError` if they cannot be used."""
+        """Read the certificates again into a new context; raises `OptionError` if the certificates cannot be used."""
         return tls_context(self.tls_arguments)
 
 
 def open_places(options: ServingOptions, membership: Membership, identity: Identity, stack: ExitStack) -> Places:
-    """Return the addresses; inherited listeners replace those of the settings.
+    """Return the addresses; inherited listeners replace the addresses in the settings.
 
-    If the process is to become another user, all addresses are bound now, because that user may not be allowed to.
+    If the process changes its user later, bind all addresses now, because the new user may not be allowed to bind them.
     """
     arguments = _with_verification(options)
     scheme = "https" if arguments else "http"

@@ -1,4 +1,7 @@
-"""The ready file, in which scripts find the bound addresses, other small files, and errors of a start in one line."""
+"""Write small files, such as the ready file, from which scripts read the bound addresses.
+
+This module also turns an OSError at the start of a server into a message of one line.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ def explained(what: str, remedy: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        # gevent appends the address to the kernel's message.
+        # Remove the address, which gevent appends to the kernel's message.
         reason = (error.strerror or str(error)).partition(": (")[0]
         if error.errno == errno.EADDRINUSE:
             remedy = f"stop what listens there, or {remedy}"
@@ -35,15 +38,15 @@ def forget_ready_file(ready_file: str | None) -> None:
 
 
 def write_ready_file(ready_file: str, facts: dict[str, Any]) -> None:
-    """Write the ready file."""
+    """Write `facts`, such as the bound addresses, to the ready file as JSON."""
     write_file(ready_file, json.dumps(facts), "ready file", "--ready-file")
 
 
 def write_file(path: str, text: str, what: str, flag: str) -> None:
-    """Write a file atomically, so that no reader sees an incomplete one; exit with a one-line message if that fails.
+    """Write a file atomically, so that readers see the whole text; exit with a one-line message if writing fails.
 
-    Other users may be able to write to the file's directory, so the temporary name cannot be guessed, and an existing
-    link is not followed. The process's umask decides which users may read the file.
+    Other users may be able to write to the file's directory. So the temporary file has a random name,
+    and an existing link is not followed. The process's umask determines which users may read the file.
     """
     temporary = f"{path}.{secrets.token_hex(8)}"
     refused = explained(f"cannot write the {what} {path!r}", f"choose another {flag}")
@@ -55,7 +58,7 @@ def write_file(path: str, text: str, what: str, flag: str) -> None:
 
 @contextlib.contextmanager
 def _removed_if_it_fails(path: str) -> Iterator[None]:
-    """Remove a file if the block fails."""
+    """Remove a file if the block raises OSError."""
     try:
         yield
     except OSError:

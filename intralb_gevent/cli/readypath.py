@@ -1,7 +1,7 @@
 """Request a path of the application before the process accepts connections.
 
-The request passes through the balancer as if another WSGI server had received it. So the request needs neither a proxy
-nor a listener; other processes might share a listener.
+The request is passed directly to the balancer. Through a listener, the request could reach another process that accepts
+from the same listener.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["answer_of"]
 
 
 def answer_of(balancer: LoadBalancer, path: str) -> str:
-    """Return the status of the application's response to GET, such as "200 OK", or the reason why there is none."""
+    """Return the status of the response to a GET request, such as "200 OK", or the reason why there is no response."""
     statuses: list[str] = []
 
     def start_response(status: str, headers: object, exc_info: object = None) -> Any:

@@ -1,9 +1,10 @@
 """Put the patched `ssl.SSLContext` into modules that were imported before monkey-patching.
 
-A module that ran `from ssl import SSLContext` before the patching holds a class that no longer works; this happens to
-urllib3 under an instrumenting command. In `ssl`, the class's name now refers to the patched class, so each property
-setter of the original class calls itself until it fails with RecursionError. The patched class can always replace the
-original. Other originals are not replaced, because some modules hold them on purpose.
+A module that ran `from ssl import SSLContext` before monkey-patching still refers to the original class, but this class
+no longer works. For example, `opentelemetry-instrument` imports urllib3 before the server can patch. The property
+setters of the original class use the global name `ssl.SSLContext`, which now refers to the patched class. So each
+setter calls itself until it fails with RecursionError. Other unpatched objects are not replaced, because some modules
+need them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _LEFT_OUT = sys.stdlib_module_names | {"gevent"}
 
 
 def replace_ssl_context(early: Collection[str]) -> list[str]:
-    """Replace the class in the named modules, and return the names of the modules that held the original."""
+    """Replace the original class with the patched class in the modules named `early`; return the changed modules."""
     original = monkey.get_original("ssl", "SSLContext")
     patched = ssl.SSLContext
     changed = []

@@ -32,10 +32,10 @@ __all__ = ["keep_freed_memory", "serve"]
 KEPT_BYTES = 64 * 1024 * 1024
 
 HEAP_PIECE_BYTES = 4 * 1024 * 1024
-"""Size in bytes of the largest block that malloc takes from its heap; larger blocks are mapped separately."""
+"""Size in bytes above which malloc maps a block separately; malloc allocates smaller blocks from its heap."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-"""Parameter numbers from glibc's malloc.h."""
+"""Numbers of mallopt()'s parameters, from glibc's malloc.h."""
 
 _Server = TypeVar("_Server", bound=WSGIServer)
 
@@ -45,7 +45,7 @@ def serve(
 ) -> None:
     """Listen on every address, announce the bound addresses and the admin address, and return after the shutdown.
 
-    Raises `SystemExit` with a message if an address cannot be used, and with code 1 if the shutdown has cut requests.
+    Raises `SystemExit` with a message if an address cannot be used, and with code 1 if the shutdown aborted requests.
     """
     forget_ready_file(places.ready_file)
     OPEN_FILES.raise_limit(balancer.options, len(places.addresses))
@@ -98,7 +98,7 @@ def _listening(
 
 
 def _pushing(balancer: LoadBalancer, target: str, membership: Membership) -> MetricsPush:
-    """Start to send the metrics of this process."""
+    """Start to push the metrics of this process to `target`."""
     process = None if membership.site is None else str(membership.site.number)
     push = MetricsPush(balancer, target, membership.processes if membership.supervised else None, process)
     push.start()
@@ -106,7 +106,7 @@ def _pushing(balancer: LoadBalancer, target: str, membership: Membership) -> Met
 
 
 def _read_certificates(places: Places, servers: Sequence[WSGIServer]) -> None:
-    """Read the certificates again, for connections that are accepted from now on; keep the old ones if that fails."""
+    """Read the certificates again, for new connections; keep the old certificates if reading fails."""
     try:
         context = places.certificates()
     except OptionError as error:
@@ -120,12 +120,12 @@ def _read_certificates(places: Places, servers: Sequence[WSGIServer]) -> None:
 def keep_freed_memory() -> None:
     """Let glibc keep up to `KEPT_BYTES` of freed memory at the end of its heap.
 
-    By default, glibc returns all memory above 128 KB to the kernel. For the next large bodies, it would get the memory
-    back page by page, which costs more than all other work on these bodies. Memory beyond `KEPT_BYTES` is released
-    later (`FreedMemory`). If the C library has no mallopt(), this does nothing.
+    By default, glibc returns freed memory above 128 KB to the kernel. The kernel would then provide the memory for the
+    next large bodies page by page, which costs more than all other work on these bodies. After a peak, `FreedMemory`
+    returns more memory. If the C library has no mallopt(), this function does nothing.
     """
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
-        # Set the mmap threshold, too, because glibc no longer adapts it once the trim threshold is set.
+        # Also set the mmap threshold, which glibc no longer adapts once the trim threshold is set.
         mallopt(_M_MMAP_THRESHOLD, HEAP_PIECE_BYTES)

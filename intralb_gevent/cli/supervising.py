@@ -1,6 +1,6 @@
 """Start the supervisor: read the settings for the processes, open the listeners, and run until the shutdown is over.
 
-This process is not monkey-patched. If the settings ask for no supervisor, the process continues as the only one.
+This process is not monkey-patched. If the settings need no supervisor, this process itself serves the application.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ __all__ = ["supervise"]
 
 _CLIENTS: Final = "clients"
 _OPERATORS: Final = {ADMIN: "admin_bind", AGENT: "agent_bind"}
-"""The names of the listeners that are not for clients, and their settings."""
+"""The descriptor names of the listeners that are not for clients, each with the setting of its address."""
 
 
 def supervise(arguments: Sequence[str]) -> int | None:
-    """Run the supervisor and return its exit code; None if the settings ask for a single process without one."""
+    """Run the supervisor and return its exit code; return None if the settings need no supervisor."""
     parsed = parse(arguments)
     directory = start_directory()
     try:
@@ -84,7 +84,7 @@ def _run(parsed: argparse.Namespace, directory: str, inputs: Inputs, options: Pr
         stack.enter_context(pid_file(serving.pid_file, identity))
         site = _site(parsed, directory, listeners, protocol, log)
         if options.reload and not listeners.resumed:
-            # A supervisor that has replaced another one keeps its process id, and so its watching program.
+            # A supervisor that replaces another one has the same process id, so the existing watching program suffices.
             stack.callback(start_watching(log).terminate)
         if not listeners.resumed:
             _announce(listeners, serving, options, log)
@@ -97,11 +97,11 @@ def _run(parsed: argparse.Namespace, directory: str, inputs: Inputs, options: Pr
 def _site(
     parsed: argparse.Namespace, directory: str, listeners: _Listeners, protocol: dict[str, str], log: Log
 ) -> Site:
-    """Return the site, whose processes start in `directory` with the variables of systemd's protocol in `protocol`."""
+    """Return the site. Its processes start in `directory`; `protocol` contains the variables that systemd has set."""
 
     def read_options() -> ProcessOptions:
-        # Resolve `directory` again: it may contain a link that now leads elsewhere, and the settings file may be
-        # relative.
+        # Enter the directory again: a symbolic link in its path may have a new target, and the path of the settings
+        # file may be relative.
         os.chdir(directory)
         return Inputs.read(parsed, os.environ).processes()
 
@@ -127,19 +127,22 @@ def _announce(listeners: _Listeners, serving: ServingOptions, options: ProcessOp
 
 
 def _log(inputs: Inputs, options: LogOptions, log_format: str, stack: contextlib.ExitStack) -> Log:
-    """Return the supervisor's log; with `log_config`, another program writes it, as `logging` may wait."""
+    """Return the supervisor's log. With `log_config`, a child process writes the log, because a handler may block."""
     level = options.log_level.upper()
     if options.log_config is not None:
         writer = LogWriter(options.log_config, log_format, inputs.environ)
         stack.callback(writer.end)
         return Log(None, level, writer.socket)
-    # In the Combined Log Format, the file contains only requests.
+    # In the Combined Log Format, the file contains only requests, so the supervisor logs to stderr.
     return Log(None if log_format == "combined" else options.log_file, level)
 
 
 @dataclass
 class _Listeners:
-    """The listeners that the processes inherit, opened here or passed on by systemd or by a predecessor."""
+    """The listeners that the processes inherit. This supervisor opens them, or inherits them itself.
+
+    It inherits them from systemd, or from its predecessor: the supervisor that it has replaced.
+    """
 
     options: ServingOptions
     application: str
@@ -147,12 +150,13 @@ class _Listeners:
     stack: contextlib.ExitStack
     descriptors: list[Descriptor] = field(default_factory=list)
     lent: bool = False
-    """True if systemd continues to listen after all processes have ended."""
+    """True if systemd keeps the listeners open after all processes have ended."""
     notify: NotifySocket | None = None
-    """The predecessor's socket; None if there is no predecessor. `state` is the predecessor's state."""
+    """The predecessor's socket; None without a predecessor."""
     state: StateFile | None = None
+    """The predecessor's state; None without a predecessor."""
     table: Table | None = None
-    """The predecessor's table; None if there is none, or if another version has made it."""
+    """The predecessor's table; None without a predecessor, or if the table has the layout of another version."""
     own_sockets: list[socket.socket] = field(default_factory=list)
 
     @property
@@ -161,7 +165,7 @@ class _Listeners:
         return self.state is not None
 
     def open(self, inherited: Sequence[Descriptor]) -> None:
-        """Take over the inherited listeners; open the command line's listeners that these do not replace."""
+        """Take over the inherited listeners; open the listeners in the settings that no inherited listener replaces."""
         for each in inherited:
             if each.name == STATE:
                 self.state = StateFile(each.number)
@@ -171,7 +175,7 @@ class _Listeners:
                 with contextlib.suppress(OptionError):
                     self.table = Table(each.number)
             elif each.name.startswith(OWN):
-                # Another version has passed on a descriptor that this one does not know.
+                # Close a descriptor that a predecessor of another version has passed, and this version does not know.
                 os.close(each.number)
             else:
                 check_listener(each)
@@ -210,7 +214,7 @@ class _Listeners:
             self.stack.enter_context(binding.removed_at_the_end(self.options.ready_file))
 
     def close(self) -> None:
-        """Close this process's copies of the listeners: clients that no process accepts are then refused at once."""
+        """Close this process's copies of the listeners, so that the kernel refuses clients once no process listens."""
         for each in self.descriptors:
             with contextlib.suppress(OSError):
                 os.close(each.number)
@@ -223,14 +227,14 @@ class _Listeners:
         return [binding.inherited(number, scheme).address for name, number in kinds if name == kind]
 
     def start_line(self, wanted: int) -> str:
-        """Return the text that is logged at the start."""
+        """Return the line that the supervisor logs at its start."""
         where = ", ".join(map(str, self._addresses(_CLIENTS)))
         processes = "1 process" if wanted == 1 else f"{wanted} processes"
         program = f"{PROGRAM} {__version__} supervisor {os.getpid()}"
         return f"{program}: {processes} of {self.application} on {where}"
 
     def write_ready_file(self) -> None:
-        """Write the ready file, if one is wanted; it is removed at the end."""
+        """Write the ready file, if the settings name one; the file is removed when the supervisor ends."""
         path = self.options.ready_file
         if path is None:
             return

@@ -1,6 +1,6 @@
 """The command `top`: shows the most important part of the status page in a terminal.
 
-The command reads the same feed as the page. If the output is not a terminal, it prints one screen and ends.
+The command reads the same feed as the page. If the output is not a terminal, the command prints one screen and exits.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["top"]
 
 _REQUEST: Final = b"GET /events?history=0 HTTP/1.0\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n"
 _SILENT_SECONDS: Final = 10.0
-"""Seconds without a frame after which the connection counts as lost."""
+"""Seconds without data after which `top` treats the connection as lost."""
 
 _RETRY_SECONDS: Final = 1.0
 _ENTER: Final = "\033[?1049h\033[?25l"
@@ -35,7 +35,7 @@ _CLEAR_LINE, _CLEAR_BELOW = "\033[K", "\033[J"
 
 
 def top(parsed: argparse.Namespace, early: Collection[str] = ()) -> int:
-    """Run the command and return its exit code; raises `OptionError` if there is no server at the address."""
+    """Run the command and return its exit code; raises `OptionError` if the address has no status page."""
     address = _address(parsed)
     if not sys.stdout.isatty():
         hello, frame = next(_frames(address))
@@ -52,7 +52,7 @@ def top(parsed: argparse.Namespace, early: Collection[str] = ()) -> int:
 
 
 def _show(address: binding.Address) -> None:
-    """Show one frame after the other until the user interrupts."""
+    """Show each frame that arrives, until the user presses Ctrl-C."""
     colours, seen = colours_wanted(os.environ), False
     while True:
         try:
@@ -82,7 +82,7 @@ def _address(parsed: argparse.Namespace) -> binding.Address:
 
 
 def _frames(address: binding.Address) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Yield the feed's first event together with each frame, until the connection ends."""
+    """Yield each frame, together with the feed's first event, until the connection is closed."""
     try:
         with _connected(address) as connection, connection.makefile("rb") as feed:
             connection.sendall(_REQUEST)

@@ -28,7 +28,7 @@ class Screen:
         return f"<Screen of process {self._hello.get('pid')}>"
 
     def lines(self, frame: Mapping[str, Any], width: int, height: int) -> list[str]:
-        """Return at most `height` lines of at most `width` characters, apart from colours."""
+        """Return at most `height` lines of at most `width` characters, not counting the codes for colours."""
         lines = [*self._head(frame, width), "", self._figures(frame)[:width], "", *self._lanes(frame, width), ""]
         left = height - len(lines) - 1
         if left > 1:
@@ -85,5 +85,5 @@ def _bar(share: float) -> str:
 
 
 def _printable(text: str) -> str:
-    """Replace characters that a terminal could take for a command."""
+    """Replace control characters, which a terminal could execute as commands."""
     return "".join(each if each.isprintable() else "?" for each in text)

@@ -1,6 +1,6 @@
-"""Watch the files of an application, and send SIGHUP to the supervisor when one changes: `serve --reload`.
+"""Watch the files of an application, and send SIGHUP to the supervisor when a file changes: `serve --reload`.
 
-This module runs as a program of its own, because the supervisor must start processes and so should have no threads.
+This module runs as a separate program, because watching needs a thread, and a supervisor that forks must have none.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from ..supervise.log import Log
 __all__ = ["start_watching"]
 
 _EXTENSIONS: Final = (".toml", ".env", ".html", ".jinja", ".jinja2", ".j2")
-"""Endings of files that are watched in addition to Python's."""
+"""Extensions of the files that are watched in addition to Python files."""
 
 _CHECK_MILLISECONDS: Final = 1000
-"""Interval in which this program looks whether the supervisor still runs."""
+"""Interval at which this program checks whether the supervisor is still running."""
 
 
 def start_watching(log: Log) -> subprocess.Popen[bytes]:
-    """Start this program for the current directory, with a log like `log`.
+    """Start this program for the current directory; the program logs to the same destination as `log`.
 
     Raises `OptionError` if watchfiles is not installed.
     """
     if importlib.util.find_spec("watchfiles") is None:
         raise OptionError("reload: needs watchfiles; pip install 'intralb-gevent[reload]'")
-    # Ctrl-C in a terminal is meant for the supervisor, so use another process group.
+    # Use another process group, because Ctrl-C in a terminal is meant for the supervisor.
     writer = None if log.writer is None else log.writer.fileno()
     described = json.dumps({"json": LINES.json, "path": log.path, "level": log.level, "writer": writer})
     return subprocess.Popen(
@@ -68,7 +68,7 @@ def _watch(directory: str, log: Log) -> None:
         if changed:
             names = sorted(os.path.relpath(path, directory) for _, path in changed)
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            # No signal tells this program that the file was rotated.
+            # Reopen the log file before each line, because no signal informs this program that the file was rotated.
             log.reopen()
             log.say(f"{names[0]}{more} changed")
             os.kill(supervisor, signal.SIGHUP)

@@ -146,7 +146,7 @@ def test_a_value_that_is_not_allowed_here_is_left_to_the_reader(tmp_path: pathli
     text = migrate(["gunicorn -w 0 --timeout 0 --threads many shop:app"])
     assert read(text, tmp_path) == {"application": "shop:app"}
     assert "# workers = 0: processes: 0 is not allowed" in text
-    assert "# timeout = 0: there is no deadline off" in text
+    assert "# timeout = 0: the deadline cannot be disabled" in text
     assert "# threads = many: this value was not understood" in text
 
 

@@ -1,4 +1,4 @@
-"""Find problems that an application will have under gevent, by inspecting the process that has imported it.
+"""Find problems that an application will have under gevent, by inspecting a process that has imported the application.
 
 There is one module for each kind of problem. A problem is reported as a warning only if it is certain, because a false
 alarm costs more than a missed problem. The check imports no module that the application has not imported. The only
@@ -31,11 +31,11 @@ def findings(
 ) -> list[Finding]:
     """Return all findings for this number of processes, each of which has a balancer with these options.
 
-    `early` contains the names of the modules that were imported before patching; it is None if they are unknown.
-    `sized` is True if the number of slots was set, and is not just the default.
+    `early` contains the names of the modules that were imported before patching; None means that they are unknown.
+    `sized` is True if the user has set the number of slots.
     """
     slots = options.max_workers * options.max_concurrent_per_router
-    # Check views first, because this imports the URLs of Django, and thereby more of the application.
+    # Check views first: this imports Django's URLconf, which imports more modules for the other checks to inspect.
     views = async_views()
     pools = [*short_pools(slots, sized), *connections_for_each_request(slots), *multiplied(options, processes)]
     own_code = [*async_calls(), *blocking_file_locks(), *process_locks(), *process_pools()]
@@ -44,7 +44,7 @@ def findings(
 
 
 def at_start(early: Collection[str]) -> list[Finding]:
-    """Return warnings about problems that block all requests; a server logs them at its start."""
+    """Return warnings about problems that block all requests; a server logs these warnings at its start."""
     found = [*imported_too_early(early), *blocking_drivers()]
     return [finding for finding in found if finding.severity == "warning"]
 

@@ -1,7 +1,7 @@
 """Inspect the application's own functions, and the names that they refer to, without running any function.
 
-The standard library and installed packages are left out. References are read from a function's bytecode; nested
-functions count as part of the outer function.
+The standard library and installed packages are left out. References are read from a function's bytecode; a nested
+function is treated as part of the outer function.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["AppFunction", "functions_that"]
 
 _LIBRARIES = tuple({sysconfig.get_paths()[place] for place in ("stdlib", "platstdlib", "purelib", "platlib")})
 _PACKAGES = {"site-packages", "dist-packages"}
-"""Directories of installed packages, including those of other interpreters."""
+"""Names of directories with installed packages, including the packages of other interpreters."""
 
 _OURS = __name__.partition(".")[0]
 

@@ -1,8 +1,9 @@
 """Find coroutines that run on an asyncio event loop during a request.
 
 asyncio allows one running loop per native thread, and under gevent, all requests run in one native thread. Therefore,
-while one request runs a coroutine, every other request that starts one fails. An async view certainly runs a coroutine
-in a request. A function that only refers to `asyncio.run` may belong to a separate command.
+while one request runs a coroutine, every other request that starts a coroutine fails. An async view certainly runs a
+coroutine in a request, so it causes a warning. A function that refers to `asyncio.run` causes only a hint, because the
+function may belong to a separate command.
 """
 
 from __future__ import annotations
@@ -19,9 +20,8 @@ from .findings import Finding, some
 __all__ = ["async_calls", "async_views"]
 
 _FAILS = (
-    "The coroutine runs on an asyncio event loop, of which a native thread has one at a time, and under gevent all "
-    "requests run "
-    "in one native thread. While one request is in such a coroutine, every other one that begins to run any fails."
+    "asyncio allows one running event loop per native thread, and under gevent, all requests run in one native thread. "
+    "While one request runs a coroutine, every other request that starts a coroutine fails."
 )
 _ONE_LOOP = "start one loop for all, threading.Thread(target=loop.run_forever, daemon=True).start(), and"
 
@@ -33,7 +33,7 @@ def async_views() -> list[Finding]:
         *_views(
             "Flask",
             flask,
-            f"make them ordinary; or {_ONE_LOOP} override async_to_sync(self, func) of Flask to "
+            f"make them ordinary functions; or {_ONE_LOOP} override async_to_sync(self, func) of Flask to "
             "return a function that calls asyncio.run_coroutine_threadsafe(func(*args, **kwargs), loop).result()",
         ),
         *_views("Django", django, "make them ordinary functions, or serve them with an ASGI server"),
@@ -47,7 +47,7 @@ def _views(framework: str, names: list[str], remedy: str) -> Iterator[Finding]:
 
 
 def async_calls() -> list[Finding]:
-    """Return a hint for the application's functions that run a coroutine to its end."""
+    """Return a hint for the application's functions that start a coroutine and wait until it returns."""
     names = functions_that(_runs_coroutine)
     if not names:
         return []
@@ -56,13 +56,13 @@ def async_calls() -> list[Finding]:
         "gevent.get_hub().threadpool.apply(asyncio.run, (coroutine,))"
     )
     title = f"{some(names)} run{'s' if len(names) == 1 else ''} a coroutine to its end"
-    return [Finding("hint", title, f"If requests do so: {_FAILS}", remedy)]
+    return [Finding("hint", title, f"If a request does so: {_FAILS}", remedy)]
 
 
 def _runs_coroutine(function: AppFunction) -> bool:
     names = function.names
     if names & {"threadpool", "ThreadPool", "ThreadPoolExecutor"}:
-        # The function most likely runs the coroutine in a native thread.
+        # The function most likely runs the coroutine in a separate native thread, where no other loop runs.
         return False
     return (
         "run_until_complete" in names

@@ -19,7 +19,7 @@ __all__ = ["blocking_drivers"]
 
 @dataclass(frozen=True)
 class _Driver:
-    """A library, detected by the module that is imported when the blocking variant is in use."""
+    """A library that may block; `module` is imported if the library's blocking variant is in use."""
 
     module: str
     title: str
@@ -33,7 +33,7 @@ class _Driver:
 def blocking_drivers(protects: bool = False) -> list[Finding]:
     """Return a finding for each imported library that blocks the whole process while it waits.
 
-    `protects` is True if the server protects the libraries that it can.
+    `protects` is True if the server calls `protect()`, which makes some of the libraries harmless.
     """
     drivers = [driver for driver in _DRIVERS if not (protects and driver.is_protected)]
     imported = [(driver, sys.modules.get(driver.module)) for driver in drivers]
@@ -45,9 +45,8 @@ def _finding(driver: _Driver) -> Finding:
     return Finding(
         driver.severity,
         f"{driver.title} {blocks} every request while it waits",
-        "The library waits for the network in C, where monkey-patching does not reach. While it waits, no other "
-        "request "
-        "runs and no deadline is kept.",
+        "The library waits for the network in C code, where monkey-patching has no effect. While the library waits, "
+        "no other request runs, and no deadline is enforced.",
         driver.remedy,
     )
 
@@ -67,7 +66,7 @@ def _is_thick(oracledb: ModuleType) -> bool:
 
 
 def _without(module: str) -> Callable[[ModuleType], bool]:
-    """Return a test for libraries that are harmless once `module` is imported."""
+    """Return a function that returns True unless `module` is imported, which makes the library harmless."""
     return lambda _: module not in sys.modules
 
 

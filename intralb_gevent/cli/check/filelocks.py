@@ -1,7 +1,7 @@
 """Find file locks that wait in the kernel, which blocks the whole process.
 
-Packages such as filelock, portalocker and fasteners are harmless: they retry without blocking, and sleep in between,
-which does not block either under gevent.
+Packages such as filelock, portalocker and fasteners are harmless: they retry without blocking, and sleep between the
+attempts, so that other requests run under gevent.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ def blocking_file_locks() -> list[Finding]:
         Finding(
             "hint",
             f"{some(names)} wait{'s' if len(names) == 1 else ''} for a file lock in the kernel",
-            "If a request that holds the lock waits for something else, another one that waits for the lock blocks the "
-            "whole process, including the first one, which would release it.",
-            "ask with LOCK_NB in a loop that sleeps in between, or use the package filelock, which does so",
+            "If a request that holds the lock waits for something else, a second request that waits for the lock "
+            "blocks the whole process, so the first request cannot release the lock.",
+            "acquire the lock with LOCK_NB in a loop that sleeps between attempts, or use the package filelock",
         )
     ]
 

@@ -16,7 +16,7 @@ class Finding:
     """One problem of an application under gevent, and its remedy."""
 
     severity: Literal["warning", "hint"]
-    """Severity: a warning certainly causes problems under load; a hint depends on facts that only the author knows."""
+    """A warning certainly causes problems under load; only the application's author knows whether a hint applies."""
     title: str
     detail: str
     remedy: str

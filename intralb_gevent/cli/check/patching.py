@@ -1,7 +1,7 @@
-"""Find modules that still hold objects that monkey-patching has replaced.
+"""Find modules that still refer to objects that monkey-patching has replaced.
 
 A replaced object is a global variable of a module: either an original function that gevent has saved, or a native lock.
-The standard library is left out, because gevent handles it.
+The standard library is left out, because gevent itself patches it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _OPENTELEMETRY = "opentelemetry.instrumentation.auto_instrumentation"
 _PATCHES_FIRST = "OTEL_PYTHON_AUTO_INSTRUMENTATION_EXPERIMENTAL_GEVENT_PATCH"
 _IN_GENERAL = (
     "import it after patching: keep it out of sitecustomize, .pth files and start-up hooks, "
-    "and in a program of your own patch in the first lines"
+    "and in your own program, patch in the first lines"
 )
 _BROKEN = " The first https request there fails with RecursionError."
 _HARMLESS = {"subprocess.CompletedProcess", "threading.get_ident", "_thread.get_ident", "_thread.exit"}
@@ -31,10 +31,11 @@ _HARMLESS = {"subprocess.CompletedProcess", "threading.get_ident", "_thread.get_
 
 
 def imported_too_early(early: Collection[str] | None) -> list[Finding]:
-    """Return a warning for each package that holds unpatched objects.
+    """Return a warning for each package that refers to unpatched objects.
 
-    `early` contains the names of the modules that were imported before patching. A later module that holds an original
-    has requested it from gevent on purpose. If `early` is None, those names are unknown, and all modules are checked.
+    `early` contains the names of the modules that were imported before patching. Only these modules are checked: a
+    module that was imported later refers to an original object only if it requested the object from gevent. If `early`
+    is None, these names are unknown, and all modules are checked.
     """
     originals = _originals()
     held: dict[str, list[str]] = {}
@@ -84,7 +85,7 @@ def _unpatched(module: ModuleType, originals: dict[int, str]) -> Iterator[str]:
 
 
 def _originals() -> dict[int, str]:
-    """Return the names of the replaced callables, by `id()`, because not all of them can be compared or hashed."""
+    """Return the names of the replaced callables, by the callables' `id()`, because some callables are not hashable."""
     saved = monkey.saved  # type: ignore[attr-defined]  # not in the stubs
     named = [(f"{module}.{name}", original) for module in saved for name, original in saved[module].items()]
     return {id(original): name for name, original in named if callable(original) and name not in _HARMLESS}
@@ -95,8 +96,8 @@ def _finding(package: str, places: list[str], early: Collection[str]) -> Finding
     return Finding(
         "warning",
         f"{package} was imported before monkey-patching",
-        f"The module still refers to unpatched objects: {some(places)}. A request that waits in one of them blocks "
-        f"all others."
+        f"The module still refers to unpatched objects: {some(places)}. A request that waits in such an object blocks "
+        f"all other requests."
         f"{_BROKEN if breaks_https else ''}",
         _remedy(early),
     )

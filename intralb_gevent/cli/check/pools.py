@@ -18,21 +18,22 @@ __all__ = ["connections_for_each_request", "limits_of_pools", "short_pools"]
 
 @dataclass(frozen=True)
 class _Pool:
-    """A class of connection pools."""
+    """A class of connection pools, and the way to find a pool's limit."""
 
     module: str
     class_name: str
     most: Callable[[Any], int | None]
     """Function that returns the maximum number of connections that a pool lends; None means no limit."""
     setting: str
-    """Name of the setting, in the pool's library, that raises this number."""
+    """Name of the setting, in the pool's library, that raises the maximum number of connections."""
 
 
 def short_pools(slots: int, sized: bool) -> list[Finding]:
     """Return a finding for each pool that lends fewer connections than there are slots.
 
-    The finding is a warning if the number of slots was set, and a hint for the default number: then most applications
-    have fewer connections, and only those with many slow queries at the same time suffer.
+    The finding is a warning if the user has set the number of slots. For the default number, the finding is a hint:
+    most applications have fewer connections than slots, and only applications with many simultaneous slow queries
+    suffer.
     """
     limits = limits_of_pools()
     # Several objects may share one pool, and so cause the same finding; report it once.
@@ -54,8 +55,8 @@ def _finding(name: str, most: int, setting: str, slots: int, sized: bool) -> Fin
     return Finding(
         "warning" if sized else "hint",
         f"{name} lends {most} connections, and there are {slots} slots",
-        f"Up to {slots} requests run at once (max_workers x max_concurrent_per_router). Those that get no "
-        "connection wait for one, or fail, and each keeps its slot meanwhile.",
+        f"Up to {slots} requests run at once (max_workers x max_concurrent_per_router). A request that gets no "
+        "connection fails, or waits for a connection while it occupies its slot.",
         f"serve with {flags_for(most)}, so that there are at most {most} slots, or raise {setting}",
     )
 
@@ -74,7 +75,7 @@ def _instances(wanted: type | None) -> list[Any]:
 
 
 def _name(pool: Any) -> str:
-    """Return a name for a pool without its password; only the `repr()` of SQLAlchemy's pools hides the password."""
+    """Return a name for a pool that contains no password; only the `str()` of SQLAlchemy's objects hides passwords."""
     return str(pool) if type(pool).__module__.startswith("sqlalchemy.") else f"a {type(pool).__qualname__}"
 
 
@@ -108,9 +109,9 @@ def connections_for_each_request(slots: int) -> list[Finding]:
     return [
         Finding(
             "hint",
-            f"{name} is connected to anew in every request",
-            "The CONN_MAX_AGE of this database is 0. The slots here live long, and each keeps its connection if it "
-            "may.",
+            f"every request opens a new connection to {name}",
+            "The CONN_MAX_AGE of this database is 0. With a higher CONN_MAX_AGE, each slot would reuse its connection "
+            "for the next request.",
             f"set CONN_MAX_AGE to 60 in DATABASES, if the database allows a connection for each of {slots} slots; for "
             f"50 connections, serve with {flags_for(50)}",
         )

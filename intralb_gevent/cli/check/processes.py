@@ -1,4 +1,4 @@
-"""Find resources of which each of several processes has its own, such as connections to a database."""
+"""Find resources whose number multiplies with the number of processes, such as database connections."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SESSIONS_REMEDY: Final = "allow that many on the server, or lower processes, max
 
 
 def sessions_of_all(options: Options, processes: int) -> str:
-    """Return how many database sessions all processes may open together."""
+    """Describe the maximum number of database sessions of all processes together."""
     slots = options.max_workers * options.max_concurrent_per_router
     multiplication = (
         f"{processes} processes x {options.max_workers} workers x {options.max_concurrent_per_router} slots"
@@ -23,7 +23,7 @@ def sessions_of_all(options: Options, processes: int) -> str:
 
 
 def multiplied(options: Options, processes: int) -> list[Finding]:
-    """Return hints about sessions and pools of which each of several processes has its own."""
+    """Return hints about database sessions and connection pools whose number multiplies with that of processes."""
     if processes == 1:
         return []
     found = [_pool(name, most, processes) for name, most, _ in dict.fromkeys(limits_of_pools())]

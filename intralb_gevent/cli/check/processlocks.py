@@ -29,10 +29,10 @@ def process_locks() -> list[Finding]:
         Finding(
             "hint",
             f"{some(names)} wait{'s' if len(names) == 1 else ''} for a lock, a queue or an event of multiprocessing",
-            "gevent does not patch these. A request that waits for one blocks the whole process until the "
-            "deadline of that request, and so it blocks the request that could end the wait.",
-            "between requests use those of threading and queue; between processes ask with acquire(False) in a loop "
-            "that sleeps in between, and read queues with get(timeout=...)",
+            "gevent does not patch multiprocessing. A request that waits for one of these objects blocks the whole "
+            "process until the request's deadline, and so also blocks the request that could end the wait.",
+            "between requests, use threading and queue; between processes, call acquire(False) in a loop that sleeps "
+            "between attempts, and read queues with get(timeout=...)",
         )
     ]
 
@@ -46,9 +46,8 @@ def process_pools() -> list[Finding]:
         Finding(
             "hint",
             f"{some(names)} use{'s' if len(names) == 1 else ''} multiprocessing.Pool",
-            "The module waits for results in a way that gevent does not know. If it is used where requests run, the "
-            "whole "
-            "process stops, and no deadline ends that.",
+            "gevent does not patch the way in which multiprocessing.Pool waits for results. If a request uses a pool, "
+            "the whole process blocks, and no deadline ends the wait.",
             "use concurrent.futures.ProcessPoolExecutor",
         )
     ]

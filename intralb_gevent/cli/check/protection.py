@@ -1,4 +1,4 @@
-"""Find libraries whose connections keep the state that an interrupted request has left on them.
+"""Find libraries whose connections keep the open transaction and the locks of an interrupted request.
 
 `intralb-gevent serve` protects these connections unless the option `integrations` is off.
 """
@@ -15,7 +15,7 @@ _SESSIONS = {
     "Django": ("django.db", "intralb_gevent.integrations.django"),
     "SQLAlchemy": ("sqlalchemy.engine", "intralb_gevent.integrations.sqlalchemy"),
 }
-"""Two modules for each library: one that is imported if the library is in use, and our module that protects it."""
+"""Two modules for each library: a module that is imported if the library is in use, and our module that protects it."""
 
 
 def unprotected(protects: bool) -> list[Finding]:
@@ -43,5 +43,5 @@ def _finding(name: str) -> Finding:
         f"{name}'s connections are not protected",
         "When a request is interrupted, its statement goes on in the database, and its transaction and its locks last "
         "until the connection is closed.",
-        "leave integrations on (--integrations), or give its sessions as db_init_func (docs/guides/databases.md)",
+        "leave integrations on (--integrations), or open its sessions in db_init_func (docs/guides/databases.md)",
     )

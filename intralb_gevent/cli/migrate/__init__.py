@@ -1,7 +1,7 @@
-"""Print the settings that equal those of gunicorn, uWSGI or uvicorn: `intralb-gevent migrate`.
+"""Translate the settings of gunicorn, uWSGI or uvicorn into settings of this server: `intralb-gevent migrate`.
 
-There is a module for each server. Each reads the other server's settings and describes, for each one, the equivalent
-here, or why there is none.
+There is one module for each of these servers. The module reads the server's settings and returns, for each setting, the
+equivalent setting of this server, or the reason why there is no equivalent.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _READERS: Final[Mapping[str, Callable[[Sequence[str]], list[Equivalent]]]] = {
 
 
 def migrate(source: Sequence[str]) -> str:
-    """Return a settings file that equals a configuration; raises `OptionError` if this cannot be read.
+    """Return the text of a settings file that is equivalent to `source`; raises `OptionError` if this is impossible.
 
-    `source` is the path of a file of gunicorn or uWSGI, or a command line of one of these servers, as a list of words
-    or as a single word.
+    `source` is the path of a configuration file of gunicorn or uWSGI, or a command line that starts gunicorn, uWSGI or
+    uvicorn. The command line is either split into words, or a single string in the list.
     """
     words = shlex.split(source[0]) if len(source) == 1 else list(source)
-    # A command line may have been copied from a unit file or a Procfile, with a path, "web:" or "exec" before it.
+    # Search for the server's name: in a unit file or a Procfile, the name may follow a path, "web:" or "exec".
     for index, word in enumerate(words):
         server = word.rsplit("/", 1)[-1]
         if server in _READERS:

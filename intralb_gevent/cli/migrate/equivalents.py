@@ -1,4 +1,4 @@
-"""The equivalents of another server's settings, and the settings file that a list of equivalents becomes."""
+"""The equivalents of another server's settings, and the text of the settings file that contains the equivalents."""
 
 from __future__ import annotations
 
@@ -24,29 +24,30 @@ __all__ = [
 ]
 
 Translation = Callable[[str, Any], "list[Equivalent]"]
-"""Function that receives the name and value of another server's setting, and returns what it is here."""
+"""Function that receives the name and value of another server's setting, and returns the equivalent settings."""
 
 ONE_AT_A_TIME: Final = (
-    "it ran one request at a time; here requests run at the same time, so the application must be safe for threads; "
-    "otherwise set max_workers and max_concurrent_per_router to 1"
+    "each process ran one request at a time; this server runs many at the same time, so the application must be "
+    "thread-safe; otherwise set max_workers and max_concurrent_per_router to 1"
 )
 _WIDTH: Final = 40
 
 
 @dataclass(frozen=True)
 class Equivalent:
-    """A setting of another server: what it was, and what it is here."""
+    """A setting of another server, and the equivalent setting of this server."""
 
     was: str
+    """The other server's setting, as text, such as `workers = 4`."""
     name: str = ""
-    """The setting here; '' if there is none."""
+    """Name of the equivalent setting; '' if there is no equivalent."""
     value: Any = None
     note: str = ""
-    """Why there is no setting here, or what is different."""
+    """Reason why there is no equivalent, or the difference between the two settings."""
 
 
 def renamed(name: str, note: str = "", convert: Callable[[Any], Any] = lambda value: value) -> Translation:
-    """Return the translation to a setting of this name."""
+    """Return a translation to the setting `name`; `convert` converts the value."""
 
     def translate(was: str, value: Any) -> list[Equivalent]:
         if value is None or value == "":
@@ -57,7 +58,7 @@ def renamed(name: str, note: str = "", convert: Callable[[Any], Any] = lambda va
 
 
 def without(note: str) -> Translation:
-    """Return the translation of a setting that has no equivalent here; `note` says what to do instead."""
+    """Return a translation of a setting that has no equivalent; `note` says what to do instead."""
     return lambda was, value: [Equivalent(was if callable(value) else f"{was} = {value}", note=note)]
 
 
@@ -65,7 +66,7 @@ def slots(was: str, value: Any) -> list[Equivalent]:
     """Translate a number of concurrent requests to workers and slots."""
     number = int(value)
     if number < 1:
-        return [Equivalent(f"{was} = {value}", note="there is no unlimited number; the default is 1,000 slots")]
+        return [Equivalent(f"{was} = {value}", note="the number of slots is always limited; the default is 1,000")]
     workers = max(1, -(-number // 100))
     text = f"{was} = {value}"
     note = f"{workers} x {-(-number // workers)} requests run at the same time in each process"
@@ -76,7 +77,7 @@ def slots(was: str, value: Any) -> list[Equivalent]:
 
 
 def verification(was: str, value: Any) -> list[Equivalent]:
-    """Translate the number that `ssl` has for the verification of clients."""
+    """Translate the number of one of the constants CERT_NONE, CERT_OPTIONAL and CERT_REQUIRED of `ssl`."""
     number = int(value)
     if number == 1:
         return [Equivalent(f"{was} = {number}", "cert_reqs", "optional")]
@@ -103,14 +104,18 @@ def is_true(value: Any) -> bool:
 
 
 def translated(settings: Iterable[tuple[str, Any]], known: Mapping[str, Translation]) -> list[Equivalent]:
-    """Return the equivalents of another server's settings, each given as its name and value."""
+    """Return the equivalents of another server's settings; `settings` contains pairs of name and value."""
     return [each for name, value in settings for each in _translate(name, value, known)]
 
 
 def _translate(name: str, value: Any, known: Mapping[str, Translation]) -> list[Equivalent]:
     translation = known.get(name)
     if translation is None:
-        return [Equivalent(f"{name} = {value}", note="not known to this command; look for it in the settings page")]
+        return [
+            Equivalent(
+                f"{name} = {value}", note="not known to this command; search the settings page for an equivalent"
+            )
+        ]
     try:
         return translation(name, value)
     except (TypeError, ValueError):
@@ -129,7 +134,7 @@ def settings_file(source: str, equivalents: Sequence[Equivalent]) -> str:
 
 
 def _merged(found: Iterable[Equivalent]) -> Iterator[Equivalent]:
-    """Yield one equivalent for each setting: lists are joined, and otherwise the last value counts."""
+    """Yield one equivalent for each setting: join the values if they are lists; otherwise, use the last value."""
     merged: dict[str, Equivalent] = {}
     for each in found:
         before = merged.get(each.name)

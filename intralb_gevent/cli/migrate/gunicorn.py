@@ -51,7 +51,7 @@ _SYNONYMS: Final = {
     "--no-sendfile": "sendfile",
     "--proxy-allow-from": "proxy_allow_ips",
 }
-"""Flags whose setting has another name than the flag."""
+"""Flags whose name differs from the name of the setting, each with this name."""
 _SWITCHES: Final = frozenset(
     {"-D", "--daemon", "--preload", "--reload", "--no-sendfile", "--reuse-port", "--capture-output", "--initgroups"}
     | {"--proxy-protocol", "--check-config", "--print-config", "--disable-redirect-access-to-syslog", "--spew"}
@@ -75,9 +75,9 @@ def _worker_class(was: str, value: Any) -> list[Equivalent]:
 
 def _timeout(was: str, value: Any) -> list[Equivalent]:
     if float(value) == 0:
-        note = "there is no deadline off; raise request_timeout_seconds for the routes that need it"
+        note = "the deadline cannot be disabled; raise request_timeout_seconds for the routes that need more time"
         return [Equivalent(f"{was} = {value}", note=note)]
-    note = "here it is the deadline of each request; gunicorn ends a silent worker"
+    note = "request_timeout_seconds limits each request; gunicorn's timeout limits the silence of a worker"
     return [Equivalent(f"{was} = {value}", "request_timeout_seconds", float(value), note)]
 
 
@@ -106,8 +106,8 @@ def _statsd(was: str, value: Any) -> list[Equivalent]:
     return [Equivalent(f"{was} = {value}", "push_metrics", f"statsd://{host}", "the metrics have other names")]
 
 
-_HOOK: Final = without("there are no hooks; do this when the application's module is imported")
-_LEFT_OUT: Final = without("leave it out; nothing here depends on it")
+_HOOK: Final = without("there are no hooks; move the hook's code to the application's module")
+_LEFT_OUT: Final = without("leave it out; this server does not need it")
 _KNOWN: Final[Mapping[str, Translation]] = {
     "wsgi_app": renamed("application"),
     "bind": address,
@@ -123,7 +123,7 @@ _KNOWN: Final[Mapping[str, Translation]] = {
     "keepalive": renamed("keep_alive_seconds", "keep it above the proxy's idle timeout", float),
     "limit_request_line": lambda was, value: renamed("max_target_bytes", "", int)(was, value) if int(value) else [],
     "limit_request_fields": renamed("max_headers", "", int),
-    "limit_request_field_size": renamed("max_header_bytes", "here for all fields together", int),
+    "limit_request_field_size": renamed("max_header_bytes", "max_header_bytes limits all fields together", int),
     "reload": lambda was, value: [Equivalent(f"{was} = {value}", "reload", True)] if value else [],
     "reload_engine": _LEFT_OUT,
     "reload_extra_files": without("reload watches the files of the current directory"),
@@ -134,7 +134,7 @@ _KNOWN: Final[Mapping[str, Translation]] = {
     "daemon": without("let systemd or a container run the server in the background"),
     "raw_env": without("write the variables into a file, and name it with env_file"),
     "pidfile": renamed("pid_file"),
-    "worker_tmp_dir": without("processes report by a socket and not by a file"),
+    "worker_tmp_dir": without("processes report through a socket, and not through a file"),
     "user": renamed("user", "", str),
     "group": renamed("group", "", str),
     "umask": _mode,
@@ -152,8 +152,8 @@ _KNOWN: Final[Mapping[str, Translation]] = {
     "logconfig": renamed("log_config"),
     "logconfig_dict": without("call logging.config.dictConfig in the application"),
     "logconfig_json": renamed("log_config"),
-    "syslog": without("let systemd or the container pass the standard error on"),
-    "log_syslog": without("let systemd or the container pass the standard error on"),
+    "syslog": without("let systemd or the container forward stderr"),
+    "log_syslog": without("let systemd or the container forward stderr"),
     "statsd_host": _statsd,
     "statsd_prefix": without("the names of the metrics begin with intralb"),
     "dogstatsd_tags": without("set push_metrics to dogstatsd://HOST:PORT; let the agent add the tags"),
@@ -188,7 +188,8 @@ _KNOWN: Final[Mapping[str, Translation]] = {
 
 _DEFAULTS: Final[Mapping[str, Equivalent]] = {
     "graceful_timeout": Equivalent(
-        "graceful_timeout, by default 30", note="graceful_timeout_seconds is 5 by default; set it to keep 30"
+        "graceful_timeout, by default 30",
+        note="graceful_timeout_seconds is 5 by default; set it to 30 to keep gunicorn's value",
     ),
     "forwarded_allow_ips": Equivalent(
         "forwarded_allow_ips, by default 127.0.0.1",
@@ -198,24 +199,24 @@ _DEFAULTS: Final[Mapping[str, Equivalent]] = {
 
 
 def from_file(path: str) -> list[Equivalent]:
-    """Return the equivalents of the settings in a gunicorn.conf.py, which is executed, as gunicorn does."""
+    """Execute a gunicorn.conf.py, as gunicorn does, and return the equivalents of its settings."""
     return _translated(_in_file(path).items())
 
 
 def from_command(words: Sequence[str]) -> list[Equivalent]:
-    """Return the equivalents of a command line and of the configuration file that it uses."""
+    """Return the equivalents of a command line's flags, and of the settings in the file that gunicorn would read."""
     given = list(_in_command([*shlex.split(os.environ.get("GUNICORN_CMD_ARGS", "")), *words]))
     named = [str(value) for name, value in given if name == "config"]
     file = (named or [_DEFAULT_FILE])[-1].removeprefix("file:")
     in_file = _in_file(file) if named or os.path.exists(file) else {}
     flags = [(name, value) for name, value in given if name != "config"]
-    # A flag replaces the file's value, except that addresses may be given several times.
+    # A flag overrides the value in the file; several --bind flags together replace the file's addresses.
     kept = [(name, value) for name, value in in_file.items() if name not in dict(flags)]
     return _translated([*kept, *flags])
 
 
 def _translated(settings: Iterable[tuple[str, Any]]) -> list[Equivalent]:
-    """Return the equivalents, and notes about gunicorn's defaults that differ from those here."""
+    """Return the equivalents, and notes on gunicorn's defaults that differ from this server's defaults."""
     given = list(settings)
     names = {name for name, _ in given}
     if names.isdisjoint({"worker_class", "threads"}):
@@ -233,7 +234,7 @@ def _in_file(path: str) -> dict[str, Any]:
     except Exception as error:
         raise OptionError(f"migrate: executing {path!r} failed: {type(error).__name__}: {error}") from error
     found = {name: value for name, value in namespace.items() if not name.startswith("_")}
-    # Other names are variables and modules that the file uses for itself; gunicorn ignores them, too.
+    # Ignore other names, as gunicorn does: the file uses them for its own variables and imported modules.
     return {name: value for name, value in found.items() if name in _KNOWN}
 
 

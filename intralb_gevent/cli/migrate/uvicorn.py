@@ -13,7 +13,7 @@ _SWITCHES: Final = frozenset(
     {"--reload", "--factory", "--access-log", "--no-access-log", "--use-colors", "--no-use-colors", "--proxy-headers"}
     | {"--no-proxy-headers", "--server-header", "--no-server-header", "--date-header", "--no-date-header"}
 )
-_NOT_NEEDED: Final = without("leave it out; nothing here depends on it")
+_NOT_NEEDED: Final = without("leave it out; this server does not need it")
 
 
 def _on(name: str, value: bool = True) -> Translation:
@@ -27,7 +27,7 @@ def _peers(was: str, value: Any) -> list[Equivalent]:
 
 
 _KNOWN: Final[Mapping[str, Translation]] = {
-    "application": renamed("application", "it must be a WSGI application; uvicorn serves ASGI ones"),
+    "application": renamed("application", "it must be a WSGI application; uvicorn serves ASGI applications"),
     "bind": renamed("bind", "", lambda value: [value]),
     "workers": renamed("processes", "", int),
     "reload": _on("reload"),
@@ -67,12 +67,12 @@ _KNOWN: Final[Mapping[str, Translation]] = {
 
 
 def from_command(words: Sequence[str]) -> list[Equivalent]:
-    """Return the equivalents of a command line."""
+    """Return the equivalents of the flags in a command line of uvicorn."""
     return translated(_with_address(dict(_pairs(words))), _KNOWN)
 
 
 def _with_address(given: dict[str, str]) -> Iterator[tuple[str, str]]:
-    """Replace the settings that together make the address and the application by one each."""
+    """Combine host and port, and application and factory, into one setting each."""
     host, port = given.pop("host", None), given.pop("port", None)
     if host is not None or port is not None:
         host = f"[{host}]" if host and ":" in host else host or "127.0.0.1"

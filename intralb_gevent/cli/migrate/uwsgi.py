@@ -1,4 +1,4 @@
-"""The settings of uWSGI, from its ini file or a command line, and what they are here."""
+"""The settings of uWSGI, from its ini file or a command line, and the corresponding settings here."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _on(name: str) -> Translation:
 
 
 def _socket(was: str, value: Any) -> list[Equivalent]:
-    note = "here it speaks HTTP: in nginx, use proxy_pass instead of uwsgi_pass"
+    note = "this server speaks HTTP: in nginx, use proxy_pass instead of uwsgi_pass"
     return [Equivalent(each.was, each.name, each.value, note) for each in address(was, value)]
 
 
@@ -50,7 +50,7 @@ def _processes(was: str, value: Any) -> list[Equivalent]:
 
 
 def _harakiri(was: str, value: Any) -> list[Equivalent]:
-    note = "the request is ended, and the process goes on"
+    note = "this server aborts only the request, and the process continues to run"
     return [Equivalent(f"{was} = {value}", "request_timeout_seconds", float(value), note)]
 
 
@@ -95,7 +95,7 @@ _KNOWN: Final[Mapping[str, Translation]] = {
     "buffer-size": renamed("max_header_bytes", "", int),
     "py-autoreload": _on("reload"),
     "touch-reload": without("send SIGHUP to reload"),
-    "stats": lambda was, value: [Equivalent(f"{was} = {value}", "admin_bind", str(value), "JSON by HTTP")],
+    "stats": lambda was, value: [Equivalent(f"{was} = {value}", "admin_bind", str(value), "it serves JSON over HTTP")],
     "stats-http": _NOT_NEEDED,
     "logto": renamed("log_file"),
     "daemonize": without("let systemd or a container run the server in the background"),
@@ -107,13 +107,13 @@ _KNOWN: Final[Mapping[str, Translation]] = {
     "manage-script-name": without("root_path sets the prefix under which a proxy serves the application"),
     "virtualenv": without("start with the intralb-gevent of that environment"),
     "pythonpath": without("use chdir, or set PYTHONPATH in the environment"),
-    "cheaper": without("the pool of workers inside a process grows and shrinks by itself"),
-    "cheaper-initial": without("the pool of workers inside a process grows and shrinks by itself"),
-    "cheaper-step": without("the pool of workers inside a process grows and shrinks by itself"),
+    "cheaper": without("the pool of workers inside a process grows and shrinks automatically"),
+    "cheaper-initial": without("the pool of workers inside a process grows and shrinks automatically"),
+    "cheaper-step": without("the pool of workers inside a process grows and shrinks automatically"),
     "cron": without("use cron or a systemd timer"),
     "spooler": without("use a task queue"),
-    "mule": without("run the program as a service of its own"),
-    "attach-daemon": without("run the program as a service of its own"),
+    "mule": without("run the program as a separate service"),
+    "attach-daemon": without("run the program as a separate service"),
     "emperor": without("use one systemd unit for each application"),
     "plugins": _NOT_NEEDED,
     "plugin": _NOT_NEEDED,
@@ -137,7 +137,7 @@ def from_file(path: str) -> list[Equivalent]:
 
 
 def from_command(words: Sequence[str]) -> list[Equivalent]:
-    """Return the equivalents of a command line; an ini file among the arguments is read, too."""
+    """Return the equivalents of the settings in a command line, and in the ini files that the command line names."""
     given = list(_in_command(words))
     files = [str(value) for name, value in given if name == "ini"]
     in_files = [pair for path in files for pair in _in_file(path)]
@@ -153,7 +153,7 @@ def _translated(settings: Iterable[tuple[str, str]]) -> list[Equivalent]:
 
 
 def _with_application(pairs: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """Replace the settings that together name the application by one."""
+    """Combine the settings that together name the application into one setting."""
     named = dict(pairs)
     module = named.get("module", "") or _module_of(named.get("wsgi-file", ""))
     if module:
@@ -186,7 +186,7 @@ def _section(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 
 def _resolved(pairs: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """Fill in placeholders such as %(base), as uWSGI does; ones that this command does not know stay as they are."""
+    """Replace placeholders such as %(base), as uWSGI does; unknown placeholders are not changed."""
     known: dict[str, str] = {}
     pairs = list(pairs)
     used = {match["name"] for _, value in pairs for match in _HOLDER.finditer(value)}
