@@ -1,4 +1,5 @@
 """A WSGI application that shows an error of the user's application, while `serve --reload` waits for a change."""
+
 from __future__ import annotations
 
 import html

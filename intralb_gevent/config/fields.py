@@ -1,4 +1,4 @@
-"""Declare settings as fields of a dataclass; each declaration holds a setting's group, default, kind and help text.
+"""Declare settings as fields of a dataclass; each declaration contains a setting's group, default, kind and help text.
 
 `check_fields` checks the declared fields of an object against their kinds.
 """
@@ -50,7 +50,7 @@ def declarations_in(declaring: type) -> tuple[Declaration, ...]:
 
 
 def described(declaring: type) -> str:
-    """Return the docstring of a class of settings, followed by a line and the help text of each setting, for help()."""
+    """Return the docstring of a class of settings for help(): its own text, followed by each setting's help text."""
     lines = [inspect.cleandoc(declaring.__doc__ or ""), "", "Settings::", ""]
     for declaration in declarations_in(declaring):
         lines += [f"    {declaration.name}: {declaration.kind.allowed}", f"        {declaration.help}"]

@@ -29,8 +29,8 @@ def load_callable(reference: str) -> Callable[..., Any]:
     """Import and return the callable that `MODULE:NAME` refers to.
 
     For `MODULE:NAME()`, where NAME is an application factory, call NAME and return its result. Arguments between the
-    parentheses must be literals, as in `MODULE:NAME("production", debug=False)`. Raises `LoadError`; if the module or
-    the factory raised an exception, it becomes the error's `__cause__`.
+    parentheses must be literals, as in `MODULE:NAME("production", debug=False)`. Raises `LoadError`; an exception that
+    the module or the factory raised is the error's `__cause__`.
     """
     match = _REFERENCE.fullmatch(reference)
     if match is None:
@@ -46,7 +46,7 @@ def load_callable(reference: str) -> Callable[..., Any]:
 def load_application(reference: str) -> Callable[..., Any]:
     """Import and return the WSGI application that the reference names, or raise `LoadError`.
 
-    ASGI applications, and callables that do not accept (environ, start_response), are rejected immediately; otherwise,
+    ASGI applications, and callables that do not accept (environ, start_response), are rejected immediately, because
     they would fail at the first request.
     """
     application = load_callable(reference)
@@ -117,7 +117,7 @@ def _made_by(factory: Any, reference: str, call: str) -> Any:
 
 
 def _literals(call: str, reference: str) -> tuple[list[Any], dict[str, Any]]:
-    """Return the positional and the keyword arguments of a call, which is written as in Python."""
+    """Parse a call in Python's syntax, such as `("production", debug=False)`; return its arguments and keywords."""
     with suppress(SyntaxError, ValueError):
         parsed = ast.parse(f"f{call}", mode="eval").body
         if isinstance(parsed, ast.Call) and _is_plain(parsed):
@@ -148,7 +148,7 @@ def _described(error: BaseException) -> str:
 def _place(error: BaseException) -> str | None:
     """Return the file and line of the innermost frame outside of libraries, where the author can fix the error.
 
-    If all frames are in libraries, return the innermost one; None if there is no frame.
+    If all frames are in libraries, return the innermost frame. Return None if the traceback has no frame.
     """
     if isinstance(error, SyntaxError) and error.filename is not None:
         return f"{error.filename}:{error.lineno}"
@@ -180,7 +180,7 @@ def _accepts(function: Callable[..., Any], *arguments: str) -> bool:
 
 
 def _signature(function: Callable[..., Any]) -> inspect.Signature | None:
-    """Return the signature of a function; None if it cannot be inspected, as for many callables written in C.
+    """Return the signature of a function; None if Python knows no signature, as for many callables written in C.
 
     `__wrapped__` is ignored: a decorator may return a callable that takes other arguments than the decorated function,
     as Werkzeug's `Request.application` does.

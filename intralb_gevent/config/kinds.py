@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 _TOKEN = re.compile(r"[!#$%&'*+.^`|~0-9A-Za-z-]+").fullmatch
-"""Matches a header field name (RFC 9110, 5.6.2) without underscores; fields with underscores do not reach a WSGI
+"""Matches a header field name (RFC 9110, 5.6.2) without underscores, because fields with underscores do not reach the
 application."""
 
 _STATSD = re.compile(r"(?:dog)?statsd://(?:\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z._-]+):([0-9]{1,5})").fullmatch
@@ -66,11 +66,11 @@ class Kind:
     """Function that parses the text of a flag or variable into a Python value; it raises ValueError if the text is
     invalid."""
     textual: bool = False
-    """True if the value is written as a string, and not as a native TOML type, in a TOML file, too."""
+    """True if a TOML file also contains the value as a string, and not as a native TOML type."""
     write: Callable[[Any], Any] = _unchanged
     """Function that converts a stored value to its representation in a settings file."""
     joined_by: str = ""
-    """Separator that joins the texts if a flag is given several times; '' if only the last text counts."""
+    """Separator that joins the texts if a flag is given several times; '' if only the last text is used."""
 
     def check(self, name: str, value: Any) -> Any:
         """Return the value to store for the field `name`, or raise OptionError."""

@@ -1,7 +1,7 @@
 """The settings of the log of `serve`: its level, its file, or a file that configures `logging`.
 
-These settings concern the whole program and not one balancer, so they are not part of `Options`. The supervisor reads
-them, too, because its lines have the same format and go to the same file.
+These settings concern the whole program and not one balancer, so they are not part of `Options`. The supervisor also
+reads these settings, because it logs in the same format and to the same file as its processes.
 """
 
 from __future__ import annotations
@@ -33,22 +33,21 @@ class LogOptions:
         _LOGS,
         "info",
         choice("debug", "info", "warning", "error", "critical"),
-        "Lowest level of the records that are written; enable_logging alone decides on the lines of requests.",
+        "Lowest level of the records that are written. The lines of requests depend only on enable_logging.",
     )
     log_file: str | None = option(
         _LOGS,
         None,
         _file(),
-        "File to which the log is appended; SIGUSR1 opens it again. With log_format combined, only the lines of "
-        "requests go to it. Default: the standard error.",
+        "File to which the log is appended; on SIGUSR1, the file is reopened. With log_format combined, only the lines "
+        "of requests are written to the file. Default: the standard error.",
     )
     log_config: str | None = option(
         _LOGS,
         None,
         _file(),
-        "File that configures logging instead of log_level and log_file: in the format of logging.config.fileConfig, "
-        "or, "
-        "if its name ends with .json or .toml, of dictConfig. Default: none.",
+        "File that configures logging instead of log_level and log_file. The file has the format of "
+        "logging.config.fileConfig or, if its name ends with .json or .toml, of dictConfig. Default: none.",
     )
 
     def __post_init__(self) -> None:
@@ -57,5 +56,5 @@ class LogOptions:
 
 
 def log_declarations() -> tuple[Declaration, ...]:
-    """Return these settings, in the order of declaration."""
+    """Return the declarations of the log settings, in their order in the class."""
     return declarations_in(LogOptions)

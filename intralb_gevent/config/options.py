@@ -1,8 +1,8 @@
 """The settings of a balancer, each declared once.
 
-A declaration holds a setting's name, default, kind (with its limits) and help text. The check at construction is
-derived from the declaration. From each declaration, `sources.py` derives the flag, the environment variable, the TOML
-key and the row in docs/reference/settings.md.
+A declaration contains a setting's name, default, kind (with its limits) and help text. `Options` checks each value
+against the declaration. From each declaration, `sources.py` derives the flag, the environment variable, the TOML key
+and the row in docs/reference/settings.md.
 """
 
 # ruff: noqa: RUF009  # calls in the class body declare fields; they are not shared defaults
@@ -24,8 +24,8 @@ __all__ = ["Declaration", "Options", "declarations"]
 
 _POOL, _TIME, _SESSIONS, _LOG = "Workers and queues", "Time limits", "Database sessions", "Logs"
 _DEADLINE_SECONDS = 30.0
-"""Default deadline in seconds, equal to gunicorn's default worker timeout, so that slow requests work with this server
-as well."""
+"""Default deadline in seconds, equal to gunicorn's default worker timeout, so that a request that is not too slow for
+gunicorn is not too slow for this server."""
 _STREAM_IDLE_SECONDS = 60.0
 """Default idle limit of a stream in seconds, equal to nginx's `proxy_read_timeout`."""
 _CLIENTS, _PROXIES, _ROUTES, _MONITORING = "Clients", "Proxies", "Routes", "Monitoring"
@@ -36,36 +36,37 @@ class Options:
     """The settings of one balancer; they are immutable, keyword-only, and checked at construction.
 
     Durations are floats, in seconds. An invalid value raises `OptionError`, which names the field, the value and what
-    is allowed. Fields that also exist in the Go library IntraLB have the same names and defaults as there.
+    is allowed. Settings that also exist in the Go library IntraLB have the same names and defaults in both.
     """
 
     max_concurrent_per_router: int = option(
-        _POOL, 100, integer(1), "Slots of a worker: the number of requests that it runs at the same time."
+        _POOL, 100, integer(1), "Slots of a worker: the maximum number of requests that it runs at the same time."
     )
     queue_size: int = option(
         _POOL, 100, integer(0), "Maximum number of requests in a worker's queue; with 0, no request is queued."
     )
-    max_workers: int = option(_POOL, 10, integer(1), "Largest number of workers.")
+    max_workers: int = option(_POOL, 10, integer(1), "Maximum number of workers.")
     min_workers: int | None = option(
         _POOL,
         None,
         integer(1),
-        "Smallest number of workers, and the number at the start. Default: worker_group_size, or max_workers if lower.",
+        "Minimum number of workers, which is also the number at the start. Default: worker_group_size, or max_workers "
+        "if that is lower.",
     )
     worker_group_size: int = option(
         _POOL,
         3,
         integer(1),
-        "Minimum number of workers added at a time while slots are free. While all slots are busy, the pool adds the "
-        "number that it needs, and at most doubles. Workers are removed one by one.",
+        "Minimum number of workers that the pool adds at a time while some slots are free. While all slots are busy, "
+        "the pool adds as many workers as it needs, but at most doubles. Workers are removed one at a time.",
     )
     worker_quiet_seconds: float = option(
         _POOL,
         30.0,
         seconds(positive=True),
-        "Time after which a worker is removed if less than a quarter of the slots were busy; each further worker is "
-        "removed after a third of this time. The time is up to eight times as long if the pool has grown again soon "
-        "after shrinking.",
+        "Time for which less than a quarter of the slots must be busy before a worker is removed; each further worker "
+        "is removed after another third of this time. Whenever the pool grows again soon after it has shrunk, the time "
+        "is doubled, up to eight times this value.",
     )
     limiter: str | Callable[[int], Any] = option(
         _POOL,
@@ -92,7 +93,8 @@ class Options:
         _POOL,
         None,
         integer(1),
-        "Largest number of streamed responses at the same time. Default: three quarters of the slots at max_workers.",
+        "Maximum number of simultaneous streamed responses. Default: three quarters of the slots of max_workers "
+        "workers.",
     )
     max_upgraded: int | None = option(
         _POOL,
@@ -105,15 +107,15 @@ class Options:
         _TIME,
         None,
         seconds(positive=True),
-        "Time from a request's arrival to its deadline, queueing included; for a streamed response, until its first "
-        "chunk. Default: 30, or graceful_timeout_seconds if that is more.",
+        "Time from a request's arrival to its deadline, including its time in the queue. Of a streamed response, only "
+        "the first chunk must be sent before the deadline. Default: 30, or graceful_timeout_seconds if that is higher.",
     )
     max_request_timeout_seconds: float = option(
         _TIME,
         600.0,
         seconds(positive=True),
-        "Latest deadline that a handler can set with extend_deadline, counted from the request's arrival; a longer "
-        "request timeout raises it.",
+        "Latest deadline that a handler can set with extend_deadline, counted from the request's arrival. A request "
+        "timeout that is longer raises this limit.",
     )
     stream_timeout_seconds: float | None = option(
         _TIME,
@@ -125,14 +127,14 @@ class Options:
         _TIME,
         None,
         wait(positive=True),
-        "Longest time between two chunks from a streamed response's handler; time spent waiting for a slow client does "
-        "not count. Default: 60, or request_timeout_seconds if that is more.",
+        "Maximum time between two chunks from a streamed response's handler, excluding the time for which the handler "
+        "waits for a slow client. Default: 60, or request_timeout_seconds if that is higher.",
     )
     max_wait_seconds: float = option(
         _TIME,
         2.0,
         wait(),
-        "Longest wait in the queue. A request that would wait longer is rejected, and the queue is kept short until "
+        "Maximum wait in the queue. A request that would wait longer is rejected, and the queue is kept short until "
         "the overload ends. With 0, the queue is always kept short; with off, no request is rejected because of its "
         "wait.",
     )
@@ -140,14 +142,14 @@ class Options:
         _TIME,
         5.0,
         seconds(positive=True),
-        "Time that a shutdown gives running requests before it ends them.",
+        "Time for which a shutdown lets running requests continue before it aborts them.",
     )
     drain_delay_seconds: float = option(
         _TIME,
         0.0,
         seconds(positive=False),
         "Time for which a shutdown still accepts requests while the readiness probe already fails, so that a proxy "
-        "notices it first.",
+        "stops sending requests before the server rejects them.",
     )
     keep_alive_seconds: float = option(
         _TIME,
@@ -179,46 +181,60 @@ class Options:
         _ROUTES,
         (),
         route_list(),
-        "Settings for some paths only; the first route that matches wins. Default: none.",
+        "Settings for some paths only; the first route that matches a request's path applies. Default: none.",
     )
     max_connections: int = option(
         _CLIENTS,
         10_000,
         integer(1),
-        "Maximum number of client connections; less if the limit of open files is lower. A further connection is "
-        "answered 503 and closed.",
+        "Maximum number of client connections; the process's limit of open files may lower this maximum. A further "
+        "connection is answered 503 and closed.",
     )
-    max_target_bytes: int = option(_CLIENTS, 8190, integer(1), "Largest request target (path and query); above it 414.")
-    max_headers: int = option(_CLIENTS, 100, integer(1), "Largest number of header fields in a request; above it 431.")
+    max_target_bytes: int = option(
+        _CLIENTS,
+        8190,
+        integer(1),
+        "Maximum size of a request target (path and query) in bytes; a longer target is answered 414.",
+    )
+    max_headers: int = option(
+        _CLIENTS, 100, integer(1), "Maximum number of header fields in a request; a request with more is answered 431."
+    )
     max_header_bytes: int = option(
-        _CLIENTS, 32 * 1024, integer(1), "Largest size of all header fields of a request together; above it 431."
+        _CLIENTS,
+        32 * 1024,
+        integer(1),
+        "Maximum total size of a request's header fields in bytes; a request with larger fields is answered 431.",
     )
-    max_body_bytes: int = option(_CLIENTS, 1024**3, integer(0), "Largest request body; above it 413.")
+    max_body_bytes: int = option(
+        _CLIENTS, 1024**3, integer(0), "Maximum size of a request body in bytes; a larger body is answered 413."
+    )
     header_timeout_seconds: float = option(
         _CLIENTS,
         20.0,
         seconds(positive=True),
-        "Longest time to receive a request's head, from its first byte or from the start of the connection; then 408.",
+        "Maximum time to receive a request's head, counted from its first byte; then the request is answered 408. A "
+        "new connection must also send its first byte within this time.",
     )
     body_timeout_seconds: float = option(
         _CLIENTS,
         30.0,
         seconds(positive=True),
-        "Longest time for which a client may send none of a request's body, or less than 240 bytes a second; then 408.",
+        "Maximum time for which a client may send nothing of a request's body, or less than 240 bytes per second; then "
+        "the request is answered 408.",
     )
     write_timeout_seconds: float = option(
         _CLIENTS,
         60.0,
         seconds(positive=True),
-        "Longest time for which a client may read none of a response, or less than 240 bytes a second; then the "
+        "Maximum time for which a client may read nothing of a response, or less than 240 bytes per second; then the "
         "connection is closed.",
     )
     cancel_on_disconnect: bool = option(
         _CLIENTS,
         False,
         switch(),
-        "Abort a request when its client disconnects. A TCP client that has only shut down its sending side cannot be "
-        "distinguished from a disconnected one, and counts as disconnected.",
+        "Abort a request when its client disconnects. The requests of a TCP client that has only shut down its sending "
+        "side are also aborted, because the server cannot distinguish such a client from a disconnected client.",
     )
     trusted_proxies: Sequence[str] = option(
         _PROXIES,
@@ -242,14 +258,14 @@ class Options:
         None,
         path_prefix(),
         "Path prefix under which a proxy serves the application without stripping it from the path. The prefix becomes "
-        "SCRIPT_NAME, and the rest PATH_INFO. Default: none.",
+        "SCRIPT_NAME, and the rest of the path becomes PATH_INFO. Default: none.",
     )
     db_init_func: Callable[[int], Any] | None = option(
         _SESSIONS,
         None,
         function(),
-        "Function that opens a database session, or a SessionSource. The function is called with the worker's id, once "
-        "per slot, at the slot's first use.",
+        "Function that opens a database session, or a SessionSource. Each slot calls the function with its worker's id "
+        "when the slot first needs a session.",
     )
     db_reset_func: Callable[[Any], object] | None = option(
         _SESSIONS,
@@ -264,16 +280,19 @@ class Options:
         _SESSIONS,
         True,
         switch(),
-        "Check with the SessionSource that a session is still usable before its first use in a request.",
+        "Before a request first uses a session, check with the SessionSource that the session is still usable.",
     )
     session_max_age_seconds: float | None = option(
         _SESSIONS,
         None,
         seconds(positive=True),
-        "Longest time for which a session is open; then it is closed and replaced. Default: unlimited.",
+        "Maximum age of a session; an older session is closed and replaced. Default: unlimited.",
     )
     session_max_idle_seconds: float | None = option(
-        _SESSIONS, None, seconds(positive=True), "Longest time for which an unused session is kept. Default: unlimited."
+        _SESSIONS,
+        None,
+        seconds(positive=True),
+        "Maximum time for which an unused session stays open. Default: unlimited.",
     )
     integrations: bool = option(
         _SESSIONS,
@@ -316,14 +335,16 @@ class Options:
         if isinstance(self.db_init_func, SessionSource):
             for name in ("db_reset_func", "db_close_func"):
                 if getattr(self, name) is not None:
-                    raise OptionError(f"{name}: not allowed beside {self.db_init_func!r}, which does that itself")
+                    raise OptionError(
+                        f"{name}: not allowed beside {self.db_init_func!r}, which resets and closes its sessions itself"
+                    )
         if isinstance(self.db_init_func, type) and issubclass(self.db_init_func, SessionSource):
             name = self.db_init_func.__name__
-            raise OptionError(f"db_init_func: {name} is not allowed as a class; make one of it, {name}(...)")
+            raise OptionError(f"db_init_func: {name} is not allowed as a class; pass an instance, {name}(...)")
         for name in ("proxy_protocol", "priority_header"):
             if (value := getattr(self, name)) and not self.trusted_proxies:
                 raise OptionError(
-                    f"{name}: {value!r} is not allowed alone; trusted_proxies must name who sends the header"
+                    f"{name}: {value!r} is not allowed alone; trusted_proxies must name the senders of the header"
                 )
 
     @property
@@ -340,7 +361,7 @@ class Options:
 
     @property
     def deadline_seconds(self) -> float:
-        """Seconds from a request's arrival to its deadline, unless the route, a proxy or the handler sets it."""
+        """Seconds from a request's arrival to its deadline, unless a route, a proxy or the handler sets another one."""
         if self.request_timeout_seconds is not None:
             return self.request_timeout_seconds
         return max(_DEADLINE_SECONDS, self.graceful_timeout_seconds)
@@ -364,5 +385,5 @@ Options.__doc__ = described(Options)
 
 
 def declarations() -> tuple[Declaration, ...]:
-    """Return every setting, in the order of declaration."""
+    """Return the declarations of the settings of a balancer, in their order in the class."""
     return declarations_in(Options)

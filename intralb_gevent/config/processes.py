@@ -1,7 +1,7 @@
-"""The settings of the processes of `serve`: how many there are, and when one is replaced.
+"""The settings of the processes of `serve`: the number of processes, and the limits at which a process is replaced.
 
 These settings concern the whole program and not one balancer, so they are not part of `Options`. The supervisor reads
-them without importing gevent or the application.
+these settings without importing gevent or the application.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ def _size() -> Kind:
             raise ValueError(text)
         return int(match["number"]) * _UNITS[match["unit"]]
 
-    return Kind("a number of bytes above 0, or one with K, M or G, such as 512M", "SIZE", convert, parse, textual=True)
+    allowed = "a number of bytes above 0, with or without one of the units K, M and G, such as 512M"
+    return Kind(allowed, "SIZE", convert, parse, textual=True)
 
 
 def _path() -> Kind:
@@ -66,16 +67,16 @@ class ProcessOptions:
         _PROCESSES,
         1,
         _count(),
-        "Processes that serve, under a supervisor that reloads and replaces them; auto is one for each CPU. With 1 "
-        "there is no supervisor, unless one of the three process_max settings needs it.",
+        "Number of processes that serve requests; a supervisor starts and replaces the processes. With auto, there is "
+        "one process for each CPU. With 1, there is no supervisor, unless reload or a process_max setting needs one.",
     )
     reload: bool = option(
         _PROCESSES,
         False,
         switch(),
-        "Restart when a file of the application changes, for development: there is one process, whatever processes "
-        "says, and an application "
-        "that cannot be imported is answered with its traceback. It needs watchfiles.",
+        "Restart when a file of the application changes, for development. There is one process, regardless of the "
+        "setting processes. If the application cannot be imported, requests are answered with the error. This setting "
+        "needs watchfiles.",
     )
     ready_path: str | None = option(
         _PROCESSES,
@@ -94,13 +95,13 @@ class ProcessOptions:
         _PROCESSES,
         None,
         integer(1),
-        "Requests after which a process is replaced; up to a fifth fewer, at random. Default: unlimited.",
+        "Number of requests after which a process is replaced, lowered at random by up to a fifth. Default: unlimited.",
     )
     process_max_seconds: float | None = option(
         _PROCESSES,
         None,
         seconds(positive=True),
-        "Age at which a process is replaced; up to a fifth less, at random. Default: unlimited.",
+        "Age at which a process is replaced, lowered at random by up to a fifth. Default: unlimited.",
     )
     process_max_rss: int | None = option(
         _PROCESSES,
@@ -126,5 +127,5 @@ class ProcessOptions:
 
 
 def process_declarations() -> tuple[Declaration, ...]:
-    """Return these settings, in the order of declaration."""
+    """Return the declarations of the settings of the processes, in their order in the class."""
     return declarations_in(ProcessOptions)

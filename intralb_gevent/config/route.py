@@ -22,7 +22,7 @@ _ROUTES = "Routes"
 
 
 def _path() -> Kind:
-    allowed = "a path without its query, such as /health, or the beginning of one and a *, such as /reports/*"
+    allowed = "a path without a query, such as /health, or a prefix of paths and a *, such as /reports/*"
 
     def convert(value: Any) -> str:
         require(isinstance(value, str) and value.isprintable() and not {"?", "#"} & set(value))
@@ -37,20 +37,20 @@ def _path() -> Kind:
 class Route:
     """The settings of some paths: `Route("/reports/*", request_timeout_seconds=120)`.
 
-    `path` is one path ("/health"), or a prefix followed by *: "/reports/*" matches "/reports/" and "/reports/2024", but
-    not "/reports", which needs a separate route (or "/reports*", which also matches "/reports-old"). The path is
-    compared with PATH_INFO, which is decoded and excludes SCRIPT_NAME. The first route that matches applies. If a
-    setting is None, the value in `Options` applies. Raises `OptionError`, which names the route and the field.
+    `path` is one path ("/health"), or a prefix followed by *. "/reports/*" matches "/reports/" and "/reports/2024", but
+    not "/reports"; "/reports*" matches all of these, but also "/reports-old". The path is compared with PATH_INFO,
+    which is decoded and excludes SCRIPT_NAME. The first route that matches applies. If a setting is None, the value in
+    `Options` applies. Raises `OptionError`, which names the route and the field.
     """
 
-    path: str = option(_ROUTES, MISSING, _path(), "Requests of the route: one path, or a prefix followed by *.")
+    path: str = option(_ROUTES, MISSING, _path(), "Paths of the route: one path, or a prefix followed by *.")
     _: KW_ONLY
     request_timeout_seconds: float | None = option(
         _ROUTES,
         None,
         seconds(positive=True),
-        "Time from a request's arrival to its deadline, queueing included; for a streamed response, until its first "
-        "chunk. Default: the general setting.",
+        "Time from a request's arrival to its deadline, including its time in the queue. Of a streamed response, only "
+        "the first chunk must be sent before the deadline. Default: the general setting.",
     )
     stream_timeout_seconds: float | None = option(
         _ROUTES,
@@ -62,15 +62,15 @@ class Route:
         _ROUTES,
         None,
         wait(positive=True),
-        "Longest time between two chunks from a streamed response's handler. Default: the general setting; without "
-        "one, 60, or request_timeout_seconds if that is more.",
+        "Maximum time between two chunks from a streamed response's handler. Default: the general setting; if that is "
+        "not set, 60, or request_timeout_seconds if that is higher.",
     )
 
     max_wait_seconds: float | None = option(
         _ROUTES,
         None,
         wait(),
-        "Longest wait in the queue; a request that would wait longer is rejected. Default: the general setting.",
+        "Maximum wait in the queue; a request that would wait longer is rejected. Default: the general setting.",
     )
     priority: str | None = option(
         _ROUTES,
@@ -89,8 +89,8 @@ class Route:
         _ROUTES,
         None,
         integer(1),
-        "Maximum number of workers in a dedicated lane, so that this route and the others cannot starve each other. "
-        "Default: no lane.",
+        "Maximum number of workers in a dedicated lane. With such a lane, this route and the other routes cannot "
+        "starve each other. Default: no dedicated lane.",
     )
     max_concurrent_per_router: int | None = option(
         _ROUTES, None, integer(1), "Slots of each worker of the route's lane. Default: the general setting."
@@ -108,11 +108,11 @@ class Route:
             check_fields(self)
             for name in ("max_concurrent_per_router", "queue_size"):
                 if getattr(self, name) is not None and not self.apart:
-                    raise OptionError(f"{name}: not allowed alone; max_workers must say how many workers it is for")
+                    raise OptionError(f"{name}: not allowed alone; max_workers must set the number of workers")
 
     @property
     def apart(self) -> bool:
-        """True if this route has a lane, that is, dedicated workers."""
+        """True if this route has a dedicated lane, that is, its own workers."""
         return self.max_workers is not None
 
     def covers(self, path: str) -> bool:
@@ -126,7 +126,7 @@ class Route:
 
 
 def route_declarations() -> tuple[Declaration, ...]:
-    """Return every setting of a route, in the order of declaration."""
+    """Return the declarations of the settings of a route, in their order in the class."""
     return declarations_in(Route)
 
 
@@ -200,12 +200,12 @@ def _declaration(name: str) -> Declaration:
 
 
 def _reachable(routes: list[Route]) -> tuple[Route, ...]:
-    """Return the routes; raise OptionError if an earlier route matches every path of a later one."""
+    """Return the routes; raise OptionError if an earlier route matches every path of a later route."""
     for index, route in enumerate(routes):
         before = next((other for other in routes[:index] if other.covers(route.path)), None)
         if before is not None:
             raise OptionError(
                 f"routes: {route.path!r} is never reached, because {before.path!r} comes before it; "
-                "the first that matches counts, so put it further up"
+                "the first route that matches applies, so move this route up"
             )
     return tuple(routes)

@@ -1,7 +1,7 @@
 """The settings of the program `serve`: its application, addresses, certificates, user and files.
 
 These settings concern the whole program and not one balancer, so they are not part of `Options`. The supervisor reads
-them without importing gevent or the application.
+these settings without importing gevent or the application.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MOST_PORT = 65535
 
 
 def _address(value: Any) -> str:
-    """Return an address in its full form; a bare port is one of 127.0.0.1, and `:PORT` is one of all IPv4 addresses."""
+    """Return an address in its full form; a bare port is on 127.0.0.1, and `:PORT` is on all IPv4 addresses."""
     require(isinstance(value, (str, int)) and not isinstance(value, bool))
     text = f"{_LOOPBACK}:{value}" if str(value).isdecimal() else str(value)
     scheme, _, rest = text.partition(":")
@@ -114,8 +114,9 @@ class ServingOptions:
         _APPLICATION,
         None,
         _text("MODULE:NAME, MODULE:FACTORY(), or a module", "MODULE:APP"),
-        "WSGI application to import; MODULE:FACTORY() calls FACTORY to create it. Default: what FLASK_APP names, or "
-        "the application in wsgi.py, app.py, or the one */wsgi.py beside manage.py.",
+        "WSGI application to import; MODULE:FACTORY() calls FACTORY to create the application. Default: the "
+        "application that FLASK_APP names, or the application in wsgi.py, app.py, or the only */wsgi.py beside "
+        "manage.py.",
     )
     bind: Sequence[str] = option(
         _ADDRESSES,
@@ -127,15 +128,15 @@ class ServingOptions:
         _ADDRESSES,
         None,
         _one_address(),
-        "Address that answers probes and operators, not clients, such as /live, /ready and /snapshot. Default: off.",
+        "Address for probes and operators, with pages such as /live, /ready and /snapshot, but without the "
+        "application. Default: off.",
     )
     admin_actions: bool = option(
         _ADDRESSES,
         False,
         switch(),
-        "Let operators end running requests on the status page of admin_bind. Operators need the token that is "
-        "printed at "
-        "the start, or that the variable INTRALB_ADMIN_TOKEN sets.",
+        "Let operators end running requests on the status page of admin_bind. Operators need the token that is printed "
+        "at the start; the variable INTRALB_ADMIN_TOKEN can set this token.",
     )
     agent_bind: str | None = option(
         _ADDRESSES,
@@ -147,8 +148,9 @@ class ServingOptions:
         _ADDRESSES,
         None,
         metrics_target(),
-        "Receiver to which each process sends its metrics every 10 seconds. With otlp, it is the OpenTelemetry "
-        "collector that the OTEL_EXPORTER_OTLP_ variables name; this needs intralb-gevent[otel]. Default: off.",
+        "Receiver to which each process sends its metrics every 10 seconds. With otlp, the receiver is the "
+        "OpenTelemetry collector that the OTEL_EXPORTER_OTLP_ variables name, and intralb-gevent[otel] must be "
+        "installed. Default: off.",
     )
     socket_mode: int = option(
         _ADDRESSES,
@@ -160,9 +162,8 @@ class ServingOptions:
         _TLS,
         None,
         _file(),
-        "PEM file with the server's certificate and its chain of intermediate certificates; clients then connect by "
-        "TLS. "
-        "SIGHUP reads the files again. Default: no TLS.",
+        "PEM file with the server's certificate and its chain of intermediate certificates; clients must then use TLS. "
+        "On SIGHUP, the server reads the TLS files again. Default: no TLS.",
     )
     keyfile: str | None = option(
         _TLS, None, _file(), "PEM file with the certificate's private key. Default: the key is in certfile."
@@ -171,53 +172,59 @@ class ServingOptions:
         _TLS,
         None,
         _file(),
-        "PEM file with authorities; each client must then have a certificate from one of them, unless cert_reqs is "
-        "optional. Default: none.",
+        "PEM file with the certificates of authorities. Each client must then have a certificate from one of these "
+        "authorities, unless cert_reqs is optional. Default: none.",
     )
     cert_reqs: str = option(
         _TLS,
         "required",
         choice("required", "optional"),
-        "With ca_certs: whether a client without a certificate is rejected. If optional, SSL_CLIENT_VERIFY in the "
-        "environ tells the application whether the client had one.",
+        "Whether ca_certs requires a certificate from each client. If optional, SSL_CLIENT_VERIFY in the environ shows "
+        "the application whether the client has sent a certificate.",
     )
     chdir: str | None = option(
         _PROGRAM,
         None,
         _text("the path of a directory", "DIRECTORY"),
-        "Directory from which the application is imported, and at which all other relative paths start. Default: the "
-        "current directory.",
+        "Directory from which the application is imported, and against which relative paths in the settings are "
+        "resolved. Default: the current directory.",
     )
     env_file: str | None = option(
         _PROGRAM,
         None,
         _file(),
         "File with environment variables, for settings and for the application; variables that are already set take "
-        "precedence. It needs python-dotenv. Default: none.",
+        "precedence. This setting needs python-dotenv. Default: none.",
     )
     user: str | None = option(
         _PROGRAM,
         None,
         _account("user"),
-        "User to become after the addresses and certificates are open, and before the application is imported. "
-        "Default: unchanged.",
+        "User to which the process changes after it has bound the addresses and read the certificates, and before it "
+        "imports the application. Default: unchanged.",
     )
     group: str | None = option(
-        _PROGRAM, None, _account("group"), "Group to become. Default: the groups of user, or unchanged."
+        _PROGRAM,
+        None,
+        _account("group"),
+        "Group to which the process changes. Default: the groups of user, or unchanged.",
     )
-    umask: int | None = option(_PROGRAM, None, _octal(), "Permissions that new files do not get. Default: unchanged.")
+    umask: int | None = option(
+        _PROGRAM, None, _octal(), "Permissions that are removed from new files. Default: unchanged."
+    )
     pid_file: str | None = option(
-        _PROGRAM, None, _file(), "File for the process id, which is removed at the end. Default: none."
+        _PROGRAM, None, _file(), "File that contains the process id while the server runs. Default: none."
     )
     ready_file: str | None = option(
         _PROGRAM,
         None,
         _file(),
-        "File for the process id and the bound addresses as JSON, written once listening. Default: none.",
+        "File to which the server writes its process id and the bound addresses, as JSON, once it listens. Default: "
+        "none.",
     )
 
     def __post_init__(self) -> None:
-        """Check each field, and that no setting of TLS is given without a certificate."""
+        """Check each field, and that no TLS setting is given without the settings on which it depends."""
         check_fields(self)
         for name in ("keyfile", "ca_certs"):
             if getattr(self, name) is not None and self.certfile is None:
@@ -227,11 +234,11 @@ class ServingOptions:
 
     @property
     def tls_arguments(self) -> dict[str, Any]:
-        """Return the certificate settings as arguments of a server; empty without TLS."""
+        """Return the certificate settings as keyword arguments of `WSGIServer`; empty without TLS."""
         given = {"certfile": self.certfile, "keyfile": self.keyfile, "ca_certs": self.ca_certs}
         return {name: path for name, path in given.items() if path is not None}
 
 
 def serving_declarations() -> tuple[Declaration, ...]:
-    """Return these settings, in the order of declaration."""
+    """Return the declarations of the settings of the program, in their order in the class."""
     return declarations_in(ServingOptions)

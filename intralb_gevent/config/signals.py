@@ -1,4 +1,4 @@
-"""The signals that may interrupt a CPU-bound handler, and the default one."""
+"""The signals that may interrupt a CPU-bound handler, and the default signal."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _ORDINARY: Final = {
 excluded."""
 
 INTERRUPT_SIGNAL: Final = _FIRST + 12 if _FIRST else _ORDINARY["SIGUSR2"]
-"""The default signal, SIGRTMIN+12, which is not used by software that is likely to run in this process or beside it.
+"""The default signal, SIGRTMIN+12, which is used by no software that is likely to run in this process or to signal it.
 
-According to sources and manuals, other signals are in use:
+According to source code and manuals, other software uses these signals:
 
 - Below SIGRTMIN: the C library (32 and 33 in glibc, also 34 in musl).
 - SIGRTMIN: .NET, and programs that request signals for a file descriptor.
@@ -37,8 +37,8 @@ According to sources and manuals, other signals are in use:
 - SIGURG: Go.
 - SIGPWR and SIGXCPU: garbage collectors.
 
-gdb, py-spy and OpenMP need no signal. The default is a fixed signal, not the first one that is free at run time,
-because software that is loaded later might need the latter.
+gdb, py-spy and OpenMP need no signal. The default is a fixed signal, and not the first signal that is free when the
+server starts, because software that is loaded later might need that signal.
 """
 
 _REAL_TIME: Final = re.compile(r"RT(?:MIN(?:\+(?P<above>[0-9]{1,2}))?|MAX(?:-(?P<below>[0-9]{1,2}))?)").fullmatch
@@ -74,7 +74,7 @@ def _number(text: str) -> int:
 
 
 def signal_name(number: int | None) -> str:
-    """Return the name of an allowed signal, which has the same meaning with every C library; "off" for None."""
+    """Return the name of an allowed signal; "off" for None. Unlike the number, the name fits every C library."""
     if number is None:
         return "off"
     ordinary = {known: name for name, known in _ORDINARY.items()}

@@ -59,9 +59,9 @@ def all_declarations() -> tuple[Declaration, ...]:
 
 
 def flag(name: str, value: object = None) -> str:
-    """Return the field's command-line flag; for a switch, `value` False selects the flag that turns it off.
+    """Return the field's command-line flag; for a switch, `value` False selects the flag that turns the switch off.
 
-    The application has no flag: it is an argument of its own.
+    The application has no flag: it is a positional argument.
     """
     if name == "application":
         return "MODULE:APP"
@@ -83,7 +83,7 @@ class Given:
     """True if the source is a TOML file, which has native types; False if the source contains only text."""
 
     def read(self, declaration: Declaration) -> Any:
-        """Return the value for the field; raise OptionError, with the source in its message, if it is invalid."""
+        """Return the value for the field; raise OptionError, whose message names the source, if it is invalid."""
         try:
             if isinstance(self.value, str) and (declaration.kind.textual or not self.typed):
                 return declaration.kind.read(declaration.name, self.value)
@@ -93,7 +93,7 @@ class Given:
             raise OptionError(f"{error} (from {self.source}){remedy}") from None
 
     def _is_quoted(self, declaration: Declaration) -> bool:
-        """Return whether a file has the value as a string which is valid as a variable's text."""
+        """Return whether a file contains the value in quotes, although the text would be valid without quotes."""
         try:
             return self.typed and isinstance(self.value, str) and declaration.kind.read("", self.value) is not None
         except OptionError:
@@ -146,8 +146,8 @@ def load(
 
     `flags` and `defaults` map fields to text or booleans; `defaults` belong to a command, and have the lowest
     precedence. A default that is a `Given` states its own source. `environ` is searched for INTRALB_ variables and
-    PORT; an empty variable counts as unset. `file` is the path of a TOML file, or its settings as `in_file` returns
-    them. Raises `OptionError`, which names the field, the value, what is allowed and the source.
+    PORT; an empty variable is treated as unset. `file` is the path of a TOML file, or the return value of `in_file`.
+    Raises `OptionError`, which names the field, the value, what is allowed and the source.
     """
     given = {
         **{name: _by_default(value) for name, value in (defaults or {}).items()},
@@ -165,9 +165,9 @@ def load(
 def load_processes(
     flags: Mapping[str, str | bool], environ: Mapping[str, str], file: str | Mapping[str, Given] | None = None
 ) -> ProcessOptions:
-    """Return only the settings of the processes; settings whose values import a module are not read.
+    """Return only the settings of the processes, without importing the modules that other settings name.
 
-    This function takes the same arguments as `load`, and raises the same errors.
+    The arguments have the same meaning as the arguments of `load`, and the errors are the same.
     """
     return ProcessOptions(**_read(_given(flags, environ, file), process_declarations()))
 
@@ -175,14 +175,14 @@ def load_processes(
 def load_serving(
     flags: Mapping[str, str | bool], environ: Mapping[str, str], file: str | Mapping[str, Given] | None = None
 ) -> ServingOptions:
-    """Return only the settings of the program; otherwise the same as `load_processes`."""
+    """Return only the settings of the program; arguments and errors are those of `load_processes`."""
     return ServingOptions(**_read(_given(flags, environ, file), serving_declarations()))
 
 
 def load_logs(
     flags: Mapping[str, str | bool], environ: Mapping[str, str], file: str | Mapping[str, Given] | None = None
 ) -> tuple[LogOptions, str]:
-    """Return only the settings of the log, and its format; otherwise the same as `load_processes`."""
+    """Return only the log settings and `log_format`; arguments and errors are those of `load_processes`."""
     given = _given(flags, environ, file)
     declared = next(declaration for declaration in declarations() if declaration.name == "log_format")
     log_format = _read(given, [declared]).get("log_format", declared.default)
@@ -217,8 +217,8 @@ def _by_default(value: str | bool | Given) -> Given:
 def unknown_variables(environ: Mapping[str, str]) -> list[str]:
     """Return a warning for each INTRALB_ variable that is not a setting.
 
-    An unknown variable is not an error, unlike an unknown key of a file, because a platform may set such variables:
-    Kubernetes does so for a service named `intralb`.
+    An unknown variable is not an error, unlike an unknown key of a file, because a platform may set variables with this
+    prefix: Kubernetes sets some for a service named `intralb`.
     """
     ours = [name for name in sorted(environ) if name.startswith(_PREFIX) and not name.startswith(_NOT_SETTINGS)]
     fields = {name: name.removeprefix(_PREFIX).lower() for name in ours}
@@ -244,7 +244,7 @@ def _in_environment(environ: Mapping[str, str]) -> dict[str, Given]:
 
 
 def in_file(path: str) -> dict[str, Given]:
-    """Return the settings in a TOML file; raises `OptionError`."""
+    """Return the settings in a TOML file; raises `OptionError` if the file is not valid."""
     table = _parsed(path)
     for key, value in table.items():
         if isinstance(value, dict) and key not in _names():
@@ -265,7 +265,7 @@ def _parsed(path: str) -> dict[str, Any]:
 
 
 def toml(value: Any) -> str:
-    """Return a value as it is written in a settings file."""
+    """Return the text of a value in the syntax of TOML."""
     if isinstance(value, dict):
         return f"{{ {', '.join(f'{key} = {toml(entry)}' for key, entry in value.items())} }}"
     if isinstance(value, (list, tuple)):
@@ -320,8 +320,8 @@ _HEADING = """
 """
 
 _ROUTES = """
-A route has settings for some paths only. The first route that matches wins. If the route does not set a setting, the
-general value applies.
+A route contains settings for some paths only. The first route that matches a request's path applies. If the route does
+not set a setting, the general value applies.
 
 ```toml
 [[routes]]
@@ -347,12 +347,12 @@ given several times. A path with a space or a semicolon can only be written in t
 _INTRODUCTION = """\
 # Settings
 
-Every setting has four sources. If several sources set a setting, the first one wins:
+Every setting has four sources. If several sources set a setting, the source that comes first in this list wins:
 
 1. a flag: `intralb-gevent serve myapp:app --queue-size 50`
-2. an environment variable: `INTRALB_QUEUE_SIZE=50` (an empty one counts as unset)
-3. a TOML file: `queue_size = 50`. The file is the one that `--config` or `INTRALB_CONFIG` names, or `intralb.toml` in
-   the current directory, if there is one
+2. an environment variable: `INTRALB_QUEUE_SIZE=50` (an empty variable is treated as unset)
+3. a TOML file: `queue_size = 50`. `--config` or `INTRALB_CONFIG` names the file; otherwise, the file is `intralb.toml`
+   in the current directory, if that exists
 4. the default
 
 A program that creates a balancer itself passes the settings to the constructor, as in `Options(queue_size=50)`; no
@@ -362,7 +362,7 @@ other source is read.
   `--no-enable-logging`. The variable of a switch may also be `yes`, `on`, `1`, `no`, `off` or `0`.
 - A callable is written `MODULE:NAME`, for example `--db-init-func myapp.db:connect`. The module may be in the current
   directory.
-- The settings are at the top level of the file, not in a table; only routes are tables. An unknown key is an error.
+- In a file, the settings are at the top level, and not in a table; only routes are tables. An unknown key is an error.
 - An unknown variable that begins with `INTRALB_` only causes a warning, because some platforms set such variables.
 - An invalid value is an error, with exit code 2. The message names the field, the value, what is allowed and the
   source.

@@ -63,7 +63,7 @@ def test_a_wrong_value_is_told_with_its_route(name: str, value: object) -> None:
     "path", ["", "reports", "/a*b", "/*/b", "/a**", "*", "/a?b=c", "/a#b", "/a\n", "/\ud800", None, 7]
 )
 def test_a_path_is_one_path_or_the_beginning_of_some(path: object) -> None:
-    with pytest.raises(OptionError, match=r"path: .* is not allowed; it must be a path without its query"):
+    with pytest.raises(OptionError, match=r"path: .* is not allowed; it must be a path without a query"):
         Route(path)  # type: ignore[arg-type]
 
 
@@ -114,7 +114,7 @@ def test_a_wrong_text_is_told_with_its_route(text: str, said: str) -> None:
 def test_a_route_that_can_never_match_is_refused() -> None:
     said = (
         "routes: '/reports/quick' is never reached, because '/reports/*' comes before it; "
-        "the first that matches counts, so put it further up"
+        "the first route that matches applies, so move this route up"
     )
     assert refusal([Route("/"), Route("/reports/*"), Route("/reports/quick")]) == said
     assert "never reached" in refusal([Route("/a"), Route("/a")])

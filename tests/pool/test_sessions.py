@@ -460,5 +460,5 @@ def test_the_functions_have_no_part_beside_a_source(source) -> None:
 
 
 def test_the_class_of_a_source_is_not_taken_for_one() -> None:
-    with pytest.raises(OptionError, match=r"db_init_func: SessionSource is not allowed as a class; make one of it"):
+    with pytest.raises(OptionError, match=r"db_init_func: SessionSource is not allowed as a class; pass an instance"):
         Options(db_init_func=SessionSource)
