@@ -1,4 +1,4 @@
-"""The supervisor's processes: starts them, passes on their reports, and detects their end."""
+"""Starts the supervisor's processes, receives their reports, and detects when a process has ended."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Crew:
         return [*self._site.listeners, *own]
 
     def listen(self) -> Iterator[tuple[Process, Message]]:
-        """Record what the processes have reported, and yield each report."""
+        """Record the reports that have arrived from processes, and yield each process with its report."""
         known = {each.pid: each for each in self.all}
         for message in self._notify.received():
             process = known.get(message.pid)
@@ -65,7 +65,7 @@ class Crew:
     def reap(self) -> Iterator[tuple[Process, int]]:
         """Yield each process that has ended, and its exit code (or minus the number of the signal that killed it).
 
-        The method also reaps any other children, which this process can have as the first process in a container.
+        The method also reaps other children: as the first process in a container, this process adopts orphans.
         """
         while True:
             try:
@@ -80,7 +80,10 @@ class Crew:
                 yield ended, os.waitstatus_to_exitcode(status)
 
     def forgive(self, seconds: float) -> None:
-        """Do not count the time for which the supervisor itself, and perhaps the whole machine, did not run."""
+        """Extend the time limits of all processes by the seconds for which the supervisor itself did not run.
+
+        Perhaps the whole machine was suspended in that time.
+        """
         for each in self.all:
             each.started += seconds
             each.seen += seconds

@@ -1,7 +1,7 @@
 """systemd's protocol for inherited listeners: descriptors from 3 on, described by LISTEN_FDS (sd_listen_fds(3)).
 
-The supervisor passes the listeners to its processes in the same way, together with the file that contains its state. By
-the presence of this file, a process recognizes that it has a supervisor.
+The supervisor passes the listeners to its processes in the same way, together with the file that contains its state. A
+process that inherits such a file has a supervisor.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ FIRST: Final = 3
 """Number of the first inherited descriptor (SD_LISTEN_FDS_START)."""
 
 ADMIN: Final = "admin"
-"""Descriptor name of the listener for the admin pages; listeners with other names are for clients."""
+"""Descriptor name of the listener for the admin pages."""
 
 AGENT: Final = "agent"
-"""Descriptor name of the listener for HAProxy's agent checks."""
+"""Descriptor name of the listener for HAProxy's agent checks; listeners with yet other names are for clients."""
 
 STATE: Final = "intralb-state"
 """Descriptor name of the file with the supervisor's state."""
@@ -66,7 +66,7 @@ def inherited_names(environ: Mapping[str, str], pid: int) -> Collection[str]:
 
 
 def take(environ: MutableMapping[str, str], pid: int) -> list[Descriptor]:
-    """Return the descriptors that this process has inherited; its children inherit neither these nor the variables."""
+    """Return the inherited descriptors; this process's children inherit neither the descriptors nor the variables."""
     found = [environ.pop(name, "") for name in (_PID, _COUNT, _NAMES)]
     if found[0] != str(pid) or not found[1]:
         return []

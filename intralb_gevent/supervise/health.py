@@ -1,4 +1,7 @@
-"""Watches the health of processes: detects those that are stuck, do not end as requested, or have reached a limit."""
+"""Watches the health of processes: detects processes that are stuck, do not exit on request, or have reached a limit.
+
+A stuck process is ended with SIGABRT, and then with SIGKILL.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,11 @@ ABORT_SECONDS: Final = 2.0
 """Seconds from SIGABRT, which makes a process write its stacks, to SIGKILL."""
 
 ASK_SECONDS: Final = 0.1
-"""Seconds for a process to report that it already drains, because systemd may have signalled all processes at once."""
+"""Seconds for which a shutdown waits before it sends SIGTERM to a process that has not reported that it drains. systemd
+may already have sent SIGTERM to all processes."""
 
 AGAIN_SECONDS: Final = 1.0
-"""Seconds after which a second SIGTERM is sent even if the process has not reported the first one."""
+"""Seconds after which a second SIGTERM is sent even if the process has not reported that it drains."""
 
 
 def why_stuck(process: Process, now: float, options: ProcessOptions) -> str | None:
@@ -37,16 +41,16 @@ def why_stuck(process: Process, now: float, options: ProcessOptions) -> str | No
 
 
 def end_stuck(process: Process, now: float) -> None:
-    """Make the process write its stacks and end; it is killed later if it has not ended."""
+    """Make the process write its stacks and exit; `push` kills a process that has not exited 2 seconds later."""
     process.aborted = now
     process.state = "draining"
     process.send(signal.SIGABRT)
-    # A stopped process would not receive the signal that makes it write its stacks.
+    # Also continue the process, because a process that is stopped by SIGSTOP does not handle SIGABRT.
     process.send(signal.SIGCONT)
 
 
 def push(process: Process, now: float, forced: bool) -> None:
-    """Send the next signal to a process that has not ended after a request to drain, or after SIGABRT, if it is due."""
+    """Send the next signal, if it is due, to a process that has not exited after a request to drain or a SIGABRT."""
     if process.aborted is not None and now - process.aborted >= ABORT_SECONDS:
         process.send(signal.SIGKILL)
     elif forced and not process.forced and process.asked is not None and _may_ask_again(process, now):
@@ -55,17 +59,20 @@ def push(process: Process, now: float, forced: bool) -> None:
 
 
 def _may_ask_again(process: Process, now: float) -> bool:
-    # A second signal that arrives before the first one is handled would be lost.
+    # A second signal that arrives before the process has handled the first one would be lost.
     return process.stopping or now - (process.asked or now) >= AGAIN_SECONDS
 
 
 def is_pending(process: Process) -> bool:
-    """Return whether the supervisor may soon have to act on this process."""
+    """Return whether the supervisor may soon have to send a signal to this process."""
     return process.aborted is not None or process.asked is not None
 
 
 def to_recycle(processes: Sequence[Process], now: float) -> tuple[Process, str] | None:
-    """Return the first process that has reached a limit, and that limit; None if one is already being replaced."""
+    """Return the first process that has reached a limit, and the limit's name.
+
+    Return None if no process has reached a limit, or if a process is already being replaced.
+    """
     for each in processes:
         each.sample(now)
     if any(each.outdated or each.state == "starting" for each in processes):

@@ -26,7 +26,7 @@ class Inbox:
         signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         for number in HANDLED:
             signal.signal(number, _note)
-        # A predecessor has blocked these signals while it executed this program.
+        # Unblock the signals, which a predecessor has blocked before it executed this program.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
 
     def __repr__(self) -> str:
@@ -43,7 +43,7 @@ class Inbox:
         return b""
 
     def hand_on(self) -> None:
-        """Send this process again the signals that were not taken; as they are blocked, a successor receives them."""
+        """Send the unread signals to this process again; they are blocked, so a successor receives them later."""
         for number in self.take():
             os.kill(os.getpid(), number)
 

@@ -1,7 +1,7 @@
 """Starts a process by fork and exec, with the descriptors and variables of systemd's protocol.
 
-The program is executed anew, so a new version of the application, of this package or of Python itself takes effect, and
-the process shares no memory with the supervisor.
+The exec loads the program again, so a new version of the application, of this package or of Python itself takes effect,
+and the process shares no memory with the supervisor.
 """
 
 from __future__ import annotations
@@ -34,14 +34,13 @@ def own_command() -> list[str]:
     arguments = sys.argv[1:]
     given = sys.orig_argv[1:]
     if given[len(given) - len(arguments) :] != arguments or "-c" in given[: len(given) - len(arguments)]:
-        # Some other program has called main() with arguments of its own.
+        # Another program has called main() with other arguments than its own, so its command cannot be repeated.
         given = ["-m", "intralb_gevent", *arguments]
     return [sys.executable, *given]
 
 
 def start_directory() -> str:
-    """Return the path of the current directory with its symbolic links, which a deploy may change, as the shell knows
-    it."""
+    """Return the path of the current directory, as in $PWD: a deployment may change a symbolic link in this path."""
     named = os.environ.get("PWD", "")
     with contextlib.suppress(OSError):
         if named.startswith("/") and os.path.samefile(named, "."):
@@ -57,7 +56,7 @@ class Program:
     directory: str
 
     def launch(self, descriptors: Sequence[Descriptor], variables: Mapping[str, str]) -> int:
-        """Start a process that inherits the descriptors, and return its id."""
+        """Start a process that inherits the descriptors, and return the process's id."""
         mask = block()
         try:
             pid = os.fork()
@@ -71,7 +70,7 @@ class Program:
         self, descriptors: Sequence[Descriptor], variables: Mapping[str, str], mask: Collection[int]
     ) -> NoReturn:
         try:
-            # The wakeup pipe belongs to the supervisor, which would take this process's signals for its own.
+            # Do not write to the supervisor's wakeup pipe, or the supervisor would handle this process's signals.
             signal.set_wakeup_fd(-1)
             # Leave Ctrl-C in a terminal to the supervisor, which drains the processes.
             os.setpgid(0, 0)
@@ -82,7 +81,7 @@ class Program:
             os._exit(CANNOT_EXECUTE)
 
     def execute(self, descriptors: Sequence[Descriptor], variables: Mapping[str, str], mask: Collection[int]) -> None:
-        """Replace this process by the program; raises OSError if that fails, and otherwise does not return."""
+        """Replace this process with the program; this method never returns, but raises OSError if it fails."""
         os.chdir(self.directory)
         environ = {name: value for name, value in os.environ.items() if name not in _PROTOCOL}
         environ |= {**move_to_start(descriptors), **variables}

@@ -1,7 +1,7 @@
-"""The supervisor's log: lines in the format of the processes, written without ever blocking.
+"""The supervisor's log, which has the format of the processes' log, and is written without blocking.
 
-If the log's reader has stopped, a supervisor that waited for it would neither replace a process nor end. Lines that are
-not accepted at once are dropped.
+If the reader of the log has stopped, a supervisor that waited for the reader would neither replace a process nor exit.
+Therefore, lines that cannot be written immediately are dropped.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["Log", "open_standard_descriptors"]
 
 _ERROR: Final = 2
 _LINE_BYTES: Final = 4096
-"""Maximum bytes that a pipe accepts either as a whole or not at all."""
+"""Maximum size of a text line in bytes: a pipe accepts a line of this size as a whole or not at all (PIPE_BUF)."""
 
 
 _MOST_TRACEBACK: Final = 64 * 1024
@@ -30,9 +30,9 @@ _MOST_TRACEBACK: Final = 64 * 1024
 
 
 class Log:
-    """Writes log lines to a file, or to the standard error if `path` is None. `level` is the lowest level to write.
+    """Writes log lines to a file, or to stderr if `path` is None. `level` is the lowest level to write.
 
-    With `writer`, lines are passed to a program that configures `logging`; to the standard error once it has ended.
+    With `writer`, lines are passed to the program `cli/logwriter.py`; if this program has ended, to stderr.
     """
 
     def __init__(self, path: str | None = None, level: str = "INFO", writer: socket.socket | None = None) -> None:
@@ -46,7 +46,7 @@ class Log:
         return f"<Log to {self.path or f'descriptor {self._descriptor}'}>"
 
     def say(self, text: str, level: str = "INFO", traceback: str = "") -> None:
-        """Write one line; a traceback is part of a JSON line, and otherwise written before the line as it is."""
+        """Write one line; in JSON, the traceback is a field of the line; otherwise, the traceback precedes the line."""
         message = " ".join(text.split())
         if self._pass_on({"text": message, "level": level, "traceback": traceback[-_MOST_TRACEBACK:]}):
             return
@@ -60,7 +60,7 @@ class Log:
         self._write(LINES.line(level, message))
 
     def reopen(self) -> None:
-        """Open the file again, because it may have been rotated; if that fails, go on with the old one."""
+        """Open the file again, because it may have been rotated; if opening fails, continue with the old file."""
         self._pass_on({"reopen": True})
         if self.path is None:
             return
@@ -71,7 +71,7 @@ class Log:
             self._descriptor = opened
 
     def _pass_on(self, message: dict[str, object]) -> bool:
-        """Pass a message to the writer; return False if there is none."""
+        """Pass a message to the writer, or drop the message if the socket is full; return False without a writer."""
         if self.writer is None:
             return False
         data = json.dumps({**message, "time": time(), "pid": os.getpid()}).encode()
@@ -96,7 +96,7 @@ class Log:
 
 
 def _nonblocking(descriptor: int) -> int:
-    """Return a non-blocking descriptor for the same pipe; for other processes, the pipe must keep its blocking mode."""
+    """Return a new, non-blocking descriptor for a pipe; `descriptor`, which other processes share, stays blocking."""
     with contextlib.suppress(OSError):
         if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
             return os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -104,10 +104,10 @@ def _nonblocking(descriptor: int) -> int:
 
 
 def open_standard_descriptors() -> None:
-    """Open closed standard descriptors; otherwise a listener with the number 2 would receive processes' output."""
+    """Open standard descriptors that are closed; otherwise, a listener could get the number 2 and receive output."""
     for descriptor in range(_ERROR + 1):
         try:
             os.fstat(descriptor)
         except OSError:
-            # The new descriptor gets the lowest free number, which is that of the closed descriptor.
+            # The new descriptor gets the lowest free number, which is the number of the closed descriptor.
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)

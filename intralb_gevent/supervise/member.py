@@ -21,7 +21,10 @@ _PAGE: Final = os.sysconf("SC_PAGESIZE")
 
 @dataclass
 class Process:
-    """A process that the supervisor has started. Times are in `time.monotonic()` seconds; None means not yet."""
+    """A process that the supervisor has started.
+
+    Times are in `time.monotonic()` seconds; None means that the event has not happened yet.
+    """
 
     pid: int
     number: int
@@ -31,10 +34,10 @@ class Process:
     limits: Limits
     state: State = "starting"
     outdated: str = ""
-    """Reason why the process is to be replaced; '' if it is not."""
+    """Reason why the process is to be replaced; '' if it is not to be replaced."""
     ready: float | None = None
     seen: float = 0.0
-    """Time of the last sign that the process's event loop runs."""
+    """Time of the last report that shows that the process's event loop runs."""
     status: str = ""
     traceback: str = ""
     requests: int = 0
@@ -44,7 +47,7 @@ class Process:
     asked: float | None = None
     """Time at which the process was asked to drain."""
     forced: bool = False
-    """True if the process was asked to give running requests no more time."""
+    """True if the process was asked to abort its running requests immediately."""
     stopping: bool = False
     """True once the process has reported that it drains."""
     aborted: float | None = None
@@ -54,7 +57,7 @@ class Process:
 
     @property
     def member(self) -> Member:
-        """The data about this process that the policy uses."""
+        """The data about this process on which `policy/rollout.py` bases its decisions."""
         return Member(self.number, self.state, bool(self.outdated))
 
     def send(self, number: int) -> None:
@@ -62,7 +65,7 @@ class Process:
         os.kill(self.pid, number)
 
     def reason_to_replace(self, now: float) -> str | None:
-        """Return the limit that the process has reached, in words, or None."""
+        """Return the name of the limit that the process has reached, such as "requests"; None if there is none."""
         if self.ready is None:
             return None
         return reason_to_replace(Use(self.requests, now - self.ready, self.rss_above), self.limits)
@@ -81,7 +84,7 @@ class Process:
 
     @classmethod
     def from_dict(cls, known: dict[str, Any]) -> Process:
-        """Return the process that a predecessor of the supervisor has described."""
+        """Return the process that a predecessor of the supervisor has described with `as_dict`."""
         names = {field.name for field in fields(cls)}
         own = {name: value for name, value in known.items() if name in names}
         return cls(**{**own, "limits": Limits(*own["limits"])})

@@ -1,7 +1,8 @@
 """systemd's notification protocol: datagrams of `NAME=value` lines on a unix socket (sd_notify(3)).
 
 A serving process sends notifications to systemd or to the supervisor, and cannot distinguish the two. The supervisor
-receives those of its processes, and sends its own to systemd. No function of this module waits.
+receives the notifications of its processes, and sends its own notifications to systemd. No function of this module
+waits.
 """
 
 from __future__ import annotations
@@ -51,12 +52,12 @@ def status(text: str) -> str:
 
 
 def traceback_field(text: str) -> str:
-    """Return the field with a traceback."""
+    """Return the field with the last 6,000 characters of a traceback, as one line."""
     return f"{TRACEBACK}={_LINE_SEPARATOR.join(text.splitlines())[-6000:]}"
 
 
 def watchdog_seconds(environ: MutableMapping[str, str], pid: int) -> float | None:
-    """Return the seconds within which this process must send WATCHDOG=1 again; None if it need not send it."""
+    """Return the seconds within which this process must send WATCHDOG=1 again; None if that is not required."""
     text, whose = environ.pop("WATCHDOG_USEC", ""), environ.pop("WATCHDOG_PID", "")
     return int(text) / 1e6 if text.isdecimal() and int(text) and whose in ("", str(pid)) else None
 
@@ -77,18 +78,18 @@ class Notifier:
 
     @classmethod
     def taken_from(cls, environ: MutableMapping[str, str]) -> Notifier:
-        """Return the notifier for this process, and remove the variable, so that child processes do not find it."""
+        """Return a notifier for NOTIFY_SOCKET, and remove this variable, so that child processes do not inherit it."""
         address = environ.pop(_VARIABLE, "")
         if address and address[0] not in "/@":
             raise OptionError(f"{_VARIABLE}: {address!r} is not allowed; it must be a path or begin with @")
         return cls(address or None)
 
     def send(self, *fields: str) -> None:
-        """Send the fields in one datagram; if the receiver has no space now, they are sent before the next fields."""
+        """Send the fields in one datagram; if the receiver's buffer is full, send them later, with the next fields."""
         if self._socket is None or self.address is None:
             return
-        # A signal handler may interrupt this method and call it, so first remove the unsent fields, which are then sent
-        # only once.
+        # First remove the unsent fields, so that they are sent only once, even if a signal handler interrupts this
+        # method and calls it again.
         fields, self._unsent = (*self._unsent, *fields), ()
         where = "\0" + self.address[1:] if self.address.startswith("@") else self.address
         try:
@@ -100,7 +101,7 @@ class Notifier:
             return
 
     def close(self) -> None:
-        """Stop sending."""
+        """Close the socket; `send` then does nothing."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -119,7 +120,7 @@ class Message(NamedTuple):
 
 
 class NotifySocket:
-    """The socket on which the supervisor receives notifications; the kernel guarantees the sender of each one."""
+    """The socket on which the supervisor receives notifications; the kernel adds the sender's id to each message."""
 
     def __init__(self, descriptor: int | None = None) -> None:
         self._socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM, 0, descriptor)
@@ -133,11 +134,11 @@ class NotifySocket:
         return f"<NotifySocket {self.address}>"
 
     def fileno(self) -> int:
-        """Return the descriptor."""
+        """Return the descriptor to poll."""
         return self._socket.fileno()
 
     def close(self) -> None:
-        """Stop receiving."""
+        """Close the socket."""
         self._socket.close()
 
     @property

@@ -12,10 +12,10 @@ __all__ = ["Reload"]
 
 
 class Reload:
-    """The running or the latest reload: its result, and the settings to return to if it fails."""
+    """The running or the latest reload: its result, and the settings to return to if the reload fails."""
 
     def __init__(self, options: ProcessOptions, known: Mapping[str, Any]) -> None:
-        """Start with the state that a predecessor has described, if there is one."""
+        """Start with the state that a predecessor has described; `known` is empty without a predecessor."""
         self.result = str(known.get("result", "none"))
         """Result of the latest reload: none, running, done or failed."""
         self.cause = str(known.get("cause", ""))
@@ -35,7 +35,7 @@ class Reload:
         return self.result == "running"
 
     def begin(self, options: ProcessOptions, wanted: int) -> None:
-        """Begin a reload; if it fails, return to these settings and this number of processes."""
+        """Begin a reload; `options` and `wanted` are the settings and the number of processes to return to."""
         if not self.running:
             self.wanted = wanted
         self.options = options

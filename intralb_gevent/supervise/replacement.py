@@ -1,4 +1,4 @@
-"""Replaces the supervisor by a new one in the same process; the new one keeps the listeners and the processes."""
+"""Replaces the supervisor with a new one in the same process; the new one takes over the listeners and processes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ _TRIAL: Final = "import intralb_gevent.cli.supervising"
 def replace_supervisor(supervisor: Supervisor) -> str:
     """Execute the program again; if this is not possible, return the reason.
 
-    The program is first tried in another process, because all serving processes would drain if it failed in this one.
+    The program is first imported in a child process. If the import failed in this process, all serving processes would
+    lose their supervisor and drain.
     """
     try:
         supervisor.site.read_options()

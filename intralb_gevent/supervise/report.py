@@ -1,4 +1,4 @@
-"""Reports the supervisor's state: to systemd by notifications, to the processes and admin pages by the state file."""
+"""Reports the supervisor's state: to systemd in notifications, to processes and admin pages through the state file."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Report:
         return f"<Report to {self.notifier!r}: {self._status}>"
 
     def publish(self, supervisor: Supervisor) -> None:
-        """Write the state if it has changed, and send its description if this has changed."""
+        """Write the state to the file if the state has changed, and send its description if this text has changed."""
         state = _state(supervisor)
         if state != self._written:
             self._state.write(state)
@@ -49,7 +49,7 @@ class Report:
         self._describe(supervisor, "RELOADING=1", f"MONOTONIC_USEC={microseconds}")
 
     def stopping(self, supervisor: Supervisor) -> None:
-        """Report the shutdown. Call this before processes are asked to drain, because they read the state then."""
+        """Report the shutdown. Call this before any process is asked to drain, because such a process reads the state."""
         self._describe(supervisor, "STOPPING=1")
         self.publish(supervisor)
 
@@ -60,7 +60,7 @@ class Report:
             self.notifier.send(*fields, status(text))
 
     def _show_life(self, supervisor: Supervisor) -> None:
-        """Send WATCHDOG=1 while at least one process runs."""
+        """Send WATCHDOG=1, if it is due, while a process runs or starts, or while the site shuts down."""
         now = monotonic()
         if self.watchdog_seconds is None or now - self._alive_at < self.watchdog_seconds / 4:
             return

@@ -24,7 +24,7 @@ class Site:
     protocol: Mapping[str, str]
     """The variables of systemd's protocol with which this process was started; they are passed to a successor."""
     lends: bool
-    """True if another process, such as systemd, goes on listening when all processes have ended."""
+    """True if another program, such as systemd, keeps the listeners open after all processes have ended."""
     read_options: Callable[[], ProcessOptions]
     """Function that reads the settings again; raises OptionError if one is invalid."""
     close_listeners: Callable[[], None]

@@ -1,6 +1,6 @@
 """The supervisor's state in a memory file, which its processes inherit and read.
 
-The admin pages show the state. A process that drains reads from it whether other processes still listen.
+The admin pages show the state. A draining process reads from the state whether other processes still listen.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any, Final
 __all__ = ["StateFile"]
 
 _HEADER: Final = struct.Struct("<II")
-"""Format of the text's length and checksum, by which a reader recognizes a state that is still being written."""
+"""Format of the text's length and checksum, with which a reader detects a state that is still being written."""
 
 _TRIES: Final = 50
 
 
 class StateFile:
-    """A JSON object in an open file without a name, which one process writes and others read."""
+    """A JSON object in an anonymous memory file, which one process writes and other processes read."""
 
     def __init__(self, descriptor: int | None = None) -> None:
         self.descriptor = os.memfd_create("intralb-state") if descriptor is None else descriptor
@@ -34,7 +34,7 @@ class StateFile:
         os.pwrite(self.descriptor, _HEADER.pack(len(text), zlib.crc32(text)) + text, 0)
 
     def read(self) -> dict[str, Any]:
-        """Return the state; an empty one if none has been written."""
+        """Return the state; {} if no state has been written, or if no attempt reads a complete state."""
         for _ in range(_TRIES):
             header = os.pread(self.descriptor, _HEADER.size, 0)
             if len(header) < _HEADER.size:

@@ -35,14 +35,14 @@ NOT_STARTED: Final = 3
 
 IDLE_SECONDS: Final = 1.0
 PENDING_SECONDS: Final = 0.02
-"""Seconds between two iterations of the loop while it may soon have to act."""
+"""Maximum seconds between two iterations of the loop while the supervisor may soon have to act."""
 
 LATE_SECONDS: Final = 3.0
 """Seconds between two iterations of the loop after which this process, or the whole machine, must have been stopped."""
 
 
 class Supervisor:
-    """Runs the processes of one site until a signal ends it."""
+    """Runs the processes of one site until a signal shuts the site down."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Supervisor:
         state: StateFile | None = None,
         table: Table | None = None,
     ) -> None:
-        """Start anew, or, with `notify`, `state` and `table`, continue where a predecessor has ended."""
+        """Start without processes, or, with `notify`, `state` and `table`, take over the processes of a predecessor."""
         known: Mapping[str, Any] = {} if state is None else state.read()
         self.site, self.options, self.notifier = site, options, notifier
         self.log = site.log
@@ -132,7 +132,7 @@ class Supervisor:
         for process in list(self.crew.all):
             self._look_after(process, now)
         if signal.SIGUSR2 in numbers and not self.stopping:
-            # Do this last, because the new program then replaces this one.
+            # Replace the supervisor last, because the new program replaces this program.
             self._replace()
 
     def _ended(self) -> int:
@@ -150,7 +150,7 @@ class Supervisor:
 
     def _has_ended(self, process: Process, code: int) -> None:
         if process.state == "draining" or process.asked is not None:
-            # A process that was replaced or stopped has cut requests if its exit code is not 0.
+            # This process was asked to exit. Any other exit code means that it did not finish all requests.
             if code in (0, -signal.SIGTERM):
                 return
             if self.stopping:
@@ -187,7 +187,7 @@ class Supervisor:
         self._suffer(cause, process.generation == self.generation)
 
     def _suffer(self, failure: str, is_of_reload: bool) -> None:
-        """Log a failure; abort the running reload if the failure belongs to it; stop if no process can be started."""
+        """Log a failure; abort the running reload if a new process failed; shut down if no process can be started."""
         self.failure = failure
         self.log.say(failure, "ERROR")
         if self.reload.running and is_of_reload:
@@ -254,7 +254,10 @@ class Supervisor:
     # Signals.
 
     def _stop(self, cause: str = "") -> None:
-        """Begin the shutdown, or force it; `cause` is the signal that caused it, for the log."""
+        """Begin the shutdown; the second call forces it, and the third kills the processes.
+
+        `cause` is the name of the signal, for the log.
+        """
         if self.forced:
             self._kill()
         elif self.stopping:

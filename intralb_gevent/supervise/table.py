@@ -1,10 +1,10 @@
 """The table of a site's processes in shared memory: each process writes one row, and reads all rows.
 
 The supervisor, or gunicorn's arbiter, creates the table, and each process inherits its descriptor. A process claims the
-first row whose lock is free. The lock is the kernel's, so it is free again when the process has ended in any way.
+first row whose lock is free. The kernel releases the lock when the process ends, even if the process is killed.
 
-A row has two parts. The words describe the process as it is now; a word is written as a whole, so readers need no lock.
-The data can be large, and remain when the process has ended.
+A row has two parts. The words contain the current state of the process; a word is written as a whole, so readers need
+no lock. The data can be large, and remain after the process has ended.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from ..errors import OptionError
 __all__ = ["DRAINING", "LANES", "READY", "STARTING", "OwnRow", "Row", "Table", "lane_key"]
 
 _LAYOUT: Final = b"intralb-table-01"
-"""Name and version of the layout; a table with another one is not read."""
+"""Name and version of the layout; a table with another layout is not read."""
 
 ROWS: Final = 2048
-"""Maximum number of processes that have a row; the rows of a reload's old and new processes exist together."""
+"""Maximum number of processes that have a row; during a reload, the old and the new processes have rows together."""
 
 STARTING, READY, DRAINING = 1, 2, 3
 _STATES: Final = ("", "starting", "ready", "draining")
@@ -53,17 +53,17 @@ _FREE_BITS: Final = 24
 _MOST_FREE: Final = (1 << _FREE_BITS) - 1
 
 _AREA: Final = 256 * 1024
-"""Size of one copy of a row's data. There are two copies, so a process that is killed never leaves only a torn one.
-Memory is used only for the part that is written."""
+"""Size in bytes of one copy of a row's data. A process writes two copies alternately, so one copy is always complete,
+even if the process is killed. Memory is used only for the part that is written."""
 
 _HEADER: Final = struct.Struct("<QII")
-"""Format of the number, length and checksum of a copy; a reader recognizes a torn copy by the checksum."""
+"""Format of the number, length and checksum of a copy; from the checksum, a reader detects a torn copy."""
 
 _TRIES: Final = 20
 
 
 def lane_key(name: str) -> int:
-    """Return the number by which the processes recognize a lane; "" is the general lane."""
+    """Return the number that identifies a lane in the table; the general lane has the name ""."""
     return zlib.crc32(name.encode("utf-8", "surrogatepass"))
 
 
@@ -78,7 +78,7 @@ class Row(NamedTuple):
     state: int
     """STARTING, READY or DRAINING."""
     changes: int
-    """Number of times that the process has written its load."""
+    """Number of times that the process has written or confirmed its load."""
     connections: int
     queued: int
     running: int
@@ -87,7 +87,7 @@ class Row(NamedTuple):
     lanes: Mapping[int, int]
     """Number of free slots by `lane_key`."""
     problems: bool
-    """True if the process's data have a verdict on a problem."""
+    """True if the process's data contain a verdict on a problem."""
     busy_since: float
     """Start of the event loop's current busy period; 0 while the loop waits for events."""
     beat: float
@@ -136,9 +136,9 @@ class Table:
         return f"<Table {self.descriptor}: {[row.pid for row in self.rows()]}>"
 
     def claim(self) -> OwnRow | None:
-        """Return the first row that no other process owns, or None if all are owned.
+        """Claim and return the first row that no other process owns; return None if all rows are owned.
 
-        Keep the table open as long as the process lives, because closing it would unlock the row.
+        Keep the table's descriptor open until the process ends, because closing the descriptor would unlock the row.
         """
         for index in range(ROWS):
             try:
@@ -154,7 +154,7 @@ class Table:
         return min(int(self.words[_USED]), ROWS)
 
     def rows(self) -> list[Row]:
-        """Return the rows of all processes that have not ended; the row of a killed process remains for a while."""
+        """Return the rows of all processes that have not left; a killed process's row remains until it is claimed."""
         rows = (self._row(index) for index in range(self.used))
         return [row for row in rows if row.pid]
 
@@ -169,11 +169,11 @@ class Table:
         return Row(index, pid, generation, state, changes, connections, queued, running, free, slots, problems, *times)
 
     def data(self, index: int) -> dict[str, Any]:
-        """Return the data of a row, also of one whose process has ended; {} if none have been written."""
+        """Return the data of a row, even if its process has ended; {} if no data have been written."""
         return dict(json.loads(self.newest(index)[1]))
 
     def newest(self, index: int) -> tuple[int, bytes]:
-        """Return the newest complete copy of a row's data, with its number."""
+        """Return the number and the text of the newest complete copy of a row's data."""
         for _ in range(_TRIES):
             copies = [copy for copy in (self._copy(index, 0), self._copy(index, 1)) if copy is not None]
             if copies:
@@ -181,7 +181,10 @@ class Table:
         return 0, b"{}"
 
     def _copy(self, index: int, which: int) -> tuple[int, bytes] | None:
-        """Return one copy of a row's data; None if it is torn. The copy with the number 0 has never been written."""
+        """Return the number and the text of one copy of a row's data; None if the copy is torn.
+
+        The number 0 means that the copy has never been written.
+        """
         at = _copy_at(index, which)
         header = os.pread(self.descriptor, _HEADER.size, at)
         if not header.strip(b"\0"):
@@ -203,7 +206,7 @@ class OwnRow:
         self._times = table.times[start : start + _ROW_WORDS]
         self._number = table.newest(index)[0]
         self.earlier = table.data(index)
-        """The data that the last process with this row has left."""
+        """The data that the previous owner of this row has written."""
         self._words[:] = memoryview(bytes(_ROW_WORDS * _WORD)).cast("q")
         self.beat(monotonic())
         self._words[_STATE] = STARTING
@@ -236,7 +239,7 @@ class OwnRow:
         self._times[_BUSY_SINCE] = 0.0
 
     def write_load(self, queued: int, running: int, free: Sequence[tuple[int, int]]) -> None:
-        """Write the load; `free` has the `lane_key` and the number of free slots of each lane."""
+        """Write the load; `free` contains the `lane_key` and the number of free slots of each lane."""
         words = self._words
         words[_QUEUED], words[_RUNNING] = queued, running
         total = 0
@@ -260,20 +263,20 @@ class OwnRow:
     def beat(self, now: float) -> None:
         """Record that the event loop is running."""
         self._times[_BEAT] = now
-        # Processes that claim rows at the same moment may overwrite each other's number.
+        # Write the number periodically: processes that claim rows at the same moment may overwrite each other's number.
         self.table.words[_USED] = max(self.table.used, self.index + 1)
 
     def write_rates(self, saturation: float, requests_per_second: float, errors_per_second: float) -> None:
-        """Write how saturated this process is, and its rates."""
+        """Write the saturation of this process, and its rates of requests and errors."""
         self._times[_SATURATION] = saturation
         self._times[_REQUESTS], self._times[_ERRORS] = requests_per_second, errors_per_second
 
     def write_problems(self, problems: bool) -> None:
-        """Write whether the data have a verdict on a problem, so that others read them only then."""
+        """Write whether the data contain a verdict on a problem, so that other processes read the data only then."""
         self._words[_PROBLEMS] = int(problems)
 
     def write_data(self, data: Mapping[str, Any]) -> bool:
-        """Replace the data; return False if they are too large, so that the earlier ones remain."""
+        """Replace the data; if they are too large, leave the earlier data unchanged, and return False."""
         text = json.dumps(data, separators=(",", ":")).encode()
         if len(text) > _AREA - _HEADER.size:
             return False
