@@ -49,7 +49,7 @@ class Report:
         self._describe(supervisor, "RELOADING=1", f"MONOTONIC_USEC={microseconds}")
 
     def stopping(self, supervisor: Supervisor) -> None:
-        """Report the shutdown. Call this before any process is asked to drain, because such a process reads the state."""
+        """Report the shutdown. Call this before a process is asked to drain, because such a process reads the state."""
         self._describe(supervisor, "STOPPING=1")
         self.publish(supervisor)
 
