@@ -157,7 +157,7 @@ def test_the_server_warns_at_its_start_in_one_line_each(tmp_path: pathlib.Path, 
     command = [sys.executable, "-m", "intralb_gevent", "serve", "myapp:app", "--bind", "unix:nowhere/app.sock"]
     early, driver, _ = process(command, tmp_path).stderr.splitlines()
     assert " WARNING " in early
-    assert " early was imported before monkey-patching; import it after " in early
+    assert " early was imported before monkey-patching; import the package after " in early
     assert " mysqlclient (MySQLdb) blocks every request while it waits; use " in driver
 
 
@@ -186,7 +186,7 @@ PACKAGES = {
 BLOCKING = {
     "mysqlclient (MySQLdb)": "use PyMySQL",
     "psycopg2 without a wait callback": "leave integrations on",
-    "psycopg before 3.1.14": "update it",
+    "psycopg before 3.1.14": "update psycopg",
     "cx_Oracle": "oracledb in thin mode",
     "oracledb in thick mode": "do not call init_oracle_client()",
     "pyodbc": "a driver in Python",
@@ -614,7 +614,7 @@ def test_a_program_with_an_original_context_is_told_of_the_recursion(
     write({"early": EARLY_TLS})
     said = process([sys.executable, "-W", "ignore", "-c", script], tmp_path).stdout
     assert "early.SSLContext is the original ssl.SSLContext" in said
-    assert said.endswith("The first https request there fails with RecursionError.\nit is so\n")
+    assert said.endswith("The first https request of this module fails with RecursionError.\nit is so\n")
 
 
 def test_the_remedy_for_opentelemetrys_command_is_its_own_variable(

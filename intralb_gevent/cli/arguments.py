@@ -43,7 +43,7 @@ variable, and a variable overrides the file.
 exit codes:
   0  success
   1  the server cannot listen; or a shutdown aborted requests, or work that the
-     application did after them; or check gives warnings
+     application did after them; or check has reported warnings
   2  wrong usage, an invalid value, or an application that cannot be loaded
   3  none of several processes could be started (--processes)
   70 the event loop was blocked for block_timeout_seconds

@@ -191,7 +191,7 @@ class OpenAddress:
 
     @contextlib.contextmanager
     def listener(self) -> Iterator[socket.socket]:
-        """Let the socket listen, and yield it."""
+        """Call listen() on the socket, and yield the socket."""
         self.sock.listen(_BACKLOG)
         yield self.sock
 

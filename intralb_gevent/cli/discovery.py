@@ -20,7 +20,7 @@ __all__ = ["Found", "find_application"]
 _NAMES: Final = ("app", "application")
 _FACTORIES: Final = ("create_app", "make_app")
 _KINDS: Final = ("Flask", "Bottle", "Pyramid")
-"""Classes of applications. If a module creates only one instance of them, the instance may have any name."""
+"""Classes of WSGI applications; an instance of these classes may have any name if a module creates only one."""
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ class Inputs:
         return [*file, f"PORT={port}"] if port and not named else file
 
     def warnings(self) -> list[str]:
-        """Return a warning for each variable whose name looks like a setting but names no setting."""
+        """Return a warning for each variable whose name begins with INTRALB_ but names no setting."""
         return sources.unknown_variables(self.environ)
 
     def settings(self, defaults: Mapping[str, str | bool] | None = None) -> sources.Settings:

@@ -1,8 +1,8 @@
 """Configure the log of a serving process.
 
-Without `log_config`, only this package's loggers are configured, and not the application's loggers. This happens before
-the application is imported, so that warnings and errors during the import go to the same file in the same format. If
-the application itself configures this package's loggers, the application's configuration applies instead.
+Without `log_config`, only this package's loggers are configured, and not the application's loggers. The loggers are
+configured before the application is imported, so that warnings and errors during the import also have the configured
+format and destination. If the application itself configures this package's loggers, its configuration applies instead.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ def _main(config: str, log_format: str, descriptor: str) -> None:
     try:
         configure_by_file(config)
     except OptionError:
-        # Log to stderr instead. The serving processes read the same file and report the error.
+        # The file cannot be used, so log to stderr. The serving processes also read the file, and report the error.
         handler = logging.StreamHandler()
         handler.setFormatter(JSONFormatter() if log_format == "json" else TextFormatter())
         logging.getLogger("intralb_gevent").addHandler(handler)

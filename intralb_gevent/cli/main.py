@@ -52,7 +52,7 @@ _DEMO_DEFAULTS: Mapping[str, str | bool] = {
     "request_timeout_seconds": "30",
     # Let the kernel choose the port, so that the status page never conflicts with another server.
     "admin_bind": "127.0.0.1:0",
-    # Keep the pool small, so that the rush of requests that the demo's status page can send overloads the pool.
+    # Keep the pool so small that a rush of requests, which the demo's status page can start, overloads the pool.
     "max_concurrent_per_router": "4",
     "max_workers": "6",
     "worker_group_size": "2",
@@ -63,7 +63,7 @@ _DEMO_DEFAULTS: Mapping[str, str | bool] = {
 
 
 def run(arguments: Sequence[str], early: Collection[str] = ()) -> int:
-    """Run one command and return its exit code; `early` names the modules imported before patching."""
+    """Run one command and return its exit code; `early` names the modules that were imported before patching."""
     parsed = parse(arguments)
     try:
         return int(_COMMANDS[parsed.command](parsed, early))

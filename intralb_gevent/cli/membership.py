@@ -294,7 +294,7 @@ class Membership:
             os.kill(os.getpid(), signal.SIGTERM)
 
     def _leave(self, probed: Sequence[WSGIServer]) -> None:
-        """Leave the `probed` servers' clients to other processes: a probe of the site must not reach a draining one."""
+        """Stop accepting probes if other processes accept them, so that no probe of the site reaches this process."""
         if self.supervised and self.siblings_listen():
             for server in probed:
                 server.stop_accepting()
@@ -348,7 +348,7 @@ class _Draining:
         return self._shutdown.over
 
     def plan(self) -> str:
-        """Return nothing, because the shutdown itself describes what it finishes."""
+        """Return an empty text, because the shutdown itself describes its plan."""
         return ""
 
     def request(self) -> None:

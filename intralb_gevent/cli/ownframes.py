@@ -56,6 +56,6 @@ def _is_own(file: str) -> bool:
 
 
 def _short(file: str) -> str:
-    """Return the path relative to the current directory if the file is below it."""
+    """Return the path relative to the current directory if the file is below this directory."""
     relative = os.path.relpath(file)
     return file if relative.startswith(os.pardir) else relative

@@ -45,8 +45,8 @@ def write_ready_file(ready_file: str, facts: dict[str, Any]) -> None:
 def write_file(path: str, text: str, what: str, flag: str) -> None:
     """Write a file atomically, so that readers see the whole text; exit with a one-line message if writing fails.
 
-    Other users may be able to write to the file's directory. So the temporary file has a random name,
-    and an existing link is not followed. The process's umask determines which users may read the file.
+    Other users may be able to write to the file's directory. So the temporary file has a random name, and an existing
+    link is not followed. The process's umask determines which users may read the file.
     """
     temporary = f"{path}.{secrets.token_hex(8)}"
     refused = explained(f"cannot write the {what} {path!r}", f"choose another {flag}")

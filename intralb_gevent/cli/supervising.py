@@ -97,7 +97,7 @@ def _run(parsed: argparse.Namespace, directory: str, inputs: Inputs, options: Pr
 def _site(
     parsed: argparse.Namespace, directory: str, listeners: _Listeners, protocol: dict[str, str], log: Log
 ) -> Site:
-    """Return the site. Its processes start in `directory`; `protocol` contains the variables that systemd has set."""
+    """Return the site. Its processes start in `directory`; a successor gets systemd's variables in `protocol`."""
 
     def read_options() -> ProcessOptions:
         # Enter the directory again: a symbolic link in its path may have a new target, and the path of the settings
@@ -139,9 +139,9 @@ def _log(inputs: Inputs, options: LogOptions, log_format: str, stack: contextlib
 
 @dataclass
 class _Listeners:
-    """The listeners that the processes inherit. This supervisor opens them, or inherits them itself.
+    """The listeners that the processes inherit.
 
-    It inherits them from systemd, or from its predecessor: the supervisor that it has replaced.
+    This supervisor opens the listeners, or inherits them from systemd or from its predecessor, which it has replaced.
     """
 
     options: ServingOptions

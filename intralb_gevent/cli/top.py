@@ -63,7 +63,7 @@ def _show(address: binding.Address) -> None:
         except OptionError:
             if not seen:
                 raise
-        _draw([f"The connection to {address} is lost; trying again. Ctrl-C ends."])
+        _draw([f"The connection to {address} is lost; trying again. Press Ctrl-C to exit."])
         sleep(_RETRY_SECONDS)
 
 
@@ -109,7 +109,7 @@ def _check(feed: Any, address: binding.Address) -> None:
     while feed.readline().strip():
         pass
     if len(status) < 2 or status[1] != b"200":
-        why = feed.read(1000).decode(errors="replace").strip() or "it is another server"
+        why = feed.read(1000).decode(errors="replace").strip() or "another server listens there"
         raise OptionError(f"top: no status page at {address}: {why}")
 
 

@@ -36,7 +36,7 @@ class Options:
     """The settings of one balancer; they are immutable, keyword-only, and checked at construction.
 
     Durations are floats, in seconds. An invalid value raises `OptionError`, which names the field, the value and what
-    is allowed. Settings that also exist in the Go library IntraLB have the same names and defaults in both.
+    is allowed. A setting that also exists in the Go library IntraLB has the same name and default there.
     """
 
     max_concurrent_per_router: int = option(

@@ -218,7 +218,7 @@ def unknown_variables(environ: Mapping[str, str]) -> list[str]:
     """Return a warning for each INTRALB_ variable that is not a setting.
 
     An unknown variable is not an error, unlike an unknown key of a file, because a platform may set variables with this
-    prefix: Kubernetes sets some for a service named `intralb`.
+    prefix: Kubernetes sets such variables for a service named `intralb`.
     """
     ours = [name for name in sorted(environ) if name.startswith(_PREFIX) and not name.startswith(_NOT_SETTINGS)]
     fields = {name: name.removeprefix(_PREFIX).lower() for name in ours}
@@ -270,7 +270,7 @@ def toml(value: Any) -> str:
         return f"{{ {', '.join(f'{key} = {toml(entry)}' for key, entry in value.items())} }}"
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(toml, value))}]"
-    # A JSON string is also a valid TOML string, unless it has surrogates.
+    # A JSON string is also a valid TOML string, unless the string contains surrogates.
     return json.dumps(value, ensure_ascii=False)
 
 

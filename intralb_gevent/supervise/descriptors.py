@@ -35,7 +35,7 @@ ADMIN: Final = "admin"
 """Descriptor name of the listener for the admin pages."""
 
 AGENT: Final = "agent"
-"""Descriptor name of the listener for HAProxy's agent checks; listeners with yet other names are for clients."""
+"""Descriptor name of the listener for HAProxy's agent checks; listeners with any other name are for clients."""
 
 STATE: Final = "intralb-state"
 """Descriptor name of the file with the supervisor's state."""

@@ -34,7 +34,7 @@ def own_command() -> list[str]:
     arguments = sys.argv[1:]
     given = sys.orig_argv[1:]
     if given[len(given) - len(arguments) :] != arguments or "-c" in given[: len(given) - len(arguments)]:
-        # Another program has called main() with other arguments than its own, so its command cannot be repeated.
+        # Another program has called main() with arguments that are not its own, so do not repeat its command.
         given = ["-m", "intralb_gevent", *arguments]
     return [sys.executable, *given]
 

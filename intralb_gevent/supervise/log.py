@@ -32,7 +32,7 @@ _MOST_TRACEBACK: Final = 64 * 1024
 class Log:
     """Writes log lines to a file, or to stderr if `path` is None. `level` is the lowest level to write.
 
-    With `writer`, lines are passed to the program `cli/logwriter.py`; if this program has ended, to stderr.
+    With `writer`, lines are passed to the program `cli/logwriter.py`; if this program has ended, lines go to stderr.
     """
 
     def __init__(self, path: str | None = None, level: str = "INFO", writer: socket.socket | None = None) -> None:
@@ -104,7 +104,7 @@ def _nonblocking(descriptor: int) -> int:
 
 
 def open_standard_descriptors() -> None:
-    """Open standard descriptors that are closed; otherwise, a listener could get the number 2 and receive output."""
+    """Open standard descriptors that are closed; otherwise, a listener could get number 2, and so receive output."""
     for descriptor in range(_ERROR + 1):
         try:
             os.fstat(descriptor)

@@ -65,7 +65,7 @@ class Process:
         os.kill(self.pid, number)
 
     def reason_to_replace(self, now: float) -> str | None:
-        """Return the name of the limit that the process has reached, such as "requests"; None if there is none."""
+        """Return the name of the limit that the process has reached, such as "requests"; None without such a limit."""
         if self.ready is None:
             return None
         return reason_to_replace(Use(self.requests, now - self.ready, self.rss_above), self.limits)

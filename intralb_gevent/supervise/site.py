@@ -26,7 +26,7 @@ class Site:
     lends: bool
     """True if another program, such as systemd, keeps the listeners open after all processes have ended."""
     read_options: Callable[[], ProcessOptions]
-    """Function that reads the settings again; raises OptionError if one is invalid."""
+    """Function that reads the settings again; raises OptionError if a setting is invalid."""
     close_listeners: Callable[[], None]
     when_ready: Callable[[], None]
     """Function that is called once, when all processes are ready for the first time."""

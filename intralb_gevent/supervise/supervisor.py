@@ -150,13 +150,13 @@ class Supervisor:
 
     def _has_ended(self, process: Process, code: int) -> None:
         if process.state == "draining" or process.asked is not None:
-            # This process was asked to exit. Any other exit code means that it did not finish all requests.
+            # This process was asked to exit. It has aborted requests, unless its code is 0 or SIGTERM has killed it.
             if code in (0, -signal.SIGTERM):
                 return
             if self.stopping:
                 self._code = self._code or 1
             if not process.failed:
-                self.log.say(f"process {process.pid} {cause_of_end(code)} at its end", "WARNING")
+                self.log.say(f"process {process.pid} {cause_of_end(code)} while it drained", "WARNING")
             return
         self.counts["restarts"]["exit" if code >= 0 else "signal"] += 1
         self._fail(process, f"{cause_of_end(code)}{self._reported(process)}")
@@ -173,7 +173,7 @@ class Supervisor:
                 self.counts["restarts"]["stuck"] += 1
                 self._fail(process, cause)
             else:
-                self.log.say(f"process {process.pid} {cause} while it drained; it is ended", "WARNING")
+                self.log.say(f"process {process.pid} {cause} while it drained; the supervisor ends it", "WARNING")
         push(process, now, self.forced)
 
     def _fail(self, process: Process, cause: str) -> None:

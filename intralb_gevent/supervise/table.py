@@ -126,7 +126,7 @@ class Table:
         if found != _LAYOUT:
             raise OptionError(
                 f"the table of processes: the layout {found!r} is not allowed; it must be {_LAYOUT!r}, "
-                "that of this version. Restart the supervisor, for example with SIGUSR2"
+                "the layout of this version. Restart the supervisor, for example with SIGUSR2"
             )
         memory = memoryview(mmap.mmap(self.descriptor, _HOT_BYTES))
         self.words: memoryview[int] = memory.cast("q")
@@ -228,7 +228,7 @@ class OwnRow:
         """Write the generation of this process."""
         self._words[_GENERATION] = generation
 
-    # Called by the event loop in each iteration.
+    # The event loop calls these methods in each iteration.
 
     def busy(self, now: float) -> None:
         """Record that the event loop is busy from now on."""
@@ -254,7 +254,7 @@ class OwnRow:
         """Record that requests have arrived since the load was last written, but that the load has not changed."""
         self._words[_CHANGES] += 1
 
-    # Called periodically.
+    # `SiteRow` calls these methods periodically.
 
     def write_connections(self, connections: int) -> None:
         """Write the number of connections."""

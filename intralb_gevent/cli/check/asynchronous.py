@@ -23,7 +23,7 @@ _FAILS = (
     "asyncio allows one running event loop per native thread, and under gevent, all requests run in one native thread. "
     "While one request runs a coroutine, every other request that starts a coroutine fails."
 )
-_ONE_LOOP = "start one loop for all, threading.Thread(target=loop.run_forever, daemon=True).start(), and"
+_ONE_LOOP = "start one loop for all requests, threading.Thread(target=loop.run_forever, daemon=True).start(), and"
 
 
 def async_views() -> list[Finding]:

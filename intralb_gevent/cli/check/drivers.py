@@ -76,7 +76,7 @@ _DRIVERS = (
     _Driver(
         "_mysql_connector",
         "mysql-connector-python with its C extension",
-        "connect with use_pure=True, if that is not done yet",
+        "connect with use_pure=True, if the application does not do so yet",
         severity="hint",
     ),
     _Driver("mariadb._mariadb", "the mariadb connector", "use PyMySQL"),
@@ -90,7 +90,7 @@ _DRIVERS = (
     _Driver(
         "psycopg",
         "psycopg before 3.1.14",
-        "update it: from 3.1.14 on it supports gevent",
+        "update psycopg: it supports gevent from version 3.1.14 on",
         _is_older_than_its_gevent_support,
     ),
     _Driver("cx_Oracle", "cx_Oracle", "use its successor oracledb in thin mode, which is its default"),
@@ -99,7 +99,7 @@ _DRIVERS = (
     _Driver(
         "pymssql._mssql",
         "pymssql",
-        "give it gevent's wait_read with pymssql.set_wait_callback(), if that is not done yet",
+        "pass gevent's wait_read to pymssql.set_wait_callback(), if the application does not do so yet",
         severity="hint",
     ),
     _Driver("ibm_db", "ibm_db", "run its calls in gevent's thread pool: gevent.get_hub().threadpool.apply()"),

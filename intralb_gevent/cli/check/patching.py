@@ -22,10 +22,10 @@ _LEFT_OUT = sys.stdlib_module_names | {"gevent", "greenlet", "intralb_gevent"}
 _OPENTELEMETRY = "opentelemetry.instrumentation.auto_instrumentation"
 _PATCHES_FIRST = "OTEL_PYTHON_AUTO_INSTRUMENTATION_EXPERIMENTAL_GEVENT_PATCH"
 _IN_GENERAL = (
-    "import it after patching: keep it out of sitecustomize, .pth files and start-up hooks, "
+    "import the package after patching: keep it out of sitecustomize, .pth files and start-up hooks, "
     "and in your own program, patch in the first lines"
 )
-_BROKEN = " The first https request there fails with RecursionError."
+_BROKEN = " The first https request of this module fails with RecursionError."
 _HARMLESS = {"subprocess.CompletedProcess", "threading.get_ident", "_thread.get_ident", "_thread.exit"}
 """Original functions that neither wait nor keep per-thread state."""
 

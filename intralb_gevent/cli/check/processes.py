@@ -10,7 +10,9 @@ from .pools import limits_of_pools
 
 __all__ = ["SESSIONS_REMEDY", "multiplied", "sessions_of_all"]
 
-SESSIONS_REMEDY: Final = "allow that many on the server, or lower processes, max_workers or max_concurrent_per_router"
+SESSIONS_REMEDY: Final = (
+    "allow that many on the database server, or lower processes, max_workers or max_concurrent_per_router"
+)
 
 
 def sessions_of_all(options: Options, processes: int) -> str:
@@ -38,5 +40,5 @@ def _pool(name: str, most: int, processes: int) -> Finding:
         "hint",
         f"{name} lends up to {most} connections in each of {processes} processes, {most * processes} in all",
         "Every process has its own pool.",
-        "allow that many on the server, or make the pool smaller",
+        "allow that many on the database server, or make the pool smaller",
     )

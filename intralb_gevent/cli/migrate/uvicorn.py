@@ -59,7 +59,7 @@ _KNOWN: Final[Mapping[str, Translation]] = {
     "proxy-headers": without("name the proxies in trusted_proxies"),
     "no-proxy-headers": _NOT_NEEDED,
     "interface": without("this server speaks WSGI only"),
-    "lifespan": without("it belongs to ASGI, and this server speaks WSGI"),
+    "lifespan": without("lifespan belongs to ASGI, and this server speaks WSGI"),
     "loop": without("the event loop is gevent's"),
     "http": _NOT_NEEDED,
     "ws": without("WebSocket libraries for WSGI work as they are"),
