@@ -50,7 +50,7 @@ def _flags(parser: argparse.ArgumentParser) -> Iterator[_Flag]:
             yield _Flag(texts, action.nargs != 0 and bool(texts), choices, metavar, help)
 
 
-# bash.
+# The script for bash.
 
 
 def _bash(program: str, known: Mapping[str, list[_Flag]], about: Mapping[str, str]) -> str:
@@ -94,7 +94,7 @@ def _bash_values(flag: _Flag) -> str:
     return 'COMPREPLY=($(compgen -d -- "$word")); ' if flag.metavar in _DIRECTORIES else ""
 
 
-# zsh.
+# The script for zsh.
 
 
 def _zsh(program: str, known: Mapping[str, list[_Flag]], about: Mapping[str, str]) -> str:
@@ -145,7 +145,7 @@ def _zsh_specs(flag: _Flag) -> Iterator[str]:
         yield _quoted(f"{text}[{help}]{value}")
 
 
-# fish.
+# The script for fish.
 
 
 def _fish(program: str, known: Mapping[str, list[_Flag]], about: Mapping[str, str]) -> str:

@@ -86,7 +86,7 @@ def _say(text: str, level: str = "WARNING") -> None:
         print(f"{PROGRAM}: {level.lower()}: {text}", file=sys.stderr, flush=True)
 
 
-# The commands.
+# Functions that run one command each.
 
 
 def _serve(parsed: argparse.Namespace, early: Collection[str]) -> int:

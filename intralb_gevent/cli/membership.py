@@ -160,7 +160,7 @@ class Membership:
         known = [] if self._state is None or self._orphaned() else self._state.read().get("processes", [])
         return [each for each in known if each["state"] == state and each["pid"] != os.getpid()]
 
-    # During the start.
+    # Methods for the start of the process.
 
     @contextlib.contextmanager
     def reporting_failures(self) -> Iterator[None]:
@@ -299,7 +299,7 @@ class Membership:
             for server in probed:
                 server.stop_accepting()
 
-    # For the start line.
+    # The description of this process in the start line.
 
     def describe(self) -> Standing:
         """Return the position of this process among the supervisor's processes."""

@@ -78,7 +78,7 @@ def _address(parsed: argparse.Namespace) -> binding.Address:
     return binding.parse(text, "top")
 
 
-# Reading the feed.
+# Functions that read the feed.
 
 
 def _frames(address: binding.Address) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:

@@ -102,7 +102,7 @@ def require(condition: bool) -> None:
 
 
 def integer(minimum: int) -> Kind:
-    """Return the kind of whole numbers of at least `minimum`."""
+    """Return a `Kind` for whole numbers of at least `minimum`."""
 
     def convert(value: Any) -> int:
         require(isinstance(value, int) and not isinstance(value, bool) and value >= minimum)
@@ -116,7 +116,7 @@ _MOST_SECONDS = 1e9
 
 
 def seconds(*, positive: bool) -> Kind:
-    """Return the kind of durations in seconds, within a timer's range: above 0 if `positive`, otherwise 0 or more."""
+    """Return a `Kind` for durations in seconds, within a timer's range: above 0 if `positive`, otherwise 0 or more."""
 
     def convert(value: Any) -> float:
         require(isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value))
@@ -128,7 +128,7 @@ def seconds(*, positive: bool) -> Kind:
 
 
 def wait(*, positive: bool = False) -> Kind:
-    """Return the kind of maximum waits: a number of seconds, or off, which is stored as infinity.
+    """Return a `Kind` for maximum waits: a number of seconds, or off, which is stored as infinity.
 
     The number must be above 0 if `positive`; otherwise, 0 is also allowed.
     """
@@ -148,7 +148,7 @@ def wait(*, positive: bool = False) -> Kind:
 
 
 def switch() -> Kind:
-    """Return the kind of booleans."""
+    """Return a `Kind` for booleans."""
     words = dict.fromkeys(("true", "yes", "on", "1"), True) | dict.fromkeys(("false", "no", "off", "0"), False)
 
     def convert(value: Any) -> bool:
@@ -163,7 +163,7 @@ def switch() -> Kind:
 
 
 def choice(*choices: str) -> Kind:
-    """Return the kind whose values are the given words."""
+    """Return a `Kind` that allows only the words in `choices`."""
 
     def convert(value: Any) -> str:
         require(value in choices)
@@ -173,7 +173,7 @@ def choice(*choices: str) -> Kind:
 
 
 def function() -> Kind:
-    """Return the kind of callables; in text, a callable is written MODULE:NAME."""
+    """Return a `Kind` for callables; in text, a callable is written MODULE:NAME."""
 
     def convert(value: Any) -> Callable[..., Any]:
         require(callable(value))
@@ -183,7 +183,7 @@ def function() -> Kind:
 
 
 def limiter(*names: str) -> Kind:
-    """Return the kind of limiters: one of the given names, or a callable; in text, a callable is MODULE:NAME."""
+    """Return a `Kind` for limiters: one of `names`, or a callable; in text, a callable is written MODULE:NAME."""
 
     def convert(value: Any) -> Any:
         require(callable(value) or value in names)
@@ -197,7 +197,7 @@ def limiter(*names: str) -> Kind:
 
 
 def client_key() -> Kind:
-    """Return the kind of client keys: address, off, the name of a header field, or a function."""
+    """Return a `Kind` for client keys: address, off, the name of a header field, or a function."""
 
     def convert(value: Any) -> Any:
         require(callable(value) or (isinstance(value, str) and _TOKEN(value) is not None))
@@ -211,7 +211,7 @@ def client_key() -> Kind:
 
 
 def header() -> Kind:
-    """Return the kind of header field names."""
+    """Return a `Kind` for names of header fields."""
 
     def convert(value: Any) -> Any:
         require(isinstance(value, str) and _TOKEN(value) is not None)
@@ -221,7 +221,7 @@ def header() -> Kind:
 
 
 def peers() -> Kind:
-    """Return the kind of lists of IP addresses and networks."""
+    """Return a `Kind` for lists of IP addresses and networks."""
     allowed = "IP addresses, networks such as 10.0.0.0/8, and the word unix, as a list (in text: with commas)"
 
     def convert(value: Any) -> tuple[str, ...]:
@@ -235,7 +235,7 @@ def peers() -> Kind:
 
 
 def metrics_target() -> Kind:
-    """Return the kind of receivers of metrics."""
+    """Return a `Kind` for receivers of metrics."""
     allowed = "otlp, statsd://HOST:PORT or dogstatsd://HOST:PORT"
 
     def convert(value: Any) -> str:
@@ -249,7 +249,7 @@ def metrics_target() -> Kind:
 
 
 def path_prefix() -> Kind:
-    """Return the kind of path prefixes, in the form that a proxy may send in X-Forwarded-Prefix."""
+    """Return a `Kind` for path prefixes, in the form that a proxy may send in X-Forwarded-Prefix."""
 
     def convert(value: Any) -> str:
         require(isinstance(value, str) and _PREFIX(value) is not None)

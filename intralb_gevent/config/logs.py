@@ -51,7 +51,7 @@ class LogOptions:
     )
 
     def __post_init__(self) -> None:
-        """Check each field."""
+        """Check each field against its declaration."""
         check_fields(self)
 
 

@@ -111,7 +111,7 @@ class ProcessOptions:
     )
 
     def __post_init__(self) -> None:
-        """Check each field."""
+        """Check each field against its declaration."""
         check_fields(self)
 
     @property

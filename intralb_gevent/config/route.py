@@ -103,7 +103,7 @@ class Route:
     )
 
     def __post_init__(self) -> None:
-        """Check every field of the route."""
+        """Check every field of the route, and that the settings of a lane are not set without `max_workers`."""
         with _named(self.path):
             check_fields(self)
             for name in ("max_concurrent_per_router", "queue_size"):
@@ -144,7 +144,7 @@ def _named(path: object) -> Iterator[None]:
 
 
 def route_list() -> Kind:
-    """Return the kind of lists of routes; an example in text is "/reports/* request_timeout_seconds=120; /health"."""
+    """Return a `Kind` for lists of routes; an example in text is "/reports/* request_timeout_seconds=120; /health"."""
     allowed = "routes, as a list (in text: PATH NAME=VALUE ..., with semicolons between; in a file: [[routes]])"
 
     def convert(value: Any) -> tuple[Route, ...]:

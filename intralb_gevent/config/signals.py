@@ -45,7 +45,7 @@ _REAL_TIME: Final = re.compile(r"RT(?:MIN(?:\+(?P<above>[0-9]{1,2}))?|MAX(?:-(?P
 
 
 def signal_number() -> Kind:
-    """Return the kind of signals that can interrupt a handler; a signal is stored as a number, and off as None."""
+    """Return a `Kind` for signals that can interrupt a handler; a signal is stored as a number, and off as None."""
     names = ", ".join(_ORDINARY)
     allowed = f"a real-time signal such as SIGRTMIN+12 (by name or number, {_FIRST} to {_LAST}), {names}, or off"
     if not _FIRST:

@@ -29,7 +29,7 @@ class StateFile:
         return f"<StateFile {self.descriptor}>"
 
     def write(self, state: dict[str, Any]) -> None:
-        """Replace the state."""
+        """Replace the state in the file with `state`."""
         text = json.dumps(state).encode()
         os.pwrite(self.descriptor, _HEADER.pack(len(text), zlib.crc32(text)) + text, 0)
 

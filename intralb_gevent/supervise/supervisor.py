@@ -142,7 +142,7 @@ class Supervisor:
             self.log.say(f"stopped, exit {self._code}")
         return self._code
 
-    # Events of processes.
+    # Reactions to events of processes.
 
     def _heard(self, process: Process, message: Message) -> None:
         if process.state == "ready" and "READY" in message.fields:
@@ -196,7 +196,7 @@ class Supervisor:
             self._code = NOT_STARTED
             self._stop()
 
-    # Actions.
+    # Actions on processes.
 
     def _advance(self, now: float) -> None:
         if self.stopping:
@@ -251,7 +251,7 @@ class Supervisor:
             self.log.say(f"reload: {len(ready)} processes of generation {self.generation} serve")
             self._report.ready(self)
 
-    # Signals.
+    # Reactions to signals.
 
     def _stop(self, cause: str = "") -> None:
         """Begin the shutdown; the second call forces it, and the third kills the processes.

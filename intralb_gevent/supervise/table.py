@@ -217,7 +217,7 @@ class OwnRow:
 
     @property
     def state(self) -> int:
-        """The state of this process."""
+        """State of this process: STARTING, READY or DRAINING."""
         return int(self._words[_STATE])
 
     @state.setter
@@ -257,7 +257,7 @@ class OwnRow:
     # `SiteRow` calls these methods periodically.
 
     def write_connections(self, connections: int) -> None:
-        """Write the number of connections."""
+        """Write the number of open connections of this process."""
         self._words[_CONNECTIONS] = connections
 
     def beat(self, now: float) -> None:

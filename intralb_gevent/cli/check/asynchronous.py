@@ -79,7 +79,7 @@ def _is_async(function: Any) -> bool:
     return is_coroutine_function(function)
 
 
-# Flask.
+# Async views of Flask.
 
 
 def _flask_views() -> Iterator[str]:
@@ -107,7 +107,7 @@ def _handlers(view: Any) -> list[Any]:
     return [getattr(view_class, method, None) for method in methods]
 
 
-# Django.
+# Async views of Django.
 
 
 def _django_views() -> Iterator[str]:
