@@ -138,7 +138,7 @@ def test_others_go_before_a_body_of_tiny_chunks(serve, connect, echo, eventually
     server = serve(echo)
     costly, other = connect(server), connect(server)
     assert other.get().status == 200
-    count = 200_000
+    count = 1_000_000
     costly.send(CHUNKED)
     eventually(lambda: any(each.input.parser.in_body for each in server.connections))
     (connection,) = (each for each in server.connections if each.input.parser.in_body)
