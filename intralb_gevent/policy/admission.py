@@ -1,18 +1,19 @@
-"""Admission control: it decides whether to admit or reject a request, and limits how many requests may be queued.
+"""Admission control decides whether to admit or reject a request, and limits how many requests may be queued.
 
-The functions `decide` and `contend` list the possible decisions in order. `Admission` computes the queue limit on which
-they depend.
+The functions `decide` and `contend` return the decision for one request. `Admission` computes the queue limit on which
+this decision depends.
 
-Admission has two states. In the state *queueing*, a request is rejected only if its expected wait exceeds `max_wait`,
-and only if this prediction is plausible, that is, if queued requests have already waited nearly as long. The first
-rejection switches the state to *overloaded*. The queue limit is then short, and requests beyond it are rejected
-immediately, because a long queue would delay all requests and serve none of them sooner.
+Admission has two states. In the state *queueing*, a request whose expected wait exceeds `max_wait` is rejected only if
+this prediction is plausible, that is, if the oldest queued request has already waited for a large part of `max_wait`.
+Such a rejection switches the state to *overloaded*. In this state, the queue limit is low, and requests beyond the
+limit are rejected immediately: a long queue would delay all requests and serve none of them sooner.
 
-Overload ends when all arrivals of one second could have been served. Rejected clients that retry immediately can hide
-this end: 20 such clients produce thousands of arrivals. Therefore, the pool is *probed* every few seconds. A probe
-raises the queue limit to the number of connections that sent a request in the last second, if their requests fit into
-`max_wait`. Clients that wait for their responses cannot send more requests than that. If the arrivals then match the
-throughput, overload ends; otherwise, the queue is cut, and the next probe is delayed.
+Overload ends when the pool could have served all requests that arrived within one second. Rejected clients that retry
+immediately can hide the end of an overload: 20 such clients send thousands of requests per second. Therefore,
+`Admission` starts a *probe* every few seconds. A probe raises the queue limit to the number of connections that sent a
+request in the last second, if the pool can serve that many requests within `max_wait`. Clients that wait for their
+responses cannot send more requests than that. If the pool then serves all arriving requests, overload ends; otherwise,
+the queue is cut, and the next probe is delayed.
 """
 
 from __future__ import annotations
@@ -47,9 +48,9 @@ __all__ = [
 # The decisions are small integers, and each rejection is an existing response, so a decision allocates no memory.
 ADMIT: Final = 0
 GROW: Final = 1
-"""Grow the pool, and decide again."""
+"""Grow the pool, then call `decide` again."""
 EVICT: Final = 2
-"""Evict a queued request, and admit this one; if none can be evicted, reject it for lack of capacity."""
+"""Evict a queued request and admit the new one; if no request may be evicted, reject the new one."""
 REJECT_TIME: Final = 3
 REJECT_FULL: Final = 4
 REJECT_OVERLOADED: Final = 5
@@ -63,19 +64,19 @@ REJECTIONS: Final[dict[int, CannedResponse]] = {
 }
 
 EQUAL: Final = 0
-"""The claim of a client that has no competitors, or holds at least as many requests as they do."""
+"""The claim of a client whose new request may not evict another client's request."""
 OVER_SHARE: Final = 1
-"""The claim of a client that must not hold any more requests."""
+"""The claim of a client that already holds as many requests as one client may hold."""
 OUTRANKS: Final = 2
-"""The claim of a client with fewer queued requests, or with a higher priority, than a client that can lose a
-request."""
+"""The claim of a client whose new request may evict another client's request: that client has more queued requests, or
+holds more than its share."""
 
 
 def decide(*, in_time: bool, full: bool, long_queue: bool, may_grow: bool) -> int:
-    """Return the decision for a request: ADMIT, GROW, or the rejection to send; the cases are checked in this order.
+    """Return the decision for a request: ADMIT, GROW, REJECT_TIME, REJECT_FULL or REJECT_OVERLOADED.
 
-    `full` is true if no more requests of this priority may be queued; `long_queue` is true if the expected wait is too
-    long.
+    `in_time` is true if the request is expected to start before its deadline. `full` is true if the pool has no
+    capacity left for this priority. `long_queue` is true if the expected wait is too long.
     """
     if not in_time:
         return REJECT_TIME
@@ -87,11 +88,11 @@ def decide(*, in_time: bool, full: bool, long_queue: bool, may_grow: bool) -> in
 
 
 def contend(rejection: int, claim: int, *, lower_queued: bool) -> int:
-    """Return the decision for a request that would be rejected for lack of capacity: EVICT, or the rejection to send.
+    """Return EVICT if a request should evict another one; otherwise return the rejection to send.
 
-    `claim` is EQUAL, OVER_SHARE or OUTRANKS. `lower_queued` is true if requests of a lower priority have arrived. Lower
-    requests are evicted for this one only if the pool is full, because a long queue of them does not delay a higher
-    priority.
+    `rejection` is the result of `decide`. `claim` is EQUAL, OVER_SHARE or OUTRANKS. `lower_queued` is true if requests
+    of a lower priority have arrived. A request of a lower priority is evicted only if the pool is full, because a long
+    queue of lower priority does not delay a request of higher priority.
     """
     if claim == OVER_SHARE:
         return REJECT_SHARE
@@ -101,25 +102,26 @@ def contend(rejection: int, claim: int, *, lower_queued: bool) -> int:
 
 
 SHORT_TARGETS: Final = 4
-"""Maximum wait for a slot during overload, as a multiple of the throughput's target."""
+"""Maximum wait for a slot during overload, as a multiple of the throughput's target; of this maximum and those of
+`SHORT_RUN_TIMES`, the largest applies."""
 LOOP_LEAST_TARGET: Final = 0.04
 LOOP_SHORT_TARGETS: Final = 2
 """Maximum wait for the event loop during overload, while slots are free: `LOOP_SHORT_TARGETS` times the throughput's
 target, where a target below `LOOP_LEAST_TARGET` seconds counts as `LOOP_LEAST_TARGET`."""
 SHORT_RUN_TIMES: Final = 2
 """Maximum wait for a slot during overload, as a multiple of the mean run time. If a few requests run much longer than
-the mean, the mean residual run time of the running requests applies instead."""
+the mean, the mean residual run time of the running requests is larger than this maximum, and applies instead."""
 LIGHT_FACTOR: Final = 3
-"""Largest factor by which the wait is extended while few requests are rejected, because the queue must then keep the
-slots busy during lulls. The factor was simulated at capacity, with ten slots and three distributions of run times:
-constant at 50 ms; exponential; and 300 ms for 5 % of the requests but 5 ms for the rest. The goodput within 500 ms was
-99, 98 and 95 % of the maximum. Without the factor, it was 97, 96 and 92 %."""
+"""Largest factor by which the maximum wait is extended while few requests are rejected: the longer queue keeps the
+slots busy during lulls. The factor was tested in a simulation of ten slots at full load, with three distributions of
+run times: constant at 50 ms; exponential; and 300 ms for 5 % of the requests but 5 ms for the others. With the factor,
+the goodput within 500 ms was 99, 98 and 95 % of the maximum; without the factor, it was 97, 96 and 92 %."""
 EMPTY_EXPONENT: Final = 4
-"""Exponent of the target for an empty queue: within `LIGHT_FACTOR`, the queue limit is chosen so that the queue is
-empty for exp(-4) = 2 % of the time. For random arrivals with `rejected` rejections per completion, a queue with a limit
-of x is empty for a share of exp(-2 * x * rejected / (1 + variation)) of the time. The formula is the diffusion
-approximation for heavy traffic (Kingman, "The single server queue in heavy traffic", 1961), with the drift towards the
-bound."""
+"""Exponent that determines how often the queue may be empty: up to `LIGHT_FACTOR`, the maximum wait is chosen so that
+the queue is empty for exp(-4) = 2 % of the time. With random arrivals and `rejected` rejections per completion, a queue
+with a limit of x requests is empty for exp(-2 * x * rejected / (1 + variation)) of the time. This formula is the
+diffusion approximation for heavy traffic (Kingman, "The single server queue in heavy traffic", 1961), for a queue whose
+length drifts towards its limit."""
 
 
 def short_wait(throughput: Throughput, service: ServiceTime, rejected: float, *, slots_free: bool) -> float:
@@ -139,50 +141,53 @@ def short_wait(throughput: Throughput, service: ServiceTime, rejected: float, *,
 class Admission:
     """The admission state for requests of one priority with the same `max_wait`; times are in monotonic seconds.
 
-    If `max_wait` is 0, the state is always overloaded; if `max_wait` is infinity, it is never overloaded. The caller
-    counts arrivals (`asked`), started requests (`begun`) and rejections (`refused`), and calls `review` at every tick.
+    If `max_wait` is 0, the state is always overloaded; if `max_wait` is infinity, the state is never overloaded. The
+    caller counts arrivals (`asked`), started requests (`begun`) and rejections (`refused`), and calls `review` at every
+    tick.
     """
 
     HORIZON: Final = 1.0
-    """Seconds over which arrivals and starts are compared, or `HORIZON_INTERVALS` times the mean start interval if that
-    is longer."""
+    """Length, in seconds, of the horizon: the recent period over which arrivals and starts are compared. If
+    `HORIZON_INTERVALS` times the mean interval between two starts is longer, the horizon is that long."""
     HORIZON_INTERVALS: Final = 20
     TOLERANCE: Final = 1.1
-    """Factor for the end of overload: it ends when there are at most `TOLERANCE` times as many arrivals as starts, plus
+    """Overload ends when the number of arrivals is at most `TOLERANCE` times the number of starts, plus
     `SPARE_ARRIVALS`."""
     SPARE_ARRIVALS: Final = 2
     PROBE_DELAY: Final = 2.0
     MOST_PROBE_DELAY: Final = 4.0
-    """Seconds before the first probe, and maximum seconds before the next probe after failed ones. Once a flood has
-    ended, clients that retry immediately are served again after about this delay."""
+    """The first probe starts after `PROBE_DELAY` seconds. Each failed probe doubles the delay before the next probe, up
+    to `MOST_PROBE_DELAY` seconds. After the end of a flood, clients that retry immediately are served again after about
+    this delay."""
     SETTLING: Final = 0.15
-    """Share of a probe's duration, at its start, that is not evaluated, because all waiting clients are admitted
-    then."""
+    """Share of a probe's duration: this first part of a probe is not evaluated, because the raised queue limit admits
+    all waiting clients at once."""
     CHANCE: Final = 2
-    """Number of standard deviations: if the arrivals exceed the starts by more than this, a probe fails early."""
+    """A probe fails before its end if the arrivals exceed the tolerated number by more than this number of standard
+    deviations."""
     PROBE_MARGIN: Final = 1.1
-    """Factor by which the queue limit of a probe exceeds the number of counted connections."""
+    """Ratio of a probe's queue limit to the number of counted connections."""
     KEPT_AFTER_PROBE: Final = 2
     KEPT_WAIT: Final = 0.25
-    """Length to which a failed probe cuts the queue: `KEPT_AFTER_PROBE` times the short limit, or, if that is more, the
-    number of requests that can be started within `KEPT_WAIT` times `max_wait`. A shorter length would reject requests
+    """A failed probe cuts the queue to `KEPT_AFTER_PROBE` times the queue limit, or to the number of requests that can
+    be started within `KEPT_WAIT` times `max_wait`, whichever is more. A shorter queue would mean rejecting requests
     that have already waited long."""
     CROWD: Final = 100
-    """Queue length from which on the queue counts as a crowd; a shorter queue can result from a few browsers that load
-    pages during a short slowdown."""
+    """Minimum length of a queue that counts as a crowd. A shorter queue can result from a few browsers that load pages
+    during a short slowdown."""
     EVIDENCE: Final = 0.9
     CROWD_EVIDENCE: Final = 0.5
-    """Share of `max_wait` that the oldest queued request must have waited before a request is rejected for its expected
-    wait; for a crowd, `CROWD_EVIDENCE` applies. At a load of twice the capacity, the oldest request has waited for half
-    of `max_wait` when the expected wait of a new request reaches `max_wait`."""
+    """Share of `max_wait` for which the oldest queued request must have waited before another request is rejected
+    because of its expected wait. For a crowd, the share is `CROWD_EVIDENCE`: at a load of twice the capacity, the
+    oldest request has waited for half of `max_wait` when the expected wait of a new request reaches `max_wait`."""
     FLOOD: Final = 2
     FLOOD_EVIDENCE: Final = 0.25
-    """Share of `max_wait` that applies instead if the queue of a crowd is at least `FLOOD` times as long as the queue
-    limit. The share is not 0: after slow requests the limit is low, but 200 quick ones of clients that reconnect must
-    be admitted."""
+    """If the queue of a crowd is at least `FLOOD` times as long as the queue limit, the share is `FLOOD_EVIDENCE`. This
+    share is not 0, because slow requests lower the queue limit, and 200 quick requests of clients that reconnect
+    afterwards must still be admitted."""
     MANY_REJECTED: Final = 0.1
-    """Ratio of rejected to started requests above which a full queue means overload; below this ratio, rejections are
-    chance."""
+    """Ratio of rejected to started requests above which a full queue means overload; at a lower ratio, the rejections
+    may be due to chance."""
     LEAST_LIMIT: Final = 2
     """Minimum queue limit, whatever the expected wait: one request that is about to start, and one that waits."""
     NO_LIMIT: Final = 1 << 30
@@ -192,7 +197,7 @@ class Admission:
         self.max_wait = max_wait
         self.overloaded = max_wait == 0
         self.limit = self.NO_LIMIT
-        """Queue limit: a request may be rejected if at least this many are queued before it."""
+        """Queue limit: a request may be rejected if at least this many requests are queued before it."""
         self.longest_wait = max_wait
         """Seconds in the queue after which, during overload, a request is rejected instead of started."""
         self.cut_at = -math.inf
@@ -225,7 +230,7 @@ class Admission:
     def full(self, ahead: int, waited: float) -> bool:
         """Return whether to reject a request that has `ahead` requests queued before it.
 
-        `waited` is the time in seconds for which the oldest of these has been queued.
+        `waited` is the time in seconds for which the oldest queued request has waited.
         """
         if ahead < self.limit:
             return False
@@ -238,7 +243,7 @@ class Admission:
     def plausible(cls, ahead: int, waited: float, longest: float) -> bool:
         """Return whether the prediction that a request will wait longer than `longest` seconds is plausible.
 
-        `ahead` requests are queued before it, and the oldest of these has waited for `waited` seconds.
+        `ahead` requests are queued before this request; the oldest queued request has waited for `waited` seconds.
         """
         return waited >= (cls.EVIDENCE if ahead < cls.CROWD else cls.CROWD_EVIDENCE) * longest
 
@@ -264,19 +269,19 @@ class Admission:
             self.kept = max(self.KEPT_AFTER_PROBE * self.limit, kept_wait)
 
     def enter(self, now: float) -> None:
-        """Switch to overloaded. The caller then calls `update` and cuts the queue."""
+        """Switch the state to overloaded. The caller must then call `update`, and cut the queue to `kept` requests."""
         self.overloaded, self._entered = True, now
         self.cut_at, self._after_probe = now, False
         self._reset()
         self._probe_at = now + self._probe_delay
 
     def leave(self) -> None:
-        """Switch to queueing."""
+        """Switch the state to queueing, unless `max_wait` is 0."""
         self.overloaded = self.max_wait == 0
         self._reset()
 
     def review(self, now: float, throughput: Throughput, held: int) -> None:
-        """Close the current window; if the conditions are met, also end the overload, start a probe, or end a probe.
+        """End the current window; during overload, also check whether to end the overload, or to start or end a probe.
 
         `held` is the number of queued and running requests.
         """
@@ -301,8 +306,8 @@ class Admission:
     def _sustainable(self, since: float, chance: float = 0) -> bool:
         """Return whether all arrivals since `since`, within the horizon, could have been served.
 
-        The arrivals could have been served if they exceed the starts by at most the tolerance plus `chance` standard
-        deviations of the difference of two Poisson processes.
+        This is the case if the arrivals exceed the starts by at most the tolerance plus `chance` standard deviations of
+        the difference of two Poisson processes.
         """
         asked = sum(asked for end, asked, *_ in self._windows if end > since)
         begun = sum(begun for end, _, begun, _ in self._windows if end > since)
@@ -323,7 +328,7 @@ class Admission:
 
     def _review_probe(self, now: float, since: float, horizon: float, refused: int) -> None:
         settled, ended = since + self.SETTLING * horizon, now - since >= horizon
-        # End a failing probe early, because each request that a flood adds to the queue delays all later ones.
+        # End a failing probe early, because each request that a flood adds to the queue delays all later requests.
         if refused > self.SPARE_ARRIVALS or not self._sustainable(settled, 0 if ended else self.CHANCE):
             self._fail_probe(now)
         elif ended:

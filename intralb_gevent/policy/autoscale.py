@@ -1,21 +1,22 @@
-"""Autoscaling: it decides how many workers a pool should have.
+"""Autoscaling decides how many workers a pool should have.
 
 The decision depends on the queued and running jobs, on the load of the process, and on the time. A pool grows quickly
 and shrinks slowly, because queued jobs prove that workers are missing, but a quiet moment does not prove a surplus.
 
 - Growth: the target is the number of workers with which 70 % of the slots are busy, at the mean load of the stable
-  window. In panic mode, the mean of the panic window also counts, if it is higher. The panic mode begins when the mean
-  of the panic window requires twice the current workers, when jobs wait too long, or when a job would be rejected.
-- Steps: while all slots are busy, the pool at most doubles in one check, because the next check shows the effect. While
-  some slots are free, the pool grows by at least one group of workers. If jobs wait too long, or a job would be
-  rejected, it grows by at least one worker.
-- Source: the two windows, the panic mode and its end, the 70 % and the weights of the means are those of Knative's
-  autoscaler (Knative Serving, "Additional autoscaling configuration for Knative Pod Autoscaler"; 2018 and later).
-  Knative's windows are six times as long, because its workers take seconds to start.
+  window (10 s). In panic mode, the mean load of the panic window (1 s) is used instead if it is higher. Panic mode
+  begins when the mean load of the panic window requires twice as many workers as the pool has, when jobs wait too long,
+  or when a job would be rejected.
+- Steps: while all slots are busy, one check at most doubles the number of workers, because the next check can already
+  see the effect. While some slots are free, the pool grows by at least one group of workers. If jobs wait too long, or
+  a job would be rejected, the pool grows by at least one worker.
+- Source: the two windows, panic mode, the target of 70 % and the weights of the means come from Knative's autoscaler
+  (Knative Serving, "Additional autoscaling configuration for Knative Pod Autoscaler"; 2018 and later). Knative's
+  windows are six times as long, because Knative's workers take seconds to start.
 - The pool does not grow while the CPU or the source of sessions is the bottleneck.
-- Growth that has not helped is undone (`GrowthTrial`), and the pool does not grow again for a while.
-- Shrinking: the pool removes one worker at a time, after a period in which few slots were busy. If the pool grows again
-  soon, it has shrunk too early, and waits longer before the next removal.
+- A growth that has not helped is undone (`GrowthTrial`), and the pool does not grow again for a while.
+- Shrinking: the pool removes one worker at a time, after a period in which few slots were busy. If the pool grows soon
+  after a removal, the removal was too early, and the pool waits longer before the next removal.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Load(NamedTuple):
     full: bool = False
     """True if a job has arrived while the pool was full."""
     queue_age: float = 0.0
-    """Seconds that the oldest queued job has waited."""
+    """Seconds for which the oldest queued job has waited."""
     queue_target: float = math.inf
     """Longest time that jobs should wait, in seconds."""
     busy_share: float = 0.0
@@ -79,30 +80,31 @@ class _WindowMean:
 
 
 class Autoscaler:
-    """Decides how many workers to add or remove, and tracks the effect. Times are in seconds."""
+    """Decides how many workers to add or remove, and checks whether added workers help. Times are in seconds."""
 
     BUSY: Final = 0.7
-    """Share of the slots that should be busy; the rest absorbs random peaks."""
+    """Share of the slots that should be busy; the idle slots absorb random peaks."""
     STABLE_WINDOW: Final = 10.0
     PANIC_WINDOW: Final = 1.0
     PANIC: Final = 2
-    """Multiple of the current workers: if a load requires that many, panic mode starts. Panic mode ends one stable
-    window after its last trigger."""
+    """Panic mode starts when the load requires this many times the current number of workers. Panic mode ends one
+    stable window after its last trigger."""
     LATE: Final = 2
-    """Multiple of the queue target; a job that has waited longer than this is a reason to grow."""
+    """Multiple of the queue target: if a job has waited longer than this, the pool grows."""
     CPU_BOUND: Final = 0.9
-    """Busy share of the hub from which on the load is CPU-bound, so that more workers would not help."""
+    """If the hub is busy for at least this share of the time, the load is CPU-bound, and more workers would not
+    help."""
     FREEZE: Final = 30.0
-    """Seconds without growth after a growth that did not help."""
+    """Seconds for which the pool does not grow after a growth that did not help."""
     QUIET: Final = 0.25
     """Share of busy slots below which the pool is quiet."""
     PACE: Final = 1 / 3
-    """Time between two removals, as a share of the quiet time before the first removal; by default, 10 s and 30 s."""
+    """Time between two removals, as a share of the quiet time before the first removal: by default, a third of 30 s."""
     RESPAWN: Final = 2
-    """Multiple of the quiet time, by default 60 s; if the pool grows within this time after a removal, the removal was
-    too early."""
+    """If the pool grows within this multiple of the quiet time (by default, within 60 s) after a removal, the removal
+    was too early."""
     MOST_PATIENCE: Final = 8
-    """Maximum factor by which the quiet time and the freeze are extended; each extension doubles it."""
+    """Maximum factor by which the quiet time and the freeze are extended; each extension doubles the factor."""
 
     def __init__(self, size: PoolSize, quiet_seconds: float) -> None:
         self._size = size
@@ -124,7 +126,7 @@ class Autoscaler:
         return f"<Autoscaler {jobs}, {self._trial!r}, quiet since {self._quiet_since}, frozen to {self._frozen_until}>"
 
     def change(self, load: Load) -> int:
-        """Return how many workers to add (positive) or remove (negative); the caller must apply this immediately."""
+        """Return how many workers to add (positive) or remove (negative); the caller must do so immediately."""
         now = load.progress.now
         elapsed = max(0.0, now - self._looked_at)
         self._looked_at = now
@@ -155,7 +157,7 @@ class Autoscaler:
         return min(room, max(missing, self._size.group)) if missing > 0 else 0
 
     def _pressed(self, load: Load) -> bool:
-        """Return whether jobs wait too long for a slot, or one would be rejected."""
+        """Return whether jobs wait too long for a slot, or a job would be rejected."""
         late = load.queue_age > self.LATE * load.queue_target
         return self._all_busy(load) and (late or load.full)
 
@@ -194,13 +196,13 @@ class Autoscaler:
     # Shrinking.
 
     def _undone(self, load: Load) -> int:
-        """Return how many workers to remove because their addition has not helped."""
+        """Return how many recently added workers to remove because they have not helped."""
         verdict = self._trial.verdict(load.progress)
         if verdict == "open":
             return 0
         needed = self._stable.value > self._workers_before * self._size.slots
         if verdict == "helped" or not needed:
-            # The jobs that caused the growth are gone, so the trial shows nothing; `_shrinkage` handles the surplus.
+            # If the load has dropped since the growth, the trial shows nothing, and `_shrinkage` removes the surplus.
             self._freeze_patience = 1
             return 0
         self._frozen_until = load.progress.now + self.FREEZE * self._freeze_patience

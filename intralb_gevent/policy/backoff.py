@@ -14,12 +14,13 @@ FIRST_SECONDS: Final = 0.5
 LONGEST_SECONDS: Final = 30.0
 
 SETTLED_SECONDS: Final = 10.0
-"""Seconds for which a process must have been ready so that its end does not count as a failure."""
+"""Seconds for which a process must be ready before all earlier failures are forgotten."""
 
 MOST_AFTER_SERVING: Final = 2
-"""Maximum number of failures that count when a process that was ready ends; it is then replaced within a second.
+"""Maximum value of the failure count after the end of a process that had been ready; the replacement starts within a
+second.
 
-Otherwise, a request that crashes a process every few seconds would leave the site without any process.
+With longer delays, a request that crashes a process every few seconds would leave the site without any process.
 """
 
 MOST_FIRST_STARTS: Final = 3
@@ -39,10 +40,10 @@ class Backoff:
         return f"<Backoff after {self.failures} failures>"
 
     def ended(self, now: float, started: float, ready: float | None) -> None:
-        """Record the failure of a process that started at `started` and became ready at `ready`, or never (None).
+        """Record the end of a process that started at `started`, and became ready at `ready` (None if it never did).
 
-        If the process had been ready, it is replaced immediately, or after a second if there was a recent failure.
-        Processes that were started before the last failure do not count as further failures.
+        If the process had been ready, it is replaced immediately, or after a second if there was a recent failure. The
+        end of a process that was started before the last failure does not count as a further failure.
         """
         if ready is not None and now - ready >= SETTLED_SECONDS:
             self.reset()
@@ -56,7 +57,7 @@ class Backoff:
             self.not_before = now + min(LONGEST_SECONDS, FIRST_SECONDS * 2.0 ** min(self.failures - 1, 16))
 
     def look(self, now: float, ready: float | None) -> None:
-        """Forget the failures if a process that became ready at `ready` has run long enough since the last one."""
+        """Forget all failures if a process that became ready at `ready` has run long enough since the last failure."""
         if self.failures and ready is not None and now - max(ready, self._last) >= SETTLED_SECONDS:
             self.reset()
 

@@ -1,4 +1,4 @@
-"""The responses that the server itself sends instead of the application: status, one-word reason, and explanation."""
+"""The responses that the server sends instead of the application's; each has a status, a reason and an explanation."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LONGEST_RETRY_SECONDS: Final = 3
 class CannedResponse:
     """A complete response with a text body; `X-Intralb-Reason` and `Retry-After` are sent only if they are set.
 
-    There are only a few such objects. Callers can therefore cache data derived from them, which keeps rejections cheap.
+    There are only a few instances. Callers can therefore cache data derived from them, which keeps rejections cheap.
     """
 
     __slots__ = ("_not_executed", "body", "executed", "explanation", "reason", "retry_after_seconds", "status")

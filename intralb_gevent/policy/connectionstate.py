@@ -1,8 +1,7 @@
 """The states of a client connection and the legal transitions between them, as one table.
 
-A connection never returns to an earlier state. The order of the states is the order of their numbers, so that `state >=
-LAST` means that no further request is answered. (The states are plain integers because the connection compares them for
-every request.)
+A connection never returns to an earlier state. The states are numbered in order, so `state >= LAST` means that no
+further request is answered. (The states are plain integers because the connection compares them for every request.)
 """
 
 from __future__ import annotations
@@ -20,14 +19,14 @@ DISCARDING: Final = 1
 """State in which all further input is discarded, but pending responses are still sent."""
 
 LAST: Final = 2
-"""State in which the last response is being sent; the connection closes once it is sent."""
+"""State in which the last response is being sent; once the response is sent, the connection closes."""
 
 LINGERING: Final = 3
-"""State like the previous one, but input is discarded, and the client gets time to read the response before the
-connection closes."""
+"""State like `LAST`, but input is discarded, and the client gets time to read the response before the connection
+closes."""
 
 CLOSED: Final = 4
-"""State in which the socket is closed, or belongs to the application."""
+"""State in which the socket is closed, or the application has taken it over."""
 
 NAMES: Final = ("open", "discarding its input", "sending its last response", "lingering", "closed")
 
@@ -65,7 +64,7 @@ class Course:
 
     @property
     def closed(self) -> bool:
-        """True once the socket is closed, or belongs to the application."""
+        """True once the socket is closed, or the application has taken it over."""
         return self.state == CLOSED
 
     def discard(self) -> None:

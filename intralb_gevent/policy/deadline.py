@@ -3,15 +3,15 @@
 The caller checks that the proxy is trusted. A proxy can report two times:
 
 - How long the proxy will still wait. `X-Envoy-Expected-Rq-Timeout-Ms` is a whole number of milliseconds. Envoy's router
-  filter sends no value below 1, because Envoy takes 0 to mean no timeout. `grpc-timeout` is at most eight digits
-  followed by one of H, M, S, m, u, n (gRPC over HTTP/2; a sender sends 0n when its time is over).
+  filter sends no value below 1, because 0 means no timeout in Envoy. `grpc-timeout` is at most eight digits followed by
+  one of H, M, S, m, u, n (gRPC over HTTP/2; a sender sends 0n when its deadline has passed).
 - When the proxy received the request. `X-Request-Start` or `X-Queue-Start` is a Unix time, with or without `t=`. nginx
-  writes seconds with a fraction, Heroku and others write milliseconds, and Apache writes microseconds (New Relic's
-  examples of request queueing).
+  writes seconds with a fraction, Heroku and others write milliseconds, and Apache writes microseconds (examples in New
+  Relic's documentation of request queueing).
 
-Both times can only make the deadline earlier: it is never later than the proxy's timeout, and the time that a request
-has spent in the proxy counts towards its timeout. If a field occurs more than once, the last value applies, because the
-nearest proxy has set it. Malformed values are ignored.
+Both times can only make the deadline earlier. The deadline is never later than the end of the proxy's timeout, and the
+request's timeout includes the time that the request has spent in the proxy. If a field occurs more than once, the last
+value applies, because the nearest proxy has set it. Malformed values are ignored.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class TimeLimits(NamedTuple):
 def time_limits(options: Options, route: Route | None = None) -> TimeLimits:
     """Return the limits for a route or, if `route` is None, the limits for all paths without a route.
 
-    A timeout above `max_request_timeout_seconds` also raises `longest` to the same value.
+    If the timeout is above `max_request_timeout_seconds`, `longest` equals the timeout.
     """
     timeout = options.deadline_seconds if route is None else route.request_timeout_seconds or options.deadline_seconds
     stream = None if route is None else route.stream_timeout_seconds
@@ -92,7 +92,7 @@ class ProxyTiming(NamedTuple):
 
 
 def proxy_timing(environ: Mapping[str, Any], wall_now: float) -> ProxyTiming | None:
-    """Return the times that a trusted peer has set in header fields; None if there are none.
+    """Return the times that a trusted proxy has set in header fields; None if it has set no valid time.
 
     `wall_now` is the current Unix time in seconds. A start time is ignored if it is in the future, or more than
     `OLDEST_START_SECONDS` ago.
@@ -123,9 +123,9 @@ def _grpc_timeout(text: str) -> float:
 
 
 def _waited(text: str, wall_now: float) -> float:
-    """Return how many seconds ago a start time was; 0 if it is not credible.
+    """Return how many seconds ago a start time was; 0 if the start time is not credible.
 
-    The text does not state its unit. Therefore, this function assumes the unit with which the start is at most
+    The text does not state its unit. Therefore, this function assumes the unit with which the start was at most
     `OLDEST_START_SECONDS` ago.
     """
     match = _START(text)
@@ -143,7 +143,8 @@ def _in_every_unit(start: float, wall_now: float) -> Iterable[float]:
 def handed_on(left: float) -> dict[str, str]:
     """Return the header fields that pass the remaining time, at least one millisecond, to the next server.
 
-    `left` is in seconds. In eight digits, gRPC can express 27 hours in milliseconds; a longer time is given in hours.
+    `left` is in seconds. gRPC allows eight digits, which suffice for 27 hours in milliseconds; a longer time is sent in
+    hours.
     """
     milliseconds = max(1, math.floor(left * 1000))
     grpc = f"{milliseconds}m" if milliseconds <= _MOST_GRPC_DIGITS else f"{milliseconds // 3_600_000}H"

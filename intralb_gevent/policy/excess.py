@@ -11,7 +11,7 @@ class RejectionRatio:
     """The ratio of rejected jobs to run jobs over the last few seconds."""
 
     KEPT: Final = 0.98
-    """Factor by which each window reduces the weight of earlier counts. With windows of 100 ms, the last 5 s make up
+    """Factor by which the earlier counts are multiplied at each window. With windows of 100 ms, the last 5 s make up
     two thirds of the sum, which averages out short peaks and lulls. The ratio still follows a rise of the load quickly,
     because the new rejections soon outnumber all earlier counts."""
 
@@ -29,6 +29,6 @@ class RejectionRatio:
         return self._shed / max(1.0, self._run)
 
     def add(self, run: int, turned_away: int) -> None:
-        """Add the numbers of run and rejected jobs of a window that has ended."""
+        """Add a window that has ended: the number of jobs that were run, and the number of rejected jobs."""
         self._run = self._run * self.KEPT + run
         self._shed = self._shed * self.KEPT + turned_away

@@ -1,16 +1,17 @@
-"""Fair queueing between clients: it limits the jobs that a client may hold, and selects whose job is evicted.
+"""Fair queueing limits the number of jobs that each client may hold, and selects the client whose job is evicted.
 
-A client is said to hold its queued and running jobs. The decisions depend on how many jobs each client holds, and on
-its recent use of the pool. There are two rules, as in fair queueing in networks (Demers, Keshav and Shenker, "Analysis
-and Simulation of a Fair Queueing Algorithm", 1989): no client holds more than twice an equal share, and clients with
-less recent use are served first. Past use decays, so a burst does not count against a client for long.
+A client *holds* its queued and running jobs. The decisions depend on how many jobs each client holds, and on each
+client's recent use of the pool. The two rules are those of fair queueing in networks (Demers, Keshav and Shenker,
+"Analysis and Simulation of a Fair Queueing Algorithm", 1989): no client holds more than twice an equal share, and
+clients with less recent use are served first. Past use decays, so a burst does not count against a client for long.
 
 A high priority helps a client only within its share. Jobs beyond the share have no precedence over jobs that other
-clients hold within their shares, whatever their priorities. A client that floods the highest priority therefore does
-not starve the other clients.
+clients hold within their shares, whatever the priorities of these jobs are. Therefore, a client that sends a flood of
+requests of the highest priority does not starve the other clients.
 
-Some of these functions are called for every rejected request. The run time of these functions therefore does not depend
-on the number of clients, and clients that can be discarded are found at one end of an ordered dictionary.
+Some of these functions are called for every rejected request, so their run time must not depend on the number of
+clients. Therefore, at most `LOOKED_AT` clients are compared, and an ordered dictionary has the clients to discard at
+one end.
 """
 
 from __future__ import annotations
@@ -69,18 +70,18 @@ class _Waiting:
 class Clients:
     """The records of an overloaded pool's clients. Times are in seconds on a monotonic clock.
 
-    The number of records is at most the number of jobs admitted in the last half minute, because a client whose
-    requests are all rejected has no record.
+    A client whose requests are all rejected has no record. Therefore, the number of records is at most about the number
+    of jobs that were admitted in the last half minute.
     """
 
     LEAST: Final = 2
     """Number of jobs that each client may always hold, however many other clients there are."""
     SHARES: Final = 2
-    """Number of equal shares of the concurrency limit up to which a client may hold jobs."""
+    """Maximum number of jobs that a client may hold, as a multiple of an equal share of the concurrency limit."""
     MEMORY_SECONDS: Final = 5.0
     """Age in seconds at which past use has a weight of 1/e."""
     KEPT_SECONDS: Final = 7 * MEMORY_SECONDS
-    """Age in seconds at which past use is discarded; its weight is then 1/1000."""
+    """Age in seconds at which past use is discarded; its weight is then about 1/1000."""
     LOOKED_AT: Final = 16
     """Maximum number of clients that are compared to select the client whose job is evicted."""
     _REBASED_AFTER: Final = 400 * MEMORY_SECONDS
@@ -95,9 +96,9 @@ class Clients:
         self._waiting = tuple(_Waiting() for _ in Priority)
         self._turns = 0
         self._base = now
-        """Time at which one job has the weight 1. Instead of reducing the weights of earlier jobs, later jobs get
-        larger weights (forward decay: Cormode and others, ICDE 2009). The usage of clients can therefore be compared
-        without decaying it first."""
+        """Time at which a job has the weight 1. The weights of earlier jobs are never reduced; instead, later jobs get
+        larger weights (forward decay: Cormode and others, ICDE 2009). Therefore, the recorded use of two clients can be
+        compared directly."""
 
     def __repr__(self) -> str:
         return f"<Clients {self.active} active, {len(self._clients)} known>"
@@ -127,10 +128,10 @@ class Clients:
         self.mark_served(key)
 
     def end(self, key: Hashable, priority: Priority, *, began: bool) -> None:
-        """Record that a job has left the pool; a job that never started still counts as use, because it was queued.
+        """Record that a job has left the pool; a job that was queued but never started also counts as use.
 
-        Because of this, a flooding client has more use than other clients as soon as the queue is full, long before it
-        has run more jobs than they have.
+        Therefore, a client that floods the queue has more use than other clients as soon as the queue is full, long
+        before the pool has run more jobs of this client than of the others.
         """
         client = self._clients[key]
         client.held -= 1
@@ -189,7 +190,7 @@ class Clients:
         return max(self.LEAST, self.SHARES * limit / active)
 
     def beyond_share(self, key: Hashable, limit: int) -> bool:
-        """Return whether this client exceeds its share by at least one job, if `limit` jobs may run."""
+        """Return whether this client exceeds its share by at least one job; `limit` jobs may run at the same time."""
         client = self._clients.get(key)
         return client is not None and self.others(key) and client.held - 1 >= self._share(limit, self.active)
 
@@ -202,8 +203,9 @@ class Clients:
         """Return a client whose newest queued job of this priority may be evicted for a new job; None if there is none.
 
         `key` is the client of the new job. The returned client is the one with the most queued jobs; among clients with
-        equally many, it is the one with the most use. The returned client has more queued jobs than `key` would have
-        with the new job, or as many jobs and more use, so that the two clients do not keep evicting each other's jobs.
+        equally many queued jobs, it is the one with the most use. The returned client has more queued jobs than `key`
+        would have with the new job, or equally many jobs and more use. Otherwise, two clients could keep evicting each
+        other's jobs.
         """
         waiting = self._waiting[priority]
         number = waiting.numbers.get(key, 0) + 1
@@ -232,9 +234,9 @@ class Clients:
 
 
 def in_rotation(clients: Sequence[Hashable]) -> list[int]:
-    """Return the indices of requests in fair order; `clients` lists the client of each request, the oldest first.
+    """Return the indices of requests in fair order; `clients` has the client of each request, the oldest request first.
 
-    The order begins with the oldest request of each client, followed by the second oldest of each, and so on.
+    The order begins with the oldest request of each client, followed by the second oldest of each client, and so on.
     """
     earlier = Counter[Hashable]()
     ranks = []

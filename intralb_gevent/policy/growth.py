@@ -1,8 +1,8 @@
-"""Evaluates whether additional workers have helped, from counts and times of jobs before and after a growth.
+"""Evaluates whether a growth of the pool has helped, by comparing the jobs before and after the growth.
 
 If the bottleneck is not the number of slots but, for example, a database with ten connections, more slots would only
-move the wait elsewhere. Whether more slots help cannot be known beforehand. Each growth is therefore put on trial: it
-has helped if more jobs ended in the same time, or if jobs waited less.
+move the wait elsewhere. Whether more slots help cannot be known beforehand. Each growth is therefore put on trial: the
+growth has helped if more jobs ended in the same time, or if jobs waited less.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Verdict = Literal["open", "helped", "useless"]
 
 
 class Progress(NamedTuple):
-    """The progress of a pool's jobs up to a given time; all values but `now` and `service` are totals since start."""
+    """The progress of a pool's jobs at one time; all values except `now` and `service` are totals since the start."""
 
     now: float
     """Time of the reading, in seconds of a monotonic clock."""
@@ -48,16 +48,17 @@ def _pace(since: Progress, until: Progress) -> _Pace:
 
 
 class GrowthTrial:
-    """Compares the windows after a growth with the one to two windows before it."""
+    """Compares the windows after a growth with the one to two windows before the growth."""
 
     WINDOW: Final = 10.0
-    """Window length in seconds; a longer mean run time is used instead, because new slots end no job before then."""
+    """Window length in seconds. If the mean run time is longer, it is the window length, because new slots complete no
+    job sooner."""
     WINDOWS: Final = 2
     """Number of windows without improvement after which a growth is considered useless."""
     MORE: Final = 1.05
     LESS: Final = 0.8
-    """Factors for the values before a growth: it has helped if the rate exceeds `MORE` times the earlier rate, or if
-    the wait is below `LESS` times the earlier wait."""
+    """A growth has helped if the rate exceeds `MORE` times the rate before the growth, or if the wait is below `LESS`
+    times the wait before the growth."""
 
     def __init__(self) -> None:
         self._marks: tuple[Progress, Progress] | None = None
@@ -75,13 +76,13 @@ class GrowthTrial:
         return self._before is not None
 
     def begin(self, progress: Progress) -> None:
-        """Begin a trial because the pool is growing now; all growth during one trial is judged together."""
+        """Begin a trial of a growth that happens now; if a trial is already open, it then covers both growths."""
         if self._before is None:
             self._before = _pace(self._marks[0] if self._marks else progress, progress)
         self._since, self._windows = progress, self.WINDOWS
 
     def verdict(self, progress: Progress) -> Verdict:
-        """Record the progress, and return the verdict on the growth; any verdict except "open" ends the trial."""
+        """Record the progress, and return the verdict on the growth; "helped" and "useless" end the trial."""
         self._mark(progress)
         if self._before is None or self._since is None or progress.now - self._since.now < self._window(progress):
             return "open"

@@ -13,18 +13,19 @@ class Receiving(NamedTuple):
 
     pid: int
     generation: int
-    """Number of the reload since which the process has run; 0 if that is not known."""
+    """Number of the process's generation, which each reload increases; 0 if the generation is not known."""
     connections: int
-    """Number of its connections, including those that are on their way to it."""
+    """Number of the process's connections, including those that are being moved to it."""
     accepts: bool = True
-    """False while it drains, is full, or has not answered for long."""
+    """False while the process drains, is full, or has not answered for long."""
 
 
 def receiver_of(processes: Iterable[Receiving]) -> int | None:
-    """Return the id of the process that receives the next connection; None if none accepts any.
+    """Return the id of the process that receives the next connection; None if no process accepts connections.
 
-    The latest generation is preferred, because earlier ones will have to move their connections again. Within it, the
-    process with the fewest connections is chosen.
+    Processes of the latest generation are preferred, because those of earlier generations will be drained and would
+    have to move the connection again. Among the processes of the latest generation, the one with the fewest connections
+    is chosen.
     """
     possible = [each for each in processes if each.accepts]
     if not possible:

@@ -34,9 +34,10 @@ class Pace:
     def until(self, now: float, expires: float, count: int, seconds: float, kept_until: float) -> float:
         """Return when the timeout expires for a client that has transferred `count` bytes so far.
 
-        `seconds` is the timeout for the next byte, and `expires` is the expiry that is set now. A new window begins if
-        `expires` is not the value that this method returned last, because the client has done something else in
-        between. A new window also begins if the event loop was blocked until `kept_until`, after the window began.
+        `seconds` is the timeout for the next byte, and `expires` is the current expiry of the connection. A new window
+        begins if `expires` is not the value that this method returned last, because another timeout has applied in
+        between. A new window also begins if the event loop was blocked during the current window; `kept_until` is the
+        end of the last blockage.
         """
         if expires != self._until or self._began <= kept_until or self.keeps_up(count, seconds):
             self._began, self._count = now, count
@@ -44,5 +45,5 @@ class Pace:
         return self._until
 
     def keeps_up(self, count: int, seconds: float) -> bool:
-        """Return whether the current window already has the bytes required for a whole window."""
+        """Return whether the client has already transferred the bytes that are required for the current window."""
         return count - self._count >= LEAST_BYTES_PER_SECOND * max(seconds, LEAST_WINDOW_SECONDS)

@@ -1,4 +1,4 @@
-"""Priority scheduling: it limits how much of a pool each priority may fill, and selects the priority to serve next.
+"""Priority scheduling limits how much of a pool each priority may fill, and selects the priority to serve next.
 
 A lower priority may fill less of the pool than a higher one, so that a burst of low-priority requests leaves capacity
 for later requests of high priority.
@@ -19,7 +19,7 @@ SHARES: Final[tuple[float, ...]] = (1.0, 0.95, 0.75, 0.5)
 
 
 def capacity_of(capacity: int, priority: Priority, highest: Priority) -> int:
-    """Return how many requests, out of `capacity`, the pool may hold after it has admitted a request of this priority.
+    """Return the number of requests, at most `capacity`, up to which the pool admits requests of this priority.
 
     `highest` is the highest priority that has arrived so far; no capacity is reserved for priorities above it.
     """
@@ -46,7 +46,7 @@ class PriorityScheduler:
     def next(self, waiting: Sequence[int]) -> Priority:
         """Return the priority to serve next.
 
-        `waiting` is the number of queued jobs for each priority; at least one must be above 0.
+        `waiting` has the number of queued jobs for each priority; at least one of these numbers must be above 0.
         """
         highest = next(priority for priority in Priority if waiting[priority])
         if highest >= Priority.SHEDDABLE_PLUS or not waiting[Priority.SHEDDABLE_PLUS]:

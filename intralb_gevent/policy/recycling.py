@@ -1,7 +1,7 @@
 """Decide when a process has run long enough and must be replaced by a new one.
 
-The limits for each process are lowered by a random share; otherwise, processes that started together would be replaced
-together.
+The limits on requests and seconds are lowered by a random share for each process; otherwise, processes that started at
+the same time would be replaced at the same time.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ class Use(NamedTuple):
 
 
 def limits_with(limits: Limits, share: float) -> Limits:
-    """Return the limits for one process; `share` is a random number from 0 to 1."""
+    """Return the limits for one process: those on requests and seconds are lowered by `JITTER * share`.
+
+    `share` is a random number from 0 to 1.
+    """
     left = 1 - JITTER * share
     requests, seconds, rss = limits
     return Limits(requests and requests * left, seconds and seconds * left, rss)

@@ -13,11 +13,11 @@ REQUEST_ID: Final = "intralb.request_id"
 """The environ key of a request's id."""
 
 _TRACEPARENT_LENGTH: Final = 55
-"""Number of characters of the fields that `traceparent` has in every version; a later version may have more."""
+"""Number of characters in the part of `traceparent` that all versions have; a later version may append fields."""
 
 
 def identity(environ: Mapping[str, object]) -> dict[str, str]:
-    """Return what identifies a request in logs: its id, and its `traceparent` if this is valid; each may be missing."""
+    """Return the log fields that identify a request: `request_id` if it has one, and `traceparent` if it is valid."""
     found: dict[str, str] = {}
     if request_id := environ.get(REQUEST_ID):
         found["request_id"] = str(request_id)

@@ -1,4 +1,4 @@
-"""Decide to which process a request moves that finds no free slot in its own process."""
+"""Decide to which other process a request moves if it finds no free slot in its own process."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Final, NamedTuple
 __all__ = ["SETTLED_SECONDS", "SILENT_SECONDS", "Candidate", "candidates_in_order"]
 
 STUCK_SECONDS: Final = 0.02
-"""Seconds for which an event loop may be busy; one that is busy for longer may be blocked, and gets no requests."""
+"""Maximum seconds for which an event loop may have been busy; a loop that has been busy for longer may be blocked, so
+its process gets no requests."""
 
 SILENT_SECONDS: Final = 1.0
-"""Seconds without an update of its row after which a process counts as stopped or ended."""
+"""Seconds after which a process that has not updated its row counts as stopped or ended."""
 
 SETTLED_SECONDS: Final = 1.0
 """Seconds for which a connection stays in a process after it has moved there with a request."""
@@ -24,12 +25,12 @@ class Candidate(NamedTuple):
     serves: bool
     """False while the process starts or drains."""
     free: int
-    """Number of its free slots for the request."""
+    """Number of free slots that the candidate has for the request."""
     promised: int
-    """Number of requests that this process has sent there since the row was written; they will occupy slots."""
+    """Number of requests that were moved to the candidate after its row was written; they will occupy free slots."""
     connections: int
     busy_seconds: float
-    """Seconds for which its event loop has been busy; 0 while the loop waits."""
+    """Seconds for which the candidate's event loop has been busy; 0 while the loop waits."""
     silent_seconds: float
     """Seconds since the last periodic update of the row."""
 
@@ -40,15 +41,15 @@ class Candidate(NamedTuple):
 
     @property
     def accepts(self) -> bool:
-        """True if a request should move there."""
+        """True if the candidate may get a request."""
         responds = self.busy_seconds <= STUCK_SECONDS and self.silent_seconds <= SILENT_SECONDS
         return self.serves and responds and self.left > 0
 
 
 def candidates_in_order(candidates: Iterable[Candidate]) -> list[Candidate]:
-    """Return the processes that should get a request, best first: that with the most free slots.
+    """Return the processes that may get a request, the best first.
 
-    Of several with as many free slots, the one with the fewest connections is the first.
+    The best process has the most free slots; among processes with equally many, it has the fewest connections.
     """
     possible = [each for each in candidates if each.accepts]
     return sorted(possible, key=lambda each: (-each.left, each.connections, each.pid))

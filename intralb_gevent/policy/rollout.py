@@ -16,7 +16,7 @@ State = Literal["starting", "ready", "draining"]
 
 
 class Member(NamedTuple):
-    """The state of one process, as far as this decision depends on it."""
+    """The part of a process's state on which the next step depends."""
 
     number: int
     """Number of the process; processes are numbered in the order in which they were started."""
@@ -35,8 +35,8 @@ class Step(NamedTuple):
 def next_step(members: Sequence[Member], wanted: int, proven: bool) -> Step | None:
     """Return the next step; None if nothing needs to change, or if a process must first become ready or end.
 
-    Until a process of this program has been ready (`proven`), processes are started one at a time, so that an
-    application that cannot be loaded fails only once, and not in every process.
+    Until a process of this program has been ready (`proven`), processes are started one at a time. An application that
+    cannot be loaded then fails only once, and not in every process.
     """
     starting = [member for member in members if member.state == "starting"]
     ready = [member for member in members if member.state == "ready"]

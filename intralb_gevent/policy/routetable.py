@@ -1,4 +1,4 @@
-"""Finds the rule for a path, which is the rule of the first pattern that matches the path."""
+"""Finds the rule for a path: the rule of the first pattern that matches the path."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
 """Saturation: one number for how much of its capacity a server uses, for autoscalers, load balancers and operators.
 
 The saturation of a resource is its demand divided by its capacity: 0 is idle, 1 is full, and more than 1 means that
-requests wait or are rejected. The saturation of a process is that of its scarcest resource, and that of a
-site with several processes is the mean of its processes. All consumers use this number: the metrics, the admin pages,
-HAProxy's agent check, and the ORCA header for Envoy.
+requests wait or are rejected. The saturation of a process is that of its scarcest resource. The saturation of a site is
+the mean saturation of its processes. The metrics, the admin pages, HAProxy's agent check and the ORCA header for Envoy
+all use this number.
 
-Sessions are not a resource here: each slot has a session of its own, so sessions are never scarcer than slots.
+Sessions are not a resource here: each slot has a separate session, so sessions are never scarcer than slots.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["RESOURCES", "SPARE", "Mean", "Saturation", "slot_ratio", "weight_per
 RESOURCES: Final = ("slots", "hub", "streams", "upgrades", "connections")
 """Names of the resources.
 
-- slots: requests that run or wait, divided by the slots that may run; of several lanes, the most saturated one counts
+- slots: running and queued requests, divided by the number of requests that may run; the largest ratio of all lanes
 - hub: share of time for which the event loop was busy
 - streams: streamed responses, divided by `max_streams`
 - upgrades: connections that applications have taken over, divided by `max_upgraded`
@@ -27,7 +27,7 @@ RESOURCES: Final = ("slots", "hub", "streams", "upgrades", "connections")
 """
 
 SPARE: Final = 0.7
-"""Saturation up to which a server counts as having capacity to spare; the rest absorbs random peaks."""
+"""Saturation up to which a server counts as having capacity to spare; the remaining capacity absorbs random peaks."""
 
 MOST: Final = 10.0
 """Largest saturation that is reported. Beyond ten times the capacity, the ratio of counts is mostly chance."""
@@ -38,7 +38,7 @@ LEAST_WEIGHT: Final = 1
 class Mean:
     """An exponentially weighted mean over time, in which the mean age of the values is `AGE_SECONDS`.
 
-    The mean of the last ten seconds has the same mean age, but would have to keep all values.
+    An unweighted mean of the last ten seconds has the same mean age, but requires storing all values of this period.
     """
 
     AGE_SECONDS: Final = 5.0
@@ -86,9 +86,9 @@ class Saturation:
 def slot_ratio(running: int, queued: int, capacity: int, rejected: float) -> float:
     """Return demand divided by capacity for the slots of one lane.
 
-    `capacity` is the number of requests that may run at the same time, now or after the lane has added all its workers.
+    `capacity` is the number of requests that may run at the same time once the lane has its maximum number of workers.
     `rejected` is the number of rejected requests per request that ran: rejected requests are demand, too, and would
-    have used as much capacity as those that ran.
+    have used as much capacity as the requests that ran.
     """
     return min(MOST, (running + queued) / max(1, capacity) * (1 + rejected))
 
@@ -96,7 +96,8 @@ def slot_ratio(running: int, queued: int, capacity: int, rejected: float) -> flo
 def weight_percent(saturation: float) -> int:
     """Return the share of its usual requests that a load balancer should send to a server, in percent.
 
-    The share is 100 % up to a saturation of `SPARE`; above, it falls in proportion. So the shares of several servers
-    converge to their capacities. The share never becomes 0: if all servers are overloaded, all still get requests.
+    The share is 100 % up to a saturation of `SPARE`; above `SPARE`, the share is inversely proportional to the
+    saturation. Therefore, the load of several servers converges to their capacities. The share is never 0, so that
+    requests are still sent if all servers are overloaded.
     """
     return 100 if saturation <= SPARE else max(LEAST_WEIGHT, round(100 * SPARE / saturation))

@@ -1,6 +1,7 @@
-"""Puts the findings of `policy/verdict.py` into words: what is wrong, at which place, and what to do.
+"""Puts the findings of `policy/verdict.py` into words: what is wrong, where in the application, and what to do.
 
-The sentences name lanes, numbers and places of the application only. The sentences never contain data of a request.
+The sentences name lanes, numbers and lines of the application's code. The only data of requests in these sentences is
+the address of a client that floods a lane.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ __all__ = ["Verdict", "lane_name", "span", "verdict"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """The state of a process in words: one sentence, the place, the lanes that are not affected, and the advice."""
+    """The state of a process in words: what is wrong, at which place, which lanes are not affected, and what to do."""
 
     level: Level
     kind: str
@@ -28,7 +29,7 @@ class Verdict:
     unaffected: str = ""
     advice: str = ""
     further: tuple[str, ...] = ()
-    """The other findings, in one sentence each."""
+    """The other findings, each in one sentence."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the verdict for JSON."""
@@ -36,7 +37,7 @@ class Verdict:
 
 
 def verdict(facts: Facts, found: Sequence[Finding], places: Mapping[tuple[Kind, str | None], str]) -> Verdict:
-    """Return the verdict; `places` has, by the key of a finding, a sentence on the place in the application."""
+    """Return the verdict; `places` maps the key of a finding to a sentence that names the place in the application."""
     if not found:
         return Verdict("well", "well", 0.0, _well(facts))
     first, *others = found
@@ -53,12 +54,12 @@ def verdict(facts: Facts, found: Sequence[Finding], places: Mapping[tuple[Kind, 
 
 
 def lane_name(name: str) -> str:
-    """Return how a sentence names a lane."""
+    """Return the name by which sentences refer to a lane."""
     return f"lane {name}" if name else "the general lane"
 
 
 def span(seconds: float) -> str:
-    """Return a duration in words, rounded to what a reader needs."""
+    """Return a duration as text with a unit, rounded to one decimal or a whole number."""
     if seconds < 1:
         return f"{max(1, round(seconds * 1000))} ms"
     if seconds < 10:
@@ -163,11 +164,11 @@ def _late(finding: Finding, facts: Facts) -> str:
 
 def _streaming(finding: Finding, facts: Facts) -> str:
     lane = _lane(finding)
-    return f"Streams: {lane.streams} of {_count(lane.limit, 'slot')} of {_name(finding)} are held by streams."
+    return f"Streams: {lane.streams} of {_count(lane.limit, 'slot')} of {_name(finding)} are occupied by streams."
 
 
 def _reload_failed(finding: Finding, facts: Facts) -> str:
-    return f"The reload failed: {facts.cause or 'the reason is in the log'}. The earlier processes go on serving."
+    return f"The reload failed: {facts.cause or 'the reason is in the log'}. The earlier processes continue to serve."
 
 
 def _few_processes(finding: Finding, facts: Facts) -> str:
@@ -214,19 +215,19 @@ _SENTENCES: Final[dict[Kind, Callable[[Finding, Facts], str]]] = {
 def _relieve(finding: Finding, facts: Facts) -> str:
     """Return the advice for a lane with more requests than it can serve."""
     if facts.loop_busy >= BUSY_LOOP:
-        return "The event loop is the limit: use more processes (--processes), or make the handlers compute less."
+        return "The event loop is the bottleneck: use more processes (--processes), or make the handlers compute less."
     if _lane(finding).may_grow:
-        return "The pool is still growing. If this lasts, make the place above faster."
+        return "The pool is still growing. If the problem lasts, make the code at the place above faster."
     return (
-        "Make the place above faster, or allow more slots (max_workers, max_concurrent_per_router) if what it waits "
-        "for can serve more at the same time."
+        "Make the code at the place above faster, or allow more slots (max_workers, max_concurrent_per_router) if the "
+        "service for which this code waits can handle more requests at the same time."
     )
 
 
 def _unstick(finding: Finding, facts: Facts) -> str:
     deadline = f"The deadline ends each request after {span(_lane(finding).timeout_seconds)}. "
     known = deadline if _lane(finding).timeout_seconds < 86400 else ""
-    return f"{known}Find out what that call waits for, such as a lock or a server that does not answer."
+    return f"{known}Find out what the call above waits for, such as a lock or a server that does not answer."
 
 
 def _fixed(text: str) -> Callable[[Finding, Facts], str]:
@@ -235,17 +236,17 @@ def _fixed(text: str) -> Callable[[Finding, Facts], str]:
 
 _ADVICE: Final[dict[Kind, Callable[[Finding, Facts], str]]] = {
     "draining": _fixed(""),
-    "blocked": _fixed("Move this computation to another process, or divide it: no other request runs meanwhile."),
-    "leaking": _fixed("Let BaseException pass in these handlers: catch Exception instead, or raise again."),
+    "blocked": _fixed("Move this computation to another process, or split it: no other request runs while it runs."),
+    "leaking": _fixed("Let BaseException pass in these handlers: catch Exception instead, or re-raise BaseException."),
     "stuck": _unstick,
-    "no_session": _fixed("Look at the database server, its address, and its limit of connections."),
-    "flooded": _fixed("Limit this client in front of the server; here it gets its fair share only."),
+    "no_session": _fixed("Check the database server, its address, and its connection limit."),
+    "flooded": _fixed("Limit this client's requests in front of the server; the server only enforces fair shares."),
     "overloaded": _relieve,
     "failing": _fixed("The tracebacks are in the log."),
-    "late": _fixed("Make the place above faster, or give its route a longer request_timeout_seconds."),
+    "late": _fixed("Make the code at the place above faster, or give its route a longer request_timeout_seconds."),
     "streaming": _fixed("Set max_streams, use a route with max_workers for streams, or end idle streams sooner."),
-    "reload_failed": _fixed("Mend the cause, then send SIGHUP again."),
-    "few_processes": _fixed("The log of the supervisor says why the others do not serve."),
+    "reload_failed": _fixed("Fix the cause of the failure, then send SIGHUP again."),
+    "few_processes": _fixed("The log of the supervisor says why the other processes do not serve."),
     "reloading": _fixed(""),
     "computing": _fixed("Use more processes (--processes) before requests are rejected."),
     "busy": _relieve,

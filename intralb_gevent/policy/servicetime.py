@@ -12,8 +12,8 @@ class ServiceTime:
     """Exponentially weighted means of run times and of their squares, in seconds."""
 
     WEIGHT: Final = 0.01
-    """Weight of the latest run time: the last hundred run times make up two thirds of a mean. With a larger weight, if
-    one job in twenty is slow, a slow job would hardly count any more when the next slow job ends."""
+    """Weight of the latest run time: the last hundred run times make up two thirds of a mean. With a much larger
+    weight, and one slow job in twenty, a slow job would hardly affect the mean any more when the next slow job ends."""
 
     RECENT: Final = 32
 

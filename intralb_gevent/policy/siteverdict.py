@@ -1,4 +1,4 @@
-"""The verdict on a site: the most important of its processes' verdicts, with the process that it concerns."""
+"""The verdict on a site: the most important of the verdicts on its processes, and the process that it concerns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .verdict import rank_of
 __all__ = ["OfProcess", "SiteLoad", "received", "silent", "site_verdict"]
 
 _OF_SITE: Final = frozenset({"reload_failed", "few_processes", "reloading"})
-"""Kinds of findings that do not concern a single process, and that each process reports."""
+"""Kinds of findings that concern the whole site; each process reports them."""
 
 _MOST_FURTHER: Final = 6
 """Number of further problems that the verdict lists."""
@@ -35,7 +35,7 @@ class SiteLoad(NamedTuple):
 
 
 def received(pid: int, published: Mapping[str, Any]) -> OfProcess | None:
-    """Return the verdict that a process has published as JSON; None if another version has written it differently."""
+    """Return the verdict that a process has published as JSON; None if another version has used another format."""
     known = {field.name for field in fields(Verdict)}
     try:
         verdict = Verdict(**{name: value for name, value in published.items() if name in known})
@@ -45,14 +45,17 @@ def received(pid: int, published: Mapping[str, Any]) -> OfProcess | None:
 
 
 def silent(pid: int, seconds: float) -> OfProcess:
-    """Return the verdict on a process whose event loop has not run for some seconds, so that it publishes none."""
+    """Return the verdict on a process that publishes none, because its event loop has not run for some seconds."""
     text = f"Blocked: the event loop has not run for {span(seconds)}."
-    advice = "The log has the stacks. Unless the process was stopped, some code computes or waits there for too long."
+    advice = "The log has the stacks. Unless the process was stopped, its code computes, or blocks the event loop."
     return OfProcess(pid, Verdict("alarm", "blocked", seconds, text, advice=advice))
 
 
 def site_verdict(own: OfProcess, others: Sequence[OfProcess], load: SiteLoad) -> Verdict:
-    """Return the verdict on all processes; `others` are those of other processes, or some of them."""
+    """Return the verdict on the site, from the verdict on this process (`own`) and the verdicts on other processes.
+
+    `others` need not contain processes that are well.
+    """
     if load.processes <= 1 and not others:
         return own.verdict
     problems = sorted((each for each in (own, *others) if each.verdict.kind != "well"), key=_rank)

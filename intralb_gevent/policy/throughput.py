@@ -1,9 +1,9 @@
 """Estimates a pool's throughput, so that the wait of a new request can be predicted.
 
-The estimate has two sources. While requests are continuously queued, the rate at which they are started is the
+The estimate has two sources. While requests are continuously queued, the rate at which requests are started is the
 throughput, whatever limits it: slots, the event loop, or a database. (The rate of completions would be too low while
-slots are free and many handlers wait for long, as long polls do.) Until enough starts have been measured, the
-throughput is modelled instead: it is at most `slots / run time`, by Little's law, and at most
+slots are free and many handlers wait for long, as handlers of long polls do.) Until enough starts have been measured,
+the throughput is modelled instead: it is at most `slots / run time`, by Little's law, and at most
 `1 / event loop time per request`.
 
 The estimate is optimistic while little is known, because a wrong rejection costs more than a long wait. The first
@@ -28,15 +28,15 @@ class Throughput:
     """Age in seconds at which a measurement has a weight of 1/e. The value equals the default of `max_wait_seconds`, so
     that a slowdown of the pool changes the estimate before requests have waited too long."""
     MODEL_WEIGHT: Final = 10
-    """Number of measured starts that have the same weight as the modelled interval."""
+    """Weight of the modelled interval, as a number of measured starts."""
     LEAST_KNOWN: Final = 8
     """Minimum number of completed requests for an estimate."""
     STALL_SECONDS: Final = 0.3
     STALL_RUN_TIMES: Final = 2
-    """Maximum length up to which a window counts: `STALL_SECONDS`, or, if longer, `STALL_RUN_TIMES` times the run
-    time."""
+    """A window that is longer than `STALL_SECONDS` and than `STALL_RUN_TIMES` times the run time is counted as if it
+    had only the larger of these lengths, because the event loop was probably blocked."""
     TARGET_INTERVALS: Final = 2
-    """Number of start intervals; a wait that is not longer does not count as a queue."""
+    """A wait of at most this many start intervals does not count as queueing."""
     LEAST_TARGET: Final = 0.005
 
     __slots__ = (
@@ -65,7 +65,7 @@ class Throughput:
 
     @property
     def target(self) -> float:
-        """The longest wait, in seconds, that does not count as a queue."""
+        """The longest wait, in seconds, that does not count as queueing."""
         return max(self.LEAST_TARGET, self.TARGET_INTERVALS * self.interval)
 
     def wait(self, ahead: int) -> float:

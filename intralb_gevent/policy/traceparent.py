@@ -1,7 +1,7 @@
-"""Validates the header field `traceparent`, by which services pass on the trace that a request belongs to.
+"""Validates the header field `traceparent`, in which services pass on the id of the trace that a request belongs to.
 
-The rules are those of the W3C recommendation "Trace Context", level 1. A malformed field must be ignored, and with it
-`tracestate`. A field of a later version is read as far as version 00 defines it.
+The rules are those of the W3C recommendation "Trace Context", level 1. If `traceparent` is malformed, both it and
+`tracestate` must be ignored. In a field of a later version, only the parts that version 00 defines are read.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["TraceParent", "trace_headers", "trace_parent"]
 _FIELD: Final = re.compile(r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 
 _MOST_CHARACTERS: Final = 512
-"""Longest `traceparent` or `tracestate` that is passed on; 512 is the least length that the recommendation requires."""
+"""Longest `traceparent` or `tracestate` that is passed on; the recommendation requires at least 512 characters."""
 
 
 class TraceParent(NamedTuple):
@@ -38,7 +38,7 @@ def trace_parent(field: object) -> TraceParent | None:
 
 
 def trace_headers(environ: Mapping[str, Any]) -> dict[str, str]:
-    """Return the trace fields of a request, for an outgoing request to another server; none if they are malformed."""
+    """Return the trace fields to send with an outgoing request; empty if `traceparent` is missing or malformed."""
     field, state = environ.get("HTTP_TRACEPARENT"), environ.get("HTTP_TRACESTATE", "")
     if trace_parent(field) is None:
         return {}

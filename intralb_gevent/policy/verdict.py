@@ -1,8 +1,9 @@
-"""The verdict on a process: which problem it has, in which lane, and since when, by rules over measured numbers.
+"""The verdict on a process: rules over measured numbers find out which problems it has, in which lanes, and since when.
 
 Each rule compares the numbers of one lane, or of the whole process, with fixed limits, and returns a finding or none.
-The findings are ordered: a problem that causes others comes first. For example, a blocked event loop also fills the
-slots of every lane, so it comes before an overload. `policy/sentences.py` puts the findings into words.
+The findings are ordered: a problem comes before the problems that it causes. For example, a blocked event loop fills
+the slots of every lane, so the finding "blocked" comes before "overloaded". `policy/sentences.py` puts the findings
+into words.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ Kind = Literal[
     "computing",
     "busy",
 ]
-"""The kinds of findings, in their order: a kind that causes others comes before these."""
+"""The kinds of findings, in order: a kind comes before the kinds that it causes."""
 
 _ORDER: Final[tuple[Kind, ...]] = (
     *("draining", "blocked", "leaking", "stuck", "no_session", "flooded", "overloaded", "failing", "late"),
@@ -49,29 +50,30 @@ STALLED_SECONDS: Final = 3.0
 """Shortest time, in seconds, without a completed request after which a full lane counts as stuck."""
 
 STALLED_RUN_TIMES: Final = 3
-"""The same limit as a multiple of the mean run time, if that is longer."""
+"""Multiple of the lane's mean run time that applies instead of `STALLED_SECONDS` if it is longer."""
 
 BLOCKED_SECONDS: Final = 0.5
-"""Seconds for which code must have blocked the event loop, within the window of blockages, to be a finding."""
+"""Total seconds of blockages of the event loop in the last half minute from which on they are a finding."""
 
 BLOCKED_ALARM_SECONDS: Final = 3.0
-"""Seconds from which on a blocked event loop is an alarm."""
+"""Total seconds of blockages of the event loop in the last half minute from which on they are an alarm."""
 
 BUSY_LOOP: Final = 0.9
-"""Share of the time from which on the event loop counts as the bottleneck."""
+"""The event loop counts as the bottleneck if it is busy for at least this share of the time."""
 
 FLOOD_SHARE: Final = 0.6
-"""Minimum share of a lane's rejections with which one of several clients counts as the cause."""
+"""One of several clients counts as the cause of a lane's rejections if it gets at least this share of them."""
 
 FLOOD_REFUSALS: Final = 20
 """Minimum number of rejections in the window for a client's share to be significant."""
 
 STREAMED_SHARE: Final = 0.75
-"""Share of a lane's slots from which on streamed responses are a finding."""
+"""Streamed responses are a finding if they occupy at least this share of a lane's slots."""
 
 FAILED_SHARE: Final = 0.05
 FAILED_LEAST: Final = 5
-"""Share and number of the requests that must have failed in the window."""
+"""Failed requests are a finding if at least this share, and at least this number, of the requests in the window have
+failed."""
 
 HOLD_SECONDS: Final = 5.0
 """Seconds for which a finding is kept after its rule has last applied, so that the verdict does not flicker."""
@@ -79,15 +81,15 @@ HOLD_SECONDS: Final = 5.0
 
 @dataclass(frozen=True)
 class LaneFacts:
-    """The numbers of one lane. Counts are those of the last ten seconds, unless stated otherwise."""
+    """The numbers of one lane. Each count covers the last ten seconds, unless its description says otherwise."""
 
     name: str = ""
-    """Path of the lane's route; "" for the general lane."""
+    """Path of the lane's route or mounted application; "" for the general lane."""
     running: int = 0
     limit: int = 1
     """Number of requests that may run at the same time now."""
     streams: int = 0
-    """Number of running requests whose responses are being streamed for more than a moment."""
+    """Number of running requests whose responses have been streamed for more than a moment."""
     queued: int = 0
     oldest_seconds: float = 0.0
     """Time for which the oldest queued request has waited."""
@@ -98,7 +100,7 @@ class LaneFacts:
     run_seconds: float = 0.0
     """Mean run time of the requests."""
     timeout_seconds: float = math.inf
-    """Longest time after which a request of the lane reaches its deadline."""
+    """Time from a request's arrival to its deadline, unless a route, a proxy or the handler sets another deadline."""
     ended: int = 0
     """Number of requests that the application has answered, with success or not."""
     failed: int = 0
@@ -110,9 +112,9 @@ class LaneFacts:
     reason: str = ""
     """The most frequent reason of the rejections."""
     clients: int = 0
-    """Number of clients that held requests, if the lane counts them."""
+    """Number of clients that held requests; 0 if the lane has not counted requests by client."""
     client: str = ""
-    """The client with most of the rejections, and its share of them."""
+    """Address of the client with the most rejections; `client_share` is its share of all rejections."""
     client_share: float = 0.0
     no_session: int = 0
     """Number of requests that were answered 503 because no session could be opened."""
@@ -154,17 +156,17 @@ class Finding:
 
     @property
     def key(self) -> tuple[Kind, str | None]:
-        """Identifies the problem from one review to the next."""
+        """Key that identifies the problem from one review to the next."""
         return self.kind, None if self.lane is None else self.lane.name
 
     @property
     def rank(self) -> tuple[int, int]:
-        """Position in the order of findings: the most severe first, and causes before their effects."""
+        """Sort key of findings: the most severe findings come first, and causes come before their effects."""
         return rank_of(self.level, self.kind)
 
 
 def rank_of(level: str, kind: str) -> tuple[int, int]:
-    """Return the position of a level and a kind in the order of findings; an unknown kind is the last of its level."""
+    """Return the sort key for a level and a kind of findings; an unknown kind comes last within its level."""
     severity = _LEVELS.index(level) if level in _LEVELS else 0
     return -severity, _ORDER.index(kind) if kind in _ORDER else len(_ORDER)
 
@@ -217,7 +219,7 @@ def _of_lane(lane: LaneFacts, facts: Facts) -> Iterator[Finding]:
 
 
 def _pressure(lane: LaneFacts) -> Finding | None:
-    """Return the finding about a lane that has more requests than it can serve; only the most specific one applies."""
+    """Return the most specific finding about a lane that has more requests than it can serve; None if it has not."""
     if _is_stuck(lane):
         return Finding("stuck", "alarm", lane, min(lane.full_seconds, lane.stalled_seconds))
     if lane.refused_per_second and _is_flooded(lane):
@@ -244,7 +246,7 @@ def _is_flooded(lane: LaneFacts) -> bool:
 
 @dataclass
 class _Known:
-    """A finding of an earlier review: since when it holds, and when its rule last applied, on a monotonic clock."""
+    """A finding of an earlier review, with the monotonic times at which the problem began and the rule last applied."""
 
     since: float
     seen: float
@@ -253,8 +255,8 @@ class _Known:
 
 @dataclass
 class Judge:
-    """Reviews the facts once a second; records when each finding began, and keeps a finding for a moment after its
-    end."""
+    """Reviews the facts once a second. `Judge` records when each finding began, and retains a finding for
+    `HOLD_SECONDS` after its rule last applied."""
 
     _known: dict[tuple[Kind, str | None], _Known] = field(default_factory=dict)
 
@@ -275,7 +277,7 @@ class Judge:
 
 
 def unaffected(facts: Facts, found: Sequence[Finding]) -> list[str]:
-    """Return the names of the lanes that none of the findings concerns; none if one concerns the whole event loop."""
+    """Return the names of the lanes that no finding concerns; a blocked or draining process affects all lanes."""
     if any(finding.kind in ("blocked", "draining") for finding in found):
         return []
     affected = {finding.lane.name for finding in found if finding.lane is not None}

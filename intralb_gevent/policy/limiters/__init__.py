@@ -24,12 +24,12 @@ LIMITERS: Final[dict[str, Callable[[int], Limiter]]] = {
     "hub_lag": HubLagLimiter,
     "fixed": all_slots,
 }
-"""Functions that create a limiter, by the limiter's name; each takes the pool's number of slots (at least 1). `hub_lag`
-is the default."""
+"""Functions that create a limiter, by the limiter's name. Each function has one argument, the pool's number of slots
+(at least 1). `hub_lag` is the default."""
 
 
 def limiter_named(option: str | Callable[[int], Limiter], most: int) -> Limiter:
-    """Return a limiter for a pool with `most` slots; the option is the name of a limiter, or a factory function."""
+    """Return a limiter for a pool with `most` slots; `option` is the name of a limiter, or a factory function."""
     if isinstance(option, str):
         return LIMITERS[option](most)
     made = option(most)

@@ -19,7 +19,7 @@ class FixedLimiter:
         return f"<FixedLimiter {self.limit}>"
 
     def observe(self, window: Window) -> None:
-        """Change nothing."""
+        """Ignore the window, because the limit is fixed."""
 
     def resize(self, most: int) -> None:
         """Adapt to a new number of slots, `most`."""

@@ -1,23 +1,23 @@
 """A concurrency limiter that reacts to the lateness of the event loop: additive increase, multiplicative decrease.
 
 Jobs that wait for a database or a socket do not load the loop, however many there are. CPU-bound jobs share one core:
-each additional one delays all other jobs and the loop itself, and no job ends sooner. The queue length does not show
-this problem, because these jobs are running, not queued. The lateness of a timer shows it. The minimum lateness in a
-window distinguishes a loop that is always late from one that was blocked once (as CoDel distinguishes a standing queue
-from a burst).
+each additional CPU-bound job delays all other jobs and the loop itself, and no job ends sooner. The queue length does
+not show this problem, because these jobs are running, not queued; the lateness of a timer does. The minimum lateness in
+a window distinguishes a loop that is always late from a loop that was blocked once (as CoDel distinguishes a standing
+queue from a burst).
 
 The steps are those of `AIMDLimit` in Netflix's concurrency-limits (2018). While the loop is late, the limit decreases
-by a tenth. While the loop is in time, and at least half of the limit is used, the limit increases by one. This limiter
+by a tenth. While the loop is on time, and at least half of the limit is used, the limit increases by one. This limiter
 has two additional rules, because few measurement windows end while the loop is late. First, a long window counts as
-several windows. Second, from the second late window in a row on, the decrease starts from the largest number of jobs
-that have run, because a limit above that has no effect. A single stall, such as an import, does not trigger the second
-rule.
+several windows. Second, from the second consecutive late window on, the decrease starts from the largest number of jobs
+that were running in the window, because a limit above this number has no effect. A single stall, such as an import,
+does not trigger the second rule.
 
-The limit is never below `ceil(throughput x latency)`. By Little's law, this is the number of running jobs at the
-greatest throughput and the least latency; a lower limit would reduce the throughput. (bRPC's auto limiter and the BBR
-limiter of Kratos use the same product.) Run times grow with the lateness of the loop. If run times were measured only
-while the loop is late, the product would equal the current number of running jobs. Therefore, the product is capped at
-the largest number of jobs that have run while the loop was in time.
+The limit is never below `ceil(throughput x latency)`. By Little's law, this product is the number of running jobs at
+the greatest throughput and the least latency; a lower limit would reduce the throughput. (bRPC's auto limiter and the
+BBR limiter of Kratos use the same product.) Run times grow with the lateness of the loop. If run times were measured
+only while the loop is late, the product would equal the current number of running jobs. Therefore, the product is
+capped at the largest number of jobs that were running while the loop was on time.
 """
 
 from __future__ import annotations
@@ -47,20 +47,21 @@ class HubLagLimiter:
 
     LATE: Final = 0.020
     """Lateness in seconds: if a window's minimum lateness is above this value, too many jobs are running. The value is
-    four periods of the 5 ms probe."""
+    four periods of the 5 ms timer that measures the lateness."""
     IN_TIME: Final = 0.010
     """Lateness in seconds: if a window's minimum lateness is below this value, more jobs may run. Between `IN_TIME` and
     `LATE`, the limit stays the same, so that it can settle."""
     USUAL_WINDOW: Final = 0.1
-    """Window length in seconds for which the limit is decreased once; a longer window decreases it more than once."""
+    """Window length in seconds for which the limit is decreased once; a longer window counts as several decreases."""
     DECREASE: Final = 0.9
     LEAST_FACTOR: Final = 0.5
-    """Smallest factor by which one window, however long, decreases the limit: one job may have blocked the loop."""
+    """Smallest factor by which one window decreases the limit, however long the window is: a single job may have
+    blocked the loop."""
     REMEMBERED: Final = 100
     """Number of past windows from which the extreme values are taken. At 100 ms each, these windows cover ten seconds,
-    as in the limiter of Kratos; Linux's BBR (`tcp_bbr`, 2016) renews its least round-trip time at the same interval.
-    Bursts and stalls are shorter, so they do not displace earlier values. After a lasting change of the load, the old
-    values expire within ten seconds."""
+    as in the limiter of Kratos; Linux's BBR (`tcp_bbr`, 2016) renews its minimum round-trip time at the same interval.
+    Bursts and stalls are shorter than ten seconds, so they do not displace all earlier values. After a lasting change
+    of the load, the old values expire within ten seconds."""
 
     def __init__(self, most: int) -> None:
         self.limit = most

@@ -16,7 +16,7 @@ class Window(NamedTuple):
     seconds: float
     """Length of the window."""
     least_lag: float | None
-    """Minimum lateness of the 5 ms probe in the event loop; None if there was no sample."""
+    """Minimum lateness of the event loop, which a 5 ms timer measures; None if there was no measurement."""
     most_running: int
     """Maximum number of jobs that were running at the same time."""
     ended: int
@@ -30,7 +30,7 @@ class Window(NamedTuple):
     begun: int = 0
     """Number of jobs that were started."""
     backlogged: bool = False
-    """True if at least one job was queued at every sample; samples are taken every 5 ms."""
+    """True if at least one job was queued each time that the queue was sampled, which happens every 5 ms."""
 
 
 class Limiter(Protocol):
