@@ -1,1 +1,1 @@
-"""Observation of a balancer without side effects: counters, snapshots, and the admin pages that show them."""
+"""Observation of a balancer: counters, snapshots, metrics, and the admin pages that show them."""

@@ -1,6 +1,7 @@
-"""The action of the status page, which ends a running request; it exists only if the server was started with it.
+"""The status page's action that ends a running request; it is available only with `--admin-actions`.
 
-A request for it must be a POST from the page itself, and must have the token that the start line shows.
+A request for the action must be a POST from the page itself, and must contain the token that the server's start line
+shows.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ __all__ = ["Actions"]
 
 _TOKEN_KEY: Final = "HTTP_X_INTRALB_TOKEN"
 _FROM_THE_PAGE: Final = ("", "same-origin", "none")
-"""Values of Sec-Fetch-Site that a request may have; a program sends none."""
+"""Allowed values of Sec-Fetch-Site; "" means that the field is missing, because the client is not a browser."""
 
 
 class Actions:
-    """Ends requests of one balancer."""
+    """Ends running requests of one balancer for an operator."""
 
     def __init__(self, balancer: LoadBalancer, token: str) -> None:
         self._balancer = balancer
@@ -35,9 +36,9 @@ class Actions:
         return f"<Actions on {self._balancer!r}>"
 
     def refusal(self, environ: dict[str, Any]) -> tuple[str, str] | None:
-        """Return status and text for a request that may not act; None if it may."""
+        """Return the status and text of the rejection if a request may not perform the action; None if it may."""
         if environ["REQUEST_METHOD"] != "POST":
-            return "405 Method Not Allowed", "An action needs POST.\n"
+            return "405 Method Not Allowed", "An action requires the method POST.\n"
         if not _is_same_origin(environ):
             return "403 Forbidden", "An action must come from the status page itself, not from another page.\n"
         if not hmac.compare_digest(environ.get(_TOKEN_KEY, "").encode(), self._token.encode()):
@@ -45,7 +46,7 @@ class Actions:
         return None
 
     def end(self, key: str) -> bool:
-        """End the request with this key; return whether it was running."""
+        """End the request with this key; return whether the request was running."""
         slot = slot_with(self._balancer, key)
         if slot is None or slot.job is None:
             return False

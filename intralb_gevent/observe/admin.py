@@ -1,9 +1,10 @@
 """Admin pages for probes and monitoring, served on a separate listener.
 
 Requests for admin pages use no slot, so a probe does not wait behind other requests. Requests for admin pages change
-nothing. The connections of an admin listener have tight limits, so a client of this listener can neither block the
-event loop nor use up the process's open files. The pages are still meant for operators only, so bind the listener where
-clients cannot reach it.
+nothing, except that the status page can end requests if the server was started with `--admin-actions`. The connections
+of an admin listener have tight limits, so a client of this listener can neither block the event loop nor use up the
+process's file descriptors. The pages are still meant for operators only, so bind the listener to an address that
+clients cannot reach.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _BREAK_RATIO: Final = 9
 of the event loop's time."""
 
 _LONGEST_BREAK_SECONDS: Final = 0.05
-"""Maximum pause in seconds; a response may have been slow only because the process was suspended."""
+"""Maximum pause in seconds: a response may have taken long only because the process was suspended."""
 
 
 class _OneByOne(MiddlewareEntry):
@@ -49,13 +50,16 @@ class _OneByOne(MiddlewareEntry):
         self._greenlet: gevent.Greenlet[..., None] | None = None
 
     def submit(self, environ: dict[str, Any], exchange: Exchange) -> None:
-        """Queue a request, which is then answered in a greenlet; a viewer's stream has its own. Never waits."""
+        """Queue a request for the greenlet that answers all requests; a viewer's stream gets a separate greenlet.
+
+        This method never waits.
+        """
         if self._pages.streams(environ) and isinstance(exchange, Response):
             environ[UNSENT] = lambda: exchange.passed - (exchange.sent or 0)
             super().submit(environ, exchange)
             return
         self._waiting.append((environ, exchange))
-        # Start a greenlet if there is none, or if a handler of the application has killed it.
+        # Start the greenlet if it is not running, or if a handler of the application has killed it.
         if self._greenlet is None or self._greenlet.dead:
             self._greenlet = gevent.spawn(self._answer_all)
 
@@ -74,24 +78,24 @@ class AdminServer(WSGIServer):
     """Answers `/live` (200 while the event loop runs), `/ready` (200, or 503 from the first signal) and `/snapshot`.
 
     `/` is the status page (docs/guides/page.md). `/metrics` has all metrics in the Prometheus text format, or as
-    OpenMetrics if the client asks for it. `/snapshot` is JSON with the fields of `observe.snapshot.Snapshot`. With a
-    supervisor, `/processes` lists its processes, `/snapshot` also has the sums over all processes as `site`, and
-    `/ready` is 200 while any process accepts requests. `listener` is any listener that a `gevent.pywsgi` server
-    accepts. Start and stop this server like any server of gevent. Requests must not have bodies.
+    OpenMetrics if the client prefers it. `/snapshot` is JSON with the fields of `observe.snapshot.Snapshot`. With a
+    supervisor, `/processes` lists the supervisor's processes, `/snapshot` also has the sums over all processes as
+    `site`, and `/ready` is 200 while any process accepts requests. `listener` is any listener that a `gevent.pywsgi`
+    server accepts. Start and stop this server like any server of gevent. Requests must not have bodies.
     """
 
     MOST_CONNECTIONS = 32
-    """Maximum number of connections; a further connection closes the oldest, because a probe can connect again."""
+    """Maximum number of connections; when a further one is accepted, the oldest connection is closed."""
 
     SILENT_SECONDS = 75.0
     """Timeout in seconds for an idle connection, for a request's head, and for a client that does not read."""
 
     MOST_UNSENT_BYTES = 256 * 1024
-    """Maximum number of unsent response bytes, beyond the kernel's buffers; a client with more is disconnected."""
+    """Maximum number of response bytes that wait outside the kernel's buffers; a client with more is disconnected."""
 
     max_accept = 8
     """Maximum number of connections accepted in one iteration of the event loop. The number is less than
-    `MOST_CONNECTIONS`, so that each connection is read before a further one can close it."""
+    `MOST_CONNECTIONS`, so that each connection is read before a further connection can cause it to be closed."""
 
     _processes_of_site: Callable[[], dict[str, Any]] | None = None
 
@@ -101,7 +105,7 @@ class AdminServer(WSGIServer):
         self._observed = balancer
         self.pages = StatusPages(balancer)
         self.metrics = Collection(balancer, lambda: {} if self.processes is None else self.processes())
-        # Pass a balancer only because of its options; it is not started, and has no slots.
+        # The inner balancer only carries the options of this server; it is not started, and has no slots.
         super().__init__(listener, self._answer, log=None, balancer=LoadBalancer(self._answer, self._bounds()))
         self.shared.submit = _OneByOne(self._answer, self.balancer, self.pages).submit
         self._in_order: list[Connection] = []
@@ -141,7 +145,7 @@ class AdminServer(WSGIServer):
         return f"<AdminServer at {self.address} of {self._observed!r}>"
 
     def start(self) -> None:
-        """Bind if necessary, accept connections, and begin to record the history."""
+        """Bind the listener if necessary, accept connections, and start to record the history."""
         super().start()
         self.pages.feed.start()
 
@@ -154,7 +158,7 @@ class AdminServer(WSGIServer):
         FORKS.serving.discard(self)
 
     def _open(self) -> None:
-        """Do nothing, because admin connections may use the reserved open files, and need no slots."""
+        """Do nothing, because admin connections may use reserved file descriptors, and need no slots."""
 
     def _look_after(self, connection: Connection, descriptor: int) -> None:
         self._in_order = [each for each in self._in_order if not each.closed]
@@ -193,7 +197,7 @@ class AdminServer(WSGIServer):
     def _ready(self) -> tuple[str, str, str]:
         condition = self._observed.snapshot().condition
         if self.site is not None and self.site.serves():
-            # A probe asks for the site, which serves while any of its processes does.
+            # The answer to a probe is about the site, which is ready while any of its processes accepts requests.
             condition = "serving"
         status = "200 OK" if condition == "serving" else "503 Service Unavailable"
         return status, "text/plain", f"{condition}\n"

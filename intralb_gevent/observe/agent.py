@@ -1,8 +1,8 @@
 """HAProxy's agent check: each connection is answered with one line, from which HAProxy sets the weight of this server.
 
-While the server serves, the line is `ready` and the share of its usual requests that HAProxy should send, in percent.
-From the first signal of a shutdown on, the line is `drain`, and HAProxy sends no new requests. HAProxy keeps this state
-until it reads `ready`, so every other line begins with that word.
+While the server serves, the line is `ready` and a percentage: the share of the usual number of requests that HAProxy
+should send. From the first signal of a shutdown on, the line is `drain`, and HAProxy sends no new requests. HAProxy
+sends no requests until it reads `ready` again, so every line except `drain` begins with `ready`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _IGNORED_BYTES: Final = 4096
 
 
 def agent_line(*, serving: bool, saturation: float) -> bytes:
-    """Return the answer to an agent check."""
+    """Return the line that answers an agent check."""
     return b"ready %d%%\n" % weight_percent(saturation) if serving else b"drain\n"
 
 
@@ -32,7 +32,7 @@ def _no_application(environ: object, start_response: object) -> list[bytes]:
 
 
 class AgentServer(WSGIServer):
-    """Answers each connection with one line, and closes it; takes no slot, and keeps no connection open."""
+    """Answers each connection with one line and closes the connection, without using a slot."""
 
     max_accept = 8
     """Maximum number of connections answered in one iteration of the event loop."""
@@ -50,10 +50,10 @@ class AgentServer(WSGIServer):
         FORKS.serving.discard(self)
 
     def _open(self) -> None:
-        """Do nothing, because these connections may use the reserved open files, and need no slots."""
+        """Do nothing, because these connections may use reserved file descriptors, and need no slots."""
 
     def do_handle(self, *args: Any) -> None:
-        """Answer a connection; the line always fits into the kernel's buffer, so this never waits."""
+        """Answer a connection. This method never waits, because the line always fits into the kernel's buffer."""
         client: socket.socket = args[0]
         saturation = self._observed.intake.context.load.whole.saturation
         line = agent_line(serving=self._observed.condition == "serving", saturation=saturation)

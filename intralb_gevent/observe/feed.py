@@ -1,8 +1,8 @@
-"""The feed of the status page: one JSON object a second, which is built once for all viewers.
+"""The feed of the status page: a JSON object (a frame) per second, which is built once for all viewers.
 
-A timer of the event loop reads the counters once a second (`readings.py`). Everything else is done only while a viewer
-is connected. A greenlet builds each frame, and yields to the event loop between its parts. Each viewer has a greenlet
-of its own, which sends the newest frame; a viewer that reads slowly misses frames, and delays no other viewer.
+A timer of the event loop reads the counters once a second (`readings.py`). All other work is done only while a viewer
+is connected. A greenlet builds each frame, and yields to the event loop between the parts of the frame. Each viewer has
+a separate greenlet, which sends the newest frame; a viewer that reads slowly misses frames, and delays no other viewer.
 """
 
 from __future__ import annotations
@@ -35,25 +35,25 @@ if TYPE_CHECKING:
 __all__ = ["Feed"]
 
 _RETRY: Final = b"retry: 1000\n\n"
-"""Milliseconds after which a browser connects again."""
+"""Field of the event stream with which a browser reconnects 1000 milliseconds after it has lost the connection."""
 
 MOST_UNSENT_BYTES: Final = 64 * 1024
-"""Number of unsent bytes from which on a viewer gets no more frames until it has read them."""
+"""Maximum number of unsent bytes; a viewer with more unsent bytes gets no frames until it has read some of them."""
 
 _PAUSE_SECONDS: Final = 0.05
 
 _BREAK_RATIO: Final = 9
-"""Ratio of the pause after a part of the history to the time that the part took."""
+"""Ratio of the pause after a part of the history to the time for which the part was built."""
 
 _BOARD_SHARE: Final = 0.005
-"""Maximum share of a core for the slot boards between the frames; if they cost more, they are sent less often."""
+"""Maximum share of a core for building the slot boards between frames; expensive boards are sent less often."""
 
 _WALKED_KINDS: Final = frozenset({"stuck", "overloaded", "flooded", "late", "busy", "streaming"})
-"""Kinds of findings for which the place is where most requests of the lane wait."""
+"""Kinds of findings whose place is the one at which most requests of the lane wait."""
 
 
 class Feed:
-    """The history and the frames of one balancer; `start` and `stop` belong to its server."""
+    """The history and the frames of one balancer; the admin server calls `start` and `stop`."""
 
     MOST_VIEWERS: Final = 8
     PERIOD_SECONDS = 1.0
@@ -67,11 +67,11 @@ class Feed:
         self.refusals = Refusals()
         self.readings = Readings(balancer, self.refusals)
         self.site: Callable[[], dict[str, Any]] = dict
-        """Function that returns the supervisor's state; an empty dictionary without a supervisor."""
+        """Function that returns the supervisor's state, or an empty dictionary if there is no supervisor."""
         self.of_site: Callable[[Verdict], Verdict] = lambda own: own
-        """Function that returns the verdict on the site, from that on this process."""
+        """Function that returns the verdict on the site; its argument is the verdict on this process."""
         self.actions = False
-        """True if the page may offer to end requests."""
+        """True if the page shows buttons that end requests."""
         self.viewers = 0
         self._frames = Frames(self)
         self._judge = Judge()
@@ -95,14 +95,14 @@ class Feed:
     # Once a second.
 
     def start(self) -> None:
-        """Begin to record; called when the server starts, in the thread of its event loop."""
+        """Start recording; called when the server starts, in the thread of its event loop."""
         self.balancer.intake.context.refusals = self.refusals
         if self._timer is None:
             self._timer = gevent.get_hub().loop.timer(self.PERIOD_SECONDS, self.PERIOD_SECONDS, ref=False)
             self._timer.start(self._tick)
 
     def stop(self) -> None:
-        """End the recording and all viewers."""
+        """Stop recording, and end the feeds of all viewers."""
         self.balancer.intake.context.refusals = None
         if self._timer is not None:
             self._timer.stop()
@@ -125,7 +125,7 @@ class Feed:
         if self.viewers and (self._builder is None or self._builder.dead):
             self._builder = gevent.spawn(self._build, site)
 
-    # While someone looks.
+    # While a viewer is connected.
 
     def _build(self, site: dict[str, Any]) -> None:
         frame = self._frames.frame(site)
@@ -135,7 +135,7 @@ class Feed:
         self._wake_viewers()
 
     def _send_boards(self) -> None:
-        """Send the slot board between the frames, as long as there are viewers and it changes."""
+        """Send the slot board between the frames while there are viewers; skip a board that has not changed."""
         while self._board_viewers and self._timer is not None:
             began = monotonic()
             text = json.dumps(self._frames.board(), separators=(",", ":"))
@@ -153,9 +153,10 @@ class Feed:
         waited_for.set()
 
     def events(self, unsent: Callable[[], int], *, history: bool) -> Iterator[bytes]:
-        """Yield the feed for one viewer, as server-sent events; with the history and boards, if these are wanted.
+        """Yield the feed for one viewer, as server-sent events; if `history` is true, include the history and boards.
 
-        `unsent` returns the number of bytes that the viewer has not read; nothing is yielded while there are many.
+        `unsent` returns the number of bytes that the viewer has not read yet; while this number exceeds
+        `MOST_UNSENT_BYTES`, no events are yielded.
         """
         self.viewers += 1
         self._board_viewers += history
@@ -177,7 +178,7 @@ class Feed:
             elif unsent() > MOST_UNSENT_BYTES:
                 gevent.sleep(self.PERIOD_SECONDS)
             elif self._number != number:
-                # A frame contains the board.
+                # A frame contains the newest board, so skip the separate board.
                 number, board = self._number, self._boards
                 yield self._frame
             else:
@@ -185,7 +186,7 @@ class Feed:
                 yield self._board
 
     def _beginning(self, unsent: Callable[[], int], history: bool) -> Iterator[bytes]:
-        """Yield what there is, and the history in parts; this uses at most a tenth of the event loop's time."""
+        """Yield the first events for a new viewer. Pauses between these events let other greenlets run."""
         began = monotonic()
         for name, value in self._frames.beginning(history):
             text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
@@ -197,7 +198,7 @@ class Feed:
             began = monotonic()
 
     def verdict(self) -> Verdict:
-        """Return the verdict on the site of the last second."""
+        """Return the verdict on the site in the last second."""
         return self.of_site(self._own_verdict())
 
     def problems(self) -> dict[str, Any]:
@@ -205,12 +206,12 @@ class Feed:
         return self._own_verdict().as_dict() if self._found else {}
 
     def _own_verdict(self) -> Verdict:
-        """Return the verdict on this process, with the places in the application."""
+        """Return the verdict on this process, with the places in the application that the findings concern."""
         places = {finding.key: self._place(finding) for finding in self._found[:3]}
         return verdict(self._facts, self._found, places)
 
     def _place(self, finding: Finding) -> str:
-        """Return a sentence on the place of the application that a finding concerns; empty if there is none."""
+        """Return a sentence that names the place in the application that a finding concerns; empty if none is known."""
         if finding.kind == "blocked":
             return self._blocked_place()
         lane = next((each for each in self.balancer.intake.lanes if _is_of(finding, each.name)), None)
@@ -220,7 +221,7 @@ class Feed:
         if found is None:
             return ""
         place, number, of = found
-        return f"{number} of {of} {'waits' if number == 1 else 'wait'} in {place}."
+        return f"{number} of {of} handlers {'waits' if number == 1 else 'wait'} in {place}."
 
     def _blocked_place(self) -> str:
         recent = [block for block in self.readings.blocks() if monotonic() - block.at < BLOCKED_WINDOW]
@@ -228,10 +229,10 @@ class Feed:
         if worst is None:
             return ""
         place = place_in(worst.stack)
-        return f"The longest was {worst.name}{'' if place is None else f', in {place}'}."
+        return f"The longest blockage was {worst.name}{'' if place is None else f', in {place}'}."
 
     def facts_of_process(self) -> dict[str, Any]:
-        """Return what identifies this process in a frame."""
+        """Return the id, the Unix time and the condition of this process, for a frame."""
         return {"pid": os.getpid(), "time": round(time(), 3), "condition": self.balancer.condition}
 
 

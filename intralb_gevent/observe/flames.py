@@ -1,8 +1,8 @@
-"""Collects stacks for the two flame graphs of the status page: where handlers wait, and what computes.
+"""Collects stacks for the two flame graphs of the status page: stacks of waiting and of computing handlers.
 
-Stacks are collected only while a viewer asks for the graphs. The stacks of waiting handlers are read once a second, in
-slices, from greenlets that do not run. The stacks of computing handlers come from the watchdog, which sees a handler
-only after it has kept the event loop for 10 ms.
+Stacks are collected only while a viewer requests the graphs. The stacks of waiting handlers are read once a second, in
+slices, from greenlets that are not running. The stacks of computing handlers come from the watchdog, which samples a
+handler only after the handler has occupied the event loop for 10 ms.
 """
 
 from __future__ import annotations
@@ -31,39 +31,39 @@ if TYPE_CHECKING:
 __all__ = ["Flames"]
 
 KEPT_SECONDS: Final = 60.0
-"""Age in seconds from which on a stack is dropped."""
+"""Age in seconds at which a stack is dropped."""
 
 WANTED_SECONDS: Final = 10.0
-"""Seconds after the last request for the graphs until the collection ends."""
+"""Seconds after the last request for the graphs at which the collection of stacks ends."""
 
 PERIOD_SECONDS: Final = 5.0
-"""Seconds over which equal stacks are summed up."""
+"""Length in seconds of a period; equal stacks of one period are counted together."""
 
 MOST_STACKS: Final = 300
-"""Number of different stacks that are kept for each period."""
+"""Maximum number of different stacks that are recorded in one period."""
 
 MOST_READ: Final = 200
-"""Number of greenlets whose stacks are read in one second; with more, a random selection."""
+"""Maximum number of greenlets whose stacks are read per second; if there are more, a random sample is read."""
 
 SLICE: Final = 50
-"""Number of stacks that are read before the event loop runs other code."""
+"""Number of stacks that are read before other greenlets run."""
 
 LEAST_SHARE: Final = 0.004
 """Share of all stacks below which a part of the graph is left out, because it would be too narrow to see."""
 
 MOST_REQUESTS: Final = 10
-"""Number of requests that are kept of each stack in each period, the newest."""
+"""Maximum number of requests that are recorded for each stack in each period; the newest requests are retained."""
 
 MOST_LISTED: Final = 50
-"""Number of requests that are listed of one part of a graph."""
+"""Maximum number of requests that are listed for one part of a graph."""
 
 _Frame = tuple[str, str]
 _Stack = tuple[_Frame, ...]
-"""A stack as names and files of functions, the outermost first."""
+"""The names and files of the functions in a stack, the outermost function first."""
 
 
 class _Same:
-    """Equal stacks: their code, the innermost function first, the compiled function that it calls, and their number."""
+    """A stack and how often it was seen: its code objects, the innermost first, and the called compiled function."""
 
     __slots__ = ("called", "codes", "count", "requests")
 
@@ -72,10 +72,10 @@ class _Same:
         self.called = called
         self.count = 0
         self.requests: dict[str, dict[str, str]] = {}
-        """The newest requests that had this stack, by their keys."""
+        """The newest requests that had this stack, by the keys of their jobs."""
 
     def add(self, job: Job | None) -> None:
-        """Count a stack of this job."""
+        """Count one more occurrence of the stack, in a handler of this job."""
         self.count += 1
         if job is None:
             return
@@ -87,13 +87,13 @@ class _Same:
 
     @property
     def names(self) -> _Stack:
-        """Names and files of the functions, the outermost first."""
+        """Names and files of the functions in the stack, the outermost function first."""
         named = tuple((code.co_qualname, code.co_filename) for code in reversed(self.codes))
         return (*named, (self.called, "")) if self.called else named
 
 
 class _Kept:
-    """The stacks of one graph, summed up over periods of some seconds."""
+    """The stacks of one graph, counted for each period of `PERIOD_SECONDS`."""
 
     def __init__(self) -> None:
         self._periods: deque[tuple[float, dict[Any, _Same]]] = deque(maxlen=round(KEPT_SECONDS / PERIOD_SECONDS))
@@ -102,12 +102,12 @@ class _Kept:
         return f"<_Kept {len(self._periods)} periods>"
 
     def add(self, codes: tuple[CodeType, ...], called: str, job: Job | None) -> None:
-        """Count a stack of a job, the innermost function first, and the compiled function that it calls."""
+        """Count a stack of a job: its code objects, the innermost first, and the called compiled function."""
         now = monotonic()
         if not self._periods or now - self._periods[-1][0] >= PERIOD_SECONDS:
             self._periods.append((now, {}))
         stacks = self._periods[-1][1]
-        # Identify code by its address, because the hash of a code object takes long.
+        # Identify each code object by its address, because hashing a code object is slow.
         key = (*map(id, codes), called)
         same = stacks.get(key)
         if same is None and len(stacks) < MOST_STACKS:
@@ -116,18 +116,18 @@ class _Kept:
             same.add(job)
 
     def _all(self) -> Iterator[_Same]:
-        """Yield the different stacks of the last `KEPT_SECONDS`; forget older ones."""
+        """Yield the different stacks of each period in the last `KEPT_SECONDS`, and drop older periods."""
         while self._periods and monotonic() - self._periods[0][0] > KEPT_SECONDS:
             self._periods.popleft()
         for _, stacks in list(self._periods):
             yield from list(stacks.values())
 
     def newest(self) -> Iterator[tuple[_Stack, int]]:
-        """Yield the different stacks with their numbers."""
+        """Yield the different stacks of each period, each with the number of times that it was seen."""
         yield from ((same.names, same.count) for same in self._all())
 
     def requests(self, part: int) -> dict[str, dict[str, str]]:
-        """Return the requests whose stacks are in a part of the graph, by their keys, the oldest first."""
+        """Return the requests whose stacks belong to a part of the graph, by the jobs' keys, the oldest first."""
         found: dict[str, dict[str, str]] = {}
         for same in self._all():
             if part in _parts(same.names):
@@ -149,7 +149,7 @@ class Flames:
         return f"<Flames {self._waiting!r} waiting, {self._computing!r} computing>"
 
     def graphs(self) -> dict[str, Any]:
-        """Return both graphs for JSON, and have stacks collected from now on for a while."""
+        """Return both graphs for JSON, and collect stacks for the next `WANTED_SECONDS`."""
         now = monotonic()
         self._until = now + WANTED_SECONDS
         if self._collector is None or self._collector.dead:
@@ -162,7 +162,7 @@ class Flames:
         }
 
     def requests(self, graph: str, part: int) -> list[dict[str, Any]]:
-        """Return the requests in a part of a graph, "waiting" or "computing"; the newest first, for JSON."""
+        """Return the requests in a part of the graph "waiting" or "computing", for JSON, the newest request first."""
         kept = self._computing if graph == "computing" else self._waiting
         runs = keys_running(self._balancer)
         found = [{**each, "running": key in runs} for key, each in kept.requests(part).items()]
@@ -194,9 +194,10 @@ class Flames:
                 gevent.sleep(0)
 
     def _computes(self, frame: FrameType | None, in_c: traceback.StackSummary | None) -> None:
-        """Keep the stack of the running handler; the watchdog calls this in the middle of the handler.
+        """Count the stack of the running handler; the watchdog calls this method in the middle of the handler.
 
-        A call of compiled code that has just returned is in `in_c`, but its innermost function also is at `frame`.
+        `in_c` is not None if the handler was in a call of compiled code when the watchdog examined it. This call has
+        just returned, and `frame` is the frame that made the call.
         """
         codes = tuple(code for code, _ in stack_of(frame))
         if codes:
@@ -211,7 +212,7 @@ def _described(job: Job) -> dict[str, str]:
 
 
 def tree(stacks: Iterable[tuple[_Stack, int]]) -> dict[str, Any]:
-    """Return stacks with their numbers as a tree of functions with counts; its root stands for all stacks."""
+    """Return a tree of functions, each with the number of stacks that contain the path from the root to it."""
     root: dict[str, Any] = {"count": 0, "children": {}}
     for stack, count in stacks:
         node = root
@@ -239,10 +240,10 @@ def _name(frame: _Frame) -> str:
 
 
 def _part(parent: int, frame: _Frame) -> int:
-    """Return the number of a part of a graph, which follows from the names of its functions; that of the root is 0."""
+    """Return the id of a part of a graph: a checksum of the functions from the root to this part; the root's is 0."""
     return zlib.crc32(_name(frame).encode("utf-8", "backslashreplace"), parent)
 
 
 def _parts(stack: _Stack) -> list[int]:
-    """Return the parts of the graph to which a stack belongs, beginning with the root."""
+    """Return the ids of the parts of the graph to which a stack belongs, beginning with the root."""
     return list(accumulate(stack, _part, initial=0))

@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 __all__ = ["Frames", "shown_refusal"]
 
 MOST_BLOCKS: Final = 10
-"""Number of blockages of the event loop that a frame lists."""
+"""Maximum number of blockages of the event loop that a frame lists."""
 
 
 MOST_REFUSALS: Final = 20
-"""Number of rejections that a frame lists, the newest; `/refused` has all that are kept."""
+"""Maximum number of rejections that a frame lists, the newest ones; `/refused` lists all recorded rejections."""
 
 
 MOST_CHANGES: Final = 12
-"""Number of changes of the numbers of workers that a frame lists."""
+"""Maximum number of changes in the numbers of workers that a frame lists."""
 
 _CAUSES: Final = {
     "load": "more than 70 % of the slots would be busy",
@@ -42,7 +42,7 @@ _CAUSES: Final = {
 
 
 class Frames:
-    """Builds frames from a feed's readings and its balancer."""
+    """Builds frames from the readings of a feed and the state of its balancer."""
 
     def __init__(self, feed: Feed) -> None:
         self._feed = feed
@@ -52,7 +52,7 @@ class Frames:
         return f"<{naming.type_name(self)} of {self._feed!r}>"
 
     def beginning(self, with_history: bool) -> Iterator[tuple[str, Any]]:
-        """Yield the events for a new viewer, as names and values: what there is, the history, the last rejections."""
+        """Yield the names and values of a new viewer's first events: a hello, the history, and the last rejections."""
         feed, history = self._feed, self._feed.readings.history
         if feed.viewers == 1:
             self._refusals_sent = feed.refusals.count
@@ -70,7 +70,7 @@ class Frames:
         )
         if not with_history:
             return
-        # Copy all columns at once, so that they have equal lengths: sending them may take some seconds.
+        # Copy all columns at once, so that they have equal lengths: further rows are added while the columns are sent.
         columns = [
             (history.column(index, long=False), history.column(index, long=True))
             for index in range(len(history.series))
@@ -80,11 +80,11 @@ class Frames:
         yield "refused", [shown_refusal(each) for each in feed.refusals.since(0)]
 
     def board(self) -> list[dict[str, Any]]:
-        """Return the slot board."""
+        """Return the slot board: the busy slots of each worker, as `requests.board` describes them."""
         return board(self._feed.balancer)
 
     def frame(self, site: dict[str, Any]) -> dict[str, Any]:
-        """Return the frame of this second; other greenlets run between its parts."""
+        """Return the frame of this second; between building its parts, this method lets other greenlets run."""
         feed = self._feed
         refused = feed.refusals.since(self._refusals_sent)
         self._refusals_sent = feed.refusals.count
@@ -147,7 +147,7 @@ def _lane(lane: Lane) -> dict[str, Any]:
 
 
 def _changes(lanes: list[Lane]) -> list[dict[str, Any]]:
-    """Return the latest changes of the numbers of workers, the newest first."""
+    """Return the latest changes in the lanes' numbers of workers, the newest change first."""
     now = monotonic()
     found = [(change, number) for number, lane in enumerate(lanes) for change in lane.scaler.changes]
     found.sort(key=lambda each: -each[0].at)
@@ -174,7 +174,7 @@ def shown_refusal(refusal: Refusal) -> dict[str, Any]:
 
 
 def packed(values: Iterable[float]) -> list[float | int]:
-    """Return a series, whose values are never negative, with -n in place of each run of n zeros."""
+    """Return a series with -n in place of each run of n zeros; the series has no negative values."""
     shown: list[float | int] = []
     for value in _numbers(values):
         if value:
@@ -187,5 +187,5 @@ def packed(values: Iterable[float]) -> list[float | int]:
 
 
 def _numbers(values: Iterable[float]) -> list[float | int]:
-    """Return numbers for JSON with four significant digits, whole numbers without a fraction."""
+    """Return numbers for JSON: whole numbers as integers, other numbers with four significant digits."""
     return [int(value) if value == int(value) else float(f"{value:.4g}") for value in values]

@@ -1,6 +1,6 @@
-"""The recent past of a process in fixed memory: ten minutes by the second, and six hours by ten seconds.
+"""The recent history of a process: the last ten minutes in steps of one second, and six hours in steps of ten seconds.
 
-Each series is an array of single-precision floats, which is allocated at the start and never grows.
+The memory use is fixed: each series is an array of single-precision floats, allocated at the start.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from typing import Final, Literal, NamedTuple
 __all__ = ["History", "Series"]
 
 SECONDS: Final = 600
-"""Number of rows by the second."""
+"""Number of rows of the short history, which has one row per second."""
 
 STEP: Final = 10
-"""Seconds of one row of the long history."""
+"""Seconds that one row of the long history covers."""
 
 LONG_ROWS: Final = 2160
 
 
 class Series(NamedTuple):
-    """One series: its name, and how its values in `STEP` seconds are combined into one value of the long history."""
+    """One series: its name, and the operation that merges `STEP` of its values into one value of the long history."""
 
     name: str
     merge: Literal["sum", "mean", "most"]
 
 
 class _Ring:
-    """Rows of numbers, of which the oldest is overwritten."""
+    """A fixed number of rows of numbers; a new row overwrites the oldest one."""
 
     def __init__(self, columns: int, rows: int) -> None:
         self.columns = [array("f", bytes(4 * rows)) for _ in range(columns)]
@@ -47,7 +47,7 @@ class _Ring:
         self.count += 1
 
     def column(self, index: int) -> array[float]:
-        """Return the values of a column, the oldest first."""
+        """Return the values of a column, the oldest value first."""
         values = self.columns[index]
         if self.count < self.rows:
             return values[: self.count]
@@ -55,13 +55,13 @@ class _Ring:
         return values[start:] + values[:start]
 
     def last(self, rows: int) -> list[list[float]]:
-        """Return the values of each column in the newest rows, the oldest first."""
+        """Return, for each column, its values in the newest rows, the oldest value first."""
         places = [number % self.rows for number in range(max(0, self.count - rows), self.count)]
         return [[column[place] for place in places] for column in self.columns]
 
 
 class History:
-    """The series of a process in both resolutions."""
+    """All series of a process, each in the short and in the long history."""
 
     def __init__(self, series: Sequence[Series]) -> None:
         self.series = tuple(series)
@@ -84,7 +84,7 @@ class History:
             self._long.add(list(merged))
 
     def column(self, index: int, *, long: bool) -> array[float]:
-        """Return the values of one series, the oldest first."""
+        """Return the values of one series, the oldest value first; `long` selects the long history."""
         return (self._long if long else self._short).column(index)
 
 

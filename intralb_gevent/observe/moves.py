@@ -1,4 +1,4 @@
-"""Counts the connections that moved between processes, and those that could not."""
+"""Counts the connections that moved between processes, and the connections that could not move."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ class Moves:
 
     def __init__(self) -> None:
         self.moved: Counter[str] = Counter()
-        """Number of connections that other processes have taken, by kind (`idle` or `request`)."""
+        """Number of connections that moved to other processes, by kind (`idle` or `request`)."""
         self.received: Counter[str] = Counter()
-        """Number of connections taken from other processes, by kind."""
+        """Number of connections that moved here from other processes, by kind."""
         self.returned: Counter[str] = Counter()
-        """Number of attempts after which a connection came back, by reason; such a connection can still move later."""
+        """Number of failed attempts to move a connection, by reason; the connection can still move later."""
         self.not_moved: Counter[str] = Counter()
         """Number of connections that were closed because they could not move, by reason."""
 

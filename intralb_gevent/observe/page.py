@@ -1,7 +1,8 @@
-"""The status page itself: one HTML file with a strict content security policy, and the rules for who may see it.
+"""The status page itself: one HTML file with a strict content security policy, and the check that its client is local.
 
-The page shows paths, addresses of clients and stacks of the application. So the page is served only to clients on the
-same machine: through a unix socket, or from and to a loopback address. A forwarded port counts as such.
+The page shows paths, client addresses, and stacks of the application. Therefore, the page is served only to clients on
+the same machine, which connect through a unix socket, or from a loopback address with a local host name. A client that
+connects through a forwarded port is local, too.
 """
 
 from __future__ import annotations
@@ -47,13 +48,14 @@ def page() -> tuple[bytes, list[tuple[str, str]]]:
 
 
 def is_local(environ: dict[str, Any]) -> bool:
-    """Return whether a request comes from this machine, and was sent to a name of this machine.
+    """Return whether a request comes from this machine, and its Host field names this machine.
 
-    The check of the name protects against DNS rebinding: a browser would otherwise let any web page read the feed.
+    The check of the Host field protects against DNS rebinding, which would allow any web page in a browser to read the
+    feed.
     """
     address = environ.get("REMOTE_ADDR", "")
     if not address:
-        # A unix socket has no address; the permissions of its file decide who may connect.
+        # The client of a unix socket has no address; the permissions of the socket's file decide who may connect.
         return True
     return _is_loopback(address) and _is_local_name(environ.get("HTTP_HOST", ""))
 

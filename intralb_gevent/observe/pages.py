@@ -1,4 +1,4 @@
-"""The paths of the status page: the page, its feed, and the details of one request that the page shows on demand."""
+"""The paths of the status page: the page itself, its feed, and the details that the page requests on demand."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["EVENTS", "StatusPages"]
 EVENTS: Final = "/events"
 END: Final = "/end"
 UNSENT: Final = "intralb.unsent"
-"""Key of the function that returns how many bytes of the response the client has not read."""
+"""Environ key of a function that returns the number of response bytes that the client has not read yet."""
 
 _STREAM: Final = [
     ("Content-Type", "text/event-stream; charset=utf-8"),
@@ -63,7 +63,7 @@ class StatusPages:
         return f"<StatusPages {self.feed!r}>"
 
     def allow_actions(self, token: str) -> None:
-        """Let operators who know this token end requests."""
+        """Allow operators who know this token to end running requests."""
         self._actions = Actions(self.balancer, token)
         self.feed.actions = True
 
@@ -72,7 +72,7 @@ class StatusPages:
         return path in (EVENTS, END) or path in self._pages
 
     def streams(self, environ: dict[str, Any]) -> bool:
-        """Return whether a request will get a stream, and therefore needs a greenlet of its own."""
+        """Return whether the response to a request will be an endless stream, which needs a separate greenlet."""
         return environ["PATH_INFO"] == EVENTS and is_local(environ) and self.feed.viewers < Feed.MOST_VIEWERS
 
     def answer(self, environ: dict[str, Any], start_response: _StartResponse) -> Iterable[bytes]:
@@ -91,7 +91,7 @@ class StatusPages:
         if environ["PATH_INFO"] == EVENTS:
             return _text("503 Service Unavailable", _BUSY)
         if query.get("process", str(os.getpid())) != str(os.getpid()):
-            # Several processes accept from one listener; the page tries again until it reaches the right one.
+            # Several processes accept from one listener; the page retries until it reaches the right process.
             status, headers, body = _text("421 Misdirected Request", f"This is process {os.getpid()}.\n")
             return status, [*headers, ("Connection", "close")], body
         if environ["PATH_INFO"] == END:

@@ -1,6 +1,6 @@
-"""Finds the place of the application at which a greenlet waits, such as `psycopg.Cursor.execute at shop/reports.py:88`.
+"""Finds the place in the application at which a greenlet waits: `psycopg.Cursor.execute at shop/reports.py:88`.
 
-The frames of a greenlet that does not run are only read: nothing is interrupted.
+The frames of a greenlet that is not running are only read, so the greenlet is not interrupted.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from ..aborts.safepoints import application_frames
 __all__ = ["Place", "called_in_c", "is_application", "place_in", "place_of", "shown_file", "shown_stack", "stack_of"]
 
 STACK_FRAMES: Final = 60
-"""Maximum number of frames that a stack shows, the innermost ones."""
+"""Maximum number of frames of a stack that are shown; of a deeper stack, only the innermost frames are shown."""
 
 _DEMO: Final = f"{os.sep}intralb_gevent{os.sep}demo{os.sep}"
 _OWN: Final = f"{os.sep}intralb_gevent{os.sep}"
 
 
 class Place(NamedTuple):
-    """A line of the application, and the function that it has called there."""
+    """A line of the application's code, and the function that this line has called."""
 
     file: str
     line: int
     function: str
     """Name of the application's function."""
     called: str
-    """Package and name of the called function; empty if the frame itself is the innermost one."""
+    """Package and name of the called function; empty if the line is not calling a function."""
 
     def __str__(self) -> str:
         return f"{self.called} at {self.file}:{self.line}" if self.called else f"{self.file}:{self.line}"
@@ -68,7 +68,7 @@ def _called(code: CodeType, package: str) -> str:
 
 
 def called_in_c(frame: FrameType | None) -> str:
-    """Return the name by which a frame calls a compiled function, which has no frame of its own."""
+    """Return the name by which a frame calls a compiled function, which has no Python frame; empty if it calls none."""
     if frame is None:
         return ""
     site = call_site(frame.f_code, frame.f_lasti)
@@ -80,7 +80,7 @@ def _package(frame: FrameType) -> str:
 
 
 def place_of(frame: FrameType | None) -> Place | None:
-    """Return the innermost place of the application; if it has none, that of the outermost other code, or None."""
+    """Return the innermost place in application code; if there is none, the outermost place in other code, or None."""
     called, place = "", None
     for each, line in application_frames(frame):
         code = each.f_code
@@ -95,7 +95,7 @@ def place_of(frame: FrameType | None) -> Place | None:
 
 
 def place_in(stack: Iterable[Any]) -> Place | None:
-    """Return the same for a recorded stack (`traceback.StackSummary`), whose outermost frame is the first."""
+    """Return the place that `place_of` would return, for a recorded stack (`traceback.StackSummary`)."""
     called, place = "", None
     for each in reversed(list(stack)):
         place = Place(shown_file(each.filename), each.lineno or 0, each.name, called)
@@ -106,7 +106,7 @@ def place_in(stack: Iterable[Any]) -> Place | None:
 
 
 def stack_of(frame: FrameType | None) -> Iterator[tuple[CodeType, int]]:
-    """Yield code and line of each frame that is not of this package, from the innermost outwards."""
+    """Yield the code and line of each frame outside of this package, the innermost frame first."""
     for (each, line), _ in zip(application_frames(frame), range(STACK_FRAMES), strict=False):
         yield each.f_code, line
 

@@ -1,6 +1,6 @@
-"""Reads the counters of a balancer once a second, into the history and into the facts for the verdict.
+"""Reads the counters of a balancer once a second, for the history and for the facts on which the verdict is based.
 
-Reading changes nothing, never waits, and takes well under a millisecond, so a timer of the event loop does it.
+Reading the counters changes nothing, never waits, and takes well under a millisecond, so a timer callback may do it.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ if TYPE_CHECKING:
 __all__ = ["HEAT_BOUNDS", "REASONS", "Readings"]
 
 WINDOW: Final = 10
-"""Seconds that the counts of the facts cover."""
+"""Length, in seconds, of the recent period for which the facts contain counts."""
 
 PRESENT: Final = 3
-"""Seconds in which a lane must have rejected a request to count as overloaded."""
+"""Length, in seconds, of the recent period over which the rate of rejections is computed."""
 
 BLOCKED_WINDOW: Final = 30.0
 ABANDONED_WINDOW: Final = 600.0
-"""Seconds that the facts about blockages and abandoned slots cover."""
+"""Lengths, in seconds, of the recent periods for which the facts contain blockages and abandoned slots."""
 
 MOST_LANES: Final = 16
-"""Number of lanes with series of their own; those of further lanes are only in the totals."""
+"""Maximum number of lanes that have separate series; further lanes are included only in the totals."""
 
 _OUTCOMES: Final = ("completed", "failed", "timed_out", "disconnected", "killed", "expired")
 REASONS: Final = ("overloaded", "no_time", "queue_full", "evicted", "client", "draining")
-"""Outcomes and reasons of rejections that have a series of their own."""
+"""The outcomes, and the reasons of rejections, that each have a separate series."""
 
 HEAT_BOUNDS: Final = tuple(base * 10.0**power for power in range(-4, 2) for base in (1, 2, 5))[1:]
-"""Upper bounds, in seconds, of the buckets of the heat maps; one more bucket has all longer durations."""
+"""Upper bounds, in seconds, of the buckets of the heat maps; an additional bucket counts all longer durations."""
 
 _GAUGES: Final = (
     *(Series(name, "mean") for name in ("running", "queued", "limit", "streams", "sessions", "capacity", "busy")),
@@ -97,7 +97,7 @@ class LaneReadings:
         )
 
     def tick(self, now: float) -> None:
-        """Read the lane; `now` is in `time.monotonic()` seconds."""
+        """Read the counters of the lane; `now` is in `time.monotonic()` seconds."""
         pool = self.lane.pool
         self.running, self.limit = pool.running, max(1, self.lane.snapshot().limit)
         self.oldest = pool.longest_wait(now)
@@ -117,23 +117,23 @@ class LaneReadings:
         return self._totals[-1].outcomes[outcome] - self._totals[-2].outcomes[outcome]
 
     def last(self) -> tuple[_Totals, _Totals]:
-        """Return the totals of one second ago and those of now."""
+        """Return the totals of the previous second and the current totals."""
         return self._totals[-2], self._totals[-1]
 
     def window(self) -> tuple[_Totals, _Totals]:
-        """Return the totals at the beginning of the window and those of now."""
+        """Return the totals at the beginning of the window and the current totals."""
         return self._totals[0], self._totals[-1]
 
     @property
     def run_seconds(self) -> float:
-        """Mean run time in the window, in seconds; that of all requests so far if none has ended in the window."""
+        """Mean run time, in seconds, of the requests that ended in the window; if there are none, of all requests."""
         then, now = self.window()
         if now.run_count > then.run_count:
             return (now.run_seconds - then.run_seconds) / (now.run_count - then.run_count)
         return now.run_seconds / now.run_count if now.run_count else 0.0
 
     def row(self) -> Iterator[float]:
-        """Yield the lane's values for the history."""
+        """Yield the lane's values of the last second, in the order of the lane's series in the history."""
         then, now = self.last()
         pool = self.lane.pool
         yield sum(now.outcomes[each] - then.outcomes[each] for each in ("completed", "failed"))
@@ -202,7 +202,7 @@ class Readings:
                 yield Series(f"lane{number}_{name}", merge)
 
     def tick(self) -> None:
-        """Read everything; called once a second."""
+        """Read all counters, and add their changes to the history; called once a second."""
         now = monotonic()
         for lane in self.lanes:
             lane.tick(now)
@@ -228,7 +228,7 @@ class Readings:
         yield self._longest_stretch()
 
     def _capacity(self) -> float:
-        """Return how many requests a second the slots and the event loop could serve, as far as the last ones show."""
+        """Return an estimate, from the last window, of the requests a second that slots and event loop could serve."""
         rates = [lane.limit / lane.run_seconds for lane in self.lanes if lane.run_seconds]
         then, now = zip(*(lane.window() for lane in self.lanes), strict=True)
         ended = sum(each.run_count for each in now) - sum(each.run_count for each in then)
@@ -251,7 +251,7 @@ class Readings:
         return self._busy_share(WINDOW + 1)
 
     def _longest_stretch(self) -> float:
-        """Return the upper bound, in seconds, of the longest time in the last second without a poll of the sockets."""
+        """Return an upper bound, in seconds, of the longest time in the last second between two polls of the loop."""
         runtime = self._balancer.intake.context.runtime
         if runtime is None:
             return 0.0
@@ -308,7 +308,7 @@ def _heat_series() -> Iterator[Series]:
 
 
 def _heat_of_buckets() -> list[int]:
-    # A bucket belongs to the bucket of the heat map that has most of it, so compare the middle of the bucket.
+    # A bucket of `Histogram` can overlap two buckets of the heat map, so assign it by its middle.
     lower = (0.0, *Histogram.BOUNDS)
     middles = [(low + high) / 2 for low, high in zip(lower, Histogram.BOUNDS, strict=False)]
     return [bisect_left(HEAT_BOUNDS, middle) for middle in middles] + [len(HEAT_BOUNDS)]

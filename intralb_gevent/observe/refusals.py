@@ -1,6 +1,6 @@
-"""The last requests that were rejected, with the numbers that explain why.
+"""The most recently rejected requests, with the numbers that explain each rejection.
 
-Only a server for admin pages creates a `Refusals`; without one, a rejection is only counted.
+Rejections are recorded only if there is an admin server; otherwise, they are only counted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Refusal(NamedTuple):
     """One rejected request. The record contains no query string, header field or body."""
 
     number: int
-    """Running number, from 1, of the rejections of this process."""
+    """Sequence number of the rejection in this process, starting at 1."""
     at: float
     """Time of the rejection, in `time.time()` seconds."""
     lane: str
@@ -36,7 +36,7 @@ class Refusal(NamedTuple):
     ahead: int
     """Number of requests that would have started before this one."""
     expected_wait: float
-    """Time in seconds that the request would have waited, as far as the lane could predict it."""
+    """Predicted time in seconds for which the request would have waited in the queue."""
     left: float
     """Seconds that were left until the request's deadline."""
 
@@ -47,7 +47,7 @@ class Refusals:
     KEPT: Final = 200
     PERIOD_SECONDS: Final = 0.1
     MOST_IN_PERIOD: Final = 100
-    """Number of rejections recorded in a period; further ones are only counted, because rejecting must be cheap."""
+    """Maximum number of rejections recorded in `PERIOD_SECONDS`; further ones are not, so that rejecting is cheap."""
 
     def __init__(self) -> None:
         self._period_ends = self._period_began_at = 0.0
@@ -79,7 +79,7 @@ class Refusals:
         expected_wait: float,
         left: float,
     ) -> None:
-        """Record a rejection; never raises, whatever the environ contains."""
+        """Record a rejection. This method never raises an exception, whatever the environ contains."""
         self.count += 1
         path = f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}"
         refusal = Refusal(
@@ -99,17 +99,17 @@ class Refusals:
         self._kept.append(refusal)
 
     def since(self, number: int) -> list[Refusal]:
-        """Return the kept rejections with a higher number, the oldest first."""
+        """Return the recorded rejections whose sequence numbers are above `number`, the oldest first."""
         wanted = min(self.count - number, len(self._kept))
         return list(self._kept)[len(self._kept) - wanted :] if wanted > 0 else []
 
     def recent(self, lane: str, since: float) -> list[Refusal]:
-        """Return the kept rejections of a lane from `since` on, in `time.time()` seconds."""
+        """Return the recorded rejections of a lane since the time `since`, in `time.time()` seconds."""
         return [each for each in self._kept if each.at >= since and each.lane == lane]
 
 
 def leading_client(refusals: Iterable[Refusal]) -> tuple[str, float]:
-    """Return the client with the most of these rejections, and its share of them; ("", 0.0) if there are none."""
+    """Return the client with the most rejections, and its share of all rejections; ("", 0.0) if there are none."""
     counts = Counter(each.client for each in refusals)
     if not counts:
         return "", 0.0

@@ -1,6 +1,6 @@
-"""Describes the requests in a balancer for the status page: where each one is, how old it is, and what it waits in.
+"""Describes the running requests of a balancer for the status page: their slots, their ages, and where they wait.
 
-The description shows neither query strings nor header fields nor bodies.
+The description contains no query strings, header fields or bodies.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 __all__ = ["board", "key_of", "keys_running", "path_of", "running", "slot_with", "stack_with", "usual_place"]
 
 MOST_ROWS: Final = 50
-"""Number of requests that the page lists."""
+"""Maximum number of requests that the page lists."""
 
 MOST_CELLS: Final = 1200
-"""Number of slots whose cells are drawn one by one."""
+"""Maximum number of busy slots that the slot board shows."""
 
 MOST_WALKED: Final = 100
-"""Number of slots whose stacks are read to find the most frequent place of a lane."""
+"""Maximum number of slots whose stacks are read to find the most frequent place of a lane."""
 
 _LONGEST_PATH: Final = 120
 
@@ -42,7 +42,7 @@ def key_of(job: Job) -> str:
 
 
 def _slots(lane: Lane) -> Iterator[tuple[Slot, Job]]:
-    """Yield the slots of a lane that have a job which has not ended."""
+    """Yield each slot of a lane that has a job, and this job, unless the job has ended."""
     for slot in lane.pool.slots:
         if slot.job is not None and slot.job.ended is None:
             yield slot, slot.job
@@ -57,7 +57,7 @@ def _frame(slot: Slot) -> FrameType | None:
 
 
 def board(balancer: LoadBalancer) -> list[dict[str, Any]]:
-    """Return, for each worker, its idle slots and the age and whole time of each busy one, in milliseconds."""
+    """Return, for each worker, its number of slots, and for each busy slot the age and time limit of its job in ms."""
     now, left, workers = monotonic(), MOST_CELLS, []
     for number, lane in enumerate(balancer.intake.lanes):
         for worker in lane.pool.all:
@@ -89,7 +89,7 @@ def _milliseconds(seconds: float) -> int:
 
 
 def running(balancer: LoadBalancer) -> tuple[list[dict[str, Any]], int]:
-    """Return the `MOST_ROWS` oldest requests that have a slot, the oldest first, and the number of all."""
+    """Return the `MOST_ROWS` oldest requests in slots, the oldest first, and the number of all requests in slots."""
     found = [(number, slot, job) for number, lane in _lanes(balancer) for slot, job in _slots(lane)]
     oldest = nsmallest(MOST_ROWS, found, key=lambda each: each[2].arrived)
     now = monotonic()
@@ -158,9 +158,9 @@ def stack_with(balancer: LoadBalancer, key: str) -> list[dict[str, Any]] | None:
 
 
 def usual_place(lane: Lane, *, abandoned: bool = False) -> tuple[Place, int, int] | None:
-    """Return the place at which most requests of a lane wait, how many do, and how many were looked at.
+    """Return the place at which most requests of a lane wait, the number of these requests, and the number examined.
 
-    With `abandoned`, look at the lane's abandoned slots instead.
+    If `abandoned` is true, examine the lane's abandoned slots instead.
     """
     slots = lane.pool.given_up if abandoned else [slot for slot, _ in _slots(lane)]
     looked_at = slots[:MOST_WALKED]

@@ -1,7 +1,7 @@
-"""Publishes this process in the site's table, and reads from the table what concerns all processes.
+"""Publishes the state of this process in the site's table, and reads the states of all processes from the table.
 
-If there are other processes, the load is written in each iteration of the event loop that changes it, so that another
-process soon knows whether there is a free slot here. Everything else is written periodically.
+If there are other processes, each iteration of the event loop that changes the load writes it to the table, so that
+another process soon knows whether this process has a free slot. All other values are written periodically.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ TICK_SECONDS: Final = 0.1
 """Seconds between two periodic updates of the row."""
 
 READING_TICKS: Final = 10
-"""Number of updates of the row for each update of its readings."""
+"""Number of periodic updates of the row for each update of the readings in the row."""
 
 SILENT_SECONDS: Final = 2.0
-"""Seconds without an update after which a process is blocked or has ended, so that the site does not count on it."""
+"""Seconds after which a process that has not updated its row counts as blocked or ended."""
 
-_TOO_LARGE: Final = "the metrics of this process are not in those of the site, because they do not fit into the table"
+_TOO_LARGE: Final = "the site's metrics do not include those of this process, because they do not fit into the table"
 
 _BUG: Final = "the row of this process was not updated because of a bug in intralb_gevent:\n{}"
 
@@ -56,11 +56,11 @@ class Connected(Protocol):
         """The open connections."""
 
     def rescue_with(self, row: OwnRow) -> Rescue | None:
-        """Move requests that find no free slot to other processes; return None if that is not possible."""
+        """Return the object that moves requests without a free slot to other processes; None if it cannot exist."""
 
 
 class SiteRow:
-    """This process's row in the table, and the view of all rows."""
+    """Writes this process's row of the site's table, and reads the rows of all processes."""
 
     def __init__(self, row: OwnRow, balancer: LoadBalancer, servers: Sequence[Connected]) -> None:
         self._row, self._table = row, row.table
@@ -109,14 +109,14 @@ class SiteRow:
         self._row.state = DRAINING
 
     def stop(self) -> None:
-        """Publish the last readings, and leave the table."""
+        """Publish the last readings, and release the row."""
         if self._timer is not None:
             self.isolate()
             self._write_readings()
             self._row.leave()
 
     def isolate(self) -> None:
-        """Stop publishing, also in a process that a handler has forked: the row belongs to its parent."""
+        """Stop publishing. In a process that a handler has forked, this is called because the parent owns the row."""
         if self._watch is not None:
             self._watch.witness = None
         if self._timer is not None:
@@ -126,7 +126,7 @@ class SiteRow:
         FORKS.serving.discard(self)
 
     def idle(self) -> None:
-        """Write the load if it has changed, and that the event loop waits; called in each iteration."""
+        """Publish that the event loop is about to wait, and the load if it has changed; called in each iteration."""
         if self._intake.load != self._load:
             self._write_load()
         elif self._intake.submitted != self._submitted:
@@ -166,7 +166,7 @@ class SiteRow:
         return any(row.number != self.number for row in self.processes())
 
     def _write_readings(self) -> None:
-        """Publish the readings of this process, and what the row's earlier owners have counted."""
+        """Publish the readings of this process, and the totals of the ended processes that owned the row earlier."""
         self._source.now = monotonic()
         readings = read(METRICS, self._source, str(self.number))
         problems = self.problems()
@@ -179,7 +179,7 @@ class SiteRow:
     # Reading.
 
     def processes(self) -> list[Row]:
-        """Return the rows of the processes whose event loops run."""
+        """Return the rows of all processes whose event loops are running, including this process."""
         now = monotonic()
         return [row for row in self._table.rows() if now - row.beat < SILENT_SECONDS]
 
@@ -188,7 +188,7 @@ class SiteRow:
         return any(row.state == READY for row in self.processes())
 
     def load(self) -> Load:
-        """Return the load of the site: the mean saturation of the processes that serve, and the sums of their rates."""
+        """Return the load of the site: the mean saturation and the total rates of the processes that serve."""
         rows = [row for row in self.processes() if row.state == READY]
         if not rows:
             return self._intake.context.load.own
@@ -196,11 +196,11 @@ class SiteRow:
         return Load(saturation, sum(r.requests_per_second for r in rows), sum(r.errors_per_second for r in rows))
 
     def readings(self, own: Readings) -> Readings:
-        """Return the readings of the site: of this process, which are `own`, and of all other processes.
+        """Return the combined readings of all processes of the site; `own` are the readings of this process.
 
-        Readings that only grow include the processes that have ended, so that they never fall.
+        The totals include those of processes that have ended, so that no total ever falls.
         """
-        # Publish first, so that no process that is asked later knows less.
+        # Publish the readings of this process first, so that a later answer of another process contains at least them.
         if self._timer is not None:
             self._write_readings()
         running, ended = [own], [self._earlier]
@@ -218,7 +218,7 @@ class SiteRow:
         return of_site(METRICS, running, ended)
 
     def verdict(self, own: Verdict) -> Verdict:
-        """Return the verdict on the site; `own` is that of this process."""
+        """Return the verdict on the site; `own` is the verdict on this process."""
         rows = [row for row in self.processes() if row.state == READY]
         running, free = sum(row.running for row in rows), sum(row.free for row in rows)
         load = SiteLoad(len(rows), sum(row.requests_per_second for row in rows), running, running + free)
@@ -236,7 +236,7 @@ class SiteRow:
                 yield found
 
     def summary(self) -> dict[str, Any]:
-        """Return what `/snapshot` shows of the whole site."""
+        """Return the values of the whole site that `/snapshot` shows."""
         now, rows = monotonic(), self.processes()
         self._source.now = now
         readings = self.readings(read(METRICS, self._source, str(self.number)))
@@ -254,12 +254,12 @@ class SiteRow:
 
 
 def _exists(pid: int) -> bool:
-    """Return whether a process runs; that of a row which was not left may have been killed."""
+    """Return whether a process exists: a process that was killed has not released its row."""
     return os.path.exists(f"/proc/{pid}")
 
 
 def _by_label(readings: Readings, metric: str, index: int) -> dict[str, int]:
-    """Return the values of a metric by one of its labels, summed over the others."""
+    """Return the values of a metric by one of its labels, summed over all other labels."""
     counts: dict[str, int] = {}
     values: Mapping[str, Any] = readings.get(metric, {})
     for key, value in values.items():

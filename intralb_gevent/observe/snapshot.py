@@ -15,7 +15,7 @@ Condition = Literal["serving", "draining", "stopped"]
 
 @dataclass(frozen=True)
 class Durations:
-    """A summary of a histogram in five figures, which are in seconds except the count."""
+    """A summary of a histogram; all values except `count` are in seconds."""
 
     count: int
     mean: float
@@ -36,7 +36,7 @@ class WorkerSnapshot:
 
     id: int
     lane: str
-    """Name of the worker's lane, which is a route's path; "" for the general lane."""
+    """Name of the worker's lane: the path of a route or of a mounted application; "" for the general lane."""
     queued: int
     running: int
     slots: int
@@ -49,9 +49,9 @@ class LaneSnapshot:
     """One lane (dedicated workers for some requests), and the state of its admission control."""
 
     name: str
-    """Path of the lane's route; "" for the general lane, which gets all requests without a dedicated lane."""
+    """Path of the lane's route or mounted application; "" for the general lane, which gets all other requests."""
     limit: int
-    """Current limit for concurrently running jobs: the number of slots, or less while the event loop is late."""
+    """Current maximum number of concurrently running jobs: the number of slots, or less while the loop is late."""
     overloaded: str
     """Highest priority that is overloaded; "" if no priority is overloaded."""
     clients: int
@@ -98,13 +98,13 @@ class Snapshot:
     saturation_by_resource: dict[str, float]
     """The saturation of each resource: slots, hub, streams, upgrades and connections."""
     connections_moved: dict[str, int]
-    """Number of connections that other processes have taken, by kind: `idle`, or `request` with a whole request."""
+    """Number of connections that moved to other processes, by kind: `idle`, or `request` with a whole request."""
     connections_received: dict[str, int]
-    """Number of connections taken from other processes, by kind."""
+    """Number of connections that moved here from other processes, by kind."""
     connections_returned: dict[str, int]
-    """Number of attempts to move a connection that failed, by reason; the connection was then served here again."""
+    """Number of failed attempts to move a connection, by reason; this process continued to serve the connection."""
     connections_not_moved: dict[str, int]
-    """Number of connections that were closed while this process drained, because they could not move, by reason."""
+    """Number of connections that this process closed while it drained, because they could not move, by reason."""
     endings_dropped: int
     """Number of requests that were ended early but not reported to `on_ended`, because `on_ended` could not keep up."""
 

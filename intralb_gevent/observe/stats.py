@@ -20,16 +20,16 @@ SLOW_SECONDS: Final = 0.1
 _CRITICAL: Final = int(Priority.CRITICAL)
 
 _ADMITTED: Final = frozenset({"ended", "expired", "killed", "no_session", "streams", "upgraded"})
-"""Reasons of rejections after the admission; these requests have another outcome than `shed`."""
+"""Reasons for which the server answers a request after admitting it; the outcome of these requests is not `shed`."""
 
 _MICROSECONDS: Final = 1e6
 _HALF_MILLISECONDS: Final = 2e3
 
 _TABLE_LENGTH: Final = 5000
-"""Largest number of microseconds, or of half milliseconds, whose bucket is found in a table.
+"""Largest number of microseconds, and of half milliseconds, whose bucket is looked up in a table.
 
-A table is faster than a search. Every bound up to 5 ms is a whole number of microseconds, and every bound from there to
-2.5 s a whole number of half milliseconds.
+A table lookup is faster than a search. The tables are exact, because every bound up to 5 ms is a whole number of
+microseconds, and every bound from 5 ms to 2.5 s is a whole number of half milliseconds.
 """
 
 
@@ -43,7 +43,7 @@ def _bounds() -> tuple[float, ...]:
 class Histogram:
     """A histogram of durations in seconds; each bucket's bound is at most 4/3 of the previous bound, and inclusive.
 
-    The bounds contain those that OpenTelemetry recommends for HTTP exactly. A quantile is at most a third too high. For
+    The bounds include all bounds that OpenTelemetry recommends for HTTP. A quantile is at most a third too high. For
     quantiles, a duration below 50 microseconds counts as 50 microseconds, and a duration above the last bound (500
     seconds) counts as the longest duration.
     """
@@ -54,7 +54,7 @@ class Histogram:
 
     def __init__(self) -> None:
         self.counts = [0] * (len(_BOUNDS) + 1)
-        """Number of durations in each bucket; the last bucket has those above the last bound."""
+        """Number of durations in each bucket; the last bucket counts the durations above the last bound."""
         self.count = 0
         self.total = 0.0
         self.longest = 0.0
@@ -98,7 +98,7 @@ _BOUNDS: Final[tuple[float, ...]] = Histogram.BOUNDS
 _NUMBERS: Final = range(_TABLE_LENGTH + 2)
 _SHORT: Final[list[int]] = [bisect_left(_BOUNDS, number / _MICROSECONDS) for number in _NUMBERS]
 _LONG: Final[list[int]] = [bisect_left(_BOUNDS, number / _HALF_MILLISECONDS) for number in _NUMBERS]
-"""The bucket of each whole number of microseconds, and of half milliseconds."""
+"""The bucket of each whole number of microseconds (`_SHORT`), and of half milliseconds (`_LONG`)."""
 
 
 class Exemplar:
@@ -145,7 +145,7 @@ class Stats:
         self.shed = 0
         """Number of rejected jobs; it is a separate counter, because counting rejections must be cheap."""
         self.refused: dict[str, list[int]] = {}
-        """Number of jobs that the server itself answered for lack of something, by reason, then by priority."""
+        """Number of jobs that the server itself answered instead of the application, by reason, then by priority."""
         self._outcomes: dict[Outcome, int] = dict.fromkeys(OUTCOMES, 0)
         self._statuses: dict[str, int] = {}
         """Number of responses by status code, except 200s of completed jobs and rejections."""
@@ -154,18 +154,18 @@ class Stats:
         self.given_up = 0
         """Number of slots that were abandoned because their handlers did not end."""
         self.stolen = 0
-        """Number of queued jobs that the slot of another worker has taken."""
+        """Number of jobs that were queued at one worker, but started in a slot of another worker."""
         self.waiting_aborts = 0
         self.computing_aborts = 0
-        """Numbers of aborts that were raised in handlers while they waited, and while they computed."""
+        """Numbers of aborts that were raised in waiting handlers, and in computing handlers."""
         self.hub_blocked = 0
         """Number of times that a job has blocked the event loop for 0.1 seconds or more."""
         self.worker_changes: dict[tuple[str, str], int] = {}
-        """Number of workers that were added ("up") or retired ("down"), by direction and cause."""
+        """Number of added ("up") or retired ("down") workers, by direction and cause."""
         self.queue_wait = Histogram()
         self.run_time = Histogram()
         self.duration = Histogram()
-        """Times from the arrival to the outcome, of all jobs but the rejected ones."""
+        """Times from arrival to outcome of all jobs except rejected jobs."""
         self.exemplars: dict[int, Exemplar] = {}
         """Latest slow job of each bucket of `duration`."""
 
@@ -240,9 +240,9 @@ class Stats:
             self.run_time.add(run_time)
 
     def add_status(self, status: str, completed: bool) -> None:
-        """Count the response of a job that was not rejected, by its status line; "" if it has none.
+        """Count the response of a job that was not rejected; `status` is its status line, "" if there is no response.
 
-        For speed, this is not called for a completed job whose status is 200.
+        For speed, this method is not called for a completed job whose status is 200.
         """
         if completed:
             self._not_200 += 1
@@ -251,7 +251,7 @@ class Stats:
             self._statuses[code] = self._statuses.get(code, 0) + 1
 
     def add_shed(self, reason: str, priority: int = _CRITICAL) -> None:
-        """Count one rejected job, and its reason."""
+        """Count one rejected job, by reason and priority."""
         self.shed += 1
         self.add_refused(reason, priority)
 
@@ -303,7 +303,7 @@ class ConnectionStats:
         self.received_bytes = 0
         self.sent_bytes = 0
         self.ends: dict[str, int] = {}
-        """Number of closed connections by cause; those that a client closed, or after a last response, are left out."""
+        """Number of closed connections by cause, without those that the client closed or a last response ended."""
         self.invalid: dict[str, int] = {}
         """Number of requests that were rejected because they were malformed, too large or too slow, by status code."""
 
@@ -311,13 +311,13 @@ class ConnectionStats:
         return f"<ConnectionStats {self.accepted} accepted, {self.received_bytes} bytes in, {self.sent_bytes} out>"
 
     def add_closed(self, cause: str) -> None:
-        """Count one closed connection; the cause is empty if the client closed it, or after its last response."""
+        """Count one closed connection; the cause is "" if the client closed it, or if a last response ended it."""
         self.closed += 1
         if cause:
             self.ends[cause] = self.ends.get(cause, 0) + 1
 
     def add_invalid(self, status: str) -> None:
-        """Count one request that was rejected because it is malformed, too large or too slow, by its status line."""
+        """Count one malformed, too large or too slow request; `status` is the status line of its rejection."""
         code = status[:3]
         self.invalid[code] = self.invalid.get(code, 0) + 1
 

@@ -129,7 +129,7 @@ def test_overload(open_server) -> None:
     )
     with Clients(server.port, "/report", 20):
         page.verdict(r"Overloaded: the general lane has had all 4 slots busy for .* are rejected", "alarm")
-        page.text("#place", r"[34] of 4 wait in gevent.sleep at served.py:\d+")
+        page.text("#place", r"[34] of 4 handlers wait in gevent.sleep at served.py:\d+")
         page.text("#refused", r"GET /report")
         page.text("#reasons", r"(overloaded|queue_full) \d+")
         page.text("#waiting-text", "Nothing is interrupted")
@@ -153,7 +153,7 @@ def test_a_stuck_database(open_server) -> None:
         )
         with Clients(server.port, "/orders", 6):
             text = page.verdict("Stuck: the general lane has completed nothing for", "alarm")
-        assert re.search(r"4 of 4 wait in pymysql\.\S+ at served.py:\d+", text), text
+        assert re.search(r"4 of 4 handlers wait in pymysql\.\S+ at served.py:\d+", text), text
 
 
 def test_a_blocked_loop(open_server) -> None:

@@ -1,4 +1,4 @@
-"""The metrics of a process and of a site: declared once, and read when they are requested.
+"""The metrics of a process and of a site: each metric is declared once, and is read when a client requests it.
 
-The declarations are the source of the Prometheus text, of the reference page, of the OTLP export and of statsd.
+The Prometheus text, the reference page, the OTLP export and the statsd export are all made from the declarations.
 """

@@ -1,4 +1,4 @@
-"""All metrics, in the order of the text and of the reference page."""
+"""All metrics, in the order in which the Prometheus text and the reference page list them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads all metrics of a process when a client requests them; without requests, nothing is read."""
+"""Reads all metrics of a process when a client requests them, and only then."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Collection:
         self.process = "0"
         """Value of the label `process`: the number of this process's row in the site's table."""
         self.site: Callable[[Readings], Readings] | None = None
-        """Function that returns the readings of the whole site for those of this process; None without a table."""
+        """Function that returns the site's readings; its argument is this process's readings. None without a table."""
 
     def __repr__(self) -> str:
         return f"<Collection of {self._balancer!r}>"
@@ -44,9 +44,9 @@ class Collection:
         return {metric.name: metric.exemplars(source) for metric in METRICS if metric.exemplars is not None}
 
     def text(self, accept: str = "") -> tuple[str, str]:
-        """Return the media type that a client with this Accept field gets, and the text of all metrics.
+        """Return the media type for a client with this Accept field, and the text of all metrics.
 
-        With several processes, these are the metrics of all of them together.
+        If the site has several processes, the metrics are those of all processes together.
         """
         kind, readings = content_type(accept), self.read()
         if self.site is not None:

@@ -1,4 +1,4 @@
-"""Metrics of client connections: how many there are, what they do, how they end, and the bytes that they carry."""
+"""Metrics of client connections: their number by state, the causes of their ends, and the transferred bytes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CODES: Final = ("400", "408", "413", "414", "417", "431", "501", "505", "507")
 
 
 def _connections(source: Source) -> Labelled:
-    # Do not look at each connection: with 10,000 of them, that would take 30 ms of the event loop's time.
+    # Do not inspect each connection: with 10,000 connections, this would take 30 ms of the event loop's time.
     servers = source.servers
     left = sum(len(server.connections) for server in servers)
     states = {
@@ -66,7 +66,8 @@ CONNECTIONS: Final = (
     Metric(
         name="intralb_connections",
         kind="gauge",
-        help="Open client connections: a request runs or waits, response bytes are unsent, a request arrives, or none",
+        help="Number of open client connections, by state: answering (a request is queued or running), sending "
+        "(response bytes are unsent), reading (a request is arriving), or idle",
         labels=("state",),
         values={"state": _CONNECTION_STATES},
         read=_connections,
@@ -74,7 +75,7 @@ CONNECTIONS: Final = (
     Metric(
         name="intralb_connections_max",
         kind="gauge",
-        help="Largest number of client connections",
+        help="Maximum number of client connections",
         read=lambda source: [((), source.balancer.options.max_connections * len(source.servers))],
     ),
     Metric(
@@ -86,8 +87,8 @@ CONNECTIONS: Final = (
     Metric(
         name="intralb_connections_closed_total",
         kind="counter",
-        help="Client connections that were closed, by cause; the cause `other` is a close by the client or after "
-        "the last response",
+        help="Client connections that were closed, by cause; the cause `other` means that the client closed the "
+        "connection, or that a last response ended it",
         labels=("cause",),
         values={"cause": _END_CAUSES},
         read=_connection_ends,
@@ -95,7 +96,7 @@ CONNECTIONS: Final = (
     Metric(
         name="intralb_connections_moved_total",
         kind="counter",
-        help="Client connections that have moved to another process, idle or with a request that waits",
+        help="Client connections that have moved to another process, either idle or with a waiting request",
         labels=("kind",),
         values={"kind": ("idle", "request")},
         read=_moves("moved"),
@@ -103,14 +104,14 @@ CONNECTIONS: Final = (
     Metric(
         name="intralb_connections_returned_total",
         kind="counter",
-        help="Attempts to move a client connection after which it came back, by reason",
+        help="Failed attempts to move a client connection to another process, by reason",
         labels=("reason",),
         read=_moves("returned"),
     ),
     Metric(
         name="intralb_connections_not_moved_total",
         kind="counter",
-        help="Client connections that a process closed at its end because they could not move, by reason",
+        help="Client connections that a draining process closed because they could not move, by reason",
         labels=("reason",),
         read=_moves("not_moved"),
     ),
@@ -137,7 +138,7 @@ CONNECTIONS: Final = (
     Metric(
         name="intralb_unsent_bytes",
         kind="gauge",
-        help="Bytes of responses that wait for slow clients, in memory and in temporary files",
+        help="Number of unsent response bytes, which wait for slow clients in memory or in temporary files",
         labels=("place",),
         values={"place": ("memory", "file")},
         read=_unsent,

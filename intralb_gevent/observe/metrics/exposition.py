@@ -20,7 +20,7 @@ BOUNDS: Final = (
     *(0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),
     *(30.0, 60.0),
 )
-"""The exported bounds in seconds: those that OpenTelemetry recommends, and shorter and longer ones.
+"""The exported bucket bounds in seconds: those that OpenTelemetry recommends, and additional shorter and longer bounds.
 
 Each exported bound is a bound of `Histogram`, so the exported counts are exact."""
 
@@ -65,7 +65,7 @@ def write(
     kind: str = TEXT,
     exemplars: Mapping[str, _Exemplars] | None = None,
 ) -> str:
-    """Return readings as text; `kind` is one of the media types, and `exemplars` are those of the histograms by name.
+    """Return readings as text of the media type `kind`; `exemplars` has the exemplars of each histogram by its name.
 
     A metric without a reading is left out.
     """
@@ -110,7 +110,7 @@ def _buckets(name: str, labels: str, value: Value, exemplars: Mapping[int, Exemp
 
 def _latest(exemplars: Mapping[int, Exemplar]) -> dict[str, str]:
     """Return the text of the latest exemplar in each exported bucket, by the text of the bucket's bound."""
-    # A copy, because a request that ends while a slow client of the page is served adds to the original.
+    # Copy the dictionary, because a slow request that ends adds an exemplar to the original.
     found: dict[str, Exemplar] = {}
     for exemplar in sorted(dict(exemplars).values(), key=lambda each: each.at):
         found[_bound_of(exemplar.seconds)] = exemplar

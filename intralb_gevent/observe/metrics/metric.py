@@ -1,4 +1,4 @@
-"""The declaration of a metric, and how the readings of several processes become those of their site."""
+"""The declaration of a metric, and the functions that combine the readings of processes into those of their site."""
 
 from __future__ import annotations
 
@@ -25,19 +25,20 @@ class Metric:
     """One metric: its name, its labels, and how its values are read."""
 
     name: str
-    """Name in the Prometheus text; that of a counter ends with `_total`."""
+    """Name in the Prometheus text; the name of a counter ends with `_total`."""
     kind: Kind
     help: str
     """What is measured, as one sentence without a period."""
     labels: tuple[str, ...] = ()
     values: Mapping[str, Sequence[str]] | None = None
-    """Possible values of labels, for the reference page; labels with open values, such as lanes, are left out."""
+    """Possible values of labels, for the reference page; labels without a fixed set of values, such as `lane`, are left
+    out."""
     read: Callable[[Any], Iterable[tuple[tuple[str, ...], Value]]]
-    """Function that yields the values of the labels and the value for each, from a `Source`."""
+    """Function that reads the metric from a `Source`: it yields pairs of label values and the metric's value."""
     exemplars: Callable[[Any], Mapping[str, Mapping[int, Exemplar]]] | None = None
-    """For a histogram, function that returns the exemplars of its buckets, by the key of the labels."""
+    """Function that returns the exemplars of a histogram's buckets, by the key of the label values."""
     merge: Merge = "sum"
-    """How the values of several processes are combined; with "each", they get the label `process` instead."""
+    """Operation that combines the values of several processes; with "each", the values get the label `process`."""
 
     @property
     def unit(self) -> str:
@@ -47,11 +48,11 @@ class Metric:
 
     @property
     def all_labels(self) -> tuple[str, ...]:
-        """Names of the labels, with that of the process if the metric is reported for each."""
+        """Names of all labels, including `process` if the metric is reported for each process."""
         return (*self.labels, PROCESS) if self.merge == "each" else self.labels
 
     def label_pairs(self, key: str) -> list[tuple[str, str]]:
-        """Return the names and values of the labels for a key of the readings."""
+        """Return pairs of label names and label values for a key of the readings."""
         return list(zip(self.all_labels, labels_of(key), strict=False))
 
 
@@ -71,7 +72,7 @@ def _one_line(label: str) -> str:
 
 
 def growing(metrics: Iterable[Metric], readings: Mapping[str, Mapping[str, Value]]) -> Readings:
-    """Return the totals that a process leaves to its site when it ends: those that only grow."""
+    """Return the readings that stay in the totals of the site after their process has ended: those that only grow."""
     kept = {metric.name for metric in metrics if metric.kind != "gauge" and metric.merge == "sum"}
     return {name: dict(values) for name, values in readings.items() if name in kept}
 
@@ -81,7 +82,7 @@ def of_site(
     running: Iterable[Mapping[str, Mapping[str, Value]]],
     ended: Iterable[Mapping[str, Mapping[str, Value]]] = (),
 ) -> Readings:
-    """Return the readings of a site: of its running processes, and the totals of the processes that have ended."""
+    """Combine the readings of running processes, and the totals of ended processes, into the readings of their site."""
     running = list(running)
     site = total([*running, *ended])
     for metric in metrics:

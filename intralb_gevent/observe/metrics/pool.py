@@ -1,4 +1,4 @@
-"""Metrics of what serves the requests: slots, workers, database sessions and streams."""
+"""Metrics of the slots, workers, database sessions and streams."""
 
 from __future__ import annotations
 
@@ -103,28 +103,29 @@ POOL: Final = (
     Metric(
         name="intralb_slots_running",
         kind="gauge",
-        help="Slots that run a request",
+        help="Number of slots that run a request",
         labels=("lane",),
         read=of_lanes(lambda lane: lane.pool.running),
     ),
     Metric(
         name="intralb_slots_limit",
         kind="gauge",
-        help="Requests that may run now: the slots of the present workers, or fewer while the event loop is late",
+        help="Number of requests that may run at the same time: the number of slots, or less while the event loop is "
+        "late",
         labels=("lane",),
         read=of_lanes(_slots_limit),
     ),
     Metric(
         name="intralb_slots_max",
         kind="gauge",
-        help="Slots with the largest number of workers",
+        help="Number of slots when the lane has its maximum number of workers",
         labels=("lane",),
         read=of_lanes(_slots_max),
     ),
     Metric(
         name="intralb_slot_busy_seconds_total",
         kind="counter",
-        help="Time that slots have spent on requests; its rate is the mean number of busy slots",
+        help="Time for which slots have run requests; the rate of this counter is the mean number of busy slots",
         labels=("lane",),
         read=_busy_seconds,
     ),
@@ -146,14 +147,14 @@ POOL: Final = (
     Metric(
         name="intralb_workers",
         kind="gauge",
-        help="Workers that accept requests",
+        help="Number of workers that accept requests",
         labels=("lane",),
         read=of_lanes(lambda lane: len(lane.pool.active)),
     ),
     Metric(
         name="intralb_workers_max",
         kind="gauge",
-        help="Largest number of workers",
+        help="Maximum number of workers",
         labels=("lane",),
         read=of_lanes(lambda lane: lane.options.max_workers),
     ),
@@ -168,7 +169,7 @@ POOL: Final = (
     Metric(
         name="intralb_sessions",
         kind="gauge",
-        help="Open database sessions",
+        help="Number of open database sessions",
         labels=("lane", "state"),
         values={"state": _SESSION_STATES},
         read=_sessions,
@@ -176,7 +177,7 @@ POOL: Final = (
     Metric(
         name="intralb_sessions_max",
         kind="gauge",
-        help="Database sessions with the largest number of workers: one for each slot",
+        help="Maximum number of database sessions: one for each slot when the lane has its maximum number of workers",
         labels=("lane",),
         read=_sessions_max,
     ),
@@ -199,26 +200,26 @@ POOL: Final = (
     Metric(
         name="intralb_session_open_seconds",
         kind="histogram",
-        help="Time that opening a database session has taken",
+        help="Time for opening a database session",
         labels=("lane",),
         read=_session_open_time,
     ),
     Metric(
         name="intralb_streams",
         kind="gauge",
-        help="Responses that are being streamed",
+        help="Number of responses that are being streamed",
         read=lambda source: [((), source.balancer.intake.context.streams)],
     ),
     Metric(
         name="intralb_streams_max",
         kind="gauge",
-        help="Largest number of streamed responses at the same time",
+        help="Maximum number of responses that may be streamed at the same time",
         read=_streams_max,
     ),
     Metric(
         name="intralb_upgraded_connections",
         kind="gauge",
-        help="Connections that applications have taken over, such as WebSockets",
+        help="Number of connections that applications have taken over, such as WebSockets",
         read=lambda source: [((), len(source.balancer.intake.upgrades.holders))],
     ),
 )

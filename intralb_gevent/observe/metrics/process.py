@@ -1,4 +1,4 @@
-"""Metrics of the process: its event loop, its use of resources, and the processes beside it."""
+"""Metrics of the process: its event loop, its use of resources, and the other processes of its site."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def _cpu(source: Source) -> Labelled:
 
 
 def _open_files(source: Source) -> Labelled:
-    # Since Linux 6.2, the size of this directory is the number of open files; earlier, it is 0. A listing takes a
-    # millisecond for each 1,000 files, and itself opens a directory.
+    # Since Linux 6.2, the size of this directory is the number of open files. Before, the size was 0, so the directory
+    # must be listed. Listing it takes a millisecond for each 1,000 files, and opens one more file, which is subtracted.
     yield (), os.stat(_FILES).st_size or len(os.listdir(_FILES)) - 1
 
 
@@ -83,7 +83,7 @@ def _proc(name: str) -> str:
 
 
 def _where_proc_exists(read: Any) -> Any:
-    """Return the reading function; where there is no /proc, return a function that yields nothing."""
+    """Return the given function on a system with /proc; otherwise, return a function that reads nothing."""
     return read if Path("/proc/self/statm").exists() else lambda source: ()
 
 
@@ -118,7 +118,7 @@ PROCESS_METRICS: Final = (
     Metric(
         name="intralb_saturation_ratio",
         kind="gauge",
-        help="Demand divided by capacity: 1 is full, and more means that requests wait or are rejected",
+        help="Demand divided by capacity of a resource: 1 is full, and more means that requests wait or are rejected",
         labels=("resource",),
         values={"resource": RESOURCES},
         read=_saturation,
@@ -127,7 +127,7 @@ PROCESS_METRICS: Final = (
     Metric(
         name="intralb_hub_busy_seconds_total",
         kind="counter",
-        help="Time for which the event loop was busy; its rate is the share of one CPU that the loop needs",
+        help="Time for which the event loop was busy; the rate of this counter is the share of time with a busy loop",
         read=_busy,
         merge="each",
     ),
@@ -140,7 +140,8 @@ PROCESS_METRICS: Final = (
     Metric(
         name="intralb_hub_blocked_total",
         kind="counter",
-        help="Times that code blocked the event loop for 0.1 s or more, by the lane of its request or outside",
+        help="Number of times that code blocked the event loop for 0.1 s or more, by the lane of the request that ran "
+        "this code; `outside` means code outside of requests",
         labels=("lane",),
         read=_blocked,
     ),
@@ -153,7 +154,7 @@ PROCESS_METRICS: Final = (
     Metric(
         name="intralb_processes",
         kind="gauge",
-        help="Processes, by state",
+        help="Number of processes, by state",
         labels=("state",),
         values={"state": ("starting", "ready", "draining")},
         read=_processes,
@@ -162,7 +163,7 @@ PROCESS_METRICS: Final = (
     Metric(
         name="intralb_processes_wanted",
         kind="gauge",
-        help="Processes that should be ready",
+        help="Number of processes that should be ready",
         read=lambda source: [((), source.supervisor.get("wanted", 1))],
         merge="max",
     ),
@@ -187,7 +188,7 @@ PROCESS_METRICS: Final = (
     Metric(
         name="intralb_generation",
         kind="gauge",
-        help="Number of the present generation, which each reload increases",
+        help="Number of the current generation, which each reload increases",
         read=lambda source: [((), source.supervisor.get("generation", 1))],
         merge="max",
     ),
@@ -200,13 +201,14 @@ PROCESS_METRICS: Final = (
     Metric(
         name="intralb_endings_dropped_total",
         kind="counter",
-        help="Requests that were ended early but not reported to on_ended, which could not keep up",
+        help="Requests that were ended early but not reported to on_ended, because on_ended could not keep up",
         read=lambda source: [((), source.balancer.intake.context.endings.dropped)],
     ),
     Metric(
         name="intralb_info",
         kind="gauge",
-        help="1, with the versions as labels",
+        help="Always 1; the labels are the versions of the package, Python and gevent, and whether the package is "
+        "compiled",
         labels=("version", "python", "gevent", "compiled"),
         read=_info,
         merge="max",

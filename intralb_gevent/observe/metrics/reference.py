@@ -22,19 +22,19 @@ _INTRODUCTION: Final = """\
 # Metrics
 
 `/metrics` on the admin address (`--admin-bind`) has all {count} metrics in the Prometheus text format 0.0.4, or as
-OpenMetrics 1.0 if the client prefers it, as Prometheus does. OpenMetrics also has exemplars: the trace id (from
-`traceparent`), or else the request id, of the latest request of at least 100 ms in each bucket of
-`intralb_request_duration_seconds`. [Observing](../guides/observing.md) says which metrics to alert on, and why.
+OpenMetrics 1.0 if the client prefers that format, as Prometheus does. OpenMetrics also has exemplars: each bucket of
+`intralb_request_duration_seconds` has the trace id (from `traceparent`), or else the request id, of its latest request
+that took at least 100 ms. [Observing](../guides/observing.md) says which metrics to alert on, and why.
 
 - Units are seconds, bytes and ratios. Counters end with `_total` and never fall while the site runs.
-- The label `lane` is the path of a route that has its own workers, as it was declared, or `default` for all other
-  requests. No label has a value that a client can choose, such as a path, an address or a method.
-- With several processes, the values are those of all processes together: sums, or the largest value, or the mean, as
-  the tables say. Metrics for which this says nothing have the label `process`: the number of a process, which its
-  successor takes over.
-- The buckets of all histograms have the upper bounds {bounds} seconds. These contain the bounds that OpenTelemetry
-  recommends for HTTP. All counts are exact.
-- A metric without values is left out, for example that of the sessions without `db_init_func`.
+- The label `lane` is the declared path of a route that has separate workers, or of a mounted application; for all other
+  requests, it is `default`. No label has a value that a client can choose, such as a path, an address or a method.
+- With several processes, the column "Processes" says how the values of all processes are combined: their sum, the
+  largest value, or their mean. If the column says `process`, the values are not combined, but have the label `process`:
+  the number of a process. The successor of a process gets the same number.
+- The buckets of all histograms have the upper bounds {bounds} seconds. These bounds include those that OpenTelemetry
+  recommends for HTTP. The count of each bucket is exact.
+- A metric without values is left out; for example, `intralb_sessions` is left out if there is no `db_init_func`.
 
 This page is generated from the declarations: `python -m intralb_gevent.observe.metrics.reference >
 docs/reference/metrics.md`.
@@ -76,7 +76,7 @@ def _label(metric: Metric, name: str) -> str:
 
 
 def _wrapped(text: str) -> str:
-    """Return the text with the line of the bounds divided."""
+    """Return the text with long lines wrapped; only the line of the bounds is too long."""
     lines = []
     for line in text.splitlines():
         while len(line) > 120:

@@ -1,4 +1,4 @@
-"""Metrics of requests: how many there were, how they ended, how long they took, and how many wait."""
+"""Metrics of requests: their numbers by outcome, their durations, and the number of queued requests."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ REQUESTS: Final = (
     Metric(
         name="intralb_requests_total",
         kind="counter",
-        help="Requests that have ended, by outcome; those received are these and the queued and running ones",
+        help="Requests that have ended, by outcome; received requests that have not ended are queued or running",
         labels=("lane", "outcome"),
         values={"outcome": OUTCOMES},
         read=_ended,
@@ -98,7 +98,7 @@ REQUESTS: Final = (
     Metric(
         name="intralb_rejected_total",
         kind="counter",
-        help="Requests that the server answered itself because something was lacking, by reason",
+        help="Requests that the server itself answered instead of the application, by reason",
         labels=("lane", "priority", "reason"),
         values={"priority": _NAMES, "reason": _REASONS},
         read=_refused,
@@ -106,7 +106,7 @@ REQUESTS: Final = (
     Metric(
         name="intralb_responses_total",
         kind="counter",
-        help="Responses by status code, those of the application and those of the server",
+        help="Responses by status code, including responses that the server itself sent",
         labels=("lane", "code"),
         read=_responses,
     ),
@@ -137,7 +137,7 @@ REQUESTS: Final = (
     Metric(
         name="intralb_queue_length",
         kind="gauge",
-        help="Requests that wait for a slot",
+        help="Number of requests that wait for a slot",
         labels=("lane", "priority"),
         values={"priority": _NAMES},
         read=_queued,
@@ -145,7 +145,7 @@ REQUESTS: Final = (
     Metric(
         name="intralb_queue_capacity",
         kind="gauge",
-        help="Requests that can wait in the queues of the present workers",
+        help="Number of requests that can wait in the queues of the current workers",
         labels=("lane",),
         read=of_lanes(_queue_capacity),
     ),
@@ -160,7 +160,8 @@ REQUESTS: Final = (
     Metric(
         name="intralb_overloaded",
         kind="gauge",
-        help="1 while the queue is kept short because more requests arrive than can be served in time",
+        help="1 while the lane is overloaded, that is, keeps the queue short because it cannot serve all requests in "
+        "time; otherwise 0",
         labels=("lane", "priority"),
         values={"priority": _NAMES},
         read=_overloaded,
@@ -169,7 +170,7 @@ REQUESTS: Final = (
     Metric(
         name="intralb_clients",
         kind="gauge",
-        help="Clients that hold requests while the lane rejects requests; otherwise 0",
+        help="Number of clients with queued or running requests while the lane rejects requests; otherwise 0",
         labels=("lane",),
         read=of_lanes(lambda lane: lane.admission.clients),
         merge="max",
@@ -177,7 +178,7 @@ REQUESTS: Final = (
     Metric(
         name="intralb_stolen_total",
         kind="counter",
-        help="Queued requests that a slot of another worker of the lane has taken",
+        help="Requests that were queued at one worker, but started in a slot of another worker of the lane",
         labels=("lane",),
         read=of_lanes(lambda lane: lane.stats.stolen),
     ),

@@ -23,7 +23,7 @@ Labelled = Iterable[tuple[tuple[str, ...], "Value"]]
 
 
 def lane_label(name: str) -> str:
-    """Return the value of the label `lane`: the path of the lane's route; "default" for the general lane."""
+    """Return the value of the label `lane`: the name of the lane, or "default" for the general lane."""
     return name or "default"
 
 
@@ -33,7 +33,7 @@ class Source:
 
     balancer: LoadBalancer
     supervisor: Mapping[str, Any] = field(default_factory=dict)
-    """State of the supervisor and its processes, as `/processes` shows it; empty without a supervisor."""
+    """State of the supervisor and its processes, as `/processes` shows this state; empty without a supervisor."""
     now: float = field(default_factory=monotonic)
 
     @property
@@ -43,7 +43,7 @@ class Source:
 
     @property
     def servers(self) -> list[WSGIServer]:
-        """The servers of this package that submit requests now; none behind another WSGI server."""
+        """The servers of this package that now submit requests; empty if another WSGI server calls the balancer."""
         return [server for server in self.balancer.intake.servers if isinstance(server, WSGIServer)]
 
     @property
@@ -60,5 +60,5 @@ class Source:
 
 
 def of_lanes(read: Callable[[Lane], float]) -> Callable[[Source], Labelled]:
-    """Return a function that reads one number of each lane."""
+    """Return a function that yields one number for each lane, which `read` returns."""
     return lambda source: ((((lane_label(lane.name)),), read(lane)) for lane in source.lanes)
