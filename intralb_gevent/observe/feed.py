@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["Feed"]
 
 _RETRY: Final = b"retry: 1000\n\n"
-"""Field of the event stream with which a browser reconnects 1000 milliseconds after it has lost the connection."""
+"""Field of the event stream that makes a browser reconnect 1000 milliseconds after it has lost the connection."""
 
 MOST_UNSENT_BYTES: Final = 64 * 1024
 """Maximum number of unsent bytes; a viewer with more unsent bytes gets no frames until it has read some of them."""
@@ -43,7 +43,7 @@ MOST_UNSENT_BYTES: Final = 64 * 1024
 _PAUSE_SECONDS: Final = 0.05
 
 _BREAK_RATIO: Final = 9
-"""Ratio of the pause after a part of the history to the time for which the part was built."""
+"""Ratio of the pause after a part of the history to the time that building the part took."""
 
 _BOARD_SHARE: Final = 0.005
 """Maximum share of a core for building the slot boards between frames; expensive boards are sent less often."""
@@ -92,7 +92,7 @@ class Feed:
     def __repr__(self) -> str:
         return f"<Feed for {self.viewers} viewers, {self.readings!r}>"
 
-    # Once a second.
+    # Work that is done once a second.
 
     def start(self) -> None:
         """Start recording; called when the server starts, in the thread of its event loop."""
@@ -111,7 +111,7 @@ class Feed:
         self._wake_viewers()
 
     def _tick(self) -> None:
-        """Record the last second; called by the event loop, so it never raises."""
+        """Record the last second. This method never raises an exception, because the event loop calls it."""
         try:
             self.readings.tick()
             site = self.site()
@@ -125,7 +125,7 @@ class Feed:
         if self.viewers and (self._builder is None or self._builder.dead):
             self._builder = gevent.spawn(self._build, site)
 
-    # While a viewer is connected.
+    # Work that is done while a viewer is connected.
 
     def _build(self, site: dict[str, Any]) -> None:
         frame = self._frames.frame(site)

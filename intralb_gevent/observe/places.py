@@ -1,4 +1,4 @@
-"""Finds the place in the application at which a greenlet waits: `psycopg.Cursor.execute at shop/reports.py:88`.
+"""Finds the place in the application at which a greenlet waits, such as `psycopg.Cursor.execute at shop/reports.py:88`.
 
 The frames of a greenlet that is not running are only read, so the greenlet is not interrupted.
 """
@@ -112,7 +112,7 @@ def stack_of(frame: FrameType | None) -> Iterator[tuple[CodeType, int]]:
 
 
 def shown_stack(frame: FrameType | None) -> list[dict[str, Any]]:
-    """Return a stack for JSON, the outermost frame first."""
+    """Return the frames of a stack for JSON, the outermost frame first."""
     shown = [
         {
             "file": shown_file(code.co_filename),

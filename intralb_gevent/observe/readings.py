@@ -202,7 +202,7 @@ class Readings:
                 yield Series(f"lane{number}_{name}", merge)
 
     def tick(self) -> None:
-        """Read all counters, and add their changes to the history; called once a second."""
+        """Read all counters, and add a row to the history; called once a second."""
         now = monotonic()
         for lane in self.lanes:
             lane.tick(now)
@@ -235,7 +235,7 @@ class Readings:
         seconds, busy = max(1.0, now[0].at - then[0].at), self.busy_share
         return min(sum(rates), ended / seconds / busy if busy > 0.05 else sum(rates))
 
-    # The event loop.
+    # Readings of the event loop.
 
     def _busy_seconds(self, now: float) -> float:
         runtime = self._balancer.intake.context.runtime
@@ -264,7 +264,7 @@ class Readings:
         runtime = self._balancer.intake.context.runtime
         return [] if runtime is None else list(runtime.watchdog.culprits.latest)
 
-    # Heat maps.
+    # Readings for the heat maps.
 
     def _heat(self, kind: str) -> list[float]:
         counts = [0.0] * (len(HEAT_BOUNDS) + 1)
@@ -275,7 +275,7 @@ class Readings:
                     counts[_HEAT_OF_BUCKET[index]] += number - before
         return counts
 
-    # For the verdict.
+    # Facts for the verdict.
 
     def facts(self, site: dict[str, Any]) -> Facts:
         """Return the facts of the last seconds; `site` is the supervisor's state, empty without a supervisor."""

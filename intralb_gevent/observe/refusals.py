@@ -47,7 +47,7 @@ class Refusals:
     KEPT: Final = 200
     PERIOD_SECONDS: Final = 0.1
     MOST_IN_PERIOD: Final = 100
-    """Maximum number of rejections recorded in `PERIOD_SECONDS`; further ones are not, so that rejecting is cheap."""
+    """Maximum number of rejections recorded in `PERIOD_SECONDS`; the limit keeps rejections cheap."""
 
     def __init__(self) -> None:
         self._period_ends = self._period_began_at = 0.0

@@ -134,7 +134,7 @@ def _state(slot: Slot, job: Job) -> str:
     return "streams" if job.streams_since is not None else "waits"
 
 
-# One request.
+# A single request.
 
 
 def keys_running(balancer: LoadBalancer) -> set[str]:
@@ -154,11 +154,11 @@ def stack_with(balancer: LoadBalancer, key: str) -> list[dict[str, Any]] | None:
     return None if slot is None else shown_stack(_frame(slot))
 
 
-# A whole lane.
+# The requests of a whole lane.
 
 
 def usual_place(lane: Lane, *, abandoned: bool = False) -> tuple[Place, int, int] | None:
-    """Return the place at which most requests of a lane wait, the number of these requests, and the number examined.
+    """Return the place at which most requests of a lane wait, their number, and the number of examined requests.
 
     If `abandoned` is true, examine the lane's abandoned slots instead.
     """

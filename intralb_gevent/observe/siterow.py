@@ -1,7 +1,7 @@
 """Publishes the state of this process in the site's table, and reads the states of all processes from the table.
 
-If there are other processes, each iteration of the event loop that changes the load writes it to the table, so that
-another process soon knows whether this process has a free slot. All other values are written periodically.
+If there are other processes, each iteration of the event loop that changes the load writes the new load to the table,
+so that another process soon knows whether this process has a free slot. All other values are written periodically.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Connected(Protocol):
         """The open connections."""
 
     def rescue_with(self, row: OwnRow) -> Rescue | None:
-        """Return the object that moves requests without a free slot to other processes; None if it cannot exist."""
+        """Return the object that moves requests without a free slot to other processes, or None if there is none."""
 
 
 class SiteRow:
@@ -90,7 +90,7 @@ class SiteRow:
         """Number of this process's row."""
         return self._row.index
 
-    # Writing.
+    # Writing this process's row.
 
     def start(self) -> None:
         """Publish that this process serves; call this after its servers have started."""
@@ -116,7 +116,7 @@ class SiteRow:
             self._row.leave()
 
     def isolate(self) -> None:
-        """Stop publishing. In a process that a handler has forked, this is called because the parent owns the row."""
+        """Stop publishing; a process that a handler has forked calls this method, because its parent owns the row."""
         if self._watch is not None:
             self._watch.witness = None
         if self._timer is not None:
@@ -176,7 +176,7 @@ class SiteRow:
             self._warned = True
             self._log.record(logging.WARNING, lambda: _TOO_LARGE)
 
-    # Reading.
+    # Reading all rows.
 
     def processes(self) -> list[Row]:
         """Return the rows of all processes whose event loops are running, including this process."""
@@ -200,7 +200,7 @@ class SiteRow:
 
         The totals include those of processes that have ended, so that no total ever falls.
         """
-        # Publish the readings of this process first, so that a later answer of another process contains at least them.
+        # Publish the readings of this process first, so that later answers of other processes include these readings.
         if self._timer is not None:
             self._write_readings()
         running, ended = [own], [self._earlier]

@@ -63,7 +63,7 @@ class Histogram:
         return f"<Histogram count={self.count} p50={self.quantile(0.5):.6f}s p99={self.quantile(0.99):.6f}s>"
 
     def add(self, seconds: float) -> None:
-        """Add one duration."""
+        """Add one duration, in seconds."""
         units, table = seconds * _MICROSECONDS, _SHORT
         if units > _TABLE_LENGTH:
             units, table = seconds * _HALF_MILLISECONDS, _LONG
@@ -150,7 +150,7 @@ class Stats:
         self._statuses: dict[str, int] = {}
         """Number of responses by status code, except 200s of completed jobs and rejections."""
         self._not_200 = 0
-        """Number of completed jobs with another status than 200, or without a response."""
+        """Number of completed jobs with a status other than 200, or without a response."""
         self.given_up = 0
         """Number of slots that were abandoned because their handlers did not end."""
         self.stolen = 0

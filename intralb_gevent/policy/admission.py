@@ -11,9 +11,9 @@ limit are rejected immediately: a long queue would delay all requests and serve 
 Overload ends when the pool could have served all requests that arrived within one second. Rejected clients that retry
 immediately can hide the end of an overload: 20 such clients send thousands of requests per second. Therefore,
 `Admission` starts a *probe* every few seconds. A probe raises the queue limit to the number of connections that sent a
-request in the last second, if the pool can serve that many requests within `max_wait`. Clients that wait for their
-responses cannot send more requests than that. If the pool then serves all arriving requests, overload ends; otherwise,
-the queue is cut, and the next probe is delayed.
+request in the last second, if the pool can serve that many requests within `max_wait`. The queue then has capacity for
+all clients that wait for a response before they send the next request. If the pool then serves all arriving requests,
+overload ends; otherwise, the queue is cut, and the next probe is delayed.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ EQUAL: Final = 0
 OVER_SHARE: Final = 1
 """The claim of a client that already holds as many requests as one client may hold."""
 OUTRANKS: Final = 2
-"""The claim of a client whose new request may evict another client's request: that client has more queued requests, or
-holds more than its share."""
+"""The claim of a client whose new request may evict another client's request, because the other client has more queued
+requests, or exceeds its share."""
 
 
 def decide(*, in_time: bool, full: bool, long_queue: bool, may_grow: bool) -> int:
@@ -102,15 +102,15 @@ def contend(rejection: int, claim: int, *, lower_queued: bool) -> int:
 
 
 SHORT_TARGETS: Final = 4
-"""Maximum wait for a slot during overload, as a multiple of the throughput's target; of this maximum and those of
-`SHORT_RUN_TIMES`, the largest applies."""
+"""Maximum wait for a slot during overload, as a multiple of the throughput's target, unless `SHORT_RUN_TIMES` allows a
+longer wait."""
 LOOP_LEAST_TARGET: Final = 0.04
 LOOP_SHORT_TARGETS: Final = 2
 """Maximum wait for the event loop during overload, while slots are free: `LOOP_SHORT_TARGETS` times the throughput's
 target, where a target below `LOOP_LEAST_TARGET` seconds counts as `LOOP_LEAST_TARGET`."""
 SHORT_RUN_TIMES: Final = 2
-"""Maximum wait for a slot during overload, as a multiple of the mean run time. If a few requests run much longer than
-the mean, the mean residual run time of the running requests is larger than this maximum, and applies instead."""
+"""Maximum wait for a slot during overload, as a multiple of the mean run time. If the mean residual run time of the
+running requests is longer, because a few requests run much longer than the mean, the residual time is the maximum."""
 LIGHT_FACTOR: Final = 3
 """Largest factor by which the maximum wait is extended while few requests are rejected: the longer queue keeps the
 slots busy during lulls. The factor was tested in a simulation of ten slots at full load, with three distributions of
@@ -157,11 +157,11 @@ class Admission:
     PROBE_DELAY: Final = 2.0
     MOST_PROBE_DELAY: Final = 4.0
     """The first probe starts after `PROBE_DELAY` seconds. Each failed probe doubles the delay before the next probe, up
-    to `MOST_PROBE_DELAY` seconds. After the end of a flood, clients that retry immediately are served again after about
-    this delay."""
+    to `MOST_PROBE_DELAY` seconds. Clients that retry immediately are therefore served again at most about
+    `MOST_PROBE_DELAY` seconds after the end of a flood."""
     SETTLING: Final = 0.15
-    """Share of a probe's duration: this first part of a probe is not evaluated, because the raised queue limit admits
-    all waiting clients at once."""
+    """Share of a probe's duration, at its start, that is not evaluated: at the start, the raised queue limit admits all
+    waiting clients at once."""
     CHANCE: Final = 2
     """A probe fails before its end if the arrivals exceed the tolerated number by more than this number of standard
     deviations."""
@@ -306,8 +306,8 @@ class Admission:
     def _sustainable(self, since: float, chance: float = 0) -> bool:
         """Return whether all arrivals since `since`, within the horizon, could have been served.
 
-        This is the case if the arrivals exceed the starts by at most the tolerance plus `chance` standard deviations of
-        the difference of two Poisson processes.
+        The arrivals could have been served if they exceed the starts by at most the tolerance plus `chance` standard
+        deviations of the difference of two Poisson processes.
         """
         asked = sum(asked for end, asked, *_ in self._windows if end > since)
         begun = sum(begun for end, _, begun, _ in self._windows if end > since)
@@ -315,8 +315,8 @@ class Admission:
 
     def _start_probe(self, now: float, interval: float, held: int) -> None:
         refused = len(self._connections)
-        # A connection may have both a held request and earlier rejected ones. The number of connections is therefore
-        # at least the larger of the two counts, and at most their sum.
+        # A connection may have both a held request and earlier rejected requests. The number of connections is
+        # therefore at least the larger of the two counts, and at most their sum.
         least = max(held, refused)
         limit = int(self.PROBE_MARGIN * (held + refused)) + 1
         self._connections.clear()

@@ -75,7 +75,7 @@ class _WindowMean:
         self._window = window
 
     def add(self, reading: float, seconds: float) -> None:
-        """Add a value that held for the last `seconds`."""
+        """Add a value that was constant for the last `seconds` seconds."""
         self.value += (1 - self.REST ** (seconds / self._window)) * (reading - self.value)
 
 
@@ -144,7 +144,7 @@ class Autoscaler:
         self.cause = "quiet"
         return -self._shrinkage(load, now)
 
-    # Growth.
+    # Growth of the pool.
 
     def _growth(self, load: Load, now: float) -> int:
         room = self._size.maximum - load.workers
@@ -193,7 +193,7 @@ class Autoscaler:
                 self._workers_before = load.workers
             self._trial.begin(load.progress)
 
-    # Shrinking.
+    # Shrinking of the pool.
 
     def _undone(self, load: Load) -> int:
         """Return how many recently added workers to remove because they have not helped."""

@@ -1,4 +1,4 @@
-"""The responses that the server sends instead of the application's; each has a status, a reason and an explanation."""
+"""Responses that the server sends instead of the application; each has a status, a reason and an explanation."""
 
 from __future__ import annotations
 

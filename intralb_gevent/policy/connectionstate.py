@@ -82,7 +82,7 @@ class Course:
             self.discard()
 
     def cut(self, lingers: bool) -> None:
-        """Close the connection without the rest of the current response, once earlier responses are sent."""
+        """Close the connection once all earlier responses are sent, without sending the rest of the current one."""
         if self.state < LAST:
             self._move(LINGERING if lingers else LAST)
 

@@ -25,7 +25,7 @@ class RejectionRatio:
 
     @property
     def ratio(self) -> float:
-        """Number of rejected jobs per run job: 0 up to the capacity, 1 at twice the capacity, 9 at ten times."""
+        """Number of rejected jobs per run job: 1 at a load of twice the capacity, 9 at ten times the capacity."""
         return self._shed / max(1.0, self._run)
 
     def add(self, run: int, turned_away: int) -> None:

@@ -10,8 +10,8 @@ clients hold within their shares, whatever the priorities of these jobs are. The
 requests of the highest priority does not starve the other clients.
 
 Some of these functions are called for every rejected request, so their run time must not depend on the number of
-clients. Therefore, at most `LOOKED_AT` clients are compared, and an ordered dictionary has the clients to discard at
-one end.
+clients. Therefore, at most `LOOKED_AT` clients are compared, and the clients to discard are at one end of an ordered
+dictionary.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class Clients:
         """Return the weight of a job admitted now."""
         return math.exp((now - self._base) / self.MEMORY_SECONDS)
 
-    # Job events.
+    # Events of jobs.
 
     def admit(self, key: Hashable, priority: Priority, now: float) -> None:
         """Record that a job of this client has been queued."""
@@ -160,7 +160,7 @@ class Clients:
             client.use /= weight
         self._base = now
 
-    # Decisions.
+    # Decisions about clients.
 
     @property
     def several(self) -> bool:

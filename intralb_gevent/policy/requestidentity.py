@@ -17,7 +17,7 @@ _TRACEPARENT_LENGTH: Final = 55
 
 
 def identity(environ: Mapping[str, object]) -> dict[str, str]:
-    """Return the log fields that identify a request: `request_id` if it has one, and `traceparent` if it is valid."""
+    """Return the log fields that identify a request: its `request_id`, if any, and its `traceparent`, if valid."""
     found: dict[str, str] = {}
     if request_id := environ.get(REQUEST_ID):
         found["request_id"] = str(request_id)

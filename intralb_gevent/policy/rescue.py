@@ -15,7 +15,7 @@ SILENT_SECONDS: Final = 1.0
 """Seconds after which a process that has not updated its row counts as stopped or ended."""
 
 SETTLED_SECONDS: Final = 1.0
-"""Seconds for which a connection stays in a process after it has moved there with a request."""
+"""Seconds for which a connection stays in a process after the connection has moved to the process with a request."""
 
 
 class Candidate(NamedTuple):

@@ -1,8 +1,8 @@
 """Decide which process of a supervised server is started or drained next.
 
 A replacement becomes ready before the process that it replaces is drained, and the replaced process ends before the
-next replacement starts. Therefore, there is at most one process more than wanted, and a reload never reduces the number
-of ready processes.
+next replacement starts. Therefore, there is never more than one additional process, and a reload never reduces the
+number of ready processes.
 """
 
 from __future__ import annotations
@@ -51,5 +51,5 @@ def next_step(members: Sequence[Member], wanted: int, proven: bool) -> Step | No
 
 
 def _superfluous(starting: Sequence[Member], ready: Sequence[Member], outdated: Sequence[Member]) -> Member:
-    """Return the oldest outdated process; without one, the oldest starting process, or else the oldest ready one."""
+    """Return the oldest outdated process; if there is none, the oldest starting or else the oldest ready process."""
     return min(outdated or starting or ready, key=lambda member: member.number)

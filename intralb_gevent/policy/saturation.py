@@ -52,7 +52,7 @@ class Mean:
         return f"<Mean {self.value:.4f}>"
 
     def add(self, value: float, seconds: float) -> None:
-        """Add a value that held for the last `seconds`."""
+        """Add a value that was constant for the last `seconds` seconds."""
         self.value += -math.expm1(-seconds / self.AGE_SECONDS) * (value - self.value)
 
 
@@ -68,7 +68,7 @@ class Saturation:
         return f"<Saturation {self.value:.3f}: {self.by_resource}>"
 
     def add(self, ratios: Mapping[str, float], seconds: float) -> None:
-        """Add the ratio of demand to capacity of each resource, as it was for the last `seconds`."""
+        """Add the ratio of demand to capacity of each resource in the last `seconds` seconds."""
         for name, mean in self._means.items():
             mean.add(min(MOST, ratios[name]), seconds)
 
@@ -94,10 +94,10 @@ def slot_ratio(running: int, queued: int, capacity: int, rejected: float) -> flo
 
 
 def weight_percent(saturation: float) -> int:
-    """Return the share of its usual requests that a load balancer should send to a server, in percent.
+    """Return the percentage of a server's usual requests that a load balancer should send to this server.
 
-    The share is 100 % up to a saturation of `SPARE`; above `SPARE`, the share is inversely proportional to the
-    saturation. Therefore, the load of several servers converges to their capacities. The share is never 0, so that
-    requests are still sent if all servers are overloaded.
+    The percentage is 100 up to a saturation of `SPARE`; above `SPARE`, it is inversely proportional to the saturation.
+    The load of each server therefore converges to its capacity. The percentage is never 0, so that requests are still
+    sent if all servers are overloaded.
     """
     return 100 if saturation <= SPARE else max(LEAST_WEIGHT, round(100 * SPARE / saturation))

@@ -32,7 +32,7 @@ class Verdict:
     """The other findings, each in one sentence."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the verdict for JSON."""
+        """Return the verdict as a dictionary for JSON."""
         return {**vars(self), "seconds": round(self.seconds, 1), "further": list(self.further)}
 
 
@@ -92,7 +92,7 @@ def _first_upper(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-# What is wrong.
+# Sentences that say what is wrong.
 
 
 def _lane(finding: Finding) -> LaneFacts:
@@ -209,7 +209,7 @@ _SENTENCES: Final[dict[Kind, Callable[[Finding, Facts], str]]] = {
 }
 
 
-# What to do.
+# Sentences that advise what to do.
 
 
 def _relieve(finding: Finding, facts: Facts) -> str:

@@ -85,7 +85,7 @@ def _further(problems: Sequence[OfProcess], kind: str) -> list[str]:
 
 
 def _located(text: str, where: str) -> str:
-    """Return a sentence of the form "Problem: details" with the process that has the problem."""
+    """Insert `where`, the process that has the problem, into a sentence of the form "Problem: details"."""
     head, colon, details = text.partition(":")
     return f"{head} in {where}:{details}" if colon else f"{text} ({where})"
 

@@ -75,7 +75,7 @@ class Throughput:
     def add(self, seconds: float, started: int, loop_seconds: float, *, backlogged: bool) -> None:
         """Add a window: its length, the number of starts, and the time for which the event loop was busy.
 
-        `backlogged` is true if at least one request was queued whenever the window was sampled.
+        `backlogged` is true if at least one request was queued each time that the queue was sampled.
         """
         seconds = min(seconds, self._longest_window)
         loop_seconds = min(loop_seconds, seconds)

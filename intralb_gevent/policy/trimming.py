@@ -28,7 +28,7 @@ class Trimming:
         return now >= self._next and resident > self._least + self.SPARE_BYTES
 
     def trimmed(self, now: float, before: int, after: int) -> None:
-        """Record that memory was returned; if less than a tenth of the resident memory was, double the next pause."""
+        """Record that memory was returned; if this was less than a tenth of the memory, double the next pause."""
         in_vain = before - after < before // 10
         self._pause = min(2 * self._pause, self.MOST_PAUSE_SECONDS) if in_vain else self.PAUSE_SECONDS
         self._next = now + self._pause

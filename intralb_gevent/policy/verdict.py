@@ -1,4 +1,4 @@
-"""The verdict on a process: rules over measured numbers find out which problems it has, in which lanes, and since when.
+"""The verdict on a process: rules derive from measured numbers which problems it has, where, and since when.
 
 Each rule compares the numbers of one lane, or of the whole process, with fixed limits, and returns a finding or none.
 The findings are ordered: a problem comes before the problems that it causes. For example, a blocked event loop fills
@@ -62,7 +62,7 @@ BUSY_LOOP: Final = 0.9
 """The event loop counts as the bottleneck if it is busy for at least this share of the time."""
 
 FLOOD_SHARE: Final = 0.6
-"""One of several clients counts as the cause of a lane's rejections if it gets at least this share of them."""
+"""One of several clients counts as the cause of a lane's rejections if at least this share of them are its requests."""
 
 FLOOD_REFUSALS: Final = 20
 """Minimum number of rejections in the window for a client's share to be significant."""
@@ -177,7 +177,7 @@ def findings(facts: Facts) -> list[Finding]:
     return sorted(found, key=lambda finding: finding.rank)
 
 
-# The whole process.
+# Findings about the whole process.
 
 
 def _of_process(facts: Facts) -> Iterator[Finding]:
@@ -199,7 +199,7 @@ def _of_site(facts: Facts) -> Iterator[Finding]:
         yield Finding("few_processes", "warning")
 
 
-# One lane.
+# Findings about one lane.
 
 
 def _of_lane(lane: LaneFacts, facts: Facts) -> Iterator[Finding]:
@@ -219,7 +219,7 @@ def _of_lane(lane: LaneFacts, facts: Facts) -> Iterator[Finding]:
 
 
 def _pressure(lane: LaneFacts) -> Finding | None:
-    """Return the most specific finding about a lane that has more requests than it can serve; None if it has not."""
+    """Return the most specific finding about a lane with more requests than it can serve; None for another lane."""
     if _is_stuck(lane):
         return Finding("stuck", "alarm", lane, min(lane.full_seconds, lane.stalled_seconds))
     if lane.refused_per_second and _is_flooded(lane):
@@ -241,7 +241,7 @@ def _is_flooded(lane: LaneFacts) -> bool:
     return lane.refused >= FLOOD_REFUSALS and lane.clients > 1 and lane.client_share >= FLOOD_SHARE
 
 
-# Over time.
+# Findings over time.
 
 
 @dataclass
@@ -255,13 +255,12 @@ class _Known:
 
 @dataclass
 class Judge:
-    """Reviews the facts once a second. `Judge` records when each finding began, and retains a finding for
-    `HOLD_SECONDS` after its rule last applied."""
+    """Reviews the facts once a second, records when each problem began, and retains findings for `HOLD_SECONDS`."""
 
     _known: dict[tuple[Kind, str | None], _Known] = field(default_factory=dict)
 
     def review(self, facts: Facts, now: float) -> list[Finding]:
-        """Return the findings, the most important first, with the time for which each has existed; `now` in seconds."""
+        """Return the findings, the most important first, each with the time for which the problem has existed."""
         self._forget(now)
         for finding in findings(facts):
             known = self._known.get(finding.key)

@@ -25,7 +25,7 @@ class Collection:
         self.process = "0"
         """Value of the label `process`: the number of this process's row in the site's table."""
         self.site: Callable[[Readings], Readings] | None = None
-        """Function that returns the site's readings; its argument is this process's readings. None without a table."""
+        """Function that returns the readings of the site from those of this process; None if there is no site."""
 
     def __repr__(self) -> str:
         return f"<Collection of {self._balancer!r}>"

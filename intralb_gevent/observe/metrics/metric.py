@@ -28,7 +28,7 @@ class Metric:
     """Name in the Prometheus text; the name of a counter ends with `_total`."""
     kind: Kind
     help: str
-    """What is measured, as one sentence without a period."""
+    """Description of the measured quantity, as one sentence without a period."""
     labels: tuple[str, ...] = ()
     values: Mapping[str, Sequence[str]] | None = None
     """Possible values of labels, for the reference page; labels without a fixed set of values, such as `lane`, are left

@@ -28,7 +28,7 @@ _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _IS_COMPILED: Final = not hasattr(Histogram.add, "__code__")
 
 
-# The event loop.
+# Metrics of the event loop.
 
 
 def _blocked(source: Source) -> Labelled:
@@ -50,7 +50,7 @@ def _saturation(source: Source) -> Labelled:
         yield (name,), ratio
 
 
-# Resources of the process, with the names that all Prometheus clients use.
+# Metrics of the process's resources, with the names that all Prometheus clients use.
 
 
 def _resident(source: Source) -> Labelled:
@@ -87,7 +87,7 @@ def _where_proc_exists(read: Any) -> Any:
     return read if Path("/proc/self/statm").exists() else lambda source: ()
 
 
-# The processes of the site, as the supervisor reports them.
+# Metrics of the site's processes, as the supervisor reports them.
 
 
 def _processes(source: Source) -> Labelled:

@@ -53,7 +53,7 @@ class Source:
 
     @property
     def lag(self) -> Histogram:
-        """The busy periods of the event loop."""
+        """Histogram of the busy periods of the event loop."""
         watchdog: Any = self.watchdog
         lag: Histogram = Histogram() if watchdog is None else watchdog.lag
         return lag

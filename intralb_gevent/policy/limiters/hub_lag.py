@@ -1,9 +1,9 @@
 """A concurrency limiter that reacts to the lateness of the event loop: additive increase, multiplicative decrease.
 
 Jobs that wait for a database or a socket do not load the loop, however many there are. CPU-bound jobs share one core:
-each additional CPU-bound job delays all other jobs and the loop itself, and no job ends sooner. The queue length does
-not show this problem, because these jobs are running, not queued; the lateness of a timer does. The minimum lateness in
-a window distinguishes a loop that is always late from a loop that was blocked once (as CoDel distinguishes a standing
+each additional CPU-bound job delays all other jobs and the loop itself, and no job ends sooner. The lateness of a timer
+shows this problem; the queue length does not, because the jobs are running, not queued. The minimum lateness in a
+window distinguishes a loop that is always late from a loop that was blocked once (as CoDel distinguishes a standing
 queue from a burst).
 
 The steps are those of `AIMDLimit` in Netflix's concurrency-limits (2018). While the loop is late, the limit decreases
@@ -42,7 +42,7 @@ class _Seen(NamedTuple):
 class HubLagLimiter:
     """Adapts its limit to the lateness of the loop.
 
-    The limit starts at `most`, the number of slots (at least 1), so it has no effect until the loop is late.
+    The limit starts at `most`, the number of slots (at least 1), so the limit has no effect until the loop is late.
     """
 
     LATE: Final = 0.020
@@ -96,8 +96,8 @@ class HubLagLimiter:
     def resize(self, most: int) -> None:
         """Adapt to a new number of slots.
 
-        A limit that equals the old number of slots has no effect; it is set to the new number, so that it still has no
-        effect.
+        A limit that equals the old number of slots has no effect. Such a limit becomes the new number of slots, so that
+        the limit still has no effect.
         """
         self.limit = most if self.limit == self._most else min(self.limit, most)
         self._most = most

@@ -10,7 +10,7 @@ __all__ = ["Limiter", "Window"]
 class Window(NamedTuple):
     """The measurements of one time window, usually 100 ms; times are in seconds.
 
-    A window ends in the first iteration of the event loop after 100 ms, so it is longer if the loop is late.
+    A window ends in the first iteration of the event loop after 100 ms, so the window is longer if the loop is late.
     """
 
     seconds: float
