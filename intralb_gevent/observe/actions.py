@@ -42,7 +42,7 @@ class Actions:
         if not _is_same_origin(environ):
             return "403 Forbidden", "An action must come from the status page itself, not from another page.\n"
         if not hmac.compare_digest(environ.get(_TOKEN_KEY, "").encode(), self._token.encode()):
-            return "403 Forbidden", "The token is wrong; the start line of the server shows it.\n"
+            return "403 Forbidden", "The token is wrong; the start line of the server shows the right token.\n"
         return None
 
     def end(self, key: str) -> bool:

@@ -218,4 +218,4 @@ class AdminServer(WSGIServer):
     def _index(self) -> tuple[str, str, str]:
         more = "" if self.processes is None else ", /processes"
         known = f"/ (the status page), /live, /metrics, /ready{more} and /snapshot"
-        return "404 Not Found", "text/plain", f"There are {known}.\n"
+        return "404 Not Found", "text/plain", f"This path is unknown. The known paths are {known}.\n"

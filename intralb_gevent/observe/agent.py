@@ -60,6 +60,6 @@ class AgentServer(WSGIServer):
         with contextlib.suppress(OSError):
             client.send(line)
             client.shutdown(socket.SHUT_WR)
-            # HAProxy may send something first (`agent-send`). Closing with unread data would reset the connection.
+            # HAProxy may send data first (`agent-send`). Closing a socket with unread data would reset the connection.
             client.recv(_IGNORED_BYTES)
         client.close()

@@ -32,10 +32,10 @@ MOST_CHANGES: Final = 12
 """Maximum number of changes in the numbers of workers that a frame lists."""
 
 _CAUSES: Final = {
-    "load": "more than 70 % of the slots would be busy",
+    "load": "with fewer workers, more than 70 % of the slots would be busy",
     "waits": "all slots were busy, and requests waited too long",
     "no_capacity": "a request found all slots and queues full",
-    "no_effect": "the added workers have not helped, because something else is the limit",
+    "no_effect": "the added workers have not helped, because something else is the bottleneck",
     "quiet": "few slots were busy for a while",
     "resize": "the application called resize()",
 }

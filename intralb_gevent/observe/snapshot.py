@@ -55,7 +55,7 @@ class LaneSnapshot:
     overloaded: str
     """Highest priority that is overloaded; "" if no priority is overloaded."""
     clients: int
-    """Number of clients that hold jobs; 0 while the lane rejects no requests."""
+    """Number of clients with queued or running jobs; 0 while the lane rejects no requests."""
     workers: int
     most_workers: int
 

@@ -230,7 +230,7 @@ class Stats:
         return {code: count for code, count in counts.items() if count}
 
     def add(self, outcome: Outcome, duration: float, run_time: float | None) -> None:
-        """Count one job that has ended with any outcome but `shed`; `run_time` is None if the job has not run.
+        """Count one job that has ended with any outcome except `shed`; `run_time` is None if the job has not run.
 
         Both times are in seconds; `duration` is the time since the job's arrival.
         """

@@ -87,7 +87,7 @@ class Course:
             self._move(LINGERING if lingers else LAST)
 
     def close(self) -> None:
-        """Record that the socket is closed; raises an error if it was already closed."""
+        """Record that the socket is closed; raises `IllegalTransition` if the socket was already closed."""
         self._move(CLOSED)
 
     def _move(self, following: int) -> None:

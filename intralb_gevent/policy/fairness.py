@@ -75,9 +75,9 @@ class Clients:
     """
 
     LEAST: Final = 2
-    """Number of jobs that each client may always hold, however many other clients there are."""
+    """Number of queued and running jobs that each client may always have, however many other clients there are."""
     SHARES: Final = 2
-    """Maximum number of jobs that a client may hold, as a multiple of an equal share of the concurrency limit."""
+    """Maximum number of a client's queued and running jobs, in equal shares of the concurrency limit."""
     MEMORY_SECONDS: Final = 5.0
     """Age in seconds at which past use has a weight of 1/e."""
     KEPT_SECONDS: Final = 7 * MEMORY_SECONDS
@@ -92,7 +92,7 @@ class Clients:
         self._clients = OrderedDict[Hashable, _Client]()
         """Clients, ordered by the time when their last job was admitted, the earliest first."""
         self.active = 0
-        """Number of clients that hold a job."""
+        """Number of clients with queued or running jobs."""
         self._waiting = tuple(_Waiting() for _ in Priority)
         self._turns = 0
         self._base = now
@@ -141,7 +141,7 @@ class Clients:
             self._waiting[priority].change(key, -1)
 
     def forget(self, now: float) -> None:
-        """Remove clients that hold no job and have queued none for `KEPT_SECONDS`; call this method periodically."""
+        """Remove clients without jobs whose last job was admitted over `KEPT_SECONDS` ago; call this periodically."""
         old = now - self.KEPT_SECONDS
         while self._clients:
             key, client = next(iter(self._clients.items()))
@@ -164,7 +164,7 @@ class Clients:
 
     @property
     def several(self) -> bool:
-        """True if more than one client holds a job."""
+        """True if more than one client has queued or running jobs."""
         return self.active > 1
 
     def last_served(self, key: Hashable) -> int:
@@ -177,9 +177,9 @@ class Clients:
         self._clients[key].last_served = self._turns
 
     def may_hold(self, key: Hashable, limit: int) -> bool:
-        """Return whether this client may hold one more job, if `limit` jobs may run at the same time.
+        """Return whether this client may have one more job, if `limit` jobs may run at the same time.
 
-        The result is always True while no other client holds a job.
+        The result is always True while no other client has queued or running jobs.
         """
         client = self._clients.get(key)
         if client is None or client.held < self.LEAST or not self.others(key):
@@ -195,7 +195,7 @@ class Clients:
         return client is not None and self.others(key) and client.held - 1 >= self._share(limit, self.active)
 
     def others(self, key: Hashable) -> bool:
-        """Return whether any other client holds a job."""
+        """Return whether any other client has queued or running jobs."""
         client = self._clients.get(key)
         return self.active > (1 if client is not None and client.held else 0)
 

@@ -51,8 +51,8 @@ class GrowthTrial:
     """Compares the windows after a growth with the one to two windows before the growth."""
 
     WINDOW: Final = 10.0
-    """Window length in seconds. If the mean run time is longer, it is the window length, because new slots complete no
-    job sooner."""
+    """Window length in seconds. If the mean run time is longer, the window is as long as the mean run time, because new
+    slots complete no job sooner."""
     WINDOWS: Final = 2
     """Number of windows without improvement after which a growth is considered useless."""
     MORE: Final = 1.05

@@ -17,7 +17,7 @@ class Receiving(NamedTuple):
     connections: int
     """Number of the process's connections, including those that are being moved to it."""
     accepts: bool = True
-    """False while the process drains, is full, or has not answered for long."""
+    """False while the process drains, is full, or has not answered for a long time."""
 
 
 def receiver_of(processes: Iterable[Receiving]) -> int | None:

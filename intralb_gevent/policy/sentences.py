@@ -134,7 +134,7 @@ def _stuck(finding: Finding, facts: Facts) -> str:
 
 def _no_session(finding: Finding, facts: Facts) -> str:
     number = _count(_lane(finding).no_session, "request")
-    return f"No sessions: {_name(finding)} has answered {number} with 503 in the last 10 s, as db_init_func failed."
+    return f"No sessions: {_name(finding)} answered {number} with 503 in the last 10 s, because db_init_func failed."
 
 
 def _flooded(finding: Finding, facts: Facts) -> str:

@@ -47,7 +47,7 @@ def received(pid: int, published: Mapping[str, Any]) -> OfProcess | None:
 def silent(pid: int, seconds: float) -> OfProcess:
     """Return the verdict on a process that publishes none, because its event loop has not run for some seconds."""
     text = f"Blocked: the event loop has not run for {span(seconds)}."
-    advice = "The log has the stacks. Unless the process was stopped, its code computes, or blocks the event loop."
+    advice = "The log has the stacks. Unless the process was stopped, its code computes or waits without yielding."
     return OfProcess(pid, Verdict("alarm", "blocked", seconds, text, advice=advice))
 
 

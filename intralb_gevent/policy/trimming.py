@@ -9,7 +9,7 @@ class Trimming:
     """Determines when to return freed memory; each parameter `resident` is the process's resident memory in bytes."""
 
     SPARE_BYTES = 64 * 1024**2
-    """Number of bytes above the least resident size that the process keeps for the next requests."""
+    """Number of bytes above the minimum resident size that are not returned, so that the next requests can use them."""
 
     PAUSE_SECONDS = 30.0
     MOST_PAUSE_SECONDS = 600.0

@@ -53,10 +53,10 @@ STALLED_RUN_TIMES: Final = 3
 """Multiple of the lane's mean run time that applies instead of `STALLED_SECONDS` if it is longer."""
 
 BLOCKED_SECONDS: Final = 0.5
-"""Total seconds of blockages of the event loop in the last half minute from which on they are a finding."""
+"""Blockages of the event loop are a finding if they add up to at least this many seconds in the last half minute."""
 
 BLOCKED_ALARM_SECONDS: Final = 3.0
-"""Total seconds of blockages of the event loop in the last half minute from which on they are an alarm."""
+"""Blockages of the event loop are an alarm if they add up to at least this many seconds in the last half minute."""
 
 BUSY_LOOP: Final = 0.9
 """The event loop counts as the bottleneck if it is busy for at least this share of the time."""
@@ -76,7 +76,7 @@ FAILED_LEAST: Final = 5
 failed."""
 
 HOLD_SECONDS: Final = 5.0
-"""Seconds for which a finding is kept after its rule has last applied, so that the verdict does not flicker."""
+"""Seconds for which a finding is retained after its rule last applied, so that the verdict does not flicker."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class LaneFacts:
     oldest_seconds: float = 0.0
     """Time for which the oldest queued request has waited."""
     full_seconds: float = 0.0
-    """Time for which all slots have been in use without a pause."""
+    """Time for which all slots have been in use without interruption."""
     stalled_seconds: float = 0.0
     """Time since a request was last completed or failed, or since the lane became busy."""
     run_seconds: float = 0.0
@@ -110,9 +110,9 @@ class LaneFacts:
     refused_per_second: float = 0.0
     """Rate of the rejections in the last three seconds; 0 if there were none."""
     reason: str = ""
-    """The most frequent reason of the rejections."""
+    """The most frequent reason for the rejections."""
     clients: int = 0
-    """Number of clients that held requests; 0 if the lane has not counted requests by client."""
+    """Number of clients with queued or running requests; 0 if the lane has not counted requests by client."""
     client: str = ""
     """Address of the client with the most rejections; `client_share` is its share of all rejections."""
     client_share: float = 0.0
@@ -121,7 +121,7 @@ class LaneFacts:
     abandoned: int = 0
     """Number of slots that were abandoned in the last ten minutes."""
     may_grow: bool = False
-    """True if the lane has fewer workers than it may have."""
+    """True if the lane has fewer workers than its maximum."""
 
 
 @dataclass(frozen=True)

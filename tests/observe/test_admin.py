@@ -129,7 +129,8 @@ def test_readiness_fails_from_the_beginning_of_a_shutdown_on(server, ask, eventu
 
 
 def test_other_paths_say_what_there_is(ask) -> None:
-    assert ask("/nowhere") == (404, "There are / (the status page), /live, /metrics, /ready and /snapshot.\n")
+    known = "/ (the status page), /live, /metrics, /ready and /snapshot"
+    assert ask("/nowhere") == (404, f"This path is unknown. The known paths are {known}.\n")
 
 
 def test_a_connection_is_kept_and_answers_come_in_the_order_of_the_requests(connect) -> None:

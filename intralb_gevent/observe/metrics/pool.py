@@ -139,7 +139,7 @@ POOL: Final = (
     Metric(
         name="intralb_aborts_total",
         kind="counter",
-        help="Aborts that were raised in handlers while they waited or while they computed",
+        help="Aborts that were raised in waiting handlers and in computing handlers",
         labels=("lane", "kind"),
         values={"kind": ("waiting", "computing")},
         read=_aborts,
