@@ -50,7 +50,7 @@ class AgentServer(WSGIServer):
         FORKS.serving.discard(self)
 
     def _open(self) -> None:
-        """Do nothing, because these connections may use reserved file descriptors, and need no slots."""
+        """Do nothing, because connections for agent checks may use reserved file descriptors, and need no slots."""
 
     def do_handle(self, *args: Any) -> None:
         """Answer a connection. This method never waits, because the line always fits into the kernel's buffer."""

@@ -49,7 +49,7 @@ _BOARD_SHARE: Final = 0.005
 """Maximum share of a core for building the slot boards between frames; expensive boards are sent less often."""
 
 _WALKED_KINDS: Final = frozenset({"stuck", "overloaded", "flooded", "late", "busy", "streaming"})
-"""Kinds of findings whose place is the one at which most requests of the lane wait."""
+"""Kinds of findings whose place is the place at which most requests of the lane wait."""
 
 
 class Feed:

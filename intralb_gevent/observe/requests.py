@@ -122,7 +122,7 @@ def _row(number: int, slot: Slot, job: Job, now: float) -> dict[str, Any]:
 
 
 def path_of(environ: dict[str, Any]) -> str:
-    """Return the path of a request as the page shows it, without its query."""
+    """Return the path of a request, without the query, as the page shows this path."""
     return shown(f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}")[:_LONGEST_PATH]
 
 

@@ -279,7 +279,7 @@ class SessionStats:
 
     def __init__(self) -> None:
         self.open_time = Histogram()
-        """Times in seconds that opening a session has taken; its count is the number of opened sessions."""
+        """Times in seconds for opening a session; the count of this histogram is the number of opened sessions."""
         self.failed = 0
         """Number of sessions that could not be opened, or could not be prepared for a request."""
         self.discards: dict[str, int] = {}

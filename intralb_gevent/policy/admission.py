@@ -5,8 +5,9 @@ this decision depends.
 
 Admission has two states. In the state *queueing*, a request whose expected wait exceeds `max_wait` is rejected only if
 this prediction is plausible, that is, if the oldest queued request has already waited for a large part of `max_wait`.
-Such a rejection switches the state to *overloaded*. In this state, the queue limit is low, and requests beyond the
-limit are rejected immediately: a long queue would delay all requests and serve none of them sooner.
+The first such rejection switches the state to *overloaded*. While the state is *overloaded*, the queue limit is low,
+and requests beyond the limit are rejected immediately: a long queue would delay all requests and serve none of them
+sooner.
 
 Overload ends when the pool could have served all requests that arrived within one second. Rejected clients that retry
 immediately can hide the end of an overload: 20 such clients send thousands of requests per second. Therefore,
@@ -189,7 +190,8 @@ class Admission:
     """Ratio of rejected to started requests above which a full queue means overload; at a lower ratio, the rejections
     may be due to chance."""
     LEAST_LIMIT: Final = 2
-    """Minimum queue limit, whatever the expected wait: one request that is about to start, and one that waits."""
+    """Minimum queue limit, whatever the expected wait is: one request that is about to start, and one waiting
+    request."""
     NO_LIMIT: Final = 1 << 30
     """Queue limit while the throughput is unknown."""
 

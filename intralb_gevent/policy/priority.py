@@ -29,8 +29,9 @@ def capacity_of(capacity: int, priority: Priority, highest: Priority) -> int:
 class PriorityScheduler:
     """Selects the priority to serve next: with one exception, the highest priority that has queued jobs.
 
-    Every twentieth job is of `SHEDDABLE_PLUS` if any is queued, so that these requests, which must be answered
-    eventually, do not starve. `SHEDDABLE` has no such share, because its clients can do without a response.
+    Every twentieth job has the priority `SHEDDABLE_PLUS` if a job of this priority is queued, because these jobs must
+    be answered eventually. Jobs of the priority `SHEDDABLE` may starve, because their clients can do without a
+    response.
     """
 
     EVERY: Final = 20

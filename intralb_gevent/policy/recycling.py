@@ -37,7 +37,7 @@ class Use(NamedTuple):
 
 
 def limits_with(limits: Limits, share: float) -> Limits:
-    """Return the limits for one process: those on requests and seconds are lowered by `JITTER * share`.
+    """Return the limits for one process, with the limits on requests and seconds lowered by `JITTER * share`.
 
     `share` is a random number from 0 to 1.
     """

@@ -27,7 +27,7 @@ class Candidate(NamedTuple):
     free: int
     """Number of free slots that the candidate has for the request."""
     promised: int
-    """Number of requests that were moved to the candidate after its row was written; they will occupy free slots."""
+    """Number of requests that have moved to the candidate since its row was written, and will occupy free slots."""
     connections: int
     busy_seconds: float
     """Seconds for which the candidate's event loop has been busy; 0 while the loop waits."""

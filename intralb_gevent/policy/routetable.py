@@ -15,7 +15,7 @@ class RouteTable(Generic[Rule]):
 
     A pattern is one path, or a prefix of paths if it ends with *. A pattern is compared with PATH_INFO. In PATH_INFO,
     each character represents a byte (PEP 3333), so non-ASCII characters are compared as their UTF-8 bytes. A lookup
-    takes one comparison for each pattern, up to the first one that matches.
+    compares the path with one pattern after another, up to the first pattern that matches.
     """
 
     __slots__ = ("_patterns", "otherwise")

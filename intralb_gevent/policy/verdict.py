@@ -62,7 +62,8 @@ BUSY_LOOP: Final = 0.9
 """The event loop counts as the bottleneck if it is busy for at least this share of the time."""
 
 FLOOD_SHARE: Final = 0.6
-"""One of several clients counts as the cause of a lane's rejections if at least this share of them are its requests."""
+"""One of several clients counts as the cause of a lane's rejections if it sent at least this share of the rejected
+requests."""
 
 FLOOD_REFUSALS: Final = 20
 """Minimum number of rejections in the window for a client's share to be significant."""

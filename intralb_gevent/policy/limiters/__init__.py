@@ -1,4 +1,4 @@
-"""Limiters set how many jobs of a pool may run at the same time; the `limiter` option selects one."""
+"""Limiters set how many jobs of a pool may run at the same time; the option `limiter` selects the limiter."""
 
 from __future__ import annotations
 
