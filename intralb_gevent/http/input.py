@@ -100,10 +100,7 @@ class Input:
         self.kept = KeptRequest()
         """The bytes of a request that may have to move to another process."""
         self.expires = monotonic() + shared.header_timeout_seconds
-        """The end of the read timeout, in `time.monotonic()` seconds; infinity while the server must act next.
-
-        The read timeout is ignored while the outbox contains data.
-        """
+        """The end of the read timeout, in `time.monotonic()` seconds; infinity while the server must act next."""
         self.reader: Any = shared.loop.io(sock.fileno(), 1)
         self.proxy_header = ProxyHeader() if shared.options.proxy_protocol and peer.trusted else None
         """The parser of the PROXY header that must precede all other data; None if no header is expected."""
@@ -127,10 +124,7 @@ class Input:
         return self.ended and not (self._pending or self.unparsed)
 
     def socket_wait(self) -> float:
-        """Return the seconds for which the data that was read last had been in the socket buffer; 0 if unknown.
-
-        The time for which a pipelined request waited for an earlier request of the same client is not included.
-        """
+        """Return the seconds for which the data that was read last had been in the socket buffer; 0 if unknown."""
         return 0.0 if self.from_buffer else seconds_since_data(self._socket)
 
     # Receiving.
@@ -348,8 +342,7 @@ class Input:
             seconds = shared.body_timeout_seconds
             self.expires = self._pace.until(monotonic(), self.expires, parser.body_size, seconds, shared.kept_until)
             return
-        seconds = shared.header_timeout_seconds if parser.in_head else shared.keep_alive_seconds
-        self.expires = monotonic() + seconds
+        self.expires = monotonic() + (shared.header_timeout_seconds if parser.in_head else shared.keep_alive_seconds)
 
     # A request body that the application reads as it arrives.
 

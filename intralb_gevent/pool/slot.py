@@ -219,8 +219,7 @@ class Slot(Abortable):
                 upgraded = job.exchange.upgrade is not None
                 end_child(None if upgraded and says_end(error) else error)
             self._end_failed(job, error, context)
-            # Treat an error that is not an Exception like an abort: the application's `except Exception` has not caught
-            # the error, so the application may not have rolled its transaction back.
+            # The application's `except Exception` has not caught such an error, so a transaction may still be open.
             aborted = not isinstance(error, Exception)
             # An abort that the slot has not raised comes from a call into this package, such as `write`. No database
             # statement was running then.
