@@ -1,8 +1,8 @@
 """Reports a blocked event loop, and exits the process if the loop stays blocked, so that the process is restarted.
 
-A blocked loop serves no request and runs no timer, so this code runs in the watchdog's native thread. This code must
-not wait for a lock that another thread may hold, such as a lock of `logging`, so this code writes its reports directly
-to standard error.
+A blocked loop serves no request and runs no timer, so this code runs in the watchdog's native thread. This code writes
+its reports directly to standard error, because it must not wait for a lock that another thread may hold, such as a lock
+of `logging`.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ class BlockedLoop:
             os._exit(EXIT_CODE)
 
     def _by_a_greenlet(self) -> bool:
-        """Return True if a greenlet blocks the loop, and False if the main program does so, as it may at start and
-        exit."""
+        """Return True if a greenlet blocks the loop; return False if the main program does, because it may block the
+        loop at start and exit."""
         if self._program is not None and _outermost(self._frame()) is self._program:
             self._blocked = 0.0
             return False

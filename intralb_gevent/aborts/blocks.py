@@ -115,7 +115,7 @@ def _operation(code: CodeType, offset: int) -> str:
     return instructions_of(code)[index].opname if index >= 0 else ""
 
 
-# Instructions within a statement.
+# The functions below examine instructions within a statement.
 
 
 @lru_cache(maxsize=1024)
@@ -144,7 +144,7 @@ def is_loop(code: CodeType, offset: int) -> bool:
 
 
 def has_value(code: CodeType, offset: int) -> bool:
-    """Return whether an instruction may leave a value on the stack that the application or a library has produced."""
+    """Return whether an instruction may push a value that code of the application or of a library has produced."""
     return not _operation(code, offset).startswith(_LEAVES_NOTHING)
 
 
@@ -187,19 +187,19 @@ def heights(code: CodeType) -> dict[int, int]:
     return known
 
 
-# `try` and `with` blocks.
+# The functions below examine `try` and `with` blocks.
 
 
 @lru_cache(maxsize=1024)
 def is_at_edge(code: CodeType, offset: int) -> bool:
     """Return whether an instruction is at the edge of a `try` or `with` block.
 
-    The first instructions of an exception handler, and a NOP, which may mark the start of a `try` block, also count as
-    edges. An exception at the edge of a block may bypass the block's handler. In particular, Python treats an exception
-    at the end of a loop as if the instruction before the loop had raised it. If the loop is the first statement of a
-    `try` block, that instruction is outside of the block. The start of a function is not an edge: no block has begun,
-    so an exception at the start has the same effect as an exception raised by the call. In endless recursion, the start
-    of the function may be the only point where an abort is possible.
+    The first instructions of an exception handler also count as edges, and so does a NOP, because a `try` block may
+    start with a NOP. An exception at the edge of a block may bypass the block's handler. In particular, Python treats
+    an exception at the end of a loop as if the instruction before the loop had raised it. If the loop is the first
+    statement of a `try` block, the instruction before the loop is outside of the block. The start of a function is not
+    an edge: no block has begun, so an exception at the start has the same effect as an exception that the call raises.
+    In endless recursion, the start of the function may be the only point where an abort is possible.
     """
     if offset == _entry(code):
         return False
@@ -211,7 +211,7 @@ def is_at_edge(code: CodeType, offset: int) -> bool:
 
 @lru_cache(maxsize=1024)
 def _entry(code: CodeType) -> int | None:
-    """Return the offset of the instruction at which a function checks for signals first, right after being called."""
+    """Return the offset of the instruction at which a function first checks for signals, right after the call."""
     return next((each.offset for each in instructions_of(code) if each.opname == "RESUME"), None)
 
 
@@ -261,9 +261,9 @@ def _pushed(instruction: dis.Instruction) -> str:
 
 
 def _places(code: CodeType, offset: int) -> tuple[int, ...]:
-    """Return an offset and the offset of the next instruction.
+    """Return the offset of an instruction and the offset of the instruction that follows.
 
-    If the instruction at the offset jumps back, return the offset, an offset just before the target, and the target.
+    If the instruction jumps back, return its offset, an offset just before the target of the jump, and the target.
     """
     target = loop_start(code, offset)
     if target is not None:

@@ -57,7 +57,8 @@ class Bound:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._greenlet.intralb_bound = self._outer
-        # Drop the reference to the slot's greenlet: the slot would mistake the reference for a leftover of the request.
+        # Drop the reference to the slot's greenlet; otherwise, the slot would conclude that the request has left an
+        # object behind.
         self._greenlet = self._outer = None
         self._timeout.close()
 

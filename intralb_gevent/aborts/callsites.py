@@ -36,8 +36,8 @@ _ATTRIBUTES: Final = frozenset({"LOAD_ATTR", "LOAD_METHOD"})
 _BETWEEN: Final = frozenset({"PUSH_NULL", "CACHE"})
 _PARTS_OF_CALL: Final = frozenset({"CACHE", "PRECALL", "KW_NAMES"})
 _BEGINS_LOOP: Final = frozenset({"GET_ITER", "LOAD_FAST_AND_CLEAR", "SWAP", "BUILD_LIST", "BUILD_SET", "BUILD_MAP"})
-"""Instructions between the load of an iterable and the loop over this iterable, including those that inlined
-comprehensions add from Python 3.12 on."""
+"""Instructions that can stand between the load of an iterable and the loop over it. From Python 3.12 on, inlined
+comprehensions add some of these instructions."""
 _SUPER: Final = "super()"
 """First element of a path that begins with `super()`; the next element is looked up in the base classes of the method's
 class."""
@@ -50,8 +50,8 @@ class CallSite(NamedTuple):
     """Describes the instruction that a frame is executing."""
 
     silent: bool
-    """True if the instruction makes no call; the next inner frame was then called by Python itself, as a finalizer
-    is."""
+    """True if the instruction makes no call; the next inner frame, for example a finalizer, was then called by Python
+    itself."""
     path: tuple[str, ...]
     """Names of the variable and the attributes through which the callable was loaded; empty if these names are unknown,
     or if the instruction makes no call."""
@@ -139,9 +139,9 @@ def _values_on_top(call: dis.Instruction) -> int:
 
 
 def _path(before: list[dis.Instruction]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the path (a variable and attributes) that the last of these instructions load, and the attributes alone.
+    """Return the path that the last instructions in `before` load, and the attributes of this path.
 
-    The path is empty if the attributes do not belong to a variable.
+    A path is a variable and attributes; the path is empty if the attributes do not belong to a variable.
     """
     attributes: list[str] = []
     for index in range(len(before) - 1, -1, -1):

@@ -21,14 +21,15 @@ _TRIES: Final = (ast.Try, getattr(ast, "TryStar", ast.Try))
 """AST nodes of `try` statements; from Python 3.11 on, there is a separate node for `except*`."""
 
 _IN_SUCH: Final = frozenset({dis.opmap["RERAISE"], dis.opmap["NOP"]})
-"""A function with a `finally` block contains at least one of these instructions: NOP after `try: pass`, for example."""
+"""Every function with a `finally` block contains at least one of these instructions, for example NOP after `try:
+pass`."""
 
 _MOST_LINES: Final = 1000
 """Functions with more lines than this are not parsed, because parsing takes about 15 ms per thousand lines."""
 
 _MORE_LINES: Final = 20
-"""Maximum number of lines after the last line with bytecode that still belong to a function, such as a line with only a
-closing parenthesis."""
+"""Maximum number of lines of a function that follow its last line with bytecode. Such a line contains only a closing
+parenthesis, for example."""
 
 
 def is_in_finally(code: CodeType, line: int | None) -> bool:

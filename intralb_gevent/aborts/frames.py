@@ -5,8 +5,8 @@ has raised the exception in a greenlet, as with a socket timeout, the hub keeps 
 hub runs its next callback. Without this module, the variables would then be finalized in the hub, where finalizers
 cannot wait.
 
-This module is not compiled, because compiled functions have no frames, and the watchdog must find a frame of this
-module among the callers of a CPU-bound finalizer.
+This module is not compiled, because compiled functions have no frames. The watchdog must find a frame of this module
+among the callers of a CPU-bound finalizer.
 """
 
 from __future__ import annotations

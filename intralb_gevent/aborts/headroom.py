@@ -24,8 +24,8 @@ class Headroom:
     def __init__(self) -> None:
         self._limit = self._limit_before = 0
         self._taken_by = 0
-        """Id of the greenlet in which the signal handler runs. The slot of the greenlet would mistake a reference to
-        the greenlet for a leftover of the request."""
+        """Id of the greenlet in which the signal handler runs. If this object referred to the greenlet itself, the
+        greenlet's slot would conclude that the request has left an object behind."""
 
     def __repr__(self) -> str:
         return f"<Headroom above {self._limit}>" if self._limit else "<Headroom not taken>"

@@ -1,12 +1,12 @@
 """Postpones an abort of a CPU-bound handler to the next safe point, in the innermost frame or in one of its callers.
 
 An abort must not be raised between the return of a call and the use of its result. Nor must an abort be raised in an
-SQLite collation, for example, although a statement that sorts a large table may spend nearly all of its time in the
-collation. Periodic checks would hardly ever find the handler at a safe point. Therefore, this module uses Python's
-tracing, which calls a function before each bytecode instruction of one frame. Tracing each line would not suffice: the
-next line may already be after a `with` or `try` block, where `__exit__` and `finally` no longer apply. If a debugger or
-a coverage tool is already tracing, its tracing is left unchanged. A running SQLite statement is interrupted
-immediately, which rolls back the whole statement.
+SQLite collation, for example. But a statement that sorts a large table may spend nearly all of its time in a collation.
+Periodic checks would hardly ever find the handler at a safe point. Therefore, this module uses Python's tracing, which
+calls a function before each bytecode instruction of one frame. Tracing each line would not suffice: the next line may
+already be after a `with` or `try` block, where `__exit__` and `finally` no longer apply. If a debugger or a coverage
+tool is already tracing, its tracing is left unchanged. A running SQLite statement is interrupted immediately, which
+rolls back the whole statement.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ STUCK_SECONDS: Final = 0.02
 """Seconds after which a call that has not returned is aborted, although its result may then be lost."""
 
 MOST_STEPS: Final = 5000
-"""Number of instructions, executed in about 5 ms, after which a search for a safe point ends; the watchdog's next check
-starts a new search."""
+"""Number of instructions after which a search for a safe point ends; Python executes them in about 5 ms. The watchdog's
+next check starts a new search."""
 
 FINISH_STEPS: Final = 200
-"""Number of instructions after which a search ends in a frame that is releasing a resource. `FINISH_STEPS` is lower
-than `MOST_STEPS`, because tracing slows down the release."""
+"""Number of instructions after which a search ends if the frame is releasing a resource. `FINISH_STEPS` is lower than
+`MOST_STEPS`, because tracing slows down the release of the resource."""
 
 
 def trace_no_other_frame(frame: FrameType, event: str, argument: object) -> None:
@@ -88,11 +88,11 @@ def _waits(frame: FrameType) -> bool:
 class _Search:
     """Traces a frame up to its next safe point, and raises the abort at that point if the abort is still due.
 
-    At a safe point, the current statement has used all values that it has produced, and if a `try` block follows the
-    statement, the block has begun. After an abort at an unsafe point, no `finally` block would release a resource that
-    the statement has acquired. If the statement returns a new value to the caller, the caller's statement must also
-    finish. After the end of a block, no instruction up to the next statement is safe, because the bytecode does not
-    show how far `finally` and `__exit__` have run.
+    At a safe point, the current statement has used all values that it has produced. If a `try` block follows the
+    statement, the block has begun at the safe point. After an abort at an unsafe point, no `finally` block would
+    release a resource that the statement has acquired. If the statement returns a new value to the caller, the caller's
+    statement must also finish. After the end of a block, no instruction up to the next statement is safe, because the
+    bytecode does not show how far `finally` and `__exit__` have run.
     """
 
     def __init__(self, frame: FrameType, slot: Slot, most_steps: int, *, returned: bool = False) -> None:
@@ -149,7 +149,8 @@ class _Search:
         self._hold(code, offset, entered=change > 0)
         self._executed = self._offset = offset
         self._line = line
-        # Instructions without a line number are not safe: Python adds them at the end of an exception handler.
+        # Instructions without a line number are not safe, because Python adds such instructions at the end of an
+        # exception handler.
         if line is None or self._held is not None or self._ends_block or returns_soon(code, offset):
             return False
         return not (is_at_edge(code, offset) or is_in_finally(code, line))

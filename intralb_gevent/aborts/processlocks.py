@@ -33,7 +33,8 @@ _poll: Any = get_original("select", "poll")
 
 
 class _Look:
-    """The result of a check, stored as the frame's trace function, so that no other object refers to the frame."""
+    """The result of a check of a frame; it is stored as the frame's trace function, so that no other object has to
+    refer to the frame."""
 
     def __init__(self, state: tuple[int, bool]) -> None:
         self.state: tuple[int, bool] | None = state

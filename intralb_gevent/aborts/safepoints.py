@@ -1,15 +1,14 @@
 """Determines in which frame of a CPU-bound handler the watchdog can safely raise an abort.
 
-A signal handler can raise an abort between any two bytecode instructions of the application. An abort must not be
-raised in:
+A signal handler can raise an abort between any two bytecode instructions of the application. But some functions must
+return before an abort. A function of this package that the application has called, such as `start_response`, does not
+expect an abort. Some modules of Python and gevent hold state of the whole process, and do not expect an exception at
+arbitrary points: the modules for locks, logging, process creation and imports. A function that acquires or releases a
+lock must not be interrupted halfway.
 
-- functions of this package that the application has called, such as `start_response` or the opening of a session;
-- modules of Python and gevent that hold state of the whole process and do not expect an exception at arbitrary points:
-  locks, logging, process creation, imports;
-- functions that acquire or release a lock;
-- functions whose exceptions Python or a C library discards: finalizers, callbacks of weak references and of ctypes,
-SQLite collations. An abort in a finalizer or a callback would end only this function, and not the handler; an abort in
-a collation would also corrupt an SQLite index.
+Python and C libraries discard the exceptions of some functions: finalizers, callbacks of weak references and of ctypes,
+and SQLite collations. An abort in a finalizer or a callback would end only the called function, and not the handler. An
+abort in a collation would also corrupt an SQLite index.
 """
 
 from __future__ import annotations
@@ -106,8 +105,8 @@ _DROPPING_LIBRARIES: Final = (
     ("apsw", ("Connection", "Cursor")),
     ("_cffi_backend", ("_CDataBase",)),
 )
-"""Modules, each with the names of its types that call Python callbacks, and discard exceptions that these callbacks
-raise."""
+"""Pairs of a module and the names of those of its types that call Python callbacks and discard the callbacks'
+exceptions."""
 
 _CALLERS: set[CodeType] = set()
 _CALLED_BY_LIBRARIES: set[CodeType] = set()
@@ -142,8 +141,8 @@ def application_frames(frame: FrameType | None) -> Iterator[tuple[FrameType, int
 def in_application(frame: FrameType | None) -> bool:
     """Return whether the innermost frame is application code, outside of finalizers and the packages in `DELICATE`.
 
-    The callers are searched up to the innermost frame of this package. If the application has called the function of
-    that frame, the result is False, because this package must not be aborted.
+    The search through the callers ends at the innermost frame of this package. If the application has called this
+    package's function, the result is False, because this package must not be aborted.
     """
     innermost = frame
     while frame is not None:
@@ -236,9 +235,9 @@ def _code_of(called: Any) -> CodeType | None:
 def _drops_errors(frame: FrameType, caller: FrameType, patient: bool, guess: bool = True) -> bool:
     """Return whether Python or a C library has called `frame` and discards its exceptions, as far as that is known.
 
-    The function that `caller` calls is read from a variable, so if the variable was reassigned during the call, the
-    result may be wrong. Therefore, if `caller` calls a plain function, the result is True only if `patient` is true. If
-    the called function is unknown, and `guess` is true, the name and the arguments of the call determine the result.
+    The result may be wrong: the function that `caller` calls is read from a variable, which may have been reassigned
+    during the call. Therefore, if `caller` calls a plain function, the result is True only if `patient` is true. If the
+    called function is unknown, and `guess` is true, the name and the arguments of the call determine the result.
     """
     site = call_site(caller.f_code, caller.f_lasti)
     if site.silent or frame.f_code in _CALLED_BY_LIBRARIES:

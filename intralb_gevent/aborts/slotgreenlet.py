@@ -113,8 +113,8 @@ class SlotGreenlet(Greenlet):  # type: ignore[type-arg]  # generic only in geven
 @calls_application
 def _run_jobs(slot: Slot) -> None:
     # `_run_jobs` is not a method, so that the greenlet is not a local variable: `slot_at` reads the local variables of
-    # this frame, and Python keeps a copy of these variables. The slot would mistake a reference to the greenlet in this
-    # copy for a leftover of the request.
+    # this frame, and Python keeps a copy of these variables. If this copy contained a reference to the greenlet, the
+    # slot would conclude that the request has left an object behind.
     slot.run()
 
 

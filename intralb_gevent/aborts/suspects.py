@@ -69,7 +69,8 @@ class Suspect:
     __slots__ = ("greenlet", "identity", "job", "name", "place", "since", "stack", "until")
 
     def __init__(self, greenlet: Any, job: Job | None, since: float) -> None:
-        # Keep only the id: a slot would treat a reference to its greenlet as a leftover of the request.
+        # Store only the id: if this object referred to the greenlet, the slot would conclude that the request has left
+        # an object behind.
         self.greenlet = id(greenlet)
         self.job = job
         self.name = "code outside of requests" if job is None else job.name
@@ -137,7 +138,8 @@ class Culprits:
         """
         now, suspect = monotonic(), self._suspect
         if suspect is None or suspect.greenlet != id(greenlet) or suspect.job is not job:
-            # A different greenlet ran at the last check, so this one may have started right after that check.
+            # A different greenlet ran at the last check, so the current greenlet may have started right after that
+            # check.
             suspect = self._suspect = Suspect(greenlet, job, max(busy_since, self._last_look))
         self._last_look = suspect.until = now
         # Skip the greenlet without a parent: it is the main program, which may start and stop slowly.
@@ -175,5 +177,5 @@ class BlockLog:
             self._log.record(logging.WARNING, culprit.text)
 
     def flush(self) -> None:
-        """Log for each source line how many further blockages were counted."""
+        """For each source line, log the number of blockages that were only counted."""
         self._repeats.flush()

@@ -1,8 +1,9 @@
 """Determines whether the abort of a waiting handler must be postponed.
 
 An abort is an exception that the application does not expect. Most waits can be aborted cleanly, as if by a gevent
-timeout. But some operations must not be left half done, because other code depends on their results: the import of a
-module, the start of a program, the logging of a record, and a `finally` block that releases a resource.
+timeout. But some operations must not be left half done, because other code depends on their results. Such operations
+are the import of a module, the start of a program, the logging of a record, and a `finally` block that releases a
+resource.
 """
 
 from __future__ import annotations
@@ -77,7 +78,8 @@ def is_giving_back(frame: FrameType | None) -> bool:
 def receiver(frame: FrameType | None) -> FrameType | None:
     """Return the outermost frame that releases a resource or calls a releasing function; None without such a frame.
 
-    An abort can be raised in this frame once its `finally` block has ended or the called function has returned.
+    An abort can be raised in this frame once the frame's `finally` block has ended, or the releasing function has
+    returned.
     """
     found: FrameType | None = None
     for each, line in application_frames(frame):
@@ -116,8 +118,8 @@ def has_been_notified(frame: FrameType | None, patient: bool) -> bool:
     """Return whether a greenlet in `Condition.wait()` or `Event.wait()` has been notified, and has not run since.
 
     After an abort, no other waiting greenlet would receive the notification, and an object that was handed over with an
-    event would be lost. Events are checked only if `patient` is true: the event is read from a variable, so if the
-    variable was reassigned during the call, the result may be wrong.
+    event would be lost. Events are checked only if `patient` is true, because the result may be wrong: the event is
+    read from a variable, which may have been reassigned during the call.
     """
     if is_taking_its_lock_back(frame):
         # The greenlet has run since it was notified, or its wait has timed out.
@@ -135,7 +137,8 @@ def _event_is_set(frame: FrameType | None) -> bool:
 
 
 def is_notifying(frame: FrameType | None) -> bool:
-    """Return whether a greenlet has yielded in `Condition.notify()`, and continues within this iteration of the loop.
+    """Return whether a greenlet has yielded in `Condition.notify()`; such a greenlet continues in this iteration of the
+    loop.
 
     In `Condition.notify()`, gevent's locks yield to the hub. After an abort, no waiter would be notified of an item
     that has just been added, and the item that `Queue.get()` has just removed would be lost.
@@ -150,8 +153,8 @@ def is_notifying(frame: FrameType | None) -> bool:
 def take_no_notification(frame: FrameType | None) -> None:
     """Remove a greenlet that is aborted in `Condition.wait()` from the list of the condition's waiters.
 
-    The greenlet itself would remove its entry only after it has reacquired the lock. Until then, the holder of the lock
-    could notify the aborted greenlet, and the notification would be lost.
+    The greenlet itself would remove its entry only after it has reacquired the lock. Before that, the holder of the
+    lock could notify the aborted greenlet, and the notification would be lost.
     """
     condition, waiter = _waiter(frame)
     if waiter is not None and waiter in condition._waiters:

@@ -57,7 +57,7 @@ LOOK_SECONDS: Final = 0.005
 
 IDLE_LOOK_SECONDS: Final = 0.02
 """Seconds between two checks while the hub waits for events. A job may have run for this long before its first check,
-which delays only the enforcement of shorter deadlines."""
+so only deadlines shorter than this are enforced late."""
 
 BUSY_SECONDS: Final = 0.01
 """Seconds for which the hub must be busy without a pause before the running handler is checked."""
@@ -111,9 +111,9 @@ class Watchdog:
         self.culprits = Culprits()
         """The greenlets that have blocked the hub."""
         self.sampler: Callable[[FrameType | None, traceback.StackSummary | None], object] | None = None
-        """Function that is called with the frame of code that blocks the hub, and with the stack if the code was a call
-        of C code. The status page sets this function while a viewer watches the flame graphs. The function must be
-        quick, and must not raise an exception.
+        """Function that is called while code blocks the hub. Its arguments are the current frame, and the stack of a
+        call of C code that has just returned (None without such a call). The status page sets this function while a
+        viewer watches the flame graphs. The function must be quick, and must not raise an exception.
         """
         self._forked = hub.loop.fork(ref=False)
         self._earlier: _Handler | int | None = None
@@ -139,7 +139,7 @@ class Watchdog:
         """Return the total number of seconds that the hub has been busy."""
         return self.watch.busy(now)
 
-    # Users of the watchdog.
+    # The methods below add and remove users of the watchdog.
 
     @classmethod
     def of(cls, number: int | None, block_timeout: float) -> Watchdog:
@@ -174,8 +174,8 @@ class Watchdog:
     def look_soon(cls) -> None:
         """For a short time, check handlers even if they have run for less than `BUSY_SECONDS` without a pause.
 
-        Without these checks, a late handler that runs only briefly between waits, and must not be aborted during the
-        waits, might never be aborted.
+        Without these checks, a late handler might never be aborted if it runs only briefly between waits in which an
+        abort is not allowed.
         """
         cls._soon_until = monotonic() + _SOON_SECONDS
         for watchdog in cls._all.values():

@@ -3,9 +3,9 @@
 A busy period begins when the kernel reports events to the loop, and ends when the loop polls again. Two watchers that
 run in each iteration of the loop measure the busy periods, without a timer.
 
-Data that arrives during a busy period is not read before the period ends. After a long busy period, data counts as read
-late for another period of the same duration. A blocked loop catches up only after several iterations, because it
-accepts only a few connections in one iteration, and reads from a new connection only in a later iteration.
+Data that arrives during a busy period is not read before the period ends. After a long busy period, data also counts as
+read late for a time as long as that period, because a loop that was blocked needs several iterations to catch up. In
+one iteration, the loop accepts only a few connections, and does not read from new connections yet.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from ..observe.stats import Histogram
 __all__ = ["HubWatch"]
 
 LATE_SECONDS: Final = 0.02
-"""Seconds from the start of a busy period until data counts as read late. After a long busy period, data counts as read
-late immediately."""
+"""Seconds from the start of a busy period until data counts as read late. For a while after a long busy period, all
+data counts as read late."""
 
 
 class Witness(Protocol):
@@ -52,7 +52,7 @@ class HubWatch:
         """Function that is called in each iteration of the loop, after polling and before the events are handled."""
         self.witness: Witness | None = None
         """The object to which each iteration is reported; None if there is none."""
-        # The loop calls `_before` last before polling, and `_after` first after polling.
+        # `_before` is the last callback before the loop polls, and `_after` is the first callback afterwards.
         self._before = loop.prepare(ref=False, priority=loop.MINPRI)
         self._after = loop.check(ref=False, priority=loop.MAXPRI)
 
@@ -63,8 +63,8 @@ class HubWatch:
     def busy(self, now: float) -> float:
         """Return the total number of seconds for which the hub has been busy, including the current busy period.
 
-        The first period may be discarded at its end, so it is not included before its end; otherwise, the total could
-        fall.
+        The total does not include the first period while that period lasts: the period may be discarded when it ends,
+        and the total must not fall.
         """
         since = self.busy_since
         return self.lag.total + (0.0 if since is None or since == self._began else now - since)

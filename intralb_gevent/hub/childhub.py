@@ -1,11 +1,10 @@
 """Gives a forked process an event loop without the parent's watchers, timers and greenlets.
 
-A child process that a greenlet has forked has copies of the hub, of every watcher and timer in the hub's loop, and of
-all greenlets that were waiting. gevent continues to use these copies (`gevent.reinit`), so the child would become a
-second server at its first wait. This module abandons the copied hub instead: the hub never runs again, its loop is
-emptied for a new hub, and no greenlet of the parent gets control. The child also does not finalize objects that it has
-copied from the parent: a copied database connection, for example, would send its last message on the socket that both
-processes share.
+If a greenlet forks, the child process has copies of the hub, of every watcher and timer in the hub's loop, and of all
+waiting greenlets. With `gevent.reinit`, gevent continues to use these copies, so the child would become a second server
+at its first wait. This module abandons the copied hub instead: the hub never runs again, its loop is emptied for a new
+hub, and no greenlet of the parent gets control. The child also does not finalize objects that it has copied from the
+parent: a copied database connection, for example, would send its last message on the socket that both processes share.
 """
 
 from __future__ import annotations
@@ -99,10 +98,10 @@ def leave_hub(hub: Any, top: Any, ended: Ended) -> list[object]:
 def _empty(loop: Any) -> list[object]:
     """Stop all watchers and callbacks of a loop; return the objects that they referred to.
 
-    The loop is not replaced, because only libev's default loop can watch child processes. The copied hub is in the
-    middle of running this loop, but libev allows the new hub to run the loop nested in that run. Stopping a watcher
-    does not change the kernel's epoll set, which the parent shares, because libev creates a new set before the child
-    waits.
+    The loop is not replaced, because only libev's default loop can watch child processes. The copied hub was running
+    this loop at the time of the fork, but libev allows the new hub to start a nested run of the same loop. Stopping a
+    watcher does not change the kernel's epoll set, which the parent shares, because libev creates a new set before the
+    child waits.
     """
     loop.reinit()
     kept: list[object] = []
@@ -167,7 +166,7 @@ def _finish_closing() -> list[object]:
 
 
 class _LeftHub:
-    """Base class that makes the copied hub in the child pass calls to the new hub.
+    """Base class with which a child's copy of the parent's hub passes calls to the child's new hub.
 
     Sockets and queues that were created before the fork still refer to the copied hub. Locks and events replace a dead
     hub themselves.
@@ -222,7 +221,7 @@ class _End(Hub):
     _ended: Ended
 
     def run(self) -> None:
-        """Wait until the greenlet that has forked ends, and then end the process."""
+        """Wait for the end of the greenlet that has called `fork`, and then end the process."""
         try:
             _switch(self.parent)
             while not self._top.dead:
@@ -257,8 +256,8 @@ class _Fence:
         return f"<_Fence around {self._ours!r}>"
 
     def __call__(self, event: str, args: Any) -> None:
-        """Check a switch; the greenlet library calls this method in the target greenlet, before the code of that
-        greenlet."""
+        """Check a switch between greenlets; the greenlet library calls this method in the target greenlet before any
+        other code."""
         if event in ("switch", "throw") and not self._is_ours(args[1]):
             # When a greenlet of the parent process ends, control passes to the abandoned hub; use the new hub instead.
             _switch(get_hub() if args[0].dead else args[0])

@@ -29,8 +29,8 @@ class Collector:
     """The garbage collection of a process while one of its hubs is watched."""
 
     ITERATIONS = 8
-    """Number of iterations of the event loop per check. A check takes as long as parsing the head of a short request,
-    so checking in every iteration would be too expensive."""
+    """Number of iterations of the event loop for each check of whether a collection is due. A check takes as long as
+    parsing the head of a short request, so checking in every iteration would be too expensive."""
 
     def __init__(self) -> None:
         self._ours = False

@@ -31,7 +31,7 @@ class DeadlineTimer:
         return f"<DeadlineTimer {due}>"
 
     def watch(self, at: float) -> None:
-        """Call `sweep` at the time `at` or earlier."""
+        """Ensure that `sweep` is called at the time `at` or earlier."""
         if at < self.due:
             self._arm(at)
 

@@ -1,7 +1,7 @@
 """Starts ready jobs in batches, and flushes their responses together.
 
-A batch ends after about a millisecond, and the loop polls its sockets before the next batch. If a batch contained all
-ready jobs, which may be CPU-bound, new requests could not even be rejected before its end.
+A batch ends after about a millisecond, and the loop polls its sockets before the next batch. If one batch ran all ready
+jobs, which may be CPU-bound, the server could not even reject new requests during the batch.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class DispatchQueue:
     dispatchers."""
 
     MOST_SECONDS: Final = 0.001
-    """Seconds after which a batch ends with the current job, so that the loop can poll its sockets."""
+    """Seconds after which a batch starts no further job, so that the loop can poll its sockets."""
 
     LEAST_PRIORITY: Final = -2
     """Lowest priority of a watcher (libev's EV_MINPRI)."""
@@ -74,7 +74,7 @@ class DispatchQueue:
         self.number = 0
         """Number of batches so far, including the current one."""
         self.waiting: deque[Dispatcher] = deque()
-        """The dispatchers of the jobs that have not been started, one for each job."""
+        """One dispatcher for each job that has not been started."""
         self._scheduled = False
         self._timer: Any = None
 
@@ -109,8 +109,9 @@ class DispatchQueue:
     def _schedule_rest(self) -> None:
         if self.waiting:
             # Use a timer, because a callback would run before the loop polls its sockets. A due timer with the lowest
-            # priority runs after all other due events, and the callback that the timer adds runs after the callbacks
-            # that these events add. Therefore, a job whose database has responded continues before the next job starts.
+            # priority runs after all other due events. The timer adds a callback, which runs after the callbacks that
+            # the other events have added. Therefore, a job whose database has responded continues before the next job
+            # starts.
             self._timer = get_hub().loop.timer(0.0, priority=self.LEAST_PRIORITY)
             self._timer.start(get_hub().loop.run_callback, self._go_on)
         else:

@@ -32,7 +32,7 @@ class Serving(Protocol):
     """A server or a balancer of this process."""
 
     def isolate(self) -> None:
-        """Release all objects copied from the parent, in a child that a handler has forked; must not wait."""
+        """In a child that a handler has forked, release all objects copied from the parent; must not wait."""
 
 
 class _Forks:
@@ -42,7 +42,7 @@ class _Forks:
 
     def __init__(self) -> None:
         self.count = 0
-        """Number of isolations of this process and its ancestors."""
+        """Number of times that this process and its ancestors have been isolated."""
         self.made = False
         """True once this process has forked; another process may then have copies of its sockets."""
         self.serving: set[Serving] = set()
@@ -60,7 +60,7 @@ class _Forks:
         return f"<_Forks isolated {self.count} times, {len(self.serving)} serving>"
 
     def when_isolated(self, function: Callable[[], object]) -> None:
-        """Call `function` first in each isolated child, in the greenlet that has forked."""
+        """Register a function that each isolated child calls before all else, in the greenlet that has forked."""
         self._functions.append(function)
 
     def keep(self, *objects: object) -> None:
@@ -124,7 +124,7 @@ FORKS: Final = _Forks()
 
 
 def when_isolated(function: Callable[[], object]) -> None:
-    """Call `function` first in each process that a handler forks; `function` must not wait."""
+    """Register a function that each process forked by a handler calls before all else; `function` must not wait."""
     FORKS.when_isolated(function)
 
 

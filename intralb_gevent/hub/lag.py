@@ -25,11 +25,11 @@ class LagProbe:
         return f"<LagProbe {'on' if self._timer.active else 'off'}, least lag {self._least}>"
 
     def run(self, wanted: bool) -> None:
-        """Start the timer if `wanted` is True, because there are jobs; otherwise, stop it."""
+        """Start the timer if `wanted` is True, that is, if there are jobs; otherwise, stop the timer."""
         if wanted and not self._timer.active:
             self._due = monotonic() + self.SECONDS
-            # Update the loop's cached time: if it were still the time of the last iteration, the timer would expire too
-            # early.
+            # Update the loop's cached time, which is the time of the last iteration; otherwise, the timer would expire
+            # too early.
             self._timer.start(self._beat, update=True)
         elif not wanted:
             self.stop()

@@ -25,7 +25,7 @@ _WRITERS: Final = (logging.StreamHandler.emit, logging.FileHandler.emit, Watched
 """`emit` methods that only write the record; a handler with another `emit` may do more, so it gets no filter."""
 
 _NO_STREAM: Final = object
-"""Used instead of a weak reference to a stream; a call of this class returns a new object, which is never the
+"""Stands for a weak reference to no stream: a call of `object` returns a new object, which differs from every
 stream."""
 
 
@@ -33,7 +33,7 @@ class _Prepare(logging.Filter):
     """A filter for this package's loggers that accepts all records, and adds `_Take` to the handlers receiving them."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Add a `_Take` filter to each handler of this record that has none."""
+        """Add a `_Take` filter to each handler that receives this record and has no such filter."""
         logger: logging.Logger | None = JOBS if record.name == JOBS.name else LOGGER
         while logger is not None:
             for handler in logger.handlers:
@@ -45,7 +45,7 @@ class _Prepare(logging.Filter):
 
 def _prepare(handler: logging.Handler) -> None:
     if isinstance(handler, logging.StreamHandler) and getattr(type(handler), "emit", None) in _WRITERS:
-        # Add the filter as the last one, because filters after it would not see the record.
+        # Add this filter last, because a filter after this one would not see the record.
         handler.filters[:] = [each for each in handler.filters if type(each) is not _Take]
         handler.addFilter(_Take(handler))
 

@@ -1,8 +1,8 @@
 """Logs a warning when gevent's pool of native threads is full.
 
 By default, the pool has 10 threads. The threads run DNS look-ups, operations on files, and functions that the
-application passes to the pool. Aborting a request does not end a call that it has made in the pool. If ten calls never
-end, every DNS look-up in the process waits forever; without this warning, the log would not show the cause.
+application passes to the pool. Aborting a request does not end a call that the request has made in the pool. If ten
+calls never end, every DNS look-up in the process waits forever; without this warning, the log would not show the cause.
 """
 
 from __future__ import annotations

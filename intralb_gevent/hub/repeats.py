@@ -40,7 +40,8 @@ class _Kind:
 
 
 class Repeats:
-    """Suppresses repeated records in one log: of each kind, only a limited number is written per `seconds`."""
+    """Suppresses repeated records in one log: in each period of `seconds`, only a limited number of records of each
+    kind is written."""
 
     def __init__(self, log: HubLog, seconds: float = REPORT_SECONDS, report_seconds: float = REPORT_SECONDS) -> None:
         self._log = log

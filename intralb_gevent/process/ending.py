@@ -53,7 +53,7 @@ _poll: Callable[[], Any] = get_original("select", "poll")
 
 
 class ProcessEnd:
-    """The time limit of this process, and the exit code with which the process is ended at this time."""
+    """The time at which this process is ended, and its exit code in that case."""
 
     def __init__(self) -> None:
         self.at = math.inf

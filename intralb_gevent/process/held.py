@@ -2,9 +2,9 @@
 
 If a request could ignore SIGTERM for a moment, a SIGTERM that arrives in that moment would be lost. If a request could
 set SIG_DFL, SIGTERM would end the process immediately. Therefore, an action that the application sets is only recorded:
-`signal.getsignal` returns the recorded action, and this package's signal handler calls it. This module replaces two
-functions of `_signal`, which `signal.signal` and gevent's version of it look up at each call. Therefore, code that has
-already imported `signal.signal` gets the same behaviour.
+`signal.getsignal` returns the recorded action, and this package's signal handler calls the recorded handler. This
+module replaces two functions of `_signal`, which `signal.signal` and gevent's version of it look up at each call.
+Therefore, code that has already imported `signal.signal` gets the same behaviour.
 """
 
 from __future__ import annotations

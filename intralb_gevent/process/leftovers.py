@@ -1,7 +1,7 @@
 """Describes in one line what prevents a process from ending: threads, child processes, and the main thread's stack.
 
-A native thread calls this code while the main thread is blocked, so this code neither uses gevent nor acquires a lock
-that the main thread may hold.
+A native thread calls this code while the main thread is blocked. Therefore, this code does not use gevent, and acquires
+no lock that the main thread may hold.
 """
 
 from __future__ import annotations

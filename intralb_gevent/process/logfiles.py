@@ -1,4 +1,5 @@
-"""Reopens the files to which `logging` writes, so that it no longer writes to files that were rotated."""
+"""Reopens the files to which `logging` writes, so that `logging` does not continue to write to files that were
+rotated."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The lines of a log, as text or as JSON: the time with its zone, the level, the process id, and the message.
 
-This module uses neither `logging` nor gevent. Therefore, the supervisor, and code that runs while the event loop is
-blocked or the process exits, can write lines in the same format as the handlers of `logging`.
+This module uses neither `logging` nor gevent. Therefore, the supervisor can write lines in the same format as the
+handlers of `logging`. So can code that runs while the event loop is blocked or the process exits.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class LogText(str):
 
     _fields: Fields
     kind: Kind
-    """The format in which the text is already a complete line, without a prefix such as the time; '' for a plain
-    message."""
+    """Name of the format if the text is a complete line of that format, and needs no prefix such as the time; '' for a
+    plain message."""
 
     def __new__(cls, text: str, fields: Fields, kind: Kind = "") -> LogText:
         """Create the text of a record; `fields` can be a function, which is called only if a format needs the
@@ -47,7 +47,8 @@ class LogText(str):
 
     @property
     def fields(self) -> Mapping[str, Any]:
-        """Names and values for a JSON line. A field `message` replaces the text in this line."""
+        """Names and values of the fields that a JSON line of this record contains. A field `message` replaces the text
+        in the line."""
         return self._fields() if callable(self._fields) else self._fields
 
 

@@ -113,7 +113,7 @@ class Outlet:
         self._follows = descriptor in _STANDARD
         self._file: _File | None = None
         self._look_at = 0.0
-        """Time of the next check whether the descriptor refers to another file, in `time.monotonic()` seconds."""
+        """Time of the next check of whether the descriptor refers to another file, in `time.monotonic()` seconds."""
         self._lock = _rlock()
         self._waiting: deque[bytes] = deque()
         self._bytes = 0
@@ -124,8 +124,8 @@ class Outlet:
         """A lock that is released when the native thread has work to do; None if there is no native thread."""
         self._closed = False
         self._partial = self._torn = False
-        """`_partial` is True if the last record is only partly written, and `_torn` is True if the rest of it was
-        dropped."""
+        """`_partial` is True if the last record is only partly written, and `_torn` is True if the rest of that record
+        was dropped."""
         self.dropped = 0
         """Number of records that were not written, or were only partly written."""
         self._reported = 0

@@ -65,7 +65,8 @@ class Stoppable(Protocol):
         """Begin the shutdown, or force a shutdown that has begun. Must not wait; can be called in any thread."""
 
     def plan(self) -> str:
-        """Return a text for the log: what a shutdown that begins now finishes, and in what time; '' for no text."""
+        """Return a text for the log about what a shutdown would finish if it began now, and within what time; '' for no
+        text."""
 
 
 class Signals:
@@ -167,8 +168,8 @@ class Signals:
     def _block(self) -> None:
         """Block signals in this thread during a fork, so that no signal is lost in the child.
 
-        After a fork, Python discards the child's signals that its handlers have not processed yet. Without blocking, a
-        signal that the parent sends immediately after the fork would be lost.
+        After a fork, Python in the child discards all signals that have arrived, but whose handlers have not run yet.
+        Without blocking, a signal that the parent sends immediately after the fork would be lost.
         """
         self._masks[_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, self._replaced)
 
@@ -300,7 +301,7 @@ class Signals:
                     self._act(number)
 
     def _is_repeated(self, number: int, before: set[int]) -> bool:
-        """Return whether a signal is an ignored repetition of a signal in `before`; add the signal to `before`."""
+        """Return whether to ignore a signal, because it repeats a signal in `before`; add the signal to `before`."""
         if number in before:
             return number in self._once
         before.add(number)
@@ -333,7 +334,8 @@ class Signals:
 
 
 def _plan(running: Collection[Stoppable]) -> str:
-    """Return a text for the log: what the shutdown finishes. Any thread may call this, even while the pool changes."""
+    """Return a text for the log about what the shutdown will finish. Any thread may call this function, even while the
+    pool of workers changes."""
     with contextlib.suppress(Exception):
         return "; ".join(filter(None, [each.plan() for each in running])) or "shutting down"
     return "shutting down"
@@ -360,6 +362,6 @@ def end_as_first_process() -> None:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    # Do nothing during a shutdown: a handler of the application that wraps this function may call it at that time.
+    # Do nothing during a shutdown: a handler of the application that wraps this function may then call the function.
     if not SIGNALS.installed:
         os._exit(128 + number)

@@ -1,9 +1,9 @@
 """Handles exceptions that reach neither a request nor a caller while a server is running.
 
-If a greenlet, timer or native thread raises SystemExit, KeyboardInterrupt or SystemError, gevent throws the exception
-into the main greenlet, where it would end the server and its running requests. This module logs the exception instead,
-and the server continues. This module also logs an exception that a signal handler of the application raises while the
-event loop waits, unless the exception requests the end of the process.
+A greenlet, timer or native thread may raise SystemExit, KeyboardInterrupt or SystemError. gevent throws such an
+exception into the main greenlet, where the exception would end the server and its running requests. This module logs
+the exception instead, and the server continues. This module also logs an exception that a signal handler of the
+application raises while the event loop waits, unless the exception requests the end of the process.
 """
 
 from __future__ import annotations

@@ -44,7 +44,8 @@ class Wakeup:
         return f"<Wakeup by descriptors {self._writer} to {self._reader}>"
 
     def take(self) -> None:
-        """Read the pipe; pass the bytes to `taken` and the earlier wakeup descriptor. Can be called in any thread."""
+        """Read the pipe; pass the bytes to `taken` and to the earlier wakeup descriptor. Can be called in any
+        thread."""
         with contextlib.suppress(OSError):
             numbers = os.read(self._reader, _BYTES)
             if self._earlier != -1:

@@ -1,4 +1,5 @@
-"""The sending side of moves: passes connections to other processes, and takes back those that no process has taken.
+"""The sending side of moves: passes connections to other processes, and takes back connections that no process has
+taken.
 
 A connection belongs to the sender until the receiver has sent a confirmation. Before the confirmation, the receiver
 does not read from the connection. If a link breaks before the sender has read a confirmation, the sender first shuts
@@ -34,7 +35,7 @@ blocked."""
 
 
 class Sender(Protocol):
-    """The owner of the links, whose methods are called in the hub."""
+    """The owner of the links; its methods are called in the hub."""
 
     def changed(self) -> None:
         """React to a process that has become able, or unable, to receive connections."""
@@ -55,7 +56,8 @@ class Link:
     def __init__(self, loop: Any, sock: _socket.socket, pid: int, sender: Sender) -> None:
         self.pid = pid
         self.connections = 0
-        """Estimated number of connections of the process: its last report, and the connections sent since."""
+        """Estimated number of connections of the process: the number in its last report, plus the connections sent
+        since then."""
         self.ready = False
         """True while the process can receive connections."""
         self.closed = False
@@ -65,7 +67,7 @@ class Link:
         self._waiting: dict[int, Transfer] = {}
         self._numbers = count(1)
         self._heard = monotonic()
-        """Time of the last answer, or of the first connection sent after it, in `time.monotonic()` seconds."""
+        """Start of the wait for the next answer, in `time.monotonic()` seconds; meaningless while no answer is due."""
         self._greeted = False
         self._reader = loop.io(sock.fileno(), 1, ref=False)
         self._reader.start(self.look)
@@ -88,7 +90,7 @@ class Link:
         return not self.closed and (bool(self._waiting) or not self._greeted)
 
     def is_silent(self, now: float) -> bool:
-        """Return whether an answer of the process has been due for more than `ANSWER_SECONDS`."""
+        """Return whether the process has owed an answer for more than `ANSWER_SECONDS`."""
         return self.owes_answer() and now - self._heard > ANSWER_SECONDS
 
     def send(self, transfer: Transfer) -> bool:
@@ -192,8 +194,7 @@ class Links:
         self._sender = sender
         self._links: dict[int, Link] = {}
         self._avoided: dict[int, float] = {}
-        """Ids of the processes that have not answered, and for each the time until which `connect` does not try
-        again."""
+        """Maps the id of each process that has not answered to the time until which `connect` does not try again."""
         self._timer: Any = None
 
     def __repr__(self) -> str:

@@ -71,7 +71,7 @@ def connect(listener: int, pid: int) -> _socket.socket:
 
 
 def accept(sock: _socket.socket) -> _socket.socket | None:
-    """Accept a connection of another process, and return its socket; None if no process of the same user has
+    """Accept a connection from another process, and return its socket; None if no process of the same user has
     connected."""
     try:
         descriptor = sock._accept()[0]  # type: ignore[attr-defined]  # no public method returns a plain socket

@@ -19,10 +19,10 @@ __all__ = ["IDLE", "MAX_DATA_BYTES", "MAX_MESSAGE_BYTES", "REQUEST", "VERSION", 
 VERSION: Final = 1
 
 IDLE: Final = "idle"
-"""Kind of a connection without a request."""
+"""Kind of a message that passes a connection without a request."""
 
 REQUEST: Final = "request"
-"""Kind of a connection with a whole request, whose bytes are in the message."""
+"""Kind of a message that passes a connection and the bytes of one whole request."""
 
 MAX_DATA_BYTES: Final = 64 * 1024
 """Maximum number of bytes in a message that were already read from the client."""
@@ -84,7 +84,7 @@ class Transfer:
     """True if `host` and `port` come from a PROXY header that was already read, or if no PROXY header precedes the
     requests."""
     expires: float = math.inf
-    """End of the read timeout, in `time.monotonic()` seconds, a clock that all processes of a machine share."""
+    """End of the read timeout, in `time.monotonic()` seconds; all processes of a machine share this clock."""
     data: bytes = b""
     """The bytes of the request; empty for an idle connection."""
 

@@ -1,7 +1,7 @@
 """systemd's protocol for inherited listeners: descriptors from 3 on, described by LISTEN_FDS (sd_listen_fds(3)).
 
 The supervisor passes the listeners to its processes in the same way, together with the file that contains its state. A
-process that inherits such a file has a supervisor.
+process that inherits a state file has a supervisor.
 """
 
 from __future__ import annotations
@@ -100,7 +100,8 @@ def check_listener(descriptor: Descriptor, source: str = _COUNT) -> None:
 def move_to_start(descriptors: Sequence[Descriptor]) -> dict[str, str]:
     """Renumber the descriptors from 3 on and make them inheritable; return the variables that describe them.
 
-    Call this in a process that is about to execute a program, because other descriptors with these numbers are closed.
+    Call this function only in a process that is about to execute a program, because the function closes any other
+    descriptors with these numbers.
     """
     beyond = FIRST + len(descriptors)
     copies = [fcntl.fcntl(each.number, fcntl.F_DUPFD_CLOEXEC, beyond) for each in descriptors]

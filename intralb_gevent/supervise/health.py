@@ -45,7 +45,7 @@ def end_stuck(process: Process, now: float) -> None:
     process.aborted = now
     process.state = "draining"
     process.send(signal.SIGABRT)
-    # Also continue the process, because a process that is stopped by SIGSTOP does not handle SIGABRT.
+    # Also send SIGCONT, because a process that SIGSTOP has stopped does not handle SIGABRT.
     process.send(signal.SIGCONT)
 
 

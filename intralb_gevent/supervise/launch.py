@@ -1,7 +1,7 @@
 """Starts a process by fork and exec, with the descriptors and variables of systemd's protocol.
 
-The exec loads the program again, so a new version of the application, of this package or of Python itself takes effect,
-and the process shares no memory with the supervisor.
+The exec loads the program again, so a new version of the application, of this package or of Python itself takes effect.
+The process shares no memory with the supervisor.
 """
 
 from __future__ import annotations

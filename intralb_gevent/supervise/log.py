@@ -46,7 +46,8 @@ class Log:
         return f"<Log to {self.path or f'descriptor {self._descriptor}'}>"
 
     def say(self, text: str, level: str = "INFO", traceback: str = "") -> None:
-        """Write one line; in JSON, the traceback is a field of the line; otherwise, the traceback precedes the line."""
+        """Write one line. A JSON line contains the traceback as a field; without JSON, the traceback is written before
+        the line."""
         message = " ".join(text.split())
         if self._pass_on({"text": message, "level": level, "traceback": traceback[-_MOST_TRACEBACK:]}):
             return

@@ -15,7 +15,8 @@ class Reload:
     """The running or the latest reload: its result, and the settings to return to if the reload fails."""
 
     def __init__(self, options: ProcessOptions, known: Mapping[str, Any]) -> None:
-        """Start with the state that a predecessor has described; `known` is empty without a predecessor."""
+        """Restore the state from `known`, which a predecessor has written; `known` is empty if there was no
+        predecessor."""
         self.result = str(known.get("result", "none"))
         """Result of the latest reload: none, running, done or failed."""
         self.cause = str(known.get("cause", ""))

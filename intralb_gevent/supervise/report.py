@@ -31,7 +31,8 @@ class Report:
         return f"<Report to {self.notifier!r}: {self._status}>"
 
     def publish(self, supervisor: Supervisor) -> None:
-        """Write the state to the file if the state has changed, and send its description if this text has changed."""
+        """Write the state to the file if the state has changed; send the description of the state if the description
+        has changed."""
         state = _state(supervisor)
         if state != self._written:
             self._state.write(state)
@@ -49,7 +50,8 @@ class Report:
         self._describe(supervisor, "RELOADING=1", f"MONOTONIC_USEC={microseconds}")
 
     def stopping(self, supervisor: Supervisor) -> None:
-        """Report the shutdown. Call this before a process is asked to drain, because such a process reads the state."""
+        """Report the shutdown. Call this method before any process is asked to drain, because a draining process reads
+        the state."""
         self._describe(supervisor, "STOPPING=1")
         self.publish(supervisor)
 
@@ -60,7 +62,7 @@ class Report:
             self.notifier.send(*fields, status(text))
 
     def _show_life(self, supervisor: Supervisor) -> None:
-        """Send WATCHDOG=1, if it is due, while a process runs or starts, or while the site shuts down."""
+        """Send WATCHDOG=1 if it is due, but only while a process runs or starts, or while the site shuts down."""
         now = monotonic()
         if self.watchdog_seconds is None or now - self._alive_at < self.watchdog_seconds / 4:
             return

@@ -38,7 +38,8 @@ PENDING_SECONDS: Final = 0.02
 """Maximum seconds between two iterations of the loop while the supervisor may soon have to act."""
 
 LATE_SECONDS: Final = 3.0
-"""Seconds between two iterations of the loop after which this process, or the whole machine, must have been stopped."""
+"""If more seconds than this pass between two iterations of the loop, this process, or the whole machine, must have been
+stopped."""
 
 
 class Supervisor:
@@ -142,7 +143,7 @@ class Supervisor:
             self.log.say(f"stopped, exit {self._code}")
         return self._code
 
-    # Reactions to events of processes.
+    # The methods below react to reports and ends of processes.
 
     def _heard(self, process: Process, message: Message) -> None:
         if process.state == "ready" and "READY" in message.fields:
@@ -150,7 +151,8 @@ class Supervisor:
 
     def _has_ended(self, process: Process, code: int) -> None:
         if process.state == "draining" or process.asked is not None:
-            # This process was asked to exit. It has aborted requests, unless its code is 0 or SIGTERM has killed it.
+            # This process was asked to exit. Unless SIGTERM has killed the process or its exit code is 0, the process
+            # has aborted requests.
             if code in (0, -signal.SIGTERM):
                 return
             if self.stopping:

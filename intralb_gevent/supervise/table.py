@@ -1,7 +1,8 @@
 """The table of a site's processes in shared memory: each process writes one row, and reads all rows.
 
-The supervisor, or gunicorn's arbiter, creates the table, and each process inherits its descriptor. A process claims the
-first row whose lock is free. The kernel releases the lock when the process ends, even if the process is killed.
+The supervisor, or gunicorn's arbiter, creates the table, and each process inherits the table's descriptor. A process
+claims the first row whose lock is free. The kernel releases the lock when the process ends, even if the process is
+killed.
 
 A row has two parts. The words contain the current state of the process; a word is written as a whole, so readers need
 no lock. The data can be large, and remain after the process has ended.
@@ -39,7 +40,8 @@ _HOT_BYTES: Final = (ROWS + 1) * _ROW_WORDS * _WORD
 """Size of the header and of the words of all rows."""
 
 _USED: Final = 2
-"""Index of the header's word with the number of rows that were ever claimed; the layout's name occupies two words."""
+"""Index of the header word that contains the number of rows ever claimed; the layout's name occupies the two words
+before."""
 
 _PID, _GENERATION, _STATE, _CHANGES, _CONNECTIONS, _QUEUED, _RUNNING, _FREE, _LANE_COUNT = range(9)
 _PROBLEMS: Final = 9
@@ -117,7 +119,8 @@ class Table:
     """The shared memory of one site."""
 
     def __init__(self, descriptor: int | None = None) -> None:
-        """Create a table, or open an inherited one; raises OptionError if its layout is that of another version."""
+        """Create a table, or open an inherited table; raises OptionError if the inherited table has the layout of
+        another version."""
         self.descriptor = os.memfd_create("intralb-table") if descriptor is None else descriptor
         if descriptor is None:
             os.ftruncate(self.descriptor, _HOT_BYTES)
@@ -228,7 +231,7 @@ class OwnRow:
         """Write the generation of this process."""
         self._words[_GENERATION] = generation
 
-    # The event loop calls these methods in each iteration.
+    # The event loop calls the following methods in each iteration.
 
     def busy(self, now: float) -> None:
         """Record that the event loop is busy from now on."""
@@ -254,7 +257,7 @@ class OwnRow:
         """Record that requests have arrived since the load was last written, but that the load has not changed."""
         self._words[_CHANGES] += 1
 
-    # `SiteRow` calls these methods periodically.
+    # `SiteRow` calls the following methods periodically.
 
     def write_connections(self, connections: int) -> None:
         """Write the number of open connections of this process."""
