@@ -98,8 +98,8 @@ class BlockedLoop:
             os._exit(EXIT_CODE)
 
     def _by_a_greenlet(self) -> bool:
-        """Return True if a greenlet blocks the loop; return False if the main program does, because it may block the
-        loop at start and exit."""
+        """Return True if a greenlet blocks the loop, and False if the main program does; at start and exit, the main
+        program may block the loop."""
         if self._program is not None and _outermost(self._frame()) is self._program:
             self._blocked = 0.0
             return False
@@ -155,7 +155,8 @@ def _outwards(frame: FrameType | None) -> Iterator[tuple[FrameType, int]]:
 
 
 def write_report(seconds: float, message: str, lines: Iterable[str], fields: Mapping[str, str] | None = None) -> None:
-    """Write a message and stacks to standard error, in the format of the log; wait at most `seconds` for the reader."""
+    """Write a message and stacks to standard error, in the format of the log; wait at most `seconds` until the write
+    has ended."""
     stack = "\n".join(lines)
     if LINES.json:
         text = LINES.line("CRITICAL", message, {**(fields or {}), "stack": stack})
@@ -165,7 +166,7 @@ def write_report(seconds: float, message: str, lines: Iterable[str], fields: Map
 
 
 def write_within(seconds: float, text: str) -> None:
-    """Write to standard error in a new native thread; wait at most `seconds` for the reader."""
+    """Write to standard error in a new native thread; wait at most `seconds` until the write has ended."""
     done: list[bool] = []
 
     def write() -> None:

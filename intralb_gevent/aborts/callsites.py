@@ -95,9 +95,9 @@ def _site_of_loop(code: CodeType, before: list[dis.Instruction]) -> CallSite:
 def _split(code: CodeType, instructions: list[dis.Instruction]) -> tuple[list[dis.Instruction], list[dis.Instruction]]:
     """Split the instructions before a call into those that load the callable and those that load the arguments.
 
-    The call is the last of `instructions`. The arguments begin where the callable is on top of the stack. If an
-    argument is a conditional expression, the callable is also on top of the stack where a branch of this expression
-    begins. A jump to an instruction, or past it, shows that the instruction begins a branch.
+    The call is the last instruction in `instructions`. The arguments begin where the callable is on top of the stack.
+    If an argument is a conditional expression, the callable is also on top of the stack where a branch of this
+    expression begins. A jump to an instruction, or past it, shows that the instruction begins a branch.
     """
     call = first = len(instructions) - 1
     while first and instructions[first - 1].opname in _PARTS_OF_CALL:

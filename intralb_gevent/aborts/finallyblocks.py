@@ -28,8 +28,8 @@ _MOST_LINES: Final = 1000
 """Functions with more lines than this are not parsed, because parsing takes about 15 ms per thousand lines."""
 
 _MORE_LINES: Final = 20
-"""Maximum number of lines of a function that follow its last line with bytecode. Such a line contains only a closing
-parenthesis, for example."""
+"""Maximum number of lines without bytecode at the end of a function; a line with only a closing parenthesis, for
+example, has no bytecode."""
 
 
 def is_in_finally(code: CodeType, line: int | None) -> bool:

@@ -1,12 +1,12 @@
 """Postpones an abort of a CPU-bound handler to the next safe point, in the innermost frame or in one of its callers.
 
-An abort must not be raised between the return of a call and the use of its result. Nor must an abort be raised in an
-SQLite collation, for example. But a statement that sorts a large table may spend nearly all of its time in a collation.
-Periodic checks would hardly ever find the handler at a safe point. Therefore, this module uses Python's tracing, which
-calls a function before each bytecode instruction of one frame. Tracing each line would not suffice: the next line may
-already be after a `with` or `try` block, where `__exit__` and `finally` no longer apply. If a debugger or a coverage
-tool is already tracing, its tracing is left unchanged. A running SQLite statement is interrupted immediately, which
-rolls back the whole statement.
+An abort must not be raised between the return of a call and the use of its result, or in an SQLite collation, for
+example. A statement that sorts a large table may spend nearly all of its time in a collation, so periodic checks would
+hardly ever find the handler at a safe point. Therefore, this module uses Python's tracing, which calls a function
+before each bytecode instruction of one frame. Tracing each line would not suffice: the next line may already be after a
+`with` or `try` block, where `__exit__` and `finally` no longer apply. If a debugger or a coverage tool is already
+tracing, its tracing is left unchanged. A running SQLite statement is interrupted immediately, which rolls back the
+whole statement.
 """
 
 from __future__ import annotations

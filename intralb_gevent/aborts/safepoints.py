@@ -105,8 +105,8 @@ _DROPPING_LIBRARIES: Final = (
     ("apsw", ("Connection", "Cursor")),
     ("_cffi_backend", ("_CDataBase",)),
 )
-"""Pairs of a module and the names of those of its types that call Python callbacks and discard the callbacks'
-exceptions."""
+"""Each pair is the name of a module, and the names of its types that call Python callbacks and discard the exceptions
+of these callbacks."""
 
 _CALLERS: set[CodeType] = set()
 _CALLED_BY_LIBRARIES: set[CodeType] = set()
@@ -141,8 +141,8 @@ def application_frames(frame: FrameType | None) -> Iterator[tuple[FrameType, int
 def in_application(frame: FrameType | None) -> bool:
     """Return whether the innermost frame is application code, outside of finalizers and the packages in `DELICATE`.
 
-    The search through the callers ends at the innermost frame of this package. If the application has called this
-    package's function, the result is False, because this package must not be aborted.
+    The search through the callers ends at the innermost frame of this package. The result is False if the application
+    has called the function of this frame, because this package must not be aborted.
     """
     innermost = frame
     while frame is not None:

@@ -2,9 +2,9 @@
 
 A slot runs one job after another in the same greenlet, so that thread-locals such as database connections stay open.
 But a request can leave behind an object that affects the greenlet later, such as a timeout that was never cancelled, or
-a timer that kills the greenlet. After a request that has left behind such an object, the slot needs a new greenlet.
-This module detects objects that a request has left behind. The module also prevents the reuse of the ids of greenlets
-whose requests were aborted.
+a timer that kills the greenlet. If a request has left such an object behind, the slot needs a new greenlet. This module
+detects objects that a request has left behind. The module also prevents the reuse of the ids of greenlets whose
+requests were aborted.
 
 This module is not compiled, because compiled functions have no frames. Even if all other modules are compiled, the
 frame of `_run_jobs` shows that the frames inside it belong to the application.
@@ -97,8 +97,8 @@ class SlotGreenlet(Greenlet):  # type: ignore[type-arg]  # generic only in geven
         self._drop_locals()
 
     def _drop_locals(self) -> None:
-        """Drop this greenlet's thread-locals and attributes in the greenlet: in the hub, their finalizers could not
-        wait."""
+        """Drop this greenlet's thread-locals and attributes while this greenlet runs: in the hub, their finalizers
+        could not wait."""
         self.intralb_slot = None
         for _, values in all_local_dicts_for_greenlet(self):
             with suppress(BaseException):
@@ -174,7 +174,7 @@ def slot_at(frame: Any) -> Slot | None:
 
 
 def request_of(greenlet: Any) -> Request | None:
-    """Return the request that a greenlet is running, or by which the greenlet was spawned.
+    """Return the request that a greenlet is running, or that has spawned the greenlet.
 
     Returns None if there is no such request, or if gevent has no record of the request.
     """

@@ -315,7 +315,7 @@ class Watchdog:
 
     @staticmethod
     def end_if_late(slot: Slot, frame: FrameType | None) -> None:
-        """Abort the application at this frame, or at its next safe point, if its request is past the deadline.
+        """If the slot's request is past its deadline, abort the application at this frame, or at its next safe point.
 
         Any request yields to the hub at its next call into the server, where a late request can also be aborted.
         Clean-up code is only paused, so that it does not delay other requests. While code of the application is

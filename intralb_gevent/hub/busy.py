@@ -3,8 +3,8 @@
 A busy period begins when the kernel reports events to the loop, and ends when the loop polls again. Two watchers that
 run in each iteration of the loop measure the busy periods, without a timer.
 
-Data that arrives during a busy period is not read before the period ends. After a long busy period, data also counts as
-read late for a time as long as that period, because a loop that was blocked needs several iterations to catch up. In
+Data that arrives during a busy period is not read before the period ends. After a long busy period, data counts as read
+late for another period of the same duration, because a loop that was blocked needs several iterations to catch up. In
 one iteration, the loop accepts only a few connections, and does not read from new connections yet.
 """
 

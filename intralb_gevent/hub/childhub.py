@@ -118,7 +118,8 @@ def _empty(loop: Any) -> list[object]:
 
 
 def _watchers(loop: Any) -> list[Any]:
-    """Return all watchers of a loop, found through their references to it, because libev has no list of watchers."""
+    """Return all watchers of a loop. They are found through their references to the loop, because libev has no list of
+    watchers."""
     found = gc.get_referrers(loop)
     own = getattr(loop, "_threadsafe_async", None)
     if own is not None:

@@ -1,4 +1,4 @@
-"""Isolates the child processes that a handler forks, and ends each child when its code has finished.
+"""Isolates the child processes that a handler forks, and ends each child when the child's code has finished.
 
 A handler forks through `os.fork`, through `multiprocessing`, or with the first job of a `ProcessPoolExecutor`. The
 child process has copies of the listeners, of all connections and sessions, and of every other running request. The
@@ -138,8 +138,8 @@ def _call(function: Callable[[], object]) -> None:
 def _is_about_to_execute() -> bool:
     """Return whether this is a child of gevent's `subprocess` that will execute a program without waiting first.
 
-    A child that executes a program needs no isolation, because executing a program closes the child's copies of the
-    sockets. Isolation would take some milliseconds.
+    A child that executes a program is not isolated: isolation would take some milliseconds, and executing a program
+    closes the child's copies of the sockets anyway.
     """
     # Declare the type as `Any`: in the type stubs of frames, `f_locals` is a dictionary, which is wrong from Python
     # 3.13 on.

@@ -25,8 +25,7 @@ _WRITERS: Final = (logging.StreamHandler.emit, logging.FileHandler.emit, Watched
 """`emit` methods that only write the record; a handler with another `emit` may do more, so it gets no filter."""
 
 _NO_STREAM: Final = object
-"""Stands for a weak reference to no stream: a call of `object` returns a new object, which differs from every
-stream."""
+"""Placeholder for a weak reference to a stream: a call of `object` returns a new object, which is never the stream."""
 
 
 class _Prepare(logging.Filter):

@@ -23,7 +23,7 @@ __all__ = ["end_children"]
 def end_children() -> None:
     """Send SIGTERM to the child processes that Python would end at a regular exit.
 
-    A forked process may have inherited records of its parent's children. These children get no signal.
+    The parent's children get no signal, although a forked process may have inherited records of them.
     """
     # A partially imported module, or another version of Python, may lack the attributes that this code reads.
     with contextlib.suppress(Exception):

@@ -1,8 +1,8 @@
 """Ends the process at a given time, even if the process is still waiting for something.
 
 At exit, Python waits without a limit for non-daemon threads, executors, `atexit` functions and child processes. This
-module enforces a time limit for the exit with a native thread. The native thread runs even while Python code loops, or
-while C code waits without the global interpreter lock (GIL). If the native thread cannot run, a thread of
+module uses a native thread to enforce a time limit for the exit. The native thread runs even while Python code loops,
+or while C code waits without the global interpreter lock (GIL). If the native thread cannot run, a thread of
 `faulthandler` ends the process. The thread of `faulthandler` does not need the interpreter: it also works while C code
 holds the GIL, and while Python is being finalized.
 """
@@ -103,7 +103,8 @@ class ProcessEnd:
                 faulthandler.dump_traceback_later(left, exit=True, file=descriptor)
 
     def _disarm(self) -> None:
-        """Stop the thread of `faulthandler` before a fork; otherwise, the child would wait for it forever at exit."""
+        """Stop the thread of `faulthandler` before a fork; otherwise, the child would wait for this thread forever at
+        exit."""
         if self.in_sight:
             faulthandler.cancel_dump_traceback_later()
 

@@ -35,7 +35,8 @@ class HeldActions:
         return f"<HeldActions of {sorted(self._ours)}, {len(self._set)} of them set by the application>"
 
     def hold(self, shown: Mapping[int, Any]) -> None:
-        """Keep the current actions of the signals in `shown`; its values are the actions that the application sees."""
+        """Keep the current actions of the signals in `shown`; the values of `shown` are the actions that the
+        application sees."""
         self._ours = dict(shown)
         self._replace(self._signal, self._getsignal)
 

@@ -1,7 +1,7 @@
 """The lines of a log, as text or as JSON: the time with its zone, the level, the process id, and the message.
 
 This module uses neither `logging` nor gevent. Therefore, the supervisor can write lines in the same format as the
-handlers of `logging`. So can code that runs while the event loop is blocked or the process exits.
+handlers of `logging`. Lines can also be written while the event loop is blocked or the process exits.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ class Transfer:
     port: str = ""
     kind: str = IDLE
     begun: bool = False
-    """True if requests were received on this connection before."""
+    """True if earlier requests were received on this connection."""
     identified: bool = False
     """True if `host` and `port` come from a PROXY header that was already read, or if no PROXY header precedes the
     requests."""

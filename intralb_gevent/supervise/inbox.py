@@ -1,4 +1,4 @@
-"""The signals sent to the supervisor, received through a pipe that its loop polls."""
+"""The signals sent to the supervisor, received through a pipe that the supervisor's loop polls."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ class Inbox:
         return b""
 
     def hand_on(self) -> None:
-        """Send the unread signals to this process again; they are blocked, so a successor receives them later."""
+        """Send the unread signals to this process again; the signals are blocked, so they stay pending for a
+        successor."""
         for number in self.take():
             os.kill(os.getpid(), number)
 

@@ -1,8 +1,8 @@
 """systemd's notification protocol: datagrams of `NAME=value` lines on a unix socket (sd_notify(3)).
 
-A serving process sends notifications to systemd or to the supervisor, and cannot distinguish the two. The supervisor
-receives the notifications of its processes, and sends its own notifications to systemd. No function of this module
-waits.
+A serving process sends notifications to systemd or to the supervisor, and does not know which of them receives the
+notifications. The supervisor receives the notifications of its processes, and sends its own notifications to systemd.
+No function of this module waits.
 """
 
 from __future__ import annotations

@@ -23,8 +23,8 @@ _TRIAL: Final = "import intralb_gevent.cli.supervising"
 def replace_supervisor(supervisor: Supervisor) -> str:
     """Execute the program again; if this is not possible, return the reason.
 
-    The program is first imported in a child process. If the import failed in this process, all serving processes would
-    lose their supervisor and drain.
+    A child process first tries to import the program. If this process executed a program that cannot be imported, all
+    serving processes would lose their supervisor and drain.
     """
     try:
         supervisor.site.read_options()

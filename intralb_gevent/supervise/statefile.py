@@ -14,7 +14,8 @@ from typing import Any, Final
 __all__ = ["StateFile"]
 
 _HEADER: Final = struct.Struct("<II")
-"""Format of the text's length and checksum, with which a reader detects a state that is still being written."""
+"""Format of the length and the checksum of the text; from the checksum, a reader detects a state that is still being
+written."""
 
 _TRIES: Final = 50
 

@@ -118,7 +118,7 @@ class Supervisor:
         poll.poll((PENDING_SECONDS if pending else IDLE_SECONDS) * 1000)
 
     def _look(self) -> None:
-        """Handle the signals, reports and ended processes since the last iteration."""
+        """Handle the signals that have arrived, the reports and the ends of processes since the last iteration."""
         now = monotonic()
         late, self._looked = now - self._looked, now
         if late > LATE_SECONDS:

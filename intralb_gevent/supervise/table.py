@@ -40,8 +40,8 @@ _HOT_BYTES: Final = (ROWS + 1) * _ROW_WORDS * _WORD
 """Size of the header and of the words of all rows."""
 
 _USED: Final = 2
-"""Index of the header word that contains the number of rows ever claimed; the layout's name occupies the two words
-before."""
+"""Index of the header word that contains the number of rows ever claimed; the layout's name occupies the first two
+words."""
 
 _PID, _GENERATION, _STATE, _CHANGES, _CONNECTIONS, _QUEUED, _RUNNING, _FREE, _LANE_COUNT = range(9)
 _PROBLEMS: Final = 9
@@ -275,7 +275,8 @@ class OwnRow:
         self._times[_REQUESTS], self._times[_ERRORS] = requests_per_second, errors_per_second
 
     def write_problems(self, problems: bool) -> None:
-        """Write whether the data contain a verdict on a problem, so that other processes read the data only then."""
+        """Write whether the data contain a verdict on a problem, so that other processes read only data that contain
+        such a verdict."""
         self._words[_PROBLEMS] = int(problems)
 
     def write_data(self, data: Mapping[str, Any]) -> bool:
