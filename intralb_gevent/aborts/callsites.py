@@ -2,7 +2,7 @@
 
 Python does not expose which callable a frame is calling. But the instructions before the call show how the callable was
 loaded, usually from a variable and some attributes. The variable and the attributes can be looked up without running
-any code of the application. If this lookup fails, the name of the called method may still be known. In
+any code of the application. If the callable cannot be looked up, the name of the called method may still be known. In
 `get_connection().execute()`, for example, the name `execute` is known, but the object that has this method is not.
 """
 
@@ -27,8 +27,8 @@ _SILENT: Final = frozenset(
         *(f"{action}_{kind}" for action in ("STORE", "DELETE") for kind in ("FAST", "NAME", "GLOBAL", "DEREF")),
     }
 )
-"""Instructions that make no call. If one of these instructions drops a reference, Python itself may call finalizers and
-weakref callbacks."""
+"""Instructions that make no call. When an instruction that makes no call drops a reference, Python itself may call
+finalizers and weakref callbacks."""
 
 _ARGUMENTS_AND_NAMES: Final = frozenset({"CALL_FUNCTION_KW", "CALL_KW"})
 _VARIABLES: Final = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF", "LOAD_CLASSDEREF"})
@@ -37,7 +37,7 @@ _BETWEEN: Final = frozenset({"PUSH_NULL", "CACHE"})
 _PARTS_OF_CALL: Final = frozenset({"CACHE", "PRECALL", "KW_NAMES"})
 _BEGINS_LOOP: Final = frozenset({"GET_ITER", "LOAD_FAST_AND_CLEAR", "SWAP", "BUILD_LIST", "BUILD_SET", "BUILD_MAP"})
 """Instructions that can stand between the load of an iterable and the loop over it. From Python 3.12 on, inlined
-comprehensions add some of these instructions."""
+comprehensions add instructions between the load and the loop."""
 _SUPER: Final = "super()"
 """First element of a path that begins with `super()`; the next element is looked up in the base classes of the method's
 class."""

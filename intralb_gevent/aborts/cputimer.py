@@ -1,9 +1,9 @@
 """Kernel timers that measure the CPU time of one thread, and fire even while no Python thread can run.
 
 C code that holds the GIL, such as the matching of a regular expression, prevents the watchdog's thread from running.
-Whenever the watchdog's thread runs, it resets these timers. If the watchdog's thread cannot run, the timers expire, and
-send a signal in place of the thread. The timers measure CPU time, so they never fire for a thread that waits, or for a
-stopped process.
+Whenever the watchdog's thread runs, it resets the kernel timers. If the watchdog's thread cannot run, the timers
+expire, and send a signal in place of the thread. The timers measure CPU time, so they never fire for a thread that
+waits, or for a stopped process.
 
 This module supports only 64-bit Linux; on other platforms, `cpu_timer` returns None.
 """

@@ -1,8 +1,8 @@
 """Finds the lines of a function that are in a `finally` block.
 
-The bytecode does not mark these lines, because Python compiles a `finally` block several times, once for each way to
-enter the block. Therefore, this module parses the source code, if the source code is available. This module calls no
-application code and raises no exceptions, because it runs in the hub and in the watchdog's signal handler.
+The bytecode does not mark the lines of a `finally` block, because Python compiles the block several times, once for
+each way to enter it. Therefore, this module parses the source code, if the source code is available. This module calls
+no application code and raises no exceptions, because it runs in the hub and in the watchdog's signal handler.
 """
 
 from __future__ import annotations

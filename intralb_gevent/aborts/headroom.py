@@ -1,8 +1,8 @@
 """Reserves recursion depth for the watchdog's signal handler, which Python calls on the stack of the running code.
 
-Without this reserve, if a request handler has recursed up to the recursion limit, the watchdog's own calls would raise
-RecursionError instead of the abort. A handler that catches RecursionError and recurses again would then never be
-aborted.
+If a request handler has recursed up to the recursion limit, the watchdog's own calls would otherwise raise
+RecursionError instead of the abort. Without the reserve, a handler that catches RecursionError and recurses again would
+never be aborted.
 """
 
 from __future__ import annotations

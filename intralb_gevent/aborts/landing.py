@@ -45,8 +45,8 @@ STUCK_SECONDS: Final = 0.02
 """Seconds after which a call that has not returned is aborted, although its result may then be lost."""
 
 MOST_STEPS: Final = 5000
-"""Number of instructions after which a search for a safe point ends; Python executes them in about 5 ms. The watchdog's
-next check starts a new search."""
+"""Number of instructions after which a search for a safe point ends; Python executes this number of instructions in
+about 5 ms. The watchdog's next check starts a new search."""
 
 FINISH_STEPS: Final = 200
 """Number of instructions after which a search ends if the frame is releasing a resource. `FINISH_STEPS` is lower than
@@ -129,7 +129,7 @@ class _Search:
             else:
                 return
         except RecursionError:
-            # Hide this error from the application; the watchdog's next check starts a new search.
+            # Hide the RecursionError from the application; the watchdog's next check starts a new search.
             cancel_landing()
             return
         if found:

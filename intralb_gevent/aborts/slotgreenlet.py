@@ -2,9 +2,9 @@
 
 A slot runs one job after another in the same greenlet, so that thread-locals such as database connections stay open.
 But a request can leave behind an object that affects the greenlet later, such as a timeout that was never cancelled, or
-a timer that kills the greenlet. If a request has left such an object behind, the slot needs a new greenlet. This module
-detects objects that a request has left behind. The module also prevents the reuse of the ids of greenlets whose
-requests were aborted.
+a timer that kills the greenlet. If a request has left an object behind that may affect the greenlet, the slot needs a
+new greenlet. This module detects objects that a request has left behind. The module also prevents the reuse of the ids
+of greenlets whose requests were aborted.
 
 This module is not compiled, because compiled functions have no frames. Even if all other modules are compiled, the
 frame of `_run_jobs` shows that the frames inside it belong to the application.
@@ -113,7 +113,7 @@ class SlotGreenlet(Greenlet):  # type: ignore[type-arg]  # generic only in geven
 @calls_application
 def _run_jobs(slot: Slot) -> None:
     # `_run_jobs` is not a method, so that the greenlet is not a local variable: `slot_at` reads the local variables of
-    # this frame, and Python keeps a copy of these variables. If this copy contained a reference to the greenlet, the
+    # this frame, and Python keeps a copy of these variables. If the copy contained a reference to the greenlet, the
     # slot would conclude that the request has left an object behind.
     slot.run()
 
@@ -140,8 +140,8 @@ _aborted: Final[deque[SlotGreenlet]] = deque(maxlen=IDENTS_KEPT)
 def keep_ident(greenlet: SlotGreenlet) -> None:
     """Prevent the reuse of an aborted request's `threading.get_ident()`, which is the address of its greenlet.
 
-    If this number were reused, an application that looks up connections by thread id would find a connection with an
-    unfinished transaction.
+    If a new request got the thread id of an aborted request, an application that looks up connections by thread id
+    would find a connection with an unfinished transaction.
     """
     # Do not keep a greenlet to which the application has weak references: the greenlet's entries in a
     # `WeakKeyDictionary` must be freed when the greenlet ends.

@@ -22,8 +22,8 @@ STARVED_REPEAT_SECONDS: Final = 0.05
 """Seconds of CPU time of the main thread between two signals that the kernel sends."""
 
 SOON_REPEAT_SECONDS: Final = 0.001
-"""Seconds of CPU time of the main thread between two signals after `look_soon`. The kernel sends these signals, because
-the watchdog's thread may wait for the GIL for longer than the handler runs without a pause."""
+"""Seconds of CPU time of the main thread between two signals after `look_soon`. Signals from the kernel are needed,
+because the watchdog's thread may wait for the GIL for longer than the handler runs without a pause."""
 
 _ident: Callable[[], int] = get_original("_thread", "get_ident")
 
@@ -31,7 +31,7 @@ _ident: Callable[[], int] = get_original("_thread", "get_ident")
 class Starvation:
     """Kernel timers that replace the watchdog's thread while C code in the main thread holds the GIL.
 
-    One timer sends the watchdog's signal. The other timer ends the process with SIGABRT; before that, `faulthandler`
+    One timer sends the watchdog's signal. The second timer ends the process with SIGABRT; before that, `faulthandler`
     writes the stacks of all threads if it is enabled.
     """
 

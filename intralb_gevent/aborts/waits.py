@@ -1,9 +1,9 @@
 """Determines whether the abort of a waiting handler must be postponed.
 
 An abort is an exception that the application does not expect. Most waits can be aborted cleanly, as if by a gevent
-timeout. But some operations must not be left half done, because other code depends on their results. Such operations
-are the import of a module, the start of a program, the logging of a record, and a `finally` block that releases a
-resource.
+timeout. But some operations must not be left half done, because other code depends on their results. The operations
+that must be completed are the import of a module, the start of a program, the logging of a record, and a `finally`
+block that releases a resource.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def is_notifying(frame: FrameType | None) -> bool:
 def take_no_notification(frame: FrameType | None) -> None:
     """Remove a greenlet that is aborted in `Condition.wait()` from the list of the condition's waiters.
 
-    The greenlet itself would remove its entry only after it has reacquired the lock. Before that, the holder of the
+    The greenlet itself would leave the list only after it has reacquired the lock. In the meantime, the holder of the
     lock could notify the aborted greenlet, and the notification would be lost.
     """
     condition, waiter = _waiter(frame)

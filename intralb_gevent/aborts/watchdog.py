@@ -1,4 +1,5 @@
-"""Aborts requests that are past their deadline and do not yield to the event loop, and logs requests that block it.
+"""Aborts requests that are past their deadline and do not yield to the event loop, and logs requests that block the
+loop.
 
 While a handler is CPU-bound, the event loop does not run, so no timer of the loop can abort the handler. Every few
 milliseconds, a native thread checks whether the loop has been busy without a pause. If the loop has been busy for too
@@ -9,7 +10,8 @@ The watchdog's checks must not disturb the application. A real signal interrupts
 mistake the interruption for the end of a wait or for an error. Therefore, the thread only marks the signal as pending,
 with `_thread.interrupt_main`. The thread sends a real signal only if the running job is past its deadline. A real
 signal also interrupts a system call that blocks the process, such as `flock()`. C code that holds the GIL is aborted at
-the deadline if the code checks for signals, as regular expressions do. Other C code is aborted as soon as it returns.
+the deadline if the code checks for signals, as regular expressions do. C code that does not check for signals is
+aborted as soon as it returns.
 """
 
 from __future__ import annotations
@@ -274,8 +276,8 @@ class Watchdog:
             ours = self._marked or now - self._looked >= STARVED_SECONDS / 2 or now < self._soon_until
             taken = ours and HEADROOM.take()
         except RecursionError:
-            # Do not raise this error: the application would receive it, although the application's own calls may not
-            # need a deeper stack.
+            # Do not raise the RecursionError: the application would receive it, although the application's own calls
+            # may not need a deeper stack.
             ours, taken, self._cramped = True, False, True
         if not ours:
             if callable(self._earlier):
@@ -364,7 +366,7 @@ class Watchdog:
     # The methods below run in the hub.
 
     def _has_turn(self) -> None:
-        """Count and log the greenlets that have blocked the hub; the hub calls this method when it runs again."""
+        """Count and log the greenlets that have blocked the hub; called as soon as the hub runs again."""
         blocks = self.culprits.take()
         cancel_landing()
         if not self.off_because:

@@ -118,8 +118,7 @@ def _empty(loop: Any) -> list[object]:
 
 
 def _watchers(loop: Any) -> list[Any]:
-    """Return all watchers of a loop. They are found through their references to the loop, because libev has no list of
-    watchers."""
+    """Return all watchers of a loop, as found by `gc.get_referrers`; libev has no list of watchers."""
     found = gc.get_referrers(loop)
     own = getattr(loop, "_threadsafe_async", None)
     if own is not None:
@@ -244,8 +243,8 @@ class _Fence:
     """A trace function for greenlets that switches back whenever one of the parent's greenlets gets control.
 
     When the child releases a lock, sets an event or kills a greenlet, gevent switches to copies of the parent's
-    greenlets that wait for this lock, event or greenlet. A copied greenlet that belongs to a slot would then run the
-    slot's request a second time.
+    greenlets that wait for this lock, event or greenlet. Without this function, a copied greenlet that belongs to a
+    slot could run the slot's request a second time.
     """
 
     def __init__(self, hub: Any, top: Any, end: _End | None, earlier: Callable[..., object] | None) -> None:

@@ -85,7 +85,7 @@ class Collector:
         try:
             _Tracked()
             for _ in range(2):
-                # From Python 3.12 on, the collection starts at the end of an iteration of this loop.
+                # From Python 3.12 on, the collection starts at the end of an iteration of this `for` loop.
                 pass
         finally:
             # Leave automatic collection on if `stop` was called while a finalizer waited.

@@ -183,8 +183,9 @@ def close_copy(sock: Any) -> None:
 def detach(connection: Any) -> None:
     """Replace this process's copy of a database connection's socket by /dev/null.
 
-    The driver can then still use or finalize the connection, and no other file gets the socket's descriptor number.
-    When the parent ends, the database server notices the end of the connection, even if this process lives longer.
+    Without the socket, the driver can still use or finalize the connection object, and no other file gets the socket's
+    descriptor number. When the parent ends, the database server notices the end of the connection, even if this process
+    lives longer.
     """
     owners: tuple[Any, ...] = (connection, getattr(connection, "_sock", None))
     for owner in owners:

@@ -73,7 +73,7 @@ def _waiting(pool: Any) -> int:
 
 
 def _running(pool: Any) -> Iterator[str]:
-    """Yield the name of the function that each thread runs, if gevent's frames show it."""
+    """Yield the name of the function that each thread runs, if gevent's frames show the name."""
     frames = sys._current_frames()
     for worker in list(getattr(pool, "_worker_greenlets", ())):
         frame = frames.get(getattr(worker, "_thread_ident", 0))

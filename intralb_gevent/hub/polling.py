@@ -1,8 +1,8 @@
 """Removes descriptors from the event loop's epoll set before another process continues with their open files.
 
 libev leaves a descriptor in the set when its watchers stop, because closing the descriptor usually removes it. But
-while another process has a copy of the descriptor, closing the descriptor does not remove it from the set. Data for the
-other process would then wake the loop.
+while another process has a copy of the descriptor, closing the descriptor does not remove it from the set, so data for
+the other process would wake the loop.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Reads and restores the kernel's action for a signal, including handlers that Python does not know.
 
-C code, such as gevent's event loop and `faulthandler`, installs signal handlers without informing Python.
-`signal.getsignal` then still returns SIG_DFL, and `signal.signal` would replace the handler without returning it.
+C code, such as gevent's event loop and `faulthandler`, installs signal handlers without informing Python. For a signal
+with such a C handler, `signal.getsignal` still returns SIG_DFL, and `signal.signal` would replace the C handler without
+returning it.
 """
 
 from __future__ import annotations

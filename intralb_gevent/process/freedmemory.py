@@ -1,8 +1,8 @@
 """Returns freed memory to the kernel after a peak.
 
 glibc keeps free memory that lies between blocks in use, so a process would forever keep the memory that it needed at
-its highest load. The function malloc_trim() returns this memory to the kernel. A call of malloc_trim() takes tens of
-milliseconds per gigabyte, and during the call, other threads that allocate memory may have to wait. Therefore,
+its highest load. The function malloc_trim() returns free memory of glibc to the kernel. A call of malloc_trim() takes
+tens of milliseconds per gigabyte, and during the call, other threads that allocate memory may have to wait. Therefore,
 malloc_trim() is called rarely, in a native thread. With C libraries other than glibc, which have no malloc_trim(), this
 module does nothing.
 """

@@ -4,7 +4,7 @@ If a request could ignore SIGTERM for a moment, a SIGTERM that arrives in that m
 set SIG_DFL, SIGTERM would end the process immediately. Therefore, an action that the application sets is only recorded:
 `signal.getsignal` returns the recorded action, and this package's signal handler calls the recorded handler. This
 module replaces two functions of `_signal`, which `signal.signal` and gevent's version of it look up at each call.
-Therefore, code that has already imported `signal.signal` gets the same behaviour.
+Therefore, the replacements also affect code that has already imported `signal.signal`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Makes `_thread.interrupt_main()` interrupt the request that calls it, instead of the server.
+"""Makes `_thread.interrupt_main()` interrupt the request that calls this function, instead of the server.
 
-Common recipes for timeouts call this function in a `threading.Timer` and catch KeyboardInterrupt. Without this module,
-Python would behave exactly as if SIGINT had arrived: Python even writes a byte to the wakeup pipe, so a signal handler
-cannot distinguish this call from a signal. With this module, a timer that fires after its request has ended interrupts
-nothing.
+Common recipes for timeouts call `_thread.interrupt_main()` in a `threading.Timer` and catch KeyboardInterrupt. Without
+this module, Python would behave exactly as if SIGINT had arrived: Python even writes a byte to the wakeup pipe, so a
+signal handler cannot distinguish a call of `_thread.interrupt_main()` from a signal. With this module, a timer that
+fires after its request has ended interrupts nothing.
 """
 
 from __future__ import annotations

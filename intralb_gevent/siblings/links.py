@@ -23,7 +23,7 @@ from .transfer import Message, Transfer
 __all__ = ["Link", "Links", "Sender"]
 
 ANSWER_SECONDS: Final = 1.0
-"""Seconds within which a process must answer. A process that does not answer in this time has a blocked event loop, so
+"""Seconds within which a process must answer. The event loop of a process that does not answer in time is blocked, so
 the sender takes back the connections."""
 
 AVOIDED_SECONDS: Final = 1.0

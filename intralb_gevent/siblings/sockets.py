@@ -105,7 +105,7 @@ def receive(sock: _socket.socket) -> tuple[bytes, int | None]:
     try:
         packet, ancillary, _, _ = _received(sock)
     except ConnectionResetError:
-        # The kernel reports this error once if the peer has ended without reading everything. Packets that the peer has
+        # The kernel reports ECONNRESET once if the peer has ended without reading everything. Packets that the peer has
         # sent can still be read; one of them may confirm that the peer has taken a connection.
         packet, ancillary, _, _ = _received(sock)
     found = array.array("i")

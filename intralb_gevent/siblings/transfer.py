@@ -70,7 +70,7 @@ class Transfer:
     """A connection that moves to another process.
 
     The sender keeps the socket open until the receiver confirms that it has taken the connection. The receiver does not
-    read from the socket before it confirms.
+    read from the socket before it has confirmed the transfer.
     """
 
     sock: _socket.socket

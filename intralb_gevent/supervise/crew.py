@@ -35,7 +35,7 @@ class Crew:
         return f"<Crew {[(each.pid, each.state) for each in self.all]}>"
 
     def in_state(self, *states: str) -> list[Process]:
-        """Return the processes in one of these states."""
+        """Return the processes that are in one of the given states."""
         return [each for each in self.all if each.state in states]
 
     def start(self, generation: int, options: ProcessOptions) -> Process:
@@ -80,10 +80,8 @@ class Crew:
                 yield ended, os.waitstatus_to_exitcode(status)
 
     def forgive(self, seconds: float) -> None:
-        """Extend the time limits of all processes by the seconds for which the supervisor itself did not run.
-
-        Perhaps the whole machine was suspended in that time.
-        """
+        """Extend the time limits of all processes by the seconds for which the supervisor itself did not run, perhaps
+        because the whole machine was suspended."""
         for each in self.all:
             each.started += seconds
             each.seen += seconds

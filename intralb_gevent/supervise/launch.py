@@ -40,7 +40,8 @@ def own_command() -> list[str]:
 
 
 def start_directory() -> str:
-    """Return the path of the current directory, as in $PWD: a deployment may change a symbolic link in this path."""
+    """Return the path of the current directory; symbolic links are kept as in $PWD, because a deployment may change a
+    link."""
     named = os.environ.get("PWD", "")
     with contextlib.suppress(OSError):
         if named.startswith("/") and os.path.samefile(named, "."):
