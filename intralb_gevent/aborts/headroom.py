@@ -1,7 +1,7 @@
 """Reserves recursion depth for the watchdog's signal handler, which Python calls on the stack of the running code.
 
-If a request handler has recursed up to the recursion limit, the watchdog's own calls would otherwise raise
-RecursionError instead of the abort. Without the reserve, a handler that catches RecursionError and recurses again would
+Without the reserve, the watchdog's own calls would raise RecursionError instead of the abort if a request handler has
+recursed up to the recursion limit. Without the reserve, a handler that catches RecursionError and recurses again would
 never be aborted.
 """
 

@@ -82,7 +82,8 @@ class SlotGreenlet(Greenlet):  # type: ignore[type-arg]  # generic only in geven
         """Ignore the creating greenlet's value, because that greenlet runs another request or no request."""
 
     def rawlink(self, callback: Callable[[Any], object]) -> None:
-        """Call `callback` when this greenlet ends; the slot then replaces this greenlet after the current job."""
+        """Register a callback for the end of this greenlet; the slot then replaces this greenlet after the current
+        job."""
         super().rawlink(callback)
         # Ignore the callbacks that gevent itself links: a function for `current_thread()`, and an object for each
         # thread-local.

@@ -2,7 +2,8 @@
 
 Each process listens on an abstract address, which leaves no file behind. The address contains the inode number of the
 client listener, and the process id. Therefore, processes find each other only if they accept from the same listener, no
-matter which process has started them. Both sides check the user id of the peer, which the kernel guarantees.
+matter which process has started them. Both sides check the user id of the peer; the kernel guarantees that this id is
+correct.
 """
 
 from __future__ import annotations
