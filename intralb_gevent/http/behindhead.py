@@ -27,7 +27,7 @@ class _BehindHead:
         self._ignores = True
 
     def on_message_begin(self) -> None:
-        """Start a request; ignore the substitute head."""
+        """Start a request; do nothing at the start of the substitute head."""
         if not self._ignores:
             self._parser.on_message_begin()
 
@@ -42,7 +42,7 @@ class _BehindHead:
             self._parser.on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Check the head of a request; ignore the substitute head."""
+        """Check the head of a request; do nothing at the end of the substitute head."""
         if self._ignores:
             self._ignores = False
         else:

@@ -1,4 +1,4 @@
-"""A request body that the application reads as it arrives: `wsgi.input` of a route that streams bodies.
+"""A request body that the application reads as it arrives, as the `wsgi.input` of a route that streams bodies.
 
 Reading a streamed body blocks the application while no data is available. The connection stops reading while the
 unread data exceeds a limit. This module is not compiled, because `io.BufferedReader` can read only from an interpreted

@@ -200,7 +200,7 @@ class Connection(ConnectionLifetime):
         return True
 
     def answer(self, request: Request, answer: CannedResponse) -> None:
-        """Send one of the server's own responses, and continue with the next request; the job's outcome is decided."""
+        """Send one of the server's own responses, and start the next request; the job has its outcome already."""
         # If sending fails, the connection closes, and must not end the job a second time.
         self._job = None
         if request.has_body:
@@ -262,7 +262,7 @@ class Connection(ConnectionLifetime):
     # Methods for the response.
 
     def socket_wait(self) -> float:
-        """Return the seconds for which the data that was read last had been in the socket buffer; 0 if unknown."""
+        """Return how many seconds the last data read had waited in the socket buffer; 0 if unknown."""
         return self.input.socket_wait()
 
     def report_dropped(self, names: tuple[str, ...]) -> None:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["RECEIVE_BYTES", "ServerContext"]
 
 RECEIVE_BYTES: Final = 256 * 1024
-"""Maximum bytes per read while at least this number of bytes of a body with a Content-Length is missing."""
+"""Maximum bytes per read while at least as many bytes are still missing from a body with a Content-Length."""
 
 SHORT_RECEIVE_BYTES: Final = 64 * 1024
 """Maximum bytes per read in all other cases; the limit is lower, because unparsed bytes stay in memory."""
@@ -163,7 +163,8 @@ class ServerContext:
         self.mover: Mover | None = None
         """The object that moves a closing server's idle connections to other processes; None if they cannot move."""
         self.rescuer: Rescuer | None = None
-        """The object that moves requests to other processes while this process is full; None if they cannot move."""
+        """The object that moves requests to other processes while this process is full; None if requests cannot move.
+        """
         self._all_closed = Event()
         self._dropped_headers: set[str] = set()
         """Names of the application's hop-by-hop headers that have already been reported."""

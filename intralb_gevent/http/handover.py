@@ -1,4 +1,4 @@
-"""Moves the connections of a server that drains to other processes, so that no client sees its connection close.
+"""While a server drains, moves its connections to other processes, so that no client sees its connection close.
 
 This process serves each connection until the connection is idle and another process can receive it. If no other process
 can receive connections, this process closes them, as in a shutdown without other processes.
@@ -28,7 +28,8 @@ ALONE_SECONDS: Final = 0.2
 """Seconds after which connections are closed if no other process is found; a single search may miss a process."""
 
 NEW_SECONDS: Final = 1.0
-"""Seconds from the start of the hand-over for which a connection without a request stays open if it cannot move."""
+"""Seconds after the start of the hand-over until which a connection without any request stays open if it cannot move.
+"""
 
 
 class HandOver:
@@ -86,7 +87,7 @@ class HandOver:
     def _move_next(self) -> bool:
         """Move one connection; return False if no process can receive a connection now."""
         connection = next(iter(self._idle))
-        # A request may have arrived meanwhile; the connection is offered again after its response.
+        # A request may have arrived meanwhile; the connection is offered again after the response to this request.
         if connection.can_move and not self._moving.send(connection, self._siblings):
             return False
         self._idle.pop(connection, None)

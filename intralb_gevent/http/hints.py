@@ -17,8 +17,9 @@ __all__ = ["early_hints"]
 def early_hints(headers: Any) -> None:
     """Send header fields, a list of (name, value), ahead of the response. Call this in the handler's greenlet.
 
-    Nothing is sent to an HTTP/1.0 client. Raises ValueError or TypeError for fields that may not be sent, RuntimeError
-    after the response has begun or in another greenlet, and `ClientDisconnected` after the client has disconnected.
+    Nothing is sent to an HTTP/1.0 client. Raises ValueError or TypeError for fields that may not be sent. Raises
+    RuntimeError after the response has begun or in another greenlet, and `ClientDisconnected` after the client has
+    disconnected.
     """
     slot = current_slot()
     exchange = None if slot is None or slot.job is None else slot.job.exchange

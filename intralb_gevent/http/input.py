@@ -124,7 +124,7 @@ class Input:
         return self.ended and not (self._pending or self.unparsed)
 
     def socket_wait(self) -> float:
-        """Return the seconds for which the data that was read last had been in the socket buffer; 0 if unknown."""
+        """Return how many seconds the last data read had waited in the socket buffer; 0 if unknown."""
         return 0.0 if self.from_buffer else seconds_since_data(self._socket)
 
     # Receiving.
@@ -158,7 +158,7 @@ class Input:
             self.begin()
 
     def _on_readable(self) -> None:
-        # Keep the owner in a variable: closing replaces `_owner`, but the original owner must still learn of a bug.
+        # Keep the owner in a variable: closing replaces `_owner`, but a bug must be reported to the original owner.
         shared, owner = self._shared, self._owner
         data: bytes | memoryview
         broken = False
@@ -330,7 +330,7 @@ class Input:
             self._set_timeout()
 
     def await_next(self, unsent: int) -> bool:
-        """Set the read timeout after a response, unless `unsent` is not 0; return whether a request or data waits."""
+        """Set the read timeout after a response if `unsent` is 0; return whether a request or unparsed data waits."""
         if not unsent:
             self._set_timeout()
         return self.waits

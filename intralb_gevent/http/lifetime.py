@@ -282,7 +282,7 @@ class ConnectionLifetime(Owner):
             self.close()
 
     def cut(self) -> None:
-        """Close the connection, because the current response cannot be finished; the job's outcome is decided.
+        """Close the connection, because the current response cannot be finished; the job has its outcome already.
 
         The connection first sends the data that is already in the outbox.
         """
@@ -294,7 +294,7 @@ class ConnectionLifetime(Owner):
 
     def close(self) -> None:
         """Close the socket now. Drop a queued job; discard the response of a running job."""
-        # An earlier response may be deferred; send this response even if the current response is cut.
+        # Send a deferred earlier response, even if the current response is cut.
         self.output.flush()
         if self.closed:
             return
@@ -312,7 +312,7 @@ class ConnectionLifetime(Owner):
         self._shared.closed(self)
 
     def _abandoned(self, gone: bool = False) -> bool:
-        """Drop a queued job, abort a running one if `cancel_on_disconnect` is set; return whether the job has ended."""
+        """Drop a queued job; abort a running job if `cancel_on_disconnect` is set. Return whether the job has ended."""
         if self._job is None or self._current is None:
             return False
         self._job.abandon(gone)
@@ -347,7 +347,7 @@ class ConnectionLifetime(Owner):
 
     @property
     def obstacle(self) -> str:
-        """Why this connection can never move: `tls`, `proxy_header` or `ended`; '' if it can move while it is idle."""
+        """Reason why this connection can never move (`tls`, `proxy_header` or `ended`); '' if it can move when idle."""
         if self._shared.tls is not None:
             return "tls"
         if self.input.ended or self._course.state != OPEN:

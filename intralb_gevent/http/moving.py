@@ -34,7 +34,7 @@ class Moving:
         self.siblings = siblings
         self.moves = shared.intake.context.moves
         self.when_changed: Callable[[], None] | None = None
-        """The function to call when a connection has moved or has returned, or when a process can receive more."""
+        """The function to call when a connection has moved or returned, or a process can receive more connections."""
         self.links = Links(shared.loop, listener, self)
         self.receiver = Receiver(shared.loop, listener, self)
 
@@ -131,6 +131,6 @@ class Moving:
         self.links.close()
 
     def isolate(self) -> None:
-        """Close the inherited copies of all sockets in a child process that a handler has forked."""
+        """In a child process that a handler has forked, close the inherited copies of all sockets."""
         self.receiver.isolate(close_copy)
         self.links.isolate(close_copy)

@@ -42,7 +42,7 @@ class _OpenFiles:
         self.clients_end = sys.maxsize
         """The lowest descriptor with which a connection is rejected."""
         self.refused = REFUSED_CONNECTIONS
-        """Maximum number of rejected connections that are answered with 503; more are closed without a response."""
+        """Maximum number of rejected connections that are answered with 503; others are closed without a response."""
         self._reported = ""
 
     def __repr__(self) -> str:
@@ -54,7 +54,7 @@ class _OpenFiles:
         return self.clients_end + self.refused
 
     def raise_limit(self, options: Options, addresses: int) -> None:
-        """Raise the soft limit, up to the hard limit, to the files that servers on `addresses` addresses need."""
+        """Raise the soft limit to what servers on `addresses` addresses need, but at most to the hard limit."""
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         most = _needed(options, addresses)
         if hard != resource.RLIM_INFINITY:

@@ -84,9 +84,9 @@ class Output:
         self.close_ends_body = False
         """True if the last response has neither a length nor chunks, so that closing the connection ends its body."""
         self.cut = False
-        """True if the last response is incomplete; the way in which the connection ends must show this."""
+        """True if the last response is incomplete; the close of the connection must then show that data is missing."""
         self.copied = False
-        """True if another process, to which the connection could not move, may have a copy of the socket."""
+        """True if a failed move may have left a copy of the socket in another process."""
         self.closed = False
         self.expires = math.inf
         """The end of the write timeout, in `time.monotonic()` seconds; infinity if the outbox is empty."""
@@ -100,7 +100,7 @@ class Output:
         return self.outbox.size + len(self._deferred)
 
     def use(self, sock: Any) -> None:
-        """Write to another socket object for the same connection, with or without TLS."""
+        """Set the socket object, with or without TLS, to which later data of the connection is written."""
         self._socket = sock
 
     # Sending.
@@ -242,8 +242,8 @@ class Output:
         if not self.outbox.size:
             return
         self._on_writable()
-        # The client may have read fast enough without a write event, because a full socket buffer becomes writable only
-        # after much of the buffer is acknowledged.
+        # The client may have read fast enough without a write event: a full socket buffer becomes writable only after
+        # much of the buffer is acknowledged.
         if self.outbox.size and self._pace.keeps_up(self._taken_count, self._shared.write_timeout_seconds):
             self._await_taking()
 
@@ -292,7 +292,10 @@ class Output:
 
     @property
     def held_by_kernel(self) -> bool:
-        """True while the kernel may hold unsent data, which a reset would discard if the client sends after a close."""
+        """True while the kernel may hold unsent data.
+
+        After a close, data from the client causes a reset, which discards the unsent data.
+        """
         return not self.cut and unacknowledged(self._socket) > KERNEL_BYTES
 
     def poll_acknowledgement(self, look: Callable[[], object]) -> None:
@@ -321,7 +324,7 @@ class Output:
             self._drained.set()
 
     def release(self) -> None:
-        """Stop using the socket, but leave it open. Clear the reference to the owner, to break the cycle."""
+        """Stop using the socket, but leave it open. Clear the reference to the owner, to break a reference cycle."""
         self.closed = True
         self._owner = NO_OWNER
         self._shared.sending.discard(self)

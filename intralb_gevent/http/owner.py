@@ -12,7 +12,8 @@ __all__ = ["NO_OWNER", "Mover", "Owner", "Rescuer"]
 class Owner:
     """The owner of an input and an output: their connection or, once that is closed, an owner that does nothing.
 
-    The halves of a closed connection do not refer to it, because only the garbage collector could free such a cycle.
+    After a connection is closed, its input and output do not refer to the connection: only the garbage collector could
+    free such a cycle.
     """
 
     __slots__ = ()

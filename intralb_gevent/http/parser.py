@@ -48,8 +48,8 @@ _CARRIAGE_RETURN: Final = ord("\r")
 MOST_PARTS: Final = 64
 """Maximum number of parts into which received data is split at possible ends of requests.
 
-Without this limit, parsing a body of empty lines would be too costly. Beyond the limit, a further request in the same
-data is rejected if httptools does not know its method."""
+Without this limit, parsing a body of empty lines would be too costly. The data after the last split is parsed in one
+part, and a request in this part is rejected if httptools does not know the request's method."""
 
 
 def _forget(what: Any) -> None:
@@ -59,9 +59,9 @@ def _forget(what: Any) -> None:
 class RequestParser(RequestHead):
     """The parser of one connection, which calls `on_request` for each complete request. Bytes may be split anywhere.
 
-    A request with a body can be rejected or submitted as soon as `on_head` has been called. To reject the request,
-    `skip_body` returns it and discards the body. To submit the request, `stream_body` returns it, and the application
-    reads the body as it arrives. In both cases, `on_request` is not called.
+    A request with a body can be rejected or submitted as soon as `on_head` has been called. `skip_body` returns the
+    request to reject, and discards the body. `stream_body` returns the request to submit, and the application reads the
+    body as it arrives. `on_request` is not called for a request that one of these methods has returned.
     """
 
     __slots__ = (
@@ -127,9 +127,8 @@ class RequestParser(RequestHead):
     def skip_body(self) -> Request:
         """Return the request whose head is complete, to be answered now; the parser will discard its body.
 
-        The connection can be reused only if the body is chunked or at most `SKIPPED_BODY_BYTES` long, and if the client
-        does not wait for `100 Continue`. A client that waits for this response may or may not send the body (RFC 9110,
-        10.1.1).
+        The connection is reused if the body is chunked or at most `SKIPPED_BODY_BYTES` long. It is not reused if the
+        client waits for `100 Continue`: such a client may or may not send the body (RFC 9110, 10.1.1).
         """
         environ, self._environ = self._environ, self._base_environ
         environ["wsgi.input"] = BytesIO()
@@ -311,7 +310,8 @@ class RequestParser(RequestHead):
     def _unfinished(self, size: int) -> CannedResponse | None:
         """Limit the bytes that httptools buffers or skips without a callback: incomplete fields, chunk extensions.
 
-        A piece of data is not counted if it also contains the end of the previous request or, for a body, of the head.
+        For a head, a piece of data that also contains the end of the previous request is not counted. For a body, a
+        piece that also contains the end of the head is not counted.
         """
         if not (self.in_head or self.in_body):
             return None

@@ -23,7 +23,8 @@ PAUSE_SECONDS: Final = 0.008
 COSTLY_SECONDS_PER_BYTE: Final = 50e-9
 """Seconds of parsing per byte above which data is costly.
 
-Chunks of one byte take several times this time. A large body takes a thirtieth of it, even if written to a file.
+A byte in chunks of one byte takes several times this time. A byte of a large body takes a thirtieth of this time, even
+if the body is written to a file.
 """
 
 

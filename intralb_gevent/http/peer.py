@@ -67,7 +67,7 @@ class Peer:
             shared.strangers.see(self.host)
 
     def describe_placed_head(self, environ: dict[str, Any]) -> None:
-        """Complete the environ as `describe_head` does, for a server without a name or with a root path."""
+        """Do the same as `describe_head`, for a server without a name or with a root path."""
         shared = self._shared
         if shared.nameless:
             set_server_name(environ)

@@ -165,7 +165,7 @@ _REFUSALS: Final = {
     "Missing expected CR after chunk data": _CHUNK_END,
     "Expected LF after chunk data": _CHUNK_END,
 }
-"""Responses for the error messages of httptools; unknown messages, as of another version, get `_MALFORMED`."""
+"""Responses for the error messages of httptools; any other message, as from another version, gets `_MALFORMED`."""
 
 
 def refusal_of(error: Exception) -> CannedResponse:

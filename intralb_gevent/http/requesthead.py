@@ -39,17 +39,17 @@ SET_BY_EVERY_REQUEST: Final = (
     *("REMOTE_ADDR", "REMOTE_PORT", "wsgi.input"),
     *("intralb.deadline", "intralb.client_disconnected", "intralb.worker", "intralb.request_id"),
 )
-"""Environ keys that every request sets. The template contains them: setting them in a copy does not resize the dict."""
+"""Environ keys that every request sets. The template contains these keys, so setting them in a copy resizes no dict."""
 
 FIELD_BYTES: Final = 64
-"""Average number of bytes allowed for each header field of an incomplete head beyond its name and value."""
+"""Bytes that each header field of an incomplete head may occupy on average, in addition to its name and value."""
 
 CHUNKING_BYTES: Final = 64 * 1024
 CHUNKING_RATIO: Final = 16
-"""Limit for the bytes of a chunked body on the wire: CHUNKING_BYTES plus CHUNKING_RATIO times the size of the body.
+"""A chunked body may occupy CHUNKING_BYTES plus CHUNKING_RATIO times its decoded size on the wire.
 
-The ratio allows chunks of one byte, which occupy six bytes on the wire. At most CHUNKING_BYTES may arrive without data,
-because httptools would buffer a trailer field of any size."""
+The ratio allows chunks of one byte, which occupy six bytes on the wire. At most CHUNKING_BYTES of framing may arrive in
+a row without data, because httptools would buffer a trailer field of any size."""
 
 _HASH: Final = ord("#")
 _PERCENT: Final = ord("%")
@@ -76,7 +76,7 @@ COMMON_HEADERS: Final = (
 def _cgi_name(name: bytes) -> str | None:
     """Return the environ key of a header field, or None if the field is left out of the environ.
 
-    A field name with an underscore is left out: its key would equal the key of the name with a hyphen, and a proxy may
+    A field name with an underscore is left out: its environ key would equal that of the name with a hyphen. A proxy may
     have checked only the field with the hyphen. Clients use few names, so the results are cached.
     """
     if b"_" in name:
@@ -140,7 +140,7 @@ class RequestHead:
         self.in_body = False
         """True while the head of a request is complete and its body is not."""
         self.head_pending = False
-        """True while a request with a complete head and a body is not accepted or rejected yet."""
+        """True while a request with a complete head and a body is neither accepted nor rejected."""
         self.awaits_continue = False
         """True if the client waits for `100 Continue` before it sends the body of the pending head."""
         self._length = 0
@@ -151,7 +151,7 @@ class RequestHead:
         self.holds_back = False
         """True while parsing is suspended, because the application may take over the connection."""
         self._pieces_size: int | None = None
-        """Bytes parsed for the current head or body after its first piece of data; None until that piece is parsed."""
+        """Bytes counted for the limit of the current head or body; None if the next piece of data is not counted."""
         self._data_in_piece = False
         self._size_without_data = 0
         self._target = b""
@@ -237,7 +237,7 @@ class RequestHead:
         self._on_head(environ)
 
     def _check_host(self, host: str | None) -> None:
-        """Reject an invalid Host field, and in HTTP/1.1 a missing field. Cache a valid host: clients repeat it."""
+        """Reject an invalid Host field and, in HTTP/1.1, a missing one. Cache valid hosts, because clients repeat them."""
         if not host or host[0] == ":":
             if self._http_1_1:
                 raise Refused(NO_HOST if host is None else EMPTY_HOST)

@@ -31,13 +31,13 @@ class _Promise(NamedTuple):
     """The requests that were sent to a process since that process last wrote its load to the table."""
 
     changes: int
-    """The value of `Row.changes` in the process's row."""
+    """The value of `Row.changes` in the process's row when the requests were sent."""
     requests: int
     at: float
     """Time at which the last of the requests was sent, in `time.monotonic()` seconds."""
 
     def and_one(self, now: float) -> _Promise:
-        """Return a record with one more request, which was sent at `now`."""
+        """Return a copy with one more request, which was sent at `now`."""
         return _Promise(self.changes, self.requests + 1, now)
 
 
@@ -52,7 +52,7 @@ class Rescue:
         self._looked = 0.0
         self._found = False
         self._promised: dict[int, _Promise] = {}
-        """By process id, the requests that were sent to a process and that its row does not include yet."""
+        """Requests that were sent to each process, but that the process's row does not include yet; by process id."""
 
     def __repr__(self) -> str:
         return f"<Rescue by {self._moving!r}>"

@@ -285,7 +285,7 @@ class Response(UpgradableExchange):
     def _framing_line(self, head: ResponseHead, length: int | None) -> bytes:
         request = self.request
         if head.bodiless or request.head_only:
-            # For HEAD, declare no length if the application has returned no body: GET may have a body nevertheless.
+            # For HEAD, declare no length if the application has returned no body: the response to GET may have a body.
             self._left = 0
             unsaid = length if head.length is None and not head.bodiless else None
             return b"Content-Length: %d\r\n" % unsaid if unsaid else b""

@@ -111,7 +111,7 @@ class ResponseHead:
 
 
 def response_head(status: Any, headers: Any) -> ResponseHead:
-    """Return the head of a response. Heads of few headers, such as type and length, are often repeated, and so cached.
+    """Return the head of a response. Heads with few headers are cached, because they are often repeated.
 
     A longer head usually contains a date, a cookie or an ETag, so a cache lookup would cost more time than it saves.
     """
@@ -125,7 +125,7 @@ def response_head(status: Any, headers: Any) -> ResponseHead:
 
 
 def hints(headers: Any) -> bytes:
-    """Return a 103 response with the checked headers. A length is an error, because a 103 response has no body."""
+    """Return a 103 response with the checked headers. A Content-Length is an error, because a 103 has no body."""
     head = ResponseHead("200 OK", headers)
     if head.length is not None:
         raise ValueError("header 'Content-Length' cannot be sent with early hints (RFC 9110, 8.6); leave it out")
@@ -137,7 +137,7 @@ _remembered_head: Final = lru_cache(maxsize=1024)(ResponseHead)
 
 @lru_cache(maxsize=256)
 def _status_line(status: Any) -> tuple[str, bool]:
-    """Return the checked status line, and whether a body is forbidden. Cached, as applications use few statuses."""
+    """Return the checked status line, and whether a body is forbidden. Status lines are cached, as they are few."""
     if not isinstance(status, str) or not _STATUS(status):
         shown = shown_value(status)
         raise ValueError(f"status {shown} cannot be sent; write three digits from 200 on, a space, a phrase")

@@ -94,8 +94,8 @@ class WSGIServer(AcceptingServer):
     siblings: Callable[[int], Siblings] | None = None
     """Function that returns the other processes that accept from the listener with a given inode number.
 
-    If the function is set, the server exchanges connections with these processes. Set the function before the server
-    starts.
+    If this function is set, the server exchanges connections with the processes that the function returns. Set the
+    function before the server starts.
     """
     _sharing = Sharing()
 
@@ -254,8 +254,8 @@ class WSGIServer(AcceptingServer):
         if not (self.own_connections and self.started):
             super().close()
             return
-        # Close the plain socket, because gevent closes the descriptor only in the next iteration of the event loop: the
-        # kernel would reset all clients that connect until then.
+        # Close the plain socket now. gevent would close the descriptor only in the next iteration of the event loop,
+        # and the kernel would reset all clients that connect until then.
         listener = getattr(self.socket, "_sock", self.socket)
         if self.siblings_listen():
             super().close()
@@ -325,7 +325,7 @@ class WSGIServer(AcceptingServer):
             self.shared.wait_until_all_closed(REFUSED_SECONDS)
 
     def isolate(self) -> None:
-        """Close the inherited copies of all sockets in a child process that a handler has forked."""
+        """In a child process that a handler has forked, close the inherited copies of all sockets."""
         close_copy(self.socket)
         self._sharing.isolate()
         for connection in self.connections:

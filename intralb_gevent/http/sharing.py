@@ -42,7 +42,7 @@ class Sharing:
             return cls()
 
     def rescue_with(self, row: OwnRow) -> Rescue | None:
-        """Begin to move requests without a free slot to processes in the row's table; None if they cannot move."""
+        """Begin to move requests that find no free slot to processes in the row's table; None if they cannot move."""
         if self.moving is None or self.moving.shared.tls is not None or self.moving.shared.has_middleware:
             return None
         rescue = self.moving.shared.rescuer = Rescue(self.moving, row)
@@ -77,6 +77,6 @@ class Sharing:
         self.moving = self._hand_over = None
 
     def isolate(self) -> None:
-        """Close the inherited copies of all sockets in a child process that a handler has forked."""
+        """In a child process that a handler has forked, close the inherited copies of all sockets."""
         if self.moving is not None:
             self.moving.isolate()

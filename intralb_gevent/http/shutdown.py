@@ -78,7 +78,7 @@ class Shutdown:
         return bool(self._over.is_set())
 
     def plan(self) -> str:
-        """Return a text for the log: how many requests a shutdown would finish, and its limits. Never waits."""
+        """Return a log text that states how many requests a shutdown would finish, and the time limits. Never waits."""
         count = sum(intake.load for intake in {server.balancer.intake for server in self._servers})
         finishing = f"finishing {_requests(count)}, at most {self._timeout:g} s"
         if self._delay:
@@ -188,13 +188,14 @@ def graceful_shutdown(server: WSGIServer, *more: WSGIServer, timeout: float | No
     or exits with code 1 if a request was cut. Call this function in the main thread, before `serve_forever`.
 
     After the first signal, the process ends in bounded time. After the shutdown, Python may wait for threads and child
-    processes for another `timeout` seconds (at least 3). If any of these remain, the process lists them in a line on
-    the standard error, and exits with code 1. Another signal during this wait ends the process immediately.
+    processes for another `timeout` seconds (at least 3). The process then lists the remaining threads and child
+    processes in a line on the standard error, and exits with code 1. Another signal during this wait ends the process
+    immediately.
 
     The application's handlers for SIGTERM and SIGINT are called, too. SIGUSR1 reopens the log files of `logging`.
-    SIGHUP, SIGUSR2, SIGALRM, SIGTTIN and SIGTTOU are logged and ignored. If the application has its own handler for
-    SIGQUIT, SIGUSR1 or an ignored signal, this handler stays in place. An exception that reaches `serve_forever` begins
-    the same shutdown, and the exit code is 1.
+    SIGHUP, SIGUSR2, SIGALRM, SIGTTIN and SIGTTOU are logged and ignored. An application's own handler for SIGQUIT,
+    SIGUSR1 or one of the ignored signals stays in place. An exception that reaches `serve_forever` begins the same
+    shutdown, and the exit code is 1.
 
     Raises `OptionError` if `timeout` is not a number of seconds, 0 or more, or if a server is not a `WSGIServer` of
     this package. Raises `ValueError` if the current thread is not the main thread.

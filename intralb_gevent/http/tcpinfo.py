@@ -35,7 +35,7 @@ _TICK_SECONDS: Final = _tick() if sys.platform == "linux" else 0.0
 
 
 def seconds_since_data(sock: Any) -> float:
-    """Return a lower bound of the seconds since data last arrived at a socket; return 0 if the time is unknown."""
+    """Return a lower bound for the seconds since data last arrived at a socket; 0 if the time is unknown."""
     if sys.platform != "linux":
         return 0.0
     try:

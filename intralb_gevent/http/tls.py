@@ -27,7 +27,7 @@ MAX_BYTES_PER_CALL: Final = 256 * 1024
 """Maximum bytes encrypted in one call, so that the hub can handle other connections."""
 
 KEPT_BYTES: Final = 2 * CHUNK_BYTES
-"""Maximum unsent bytes of ciphertext after a reply of the TLS protocol; above it, the client seems not to read."""
+"""Maximum unsent bytes of ciphertext after a reply of the TLS protocol; above this limit, the connection fails."""
 
 Data = bytes | bytearray | memoryview
 
@@ -39,11 +39,11 @@ class NotTls(ConnectionAbortedError):
 class TlsSocket:
     """The server's side of a TLS connection over a raw non-blocking socket, with the methods of that socket.
 
-    No method waits. Methods raise BlockingIOError if the socket must first become readable or writable,
-    ConnectionError if TLS has failed, and other OSErrors. A callback of the SSL context may raise any exception.
-    Ciphertext that the socket does not accept is buffered and sent by the next call. `send` never reports all bytes as
-    sent while ciphertext is unsent. So a caller that sends the remaining bytes again, as with any socket, need not know
-    about the buffered ciphertext.
+    No method waits. Methods raise BlockingIOError if the socket must first become readable or writable, and
+    ConnectionError if TLS has failed. They pass on all other errors of the socket, and any exception from a callback of
+    the SSL context. Ciphertext that the socket does not accept is buffered and sent by the next call. `send` never
+    reports all bytes as sent while ciphertext is unsent. So a caller that sends the remaining bytes again, as with any
+    socket, need not know about the buffered ciphertext.
     """
 
     __slots__ = (
@@ -279,7 +279,8 @@ class TlsSocket:
             self._socket.shutdown(how)
 
     def close(self) -> None:
-        """Close the socket. A close_notify is sent only after all data: without it, the client detects missing data."""
+        """Close the socket. A close_notify is sent only after all data, so its absence tells the client that data is
+        missing."""
         if self.fileno() >= 0:
             with suppress(OSError):
                 if not self._uncounted:

@@ -27,10 +27,10 @@ class _CalledBack(ssl.SSLObject):
 def tls_context(ssl_args: Mapping[str, Any]) -> ssl.SSLContext:
     """Return the context that the TLS arguments of a gevent server describe.
 
-    A given `ssl_context` keeps its settings. The other arguments are `certfile` (PEM), `keyfile` (default: the key is
-    in `certfile`), `cert_reqs` (whether clients need a certificate), `ca_certs` (authorities of these certificates),
-    `ciphers` and `ssl_version`. Raises `OptionError` for unknown arguments, and for values with which no client could
-    be served.
+    A given `ssl_context` keeps its settings. `certfile` and `keyfile` are PEM files; by default, the key is in
+    `certfile`. `cert_reqs` determines whether clients need a certificate, and `ca_certs` names the authorities of
+    clients' certificates. Further arguments are `ciphers` and `ssl_version`. Raises `OptionError` for unknown
+    arguments, and for values with which no client could be served.
     """
     given = {name: value for name, value in ssl_args.items() if value is not None}
     _require_allowed(ssl_args, given)

@@ -75,7 +75,7 @@ class TakenSocket(socket.socket):
         return data
 
     def recv_into(self, buffer: Any, size: int = 0, flags: int = 0) -> int:
-        """Read up to `size` bytes into a buffer, or as many as fit if `size` is 0; return their number."""
+        """Read up to `size` bytes into a buffer, or as many as fit if `size` is 0; return the number of bytes read."""
         if not self._held:
             return super().recv_into(buffer, size, flags)
         view = memoryview(buffer).cast("B")
@@ -162,7 +162,7 @@ class TakenTlsSocket:
     read = recv
 
     def recv_into(self, buffer: Any, size: int = 0, flags: int = 0) -> int:
-        """Read up to `size` bytes into a buffer, or as many as fit if `size` is 0; return their number."""
+        """Read up to `size` bytes into a buffer, or as many as fit if `size` is 0; return the number of bytes read."""
         view = memoryview(buffer).cast("B")
         data = self.recv(size or len(view), flags)
         view[: len(data)] = data
@@ -230,11 +230,11 @@ class TakenTlsSocket:
         return self._tls.version()
 
     def gettimeout(self) -> float | None:
-        """Return the timeout of each method in seconds; None means no timeout."""
+        """Return the timeout of each call in seconds; None means no timeout."""
         return self._timeout
 
     def settimeout(self, seconds: float | None) -> None:
-        """Set the timeout of each method in seconds; None means no timeout."""
+        """Set the timeout of each call in seconds; None means no timeout."""
         self._timeout = seconds
 
     timeout = property(gettimeout, settimeout)

@@ -113,7 +113,7 @@ class Abortable:
         return self._aborts >= MOST_ABORTS or self._interrupts >= MOST_INTERRUPTS
 
     def abort(self, signal: Abort, now: float) -> None:
-        """Throw `signal` into the waiting application, from a hub callback; called in the hub.
+        """Schedule a hub callback that throws `signal` into the waiting application; call this method in the hub.
 
         If an earlier abort is still pending or postponed, that abort is thrown instead, unless `signal` is the abort of
         a shutdown.
@@ -122,7 +122,7 @@ class Abortable:
             signal = self._abort
         self._aborts += 1
         self._note(signal, now)
-        # The application may resume before the callback runs, and be CPU-bound forever. Then `interrupt` raises the
+        # The application may resume before the callback runs, and be CPU-bound forever; `interrupt` then raises the
         # abort.
         self._to_throw, self._interrupt_at = True, now
         # Throw in a callback of the hub: `throw()` switches greenlets, and nothing would resume a caller other than the
@@ -150,7 +150,7 @@ class Abortable:
         if self._may_go_on(job, signal):
             self._put_off()
         elif self._is_about_to_run():
-            # The greenlet will run in this iteration of the event loop; throw the abort after that.
+            # The greenlet will run in this iteration of the event loop; throw the abort after the greenlet has run.
             self.worker.loop.run_callback(self._throw, job, signal)
         elif not is_taking_its_lock_back(self.greenlet.gr_frame):
             self._begin_clean_up()
@@ -159,7 +159,7 @@ class Abortable:
             self.greenlet.throw(type(signal), signal.args)
 
     def _is_about_to_run(self) -> bool:
-        """Return whether a throw now would lose a notification that the greenlet has received or is sending."""
+        """Return whether throwing now would lose a notification that the greenlet has received or is sending."""
         frame, patient = self.greenlet.gr_frame, self.patient
         return has_been_notified(frame, patient) or (patient and is_notifying(frame))
 
@@ -240,8 +240,8 @@ class Abortable:
         self.lane.stats.computing_aborts += 1
         self._note(signal, monotonic())
         self._to_throw, self._raised = False, True
-        # Raise a copy: at the next abort, the hub drops its reference to `signal`, and would finalize all objects to
-        # which the frames in the signal's traceback refer.
+        # Raise a copy, so that the traceback of `signal` refers to no frames. At the next abort, the hub drops its
+        # reference to `signal`, and would finalize all objects of such frames.
         raise type(signal)(*signal.args)
 
     def _note(self, signal: Abort, now: float) -> None:

@@ -213,7 +213,7 @@ class AdmissionControl:
         return contend(rejection, self._claim(environ, priority), lower_queued=self._lowest > priority)
 
     def _claim(self, environ: dict[str, Any], priority: Priority) -> int:
-        """Return the claim to capacity that a request's client has: EQUAL, OVER_SHARE or OUTRANKS.
+        """Return a client's claim to capacity for a request: EQUAL, OVER_SHARE or OUTRANKS.
 
         With a single client, this method returns early, so that a rejection is cheap.
         """

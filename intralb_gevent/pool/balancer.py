@@ -76,7 +76,8 @@ class LoadBalancer:
         """Run the application in a slot for a request of any gevent WSGI server; the server's greenlet waits."""
         self.intake.require_own_thread()
         root_path = self.options.root_path
-        # This package's server (in front of middleware) or gunicorn may already have moved the root path.
+        # This package's server (in front of middleware) or gunicorn may have moved the root path to SCRIPT_NAME
+        # already.
         if root_path and not environ.get("SCRIPT_NAME", "").endswith(root_path):
             enter_root(environ, root_path)
         return serve_through(self.submit, environ, start_response)
@@ -144,7 +145,7 @@ class LoadBalancer:
         return [slot for worker in workers for slot in worker.slots if slot.job is not None and slot.interruptible]
 
     def _killed_since(self) -> int:
-        """Return the number of jobs killed since the last drain, including jobs killed before this drain began."""
+        """Return the number of jobs killed since the previous drain, including those killed before this drain began."""
         intake = self.intake
         before, intake.killed_before = intake.killed_before, self._totals().outcomes["killed"]
         return intake.killed_before - before

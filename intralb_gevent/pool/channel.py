@@ -97,9 +97,10 @@ class Channel(Exchange):
         self._held = False
         """True while written parts are held back from the outer server."""
         self._passed = self._in_hand = 0
-        """Number of bytes of the body that the application has written, and of the part that the outer server sends."""
+        """Bytes of the body that the application has written, and of the part that the outer server is sending.
+        """
         self.outer_socket: Any = None
-        """Socket of the outer server's connection if the request is HTTP/1.0, so that closing it may end the body."""
+        """The outer server's socket if the request is HTTP/1.0, where closing the connection may end the body."""
         self.id_header: Headers = []
         """The header field X-Request-ID, which is added only to the balancer's own responses."""
         self._readable = Event()
@@ -127,8 +128,8 @@ class Channel(Exchange):
     def _return_error(self, error: Exception) -> None:
         """If the outer server has raised an exception, pass the exception back to the outer server.
 
-        If `wsgi.input` has raised the exception, the client has failed and not the application; this method then raises
-        `ClientDisconnected`. But a TypeError or a ValueError counts as a mistake of the application.
+        If `wsgi.input` has raised the exception, this method raises `ClientDisconnected`, because the client has
+        failed. But a TypeError or a ValueError counts as a mistake of the application.
         """
         of_input = self._input is not None and raised_by(error, self._input)
         if self._ended or not (of_input or error is self._refusal):
@@ -208,7 +209,7 @@ class Channel(Exchange):
     def _wait_until_taken(self, seconds: float) -> bool:
         """Wait while the buffer is above the high-water mark; return False if the outer server reads nothing in time.
 
-        The timeout is longer than `seconds` while the outer server sends a large part, before it reads the next part.
+        While the outer server sends a part larger than the high-water mark, the timeout is longer than `seconds`.
         """
         while self._is_far_behind():
             before = self._size

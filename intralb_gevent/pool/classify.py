@@ -47,8 +47,8 @@ def environ_key(header: str) -> str:
 def is_of_crowd(environ: _Environ) -> bool:
     """Return whether an untrusted peer has sent X-Forwarded-For, and so claims to be a proxy for many clients.
 
-    Any client can make this claim. Therefore, the claim has only one effect: the limit on the jobs of one client does
-    not apply. Behind a real proxy, this limit would reject the requests of a whole site.
+    Any client can send this field. Therefore, the field has only one effect: the limit on the jobs of one client does
+    not apply to the peer. If the peer is a real proxy, that limit would reject the requests of a whole site.
     """
     return "HTTP_X_FORWARDED_FOR" in environ
 

@@ -92,8 +92,8 @@ class LaneContext:
     def report_cut(self, job: Job, record: CutRecord) -> None:
         """Log that a job was ended early, with the stack of its handler.
 
-        If many jobs were ended at the same line of the application, the job is only counted. Called before the handler
-        is aborted; never waits.
+        After many jobs were ended at the same line of the application, further jobs are only counted. Called before the
+        handler is aborted; never waits.
         """
         kind = (record.setting, record.place)
         if self._late.admits(kind, CLIENTS_MOST, logging.WARNING, record):

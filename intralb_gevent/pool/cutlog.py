@@ -30,7 +30,7 @@ class CutRecord:
         self.setting = str(facts.get("setting", ""))
         """The setting that ended the request, for example "request_timeout_seconds=30"."""
         self._text = text
-        """Template of the text: `{at}` stands for the place, and `{request}` for the request's id and its route."""
+        """Template of the text: `{at}` stands for `place`, and `{request}` for the request's id and route."""
         self._stack: traceback.StackSummary | None = None
         route = job.route.name or None
         seconds = round(monotonic() - job.arrived, 3)
@@ -40,7 +40,7 @@ class CutRecord:
         return f"<CutRecord {self._text}>"
 
     def take_stack(self, job: Job) -> None:
-        """Record the stack of the handler, which is logged with the text."""
+        """Record the handler's stack, which the log shows below the text."""
         self._stack = None if job.slot is None else stack_of(job.slot)
 
     def __call__(self) -> LogText:

@@ -1,7 +1,8 @@
 """Reports aborted requests to monitoring: to `on_ended`, and to OpenTelemetry.
 
-A request is aborted in a callback of the hub or in the middle of a handler, where the server must not wait. Therefore,
-only the request's data and stack are recorded at first. Separate greenlets then make the calls, which might wait.
+A request is aborted in a callback of the hub or in the middle of a handler, and the server must not wait there.
+Therefore, only the request's data and stack are recorded at first. Separate greenlets then make the calls, which might
+wait.
 """
 
 from __future__ import annotations

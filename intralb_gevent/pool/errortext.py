@@ -1,8 +1,8 @@
 """Formats an application's exception for the log: type, message, traceback, and the exceptions that caused it.
 
 Formatting a traceback calls `str()` on each exception, which may run application code. Therefore, `str()` is first
-called on each exception under a time limit (`Bound`). If a call takes too long, or its result is too long, the
-traceback is formatted without calling the exceptions' methods, and with a shortened message or none.
+called on each exception under a time limit (`Bound`). If a call takes too long, or returns too long a text, the
+traceback is formatted without calling the exceptions' methods. The messages are then shortened or omitted.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def as_bytes(data: Any) -> bytes:
 
 
 def declared_length(headers: Headers) -> int | None:
-    """Return the value of Content-Length: None if there is no such field, and 0 if its value is not a number."""
+    """Return the value of Content-Length; None if there is no Content-Length, 0 if its value is not a number."""
     for name, value in headers:
         if name.lower() == "content-length":
             return int(value) if value.strip().isdecimal() else 0
@@ -86,8 +86,8 @@ class Exchange(ABC):
     """The interface that receives one response.
 
     `run` is called in a slot and may wait; `reject` and `fail` may be called in the hub, so they must not wait. After
-    `fail`, further output of the application is dropped. The application may pass values of any type. If only some
-    types are allowed, the method checks the type, and its error message states the type.
+    `fail`, further output of the application is dropped. The application may pass a value of any type. A method that
+    allows only some types checks the value, and states the value's type in the error message.
     """
 
     __slots__ = ("_in_parts", "_pace", "_runner", "upgrade")

@@ -1,4 +1,4 @@
-"""Guards clean up, between a slot's jobs, the state that libraries keep per greenlet, such as Django's connections.
+"""Between a slot's jobs, guards clean up the state that libraries keep per greenlet, such as Django's connections.
 
 This module determines when a guard is called and how long it may take. `integrations/` registers a guard for each
 library that is in use.

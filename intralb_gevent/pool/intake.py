@@ -195,7 +195,7 @@ class Intake:
         self.context.ends_at = min(self.context.ends_at, at)
 
     def _connection_ratio(self) -> float:
-        """Return the largest ratio, among the servers, of the number of client connections to its maximum."""
+        """Return the number of client connections divided by its maximum, for the server with the highest ratio."""
         return max((server.connection_ratio for server in self.servers), default=0.0)
 
     def attach(self, server: Any) -> None:

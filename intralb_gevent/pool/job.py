@@ -35,7 +35,7 @@ __all__ = [
     "shown",
 ]
 
-# Load this codec now: Python reads it from a file at the first use, when the process may have no free descriptor.
+# Load this codec now: Python reads a codec from a file at its first use, when the process may have no free descriptor.
 codecs.lookup("unicode_escape")
 
 
@@ -67,8 +67,7 @@ class Deadline:
     __slots__ = ("_aside", "_asked", "_idle", "_latest", "_suspended", "_suspensions", "at", "began", "bound", "limits")
 
     upstream_end = math.inf
-    """Time at which the proxy in front of the server stops waiting, in `time.monotonic()` seconds; the deadline is at
-    this time or earlier."""
+    """Latest deadline, in `time.monotonic()` seconds: the proxy in front of the server then stops waiting."""
 
     def __init__(self, at: float, began: float = 0.0, limits: TimeLimits = _NO_MORE) -> None:
         self.at = at
@@ -121,9 +120,9 @@ class Deadline:
     def extend(self, seconds: Any) -> float:
         """Move the deadline to `seconds` from now, if that is later; return the seconds until the resulting deadline.
 
-        The latest possible deadline is `max_request_timeout_seconds` after the request's arrival (for a streamed
-        response, after now). A timeout reported by a proxy, and the end of a stream, limit the deadline, too. Raises
-        `OptionError`, a ValueError, unless `seconds` is a number above 0.
+        The latest possible deadline is `max_request_timeout_seconds` after the request's arrival or, for a streamed
+        response, after this call. A timeout reported by a proxy, and the end of a stream, limit the deadline, too.
+        Raises `OptionError`, a ValueError, unless `seconds` is a number above 0.
         """
         seconds = _SECONDS.check("seconds", seconds)
         now = monotonic()
@@ -189,7 +188,7 @@ class Deadline:
 
 
 class UpstreamDeadline(Deadline):
-    """The deadline of a request whose timing a trusted proxy has reported; never later than without the report."""
+    """The deadline of a request whose timing a trusted proxy has reported. The report never extends the deadline."""
 
     __slots__ = ("upstream_end",)
 
@@ -311,7 +310,7 @@ class Job:
         self.state = following
 
     def abandon(self, gone: bool = False) -> None:
-        """Report that the client has left, or, unless `gone` is true, has perhaps only shut down its sending side."""
+        """Report that the client has left or, without `gone`, may have only shut down its sending side."""
         self.route.lane.abandon(self, gone)
 
     @property

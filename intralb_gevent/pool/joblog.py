@@ -1,7 +1,8 @@
 """Logs one line for each ended request, if `enable_logging` is set.
 
 The lines go to the logger `intralb_gevent.jobs`, which can be configured like any other logger. Of the request's
-headers, a line contains only Referer, User-Agent, and the ids that identify the request. A line contains no body.
+headers, a line contains only Referer, User-Agent, and the ids that identify the request. A line never contains a part
+of a body.
 """
 
 from __future__ import annotations

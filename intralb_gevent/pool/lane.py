@@ -201,8 +201,8 @@ class Lane:
         """Register the first part of a streamed response.
 
         If the maximum number of streams is reached, the response is held for `UNDECIDED_SECONDS`. A page that is sent
-        in parts is usually complete within that time, and succeeds. If the response takes longer, and no other stream
-        has ended, the response is rejected before any part of it was sent.
+        in parts is usually complete within this time, and succeeds. If the response takes longer, and no other stream
+        has ended, the response is rejected before any part of it is sent.
         """
         if self._streams_are_full():
             job.undecided_until = monotonic() + UNDECIDED_SECONDS
@@ -315,7 +315,7 @@ class Lane:
         self._do_without(slot, _GIVEN_UP)
 
     def leave_behind(self, slot: Slot) -> None:
-        """Replace a slot whose application has not ended in time at a shutdown."""
+        """At a shutdown, replace a slot whose application has not ended in time."""
         self._do_without(slot, _LEFT_BEHIND)
 
     def _do_without(self, slot: Slot, why: str) -> None:

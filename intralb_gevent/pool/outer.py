@@ -1,6 +1,6 @@
 """Finds the socket that an outer server, such as gunicorn or gevent.pywsgi, offers for a request with an upgrade.
 
-Each outer server has its own environ key for the socket, and its own way to release the connection afterwards.
+Each outer server has its own environ key for the socket, and its own way to release the connection.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Calls an outer WSGI server, and detects exceptions that the server's objects raise.
 
 This module is not compiled, so that `call` has a frame. This frame shows the watchdog that the outer server's code is
-running. No abort may be raised in that code, because an error response cannot replace a half-finished `start_response`.
+running. No abort may be raised in the outer server's code, because an error response cannot replace a half-finished
+`start_response`.
 """
 
 from __future__ import annotations

@@ -160,7 +160,7 @@ class FairOrder:
     def class_within_share(self, priority: Priority, limit: int) -> Priority:
         """Return the highest priority, `priority` or lower, in which a client within its share has queued jobs.
 
-        Returns `priority` if there is no such client. `limit` is the maximum number of concurrently running jobs.
+        Returns `priority` if no client is within its share. `limit` is the maximum number of concurrently running jobs.
         """
         for each in range(priority, len(self._by_class)):
             if self._by_class[each].within_share(limit):

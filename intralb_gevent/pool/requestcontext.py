@@ -18,7 +18,8 @@ def extend_deadline(seconds: float) -> float:
     The latest possible deadline is `max_request_timeout_seconds` after the request's arrival, or the timeout of a proxy
     that reports one. After an abort, the deadline does not move. Call this function in the greenlet that runs the
     request; in a greenlet that a handler starts, call `environ["intralb.deadline"].extend(seconds)` instead. Raises
-    `NoCurrentJob` in any other greenlet, and `OptionError`, a ValueError, unless `seconds` is a number above 0.
+    `NoCurrentJob` in a greenlet that runs no request, and `OptionError`, a ValueError, unless `seconds` is a number
+    above 0.
     """
     job = _current_job("extend_deadline", "extend")
     if job.state != "running":
@@ -31,9 +32,8 @@ def deadline_headers() -> dict[str, str]:
 
     The fields are `X-Envoy-Expected-Rq-Timeout-Ms` and `grpc-timeout`, in whole milliseconds, at least 1. If the
     request has a valid `traceparent`, that field and `tracestate` are added, so that the trace continues. Call this
-    function in the greenlet that runs the request; in a greenlet that a handler starts, call
-    `environ["intralb.deadline"].headers()` instead, which returns the first two fields. Raises `NoCurrentJob` in any
-    other greenlet.
+    function in the greenlet that runs the request; it raises `NoCurrentJob` in a greenlet that runs no request. In a
+    greenlet that a handler starts, `environ["intralb.deadline"].headers()` returns the first two fields.
     """
     job = _current_job("deadline_headers", "headers")
     return {**job.deadline.headers(), **trace_headers(job.environ)}

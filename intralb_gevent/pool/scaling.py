@@ -60,12 +60,11 @@ class PoolScaler:
     """Adds workers to a pool and retires them."""
 
     SESSIONS_SECONDS: Final = 10.0
-    """Seconds for which the source of sessions counts as exhausted after it has failed to open a session."""
+    """Seconds for which the session source counts as exhausted after it has failed to open a session."""
     CHANGES_KEPT: Final = 20
     CHANCE_SECONDS: Final = 0.005
     BURST_SECONDS: Final = 0.02
-    """Minimum periods over which the busy share is measured, in seconds: `CHANCE_SECONDS` at a tick, and
-    `BURST_SECONDS` when a job finds no capacity."""
+    """Minimum seconds over which the busy share is measured: at a tick, and when a job finds no capacity."""
 
     def __init__(
         self,

@@ -209,8 +209,8 @@ def current_session() -> Any:
     """Return the database session of the running request; open a session if the request's slot has none yet.
 
     Call this function in the greenlet that runs the request, and pass the session on to greenlets that a handler
-    spawns. Raises `NoCurrentJob` in other greenlets. Raises `SessionUnavailable` if `db_init_func` fails; the response
-    is then 503.
+    spawns. Raises `NoCurrentJob` in a greenlet that runs no request. Raises `SessionUnavailable` if `db_init_func`
+    fails; the response is then 503.
     """
     slot = current_slot()
     if slot is None or slot.job is None or not slot.interruptible:

@@ -51,8 +51,8 @@ _CURRENT_SESSION: Final = CurrentSession()
 _OWN_REFERENCES: Final[list[int]] = []
 """The number of references that this package itself holds to a parked greenlet; empty until the first count.
 
-Compiled and interpreted code hold different numbers of references. Therefore, the number is counted, by the same
-expression with which `_has_leftovers` counts the references to a greenlet.
+Compiled and interpreted code hold different numbers of references. Therefore, the number is measured at run time, with
+the same expression that `_has_leftovers` uses.
 """
 
 
@@ -85,7 +85,7 @@ class Slot(Abortable):
         return f"<Slot of worker {self.worker.id}: {self.job or ('retired' if self.retired else 'idle')}>"
 
     def give(self, job: Job) -> None:
-        """Run a job; called in the hub while the slot is parked. The call returns when the job waits or has ended."""
+        """Run a job; called in the hub while the slot is parked. The call returns once the job waits or has ended."""
         if self._has_leftovers():
             self.worker.pool.report_leftovers()
             parked = self.greenlet
@@ -94,15 +94,15 @@ class Slot(Abortable):
             parked.switch()
         self.job = job
         job.slot = self
-        # Do not use `start()`, which would run the greenlet only in the hub's next iteration. Until then, the batch
-        # would create a slot for each of its jobs.
+        # Do not use `start()`: the greenlet would run only in the hub's next iteration, and the current batch would
+        # create a slot for each of its jobs.
         self.greenlet.switch()
 
     def _has_leftovers(self) -> bool:
         """Return whether a request has left an object behind that can still affect the slot's parked greenlet.
 
-        An object that can throw into a greenlet, such as a timeout, holds a reference to the greenlet. So a greenlet is
-        free of leftovers if it has no more references than a greenlet that has parked without running a job.
+        An object that can throw into a greenlet, such as a timeout, holds a reference to the greenlet. A greenlet has
+        no leftovers if it has no more references than a greenlet that has parked without running a job.
         """
         if not _OWN_REFERENCES:
             _OWN_REFERENCES.append(self._count_own_references())
@@ -122,7 +122,7 @@ class Slot(Abortable):
 
     def _take_fresh_greenlet(self) -> None:
         """Create a new greenlet and a new session for the next job, so that no earlier request can affect this job."""
-        # Finalizers that still run in the old greenlet must not find the next job through the greenlet.
+        # Finalizers that still run in the old greenlet must not find the next job through that greenlet.
         self.greenlet.intralb_slot = None
         self.greenlet = SlotGreenlet(self)
         self.linked = False
@@ -202,7 +202,7 @@ class Slot(Abortable):
     def _serve(self, job: Job) -> bool:
         """Run a job to its outcome, then clean up the session; raises nothing.
 
-        Return whether the application was ended early, so that it may have left work half done.
+        Return whether the application was ended early, and may have left work half done.
         """
         # This method is long and flat, because calls take time, and a forked child must be ended in this frame.
         if self._has_session:
@@ -221,8 +221,8 @@ class Slot(Abortable):
             self._end_failed(job, error, context)
             # The application's `except Exception` has not caught such an error, so a transaction may still be open.
             aborted = not isinstance(error, Exception)
-            # An abort that the slot has not raised comes from a call into this package, such as `write`. No database
-            # statement was running then.
+            # An `Abort` that the slot has not raised comes from a call into this package, such as `write`, and not from
+            # a database statement.
             anywhere = aborted and not isinstance(error, Abort)
             clear_frames(error)
         else:

@@ -1,8 +1,8 @@
 """Detects whether a peer has closed its connection, and resets a TCP connection instead of closing it normally.
 
-TCP does not distinguish a peer that has closed the connection from a peer that has only finished sending: both send a
-FIN, and only data sent afterwards makes a closed peer answer with a reset. A unix socket distinguishes the two cases
-(POLLHUP). But a unix socket cannot be reset, so its close always looks normal to the peer.
+Over TCP, a peer that has closed the connection looks like a peer that has only finished sending: both send a FIN. Only
+data sent after the FIN makes a closed peer answer with a reset. A unix socket shows whether its peer has closed the
+connection (POLLHUP). But a unix socket cannot be reset, so its close always looks normal to the peer.
 """
 
 from __future__ import annotations

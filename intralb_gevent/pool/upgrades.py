@@ -1,8 +1,8 @@
 """Connections that applications take over, for example for WebSockets.
 
 The environ of a request that offers an upgrade contains a `FirstUse`. The first use of a `FirstUse` takes over the
-connection: the request counts as completed with status 101, its slot is replaced, its deadline is removed, and only the
-application writes to the socket.
+connection: from then on, only the application writes to the socket. The request counts as completed with status 101,
+its slot is replaced, and its deadline is removed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["SOCKET_KEY", "SWITCHING", "FirstUse", "Holder", "Upgrade", "Upgrades
 logger = logging.getLogger("intralb_gevent")
 
 SOCKET_KEY: Final = "gunicorn.socket"
-"""Environ key under which simple-websocket, and thereby flask-sock and python-engineio, look up the socket."""
+"""Environ key under which simple-websocket (used by flask-sock and python-engineio) looks up the socket."""
 
 SWITCHING: Final = "101 Switching Protocols"
 
@@ -64,9 +64,9 @@ _CLOSED: Final = frozenset(
 class FirstUse:
     """A placeholder in an environ for an object that is created when it is first used.
 
-    Copying or printing the environ, and testing the truth value of this object, do not count as a use. The attributes
-    in `_QUESTIONS` do not count either, because an application may read them and then respond normally; their values
-    are those of `asked`.
+    Copying or printing the environ, and testing the truth value of this object, do not count as a use. Reading an
+    attribute in `_QUESTIONS` is no use either, because an application may do so and then respond normally. The values
+    of these attributes are those of `asked`.
     """
 
     __slots__ = ("_asked", "_made", "_make")
@@ -112,8 +112,8 @@ def made_of(value: Any) -> Any:
 def says_end(error: BaseException) -> bool:
     """Return whether an exception only reports the end of a connection, and not a failure of the application.
 
-    The exceptions that report an end are aborts, `GreenletExit`, exceptions of WebSocket libraries, and `StopIteration`
-    and `ConnectionError`, which libraries raise so that gunicorn or Werkzeug sends no response.
+    Aborts, `GreenletExit` and exceptions of WebSocket libraries report an end. `StopIteration` and `ConnectionError` do
+    so, too: libraries raise these two exceptions so that gunicorn or Werkzeug sends no response.
     """
     kinds = {(kind.__module__, kind.__name__) for kind in type(error).__mro__}
     ours = isinstance(error, (Abort, GreenletExit, StopIteration, ConnectionError))
@@ -244,7 +244,7 @@ class Upgrade:
         close_copy(self.sock)
 
     def is_end(self, error: BaseException) -> bool:
-        """Return whether an exception is a normal end: it reports, or is raised after, the end of the connection."""
+        """Return whether an exception is normal, because it reports the end of the connection or was raised after it."""
         return self.over or says_end(error)
 
 

@@ -61,7 +61,7 @@ class Worker:
         """Run the job in the next batch; the caller has checked that a slot is free for it.
 
         The job gets its slot only when the batch runs. If many short jobs arrive together, each can reuse the previous
-        job's slot, so few slots and sessions are in use, and these stay in the processor's caches.
+        job's slot. So few slots and sessions are in use, and they stay in the processor's caches.
         """
         job.move("ready")
         job.worker = self
@@ -114,7 +114,7 @@ class Worker:
         """Return whether a waiting job is in the queue, or has been ready for more than one batch.
 
         If a client shuts down its sending side right after the request, the end of input is read one iteration of the
-        event loop later. Such a client has not left, so a job that has just become ready must not be dropped.
+        event loop later. A job that has just become ready must not be dropped then, because the client has not left.
         """
         return job.state == "queued" or self.pool.dispatch_queue.number - job.ready_at > 1
 

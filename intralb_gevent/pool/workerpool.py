@@ -129,7 +129,8 @@ class WorkerPool:
     @property
     def free(self) -> int:
         """Number of further jobs that could start now."""
-        # Use a loop, which is faster than sum(): with several processes, each read from a connection needs this number.
+        # Use a loop, which is faster than sum(): with several processes, this number is needed at every read of a
+        # socket.
         free = self.total_slots
         for worker in self.active:
             free -= worker.load

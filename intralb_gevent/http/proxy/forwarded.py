@@ -1,8 +1,9 @@
-"""Apply the header fields in which a proxy describes its client: X-Forwarded-* and Forwarded (RFC 7239).
+"""Apply the header fields X-Forwarded-* and Forwarded (RFC 7239), in which a proxy describes its client.
 
-A proxy appends its entry at the right end of such a field. The other entries come from the proxy's peer, and may be
-forged. So a field is read from right to left while the addresses belong to trusted proxies. The first other
-address is the client's. Entries further left are not parsed, so they cannot make the field invalid.
+A proxy appends its entry at the right end of a field. The entries further left come from the proxy's peer, and may be
+forged. So a field is read from right to left while the addresses belong to trusted proxies. The first address that does
+not belong to a trusted proxy is the client's. The entries to the left of the client's address are not parsed, so they
+cannot make the field invalid.
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ def _told_by_x_forwarded(environ: dict[str, Any], trusted: TrustedNetworks) -> _
 
 
 def _first_untrusted(value: str, trusted: TrustedNetworks) -> _Node | None:
-    """Return the rightmost node that is no trusted proxy, else the leftmost node; None if its address is invalid."""
+    """Return the rightmost node that is no trusted proxy, else the leftmost node; None if that node is invalid."""
     node = None
     for element in _elements_from_the_right(value):
         node = _node(element)

@@ -43,10 +43,10 @@ _PORT: Final = re.compile(r"0|[1-9][0-9]{0,4}").fullmatch
 class ProxyHeader:
     """The parser of a PROXY header, which may be received in any pieces.
 
-    `feed` returns True once the header is complete. Then `source` is the client's address and port as text, and `rest`
-    is the data after the header. `source` is None if the header contains no address (LOCAL, UNKNOWN, unix sockets); the
-    address of the socket then applies. `feed` raises ValueError as soon as it recognizes a malformed header; the
-    connection must then be closed. The message of the error contains only numbers from the header, no text. `feed` must
+    `feed` returns True once the header is complete. `source` then contains the client's address and port as text, and
+    `rest` the data after the header. If the header contains no address (LOCAL, UNKNOWN, unix sockets), `source` is
+    None, and the address of the socket applies. `feed` raises ValueError as soon as it recognizes a malformed header;
+    the connection must then be closed. The error message contains only numbers from the header, no text. `feed` must
     not be called again after it has returned True or raised an error.
     """
 
