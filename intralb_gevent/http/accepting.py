@@ -27,7 +27,7 @@ PAUSE_SECONDS = 0.1
 """Seconds for which no connections are accepted after descriptors or kernel memory ran out."""
 
 REPORT_SECONDS = 10.0
-"""Seconds since the start of the last pause in accepting connections after which a new pause is logged again."""
+"""A pause in accepting connections is logged only if the previous pause began more than this many seconds ago."""
 
 
 class AcceptingServer(pywsgi.WSGIServer):

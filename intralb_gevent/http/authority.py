@@ -16,7 +16,7 @@ __all__ = ["DEFAULT_PORTS", "Authority", "read_authority", "read_port", "set_ser
 DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
 
 _LONGEST: Final = 300
-"""Maximum characters of a Host field, which bounds the size of the cache; a host name has at most 255."""
+"""Maximum characters of a Host field; the limit bounds the memory of the cache. A host name has at most 255."""
 
 _IS_PORT: Final = re.compile(r"[0-9]{1,5}").fullmatch
 _AUTHORITY: Final = re.compile(

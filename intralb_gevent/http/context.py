@@ -1,4 +1,4 @@
-"""State that all connections of a server share: the entry point for requests, limits, buffers, budgets and logs.
+"""The state that all connections of a server share: the entry point for requests, limits, buffers, budgets and logs.
 
 The shared state also signals when the last connection of a closing server has closed.
 """
@@ -163,8 +163,7 @@ class ServerContext:
         self.mover: Mover | None = None
         """The object that moves a closing server's idle connections to other processes; None if they cannot move."""
         self.rescuer: Rescuer | None = None
-        """The object that moves requests to other processes while this process is full; None if requests cannot move.
-        """
+        """The object that moves requests to other processes while this one is full; None if requests cannot move."""
         self._all_closed = Event()
         self._dropped_headers: set[str] = set()
         """Names of the application's hop-by-hop headers that have already been reported."""

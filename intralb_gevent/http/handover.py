@@ -28,8 +28,7 @@ ALONE_SECONDS: Final = 0.2
 """Seconds after which connections are closed if no other process is found; a single search may miss a process."""
 
 NEW_SECONDS: Final = 1.0
-"""Seconds after the start of the hand-over until which a connection without any request stays open if it cannot move.
-"""
+"""Seconds, after the start of the hand-over, during which a connection without any request so far is not closed."""
 
 
 class HandOver:

@@ -36,7 +36,7 @@ LINGER_SECONDS: Final = 2.0
 
 
 class ConnectionLifetime(Owner):
-    """One accepted socket: `input` reads its requests, and `output` writes the responses. No method waits or raises."""
+    """One accepted socket: `input` reads the requests, and `output` writes the responses. No method waits or raises."""
 
     __slots__ = (
         "_behind",

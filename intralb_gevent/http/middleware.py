@@ -40,7 +40,7 @@ class _Greenlet:
         self._greenlet: Any = getcurrent()
 
     def yield_to_hub(self) -> None:
-        """Do nothing: the watchdog observes slots only."""
+        """Do nothing: the watchdog observes only slots."""
 
     def begin_stream(self) -> None:
         """Do nothing: the balancer behind the middleware counts its own streams, and applies deadlines."""
@@ -63,7 +63,7 @@ class _Greenlet:
             self._exchange.upgrade.shut_down()
 
     def isolate_upgrade(self) -> None:
-        """Close the inherited copy of the socket in a child process that a handler has forked."""
+        """In a child process that a handler has forked, close the inherited copy of the socket."""
         if self._exchange.upgrade is not None:
             self._exchange.upgrade.isolate()
 

@@ -10,7 +10,7 @@ __all__ = ["NO_OWNER", "Mover", "Owner", "Rescuer"]
 
 
 class Owner:
-    """The owner of an input and an output: their connection or, once that is closed, an owner that does nothing.
+    """The owner of an input and an output: their connection or, once it is closed, an object that does nothing.
 
     After a connection is closed, its input and output do not refer to the connection: only the garbage collector could
     free such a cycle.

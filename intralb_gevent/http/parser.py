@@ -127,8 +127,8 @@ class RequestParser(RequestHead):
     def skip_body(self) -> Request:
         """Return the request whose head is complete, to be answered now; the parser will discard its body.
 
-        The connection is reused if the body is chunked or at most `SKIPPED_BODY_BYTES` long. It is not reused if the
-        client waits for `100 Continue`: such a client may or may not send the body (RFC 9110, 10.1.1).
+        The connection is reused if the body is chunked or at most `SKIPPED_BODY_BYTES` long. The connection is not
+        reused if the client waits for `100 Continue`: such a client may or may not send the body (RFC 9110, 10.1.1).
         """
         environ, self._environ = self._environ, self._base_environ
         environ["wsgi.input"] = BytesIO()
@@ -209,7 +209,7 @@ class RequestParser(RequestHead):
         return self._line_ends > LINE_ENDS_BYTES
 
     def _feed_within(self, data: bytes | memoryview) -> CannedResponse | None:
-        """Parse bytes that begin inside a request, up to its end first, because the next request may be rejected."""
+        """Parse bytes that begin inside a request. Parse this request first, because the next may be rejected."""
         if self._line:
             data, self._line = self._line + data, b""
             self._http = httptools.HttpRequestParser(self)

@@ -1,6 +1,6 @@
 """Limit the time spent on parsing data that is unusually costly for its size, such as chunks of one byte.
 
-The server pauses a client that sends such data. Paused clients are resumed one at a time.
+The server pauses a client that sends costly data. Paused clients are resumed one at a time.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ PAUSE_SECONDS: Final = 0.008
 COSTLY_SECONDS_PER_BYTE: Final = 50e-9
 """Seconds of parsing per byte above which data is costly.
 
-A byte in chunks of one byte takes several times this time. A byte of a large body takes a thirtieth of this time, even
-if the body is written to a file.
+Parsing chunks of one byte takes several times as long. Parsing a large body takes a thirtieth of this time per byte,
+even if the body is written to a file.
 """
 
 

@@ -46,7 +46,7 @@ FIELD_BYTES: Final = 64
 
 CHUNKING_BYTES: Final = 64 * 1024
 CHUNKING_RATIO: Final = 16
-"""A chunked body may occupy CHUNKING_BYTES plus CHUNKING_RATIO times its decoded size on the wire.
+"""On the wire, a chunked body may occupy at most CHUNKING_BYTES plus CHUNKING_RATIO times its decoded size.
 
 The ratio allows chunks of one byte, which occupy six bytes on the wire. At most CHUNKING_BYTES of framing may arrive in
 a row without data, because httptools would buffer a trailer field of any size."""
@@ -237,7 +237,7 @@ class RequestHead:
         self._on_head(environ)
 
     def _check_host(self, host: str | None) -> None:
-        """Reject an invalid Host field and, in HTTP/1.1, a missing one. Cache valid hosts, because clients repeat them."""
+        """Reject an invalid Host field and, in HTTP/1.1, a missing one. Cache valid hosts: clients repeat them."""
         if not host or host[0] == ":":
             if self._http_1_1:
                 raise Refused(NO_HOST if host is None else EMPTY_HOST)

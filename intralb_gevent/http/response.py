@@ -142,7 +142,7 @@ class Response(UpgradableExchange):
             self._output.send(data, b"")
 
     def write(self, data: Any) -> None:
-        """Send a part of the body, after the head if unsent; wait while unsent data is above the high-water mark."""
+        """Send the head, if unsent, and a part of the body; wait while unsent data is above the high-water mark."""
         if self._runner.yield_requested:
             self._runner.yield_to_hub()
         data = as_bytes(data)

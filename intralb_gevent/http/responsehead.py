@@ -34,7 +34,8 @@ _NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
 _CONTROLS: Final = bytes({*range(32), 127} - {9})
 """Control characters that no header value may contain (RFC 9110, 5.5); a tab is allowed.
 
-A line break in a value could forge a header. Many proxies, and gunicorn, reject responses with the other characters.
+A line break in a value could forge a header. Many proxies, and gunicorn, reject responses with the other control
+characters.
 """
 REMEMBERED_HEADERS: Final = 3
 """Maximum number of the application's headers in a cached head."""
@@ -87,7 +88,10 @@ class ResponseHead:
         return f"<ResponseHead {self.status}>"
 
     def _noted(self, name: str, value: str) -> bool:
-        """Record a header; return whether to send it. A length is sent once, and never with a 204 (RFC 9110, 8.6)."""
+        """Record a header; return whether to send it.
+
+        A Content-Length is sent once, and never with a 204 (RFC 9110, 8.6).
+        """
         if name == "content-length":
             repeated, self.length = self.length is not None, _length(value, self.length)
             return not repeated and self.status[:3] != "204"
@@ -147,7 +151,7 @@ def _status_line(status: Any) -> tuple[str, bool]:
 
 @lru_cache(maxsize=1024)
 def _checked_name(name: Any) -> str:
-    """Return the checked name of a header in lower case. Cached, as applications use few names."""
+    """Return the checked name of a header in lower case. Results are cached, as applications use few names."""
     if not isinstance(name, str) or not _NAME(name):
         raise ValueError(f"header name {shown_value(name)} cannot be sent; use letters, digits and hyphens")
     return name.lower()

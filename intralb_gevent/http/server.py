@@ -311,7 +311,7 @@ class WSGIServer(AcceptingServer):
             self._sharing.hand_over()
 
     def _close_idle(self, spares_new: bool) -> None:
-        """Close each connection once it is idle; `spares_new` keeps connections open that had no request so far."""
+        """Close each connection once it is idle; `spares_new` keeps connections without any request so far open."""
         for connection in list(self.connections):
             connection.closing = True
             if not (spares_new and connection.new):

@@ -40,8 +40,8 @@ class TlsSocket:
     """The server's side of a TLS connection over a raw non-blocking socket, with the methods of that socket.
 
     No method waits. Methods raise BlockingIOError if the socket must first become readable or writable, and
-    ConnectionError if TLS has failed. They pass on all other errors of the socket, and any exception from a callback of
-    the SSL context. Ciphertext that the socket does not accept is buffered and sent by the next call. `send` never
+    ConnectionError if TLS has failed. Methods pass on all other errors of the socket, and any exception from a callback
+    of the SSL context. Ciphertext that the socket does not accept is buffered and sent by the next call. `send` never
     reports all bytes as sent while ciphertext is unsent. So a caller that sends the remaining bytes again, as with any
     socket, need not know about the buffered ciphertext.
     """
@@ -279,8 +279,7 @@ class TlsSocket:
             self._socket.shutdown(how)
 
     def close(self) -> None:
-        """Close the socket. A close_notify is sent only after all data, so its absence tells the client that data is
-        missing."""
+        """Close the socket. A close_notify is sent only after all data; its absence shows that data is missing."""
         if self.fileno() >= 0:
             with suppress(OSError):
                 if not self._uncounted:

@@ -48,7 +48,7 @@ class TakenSocket(socket.socket):
         self._sending = Semaphore()
 
     def send(self, data: Any, flags: int = 0, **timeout: Any) -> int:
-        """Send all bytes or, with a timeout, as many as the kernel accepts at once; return the number sent."""
+        """Send all bytes or, with a timeout, as many as the kernel accepts at once; return the number of bytes."""
         if timeout or self.timeout is not None:
             return int(super().send(data, flags, **timeout))
         view = memoryview(data).cast("B")

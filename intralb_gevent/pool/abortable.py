@@ -241,7 +241,7 @@ class Abortable:
         self._note(signal, monotonic())
         self._to_throw, self._raised = False, True
         # Raise a copy, so that the traceback of `signal` refers to no frames. At the next abort, the hub drops its
-        # reference to `signal`, and would finalize all objects of such frames.
+        # reference to `signal`, and would finalize all objects to which such frames refer.
         raise type(signal)(*signal.args)
 
     def _note(self, signal: Abort, now: float) -> None:

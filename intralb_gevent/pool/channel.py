@@ -97,8 +97,7 @@ class Channel(Exchange):
         self._held = False
         """True while written parts are held back from the outer server."""
         self._passed = self._in_hand = 0
-        """Bytes of the body that the application has written, and of the part that the outer server is sending.
-        """
+        """Bytes of the body written by the application, and bytes of the part that the outer server is sending."""
         self.outer_socket: Any = None
         """The outer server's socket if the request is HTTP/1.0, where closing the connection may end the body."""
         self.id_header: Headers = []
@@ -285,7 +284,7 @@ class Channel(Exchange):
             self.reject(answer)
 
     def isolate(self) -> None:
-        """Stop passing on data, in a process that the application has forked."""
+        """In a process that the application has forked, stop passing on data."""
         self._left = True
 
     # Upgrades.

@@ -1,4 +1,4 @@
-"""State that the lanes of one balancer share: logs, deferred responses, and the time when a shutdown ends all jobs."""
+"""The state that a balancer's lanes share: logs, deferred responses, and the time when a shutdown ends all jobs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ __all__ = ["LaneContext"]
 
 
 class LaneContext:
-    """State that the lanes of one balancer share; the balancer creates it and passes it to each lane."""
+    """The state that the lanes of one balancer share; the balancer creates the object, and passes it to each lane."""
 
     def __init__(self, options: Options) -> None:
         self.options = options

@@ -167,7 +167,7 @@ class Exchange(ABC):
         return 0.0
 
     def isolate(self) -> None:  # noqa: B027  # optional, because `http/` closes its connections itself
-        """Stop sending, in a process that the application has forked, because the parent process sends the response."""
+        """In a process that the application has forked, stop sending, because the parent process sends the response."""
 
     @property
     @abstractmethod

@@ -30,8 +30,8 @@ from .slot import Slot
 __all__ = ["Intake"]
 
 _ELSEWHERE = (
-    "this LoadBalancer runs in the thread of its first request or server, and was called in another one; "
-    "serve it with a gevent server, which calls it in one thread, or make one for each thread"
+    "this LoadBalancer runs in the thread of its first request or server, and was called in another thread; "
+    "serve it with a gevent server, which calls it in one thread, or create a LoadBalancer for each thread"
 )
 
 
@@ -215,7 +215,7 @@ class Intake:
         return not self.servers
 
     def isolate(self) -> None:
-        """Reset this object in a process that a handler has forked, because its jobs belong to the parent process."""
+        """In a process that a handler has forked, reset this object, because its jobs belong to the parent process."""
         self.upgrades.isolate()
         FORKS.keep(self.upgrades, self.mounts)
         FORKS.keep(self.context, self.servers)

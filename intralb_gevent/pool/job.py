@@ -67,7 +67,7 @@ class Deadline:
     __slots__ = ("_aside", "_asked", "_idle", "_latest", "_suspended", "_suspensions", "at", "began", "bound", "limits")
 
     upstream_end = math.inf
-    """Latest deadline, in `time.monotonic()` seconds: the proxy in front of the server then stops waiting."""
+    """Latest deadline, in `time.monotonic()` seconds: the proxy in front of the server stops waiting at this time."""
 
     def __init__(self, at: float, began: float = 0.0, limits: TimeLimits = _NO_MORE) -> None:
         self.at = at

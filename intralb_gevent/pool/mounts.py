@@ -51,7 +51,9 @@ class Mounts:
         if not applications:
             raise OptionError(f"application: {application!r} is not allowed; it must name one application or more")
         if len(applications) < len(mapping):
-            raise OptionError('application: "" and "/" are not allowed together, as both are every path; leave one out')
+            raise OptionError(
+                'application: "" and "/" are not allowed together, as both mean every path; leave one out'
+            )
         main = self._lane("", options)
         self._otherwise = self._table(_nothing_here, main)
         # Put the longest path first, so that "/shop/admin" is found before "/shop".
@@ -90,7 +92,7 @@ class Mounts:
         return RouteTable([(route.path, state(route)) for route in self._options.routes], otherwise=state(None))
 
     def _lane_of(self, route: Route) -> Lane | None:
-        """Return the dedicated lane of a route, which all applications share; None if `max_workers` is unset."""
+        """Return the dedicated lane of a route, one lane for all applications; None if `max_workers` is unset."""
         if route.max_workers is None:
             return None
         if route.path not in self._apart:

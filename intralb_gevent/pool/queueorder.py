@@ -168,7 +168,7 @@ class FairOrder:
         return priority
 
     def next(self, priority: int) -> Job:
-        """Return the job of a priority to start next, and move its client behind the other clients.
+        """Return the job of a priority that starts next, and move the job's client behind the other clients.
 
         The job is the oldest of its client's jobs. The job stays queued until `remove` is called.
         """

@@ -66,7 +66,7 @@ def _current_job(function: str, method: str) -> Job:
     job = _job()
     if job is None:
         raise NoCurrentJob(
-            f"there is no running request in this greenlet; call {function}() in the handler, "
-            f'and in greenlets and threads that it starts environ["intralb.deadline"].{method}()'
+            f"there is no running request in this greenlet; call {function}() in the handler; "
+            f'in greenlets and threads that the handler starts, call environ["intralb.deadline"].{method}()'
         )
     return job

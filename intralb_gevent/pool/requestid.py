@@ -13,7 +13,7 @@ __all__ = ["id_header", "new_request_id", "take_request_id"]
 
 _SUFFIXES: Final = tuple(f"{number:02x}" for number in range(256))
 _PREFIX_BYTES: Final = 9
-"""Number of random bytes at the start of 256 consecutive ids; to read random bytes for each id would be slower."""
+"""Number of random bytes at the start of 256 consecutive ids; reading random bytes for each id would be slower."""
 
 _ids: Final[list[str]] = []
 """Ids that are not in use yet."""

@@ -142,7 +142,7 @@ class SlotSession:
             return False
 
     def isolate(self) -> None:
-        """Detach the session from its database server in a process that a handler has forked."""
+        """In a process that a handler has forked, detach the session from its database server."""
         if self.opened:
             detach(self._session)
 

@@ -146,7 +146,7 @@ class Slot(Abortable):
         self.worker.loop.run_callback(self.greenlet.switch)
 
     def isolate(self) -> None:
-        """Detach the parent's deadline, session and client, in a process that the application has forked."""
+        """In a process that the application has forked, detach the parent's deadline, session and client."""
         FORKS.keep(self.session)
         self.session.isolate()
         self.session = SlotSession(self.worker.pool.session_rules, self.worker.id)
@@ -301,7 +301,7 @@ class Slot(Abortable):
             upgrade.shut_down()
 
     def isolate_upgrade(self) -> None:
-        """Close this process's copy of the socket, in a process that a handler has forked."""
+        """In a process that a handler has forked, close the inherited copy of the socket."""
         upgrade = None if self.job is None else self.job.exchange.upgrade
         if upgrade is not None:
             upgrade.isolate()

@@ -65,8 +65,8 @@ class FirstUse:
     """A placeholder in an environ for an object that is created when it is first used.
 
     Copying or printing the environ, and testing the truth value of this object, do not count as a use. Reading an
-    attribute in `_QUESTIONS` is no use either, because an application may do so and then respond normally. The values
-    of these attributes are those of `asked`.
+    attribute in `_QUESTIONS` does not count either: an application may read it and then respond normally. The values of
+    these attributes are those of `asked`.
     """
 
     __slots__ = ("_asked", "_made", "_make")
@@ -112,8 +112,8 @@ def made_of(value: Any) -> Any:
 def says_end(error: BaseException) -> bool:
     """Return whether an exception only reports the end of a connection, and not a failure of the application.
 
-    Aborts, `GreenletExit` and exceptions of WebSocket libraries report an end. `StopIteration` and `ConnectionError` do
-    so, too: libraries raise these two exceptions so that gunicorn or Werkzeug sends no response.
+    Aborts, `GreenletExit` and exceptions of WebSocket libraries report an end. `StopIteration` and `ConnectionError`
+    report an end, too: libraries raise these two exceptions so that gunicorn or Werkzeug sends no response.
     """
     kinds = {(kind.__module__, kind.__name__) for kind in type(error).__mro__}
     ours = isinstance(error, (Abort, GreenletExit, StopIteration, ConnectionError))
@@ -235,16 +235,16 @@ class Upgrade:
             logger.debug("could not end %r in time", self)
 
     def shut_down(self) -> None:
-        """End the connection in both directions, which wakes all greenlets that wait for the socket; never waits."""
+        """End the connection in both directions, and so wake all greenlets that wait for the socket; never waits."""
         shut_down(self.sock)
 
     def isolate(self) -> None:
-        """Close this process's copy of the socket, in a process that a handler has forked."""
+        """In a process that a handler has forked, close the inherited copy of the socket."""
         self.over = True
         close_copy(self.sock)
 
     def is_end(self, error: BaseException) -> bool:
-        """Return whether an exception is normal, because it reports the end of the connection or was raised after it."""
+        """Return whether an exception comes from the end of the connection: reports it, or was raised after it."""
         return self.over or says_end(error)
 
 
@@ -255,7 +255,7 @@ class Holder(Protocol):
         """Shut down the connection, so that the application's calls on the socket return; never waits."""
 
     def isolate_upgrade(self) -> None:
-        """Close this process's copy of the socket, in a process that a handler has forked."""
+        """In a process that a handler has forked, close the inherited copy of the socket."""
 
     def kill_upgrade(self) -> None:
         """Abort the waiting application; called from another greenlet. Never waits."""
@@ -295,6 +295,6 @@ class Upgrades:
             holder.kill_upgrade()
 
     def isolate(self) -> None:
-        """Close this process's copies of all sockets, in a process that a handler has forked."""
+        """In a process that a handler has forked, close the inherited copies of all sockets."""
         for holder in self.holders:
             holder.isolate_upgrade()

@@ -219,7 +219,7 @@ class WorkerPool:
         return True
 
     def next_for(self, worker: Worker) -> Job | None:
-        """Remove the job to start next from any worker's queue, and return the job; return None if no job may run.
+        """Remove the job that starts next from its worker's queue, and return the job; return None if no job may run.
 
         The job will run in a free slot of `worker`.
         """
