@@ -168,8 +168,8 @@ class AdmissionControl:
             return True
         if left <= job.route.admissions[job.priority].max_wait:
             return False
-        # After a start, the predicted wait is too long, because the first requests are slow. So reject a job only if
-        # queued jobs have already waited long.
+        # After a start, the predicted wait is longer than the real one, because the first requests are slow. So reject
+        # a job only if queued jobs have already waited long.
         return not Admission.plausible(ahead, self.pool.longest_wait(now), left)
 
     def _decide(self, admission: Admission, priority: Priority, *, in_time: bool, may_grow: bool) -> int:

@@ -2,8 +2,8 @@
 
 The application runs in a slot, and the outer server in another greenlet, so the parts of a response pass through a
 channel with a bounded buffer. The channel is transparent: the application's `start_response` calls that of the outer
-server. If the outer `start_response` raises an exception, the application receives the exception, and the outer server
-receives any exception that the application does not catch. The outer server frames the responses.
+server. An exception that the outer `start_response` raises reaches the application. An exception that the application
+does not catch reaches the outer server. The outer server frames the responses.
 """
 
 from __future__ import annotations

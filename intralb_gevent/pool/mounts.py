@@ -51,9 +51,7 @@ class Mounts:
         if not applications:
             raise OptionError(f"application: {application!r} is not allowed; it must name one application or more")
         if len(applications) < len(mapping):
-            raise OptionError(
-                'application: "" and "/" are not allowed together, as both mean every path; leave one out'
-            )
+            raise OptionError('application: "" and "/" are not allowed together: both mean every path; leave one out')
         main = self._lane("", options)
         self._otherwise = self._table(_nothing_here, main)
         # Put the longest path first, so that "/shop/admin" is found before "/shop".

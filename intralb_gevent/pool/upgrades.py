@@ -244,7 +244,7 @@ class Upgrade:
         close_copy(self.sock)
 
     def is_end(self, error: BaseException) -> bool:
-        """Return whether an exception comes from the end of the connection: reports it, or was raised after it."""
+        """Return whether an exception is due to the end of the connection: it reports that end, or was raised later."""
         return self.over or says_end(error)
 
 

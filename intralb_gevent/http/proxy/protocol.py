@@ -66,7 +66,7 @@ class ProxyHeader:
         return not self._received
 
     def receive(self, sock: Any) -> bool:
-        """Read the header, and not one byte more, because a TLS handshake may follow; return whether it is complete.
+        """Read the header and not one byte more, as a TLS handshake may follow; return whether the header is complete.
 
         Raises OSError as `recv` does, EOFError at the end of the input, and ValueError as `feed` does.
         """
