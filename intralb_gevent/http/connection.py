@@ -92,7 +92,7 @@ class Connection(ConnectionLifetime):
         self.input.update()
 
     def input_ended(self) -> None:
-        """Finish the pending requests of a client that has sent EOF, as it may still read; close if none is pending.
+        """Finish the pending requests of a client that has sent EOF but may still read; close if no request is pending.
 
         With `cancel_on_disconnect`, EOF on a TCP connection is treated as a disconnect.
         """

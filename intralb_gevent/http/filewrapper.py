@@ -57,7 +57,7 @@ class FileWrapper:
 def _plain_file(file: Any) -> Any:
     """Return a plain file of the `io` module, also from inside a wrapper of `tempfile`; return None for anything else.
 
-    The kernel must not send the file of any other object: a subclass may decrypt in its `read()`, and an object that
+    The kernel must not send the file of any other object. A subclass may decrypt in its `read()`, and an object that
     delegates to a file may limit the bytes that are read.
     """
     file = _without_tempfile(file)

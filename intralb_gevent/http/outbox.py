@@ -133,7 +133,7 @@ class Outbox:
     def send_to(self, sock: Any) -> None:
         """Send as much as the socket accepts now, up to about `MAX_BYTES_PER_CALL`.
 
-        Raises BlockingIOError if the socket is full, and another OSError if it is broken.
+        Raises BlockingIOError if the socket is full, and another OSError if the connection is broken.
         """
         enough = self.size - MAX_BYTES_PER_CALL
         while self._parts and self.size > enough:

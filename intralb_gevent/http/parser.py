@@ -127,8 +127,8 @@ class RequestParser(RequestHead):
     def skip_body(self) -> Request:
         """Return the request whose head is complete, to be answered now; the parser will discard its body.
 
-        The connection can be reused if the body is chunked or at most `SKIPPED_BODY_BYTES` long, unless the client
-        waits for `100 Continue`: such a client may or may not send the body (RFC 9110, 10.1.1).
+        The connection can be reused if the body is chunked or at most `SKIPPED_BODY_BYTES` long. But it is not reused
+        if the client waits for `100 Continue`, and so may or may not send the body (RFC 9110, 10.1.1).
         """
         environ, self._environ = self._environ, self._base_environ
         environ["wsgi.input"] = BytesIO()

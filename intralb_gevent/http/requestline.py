@@ -1,8 +1,8 @@
 """Parse request lines that httptools rejects: unknown methods, HTTP/1.2 to 1.9, non-ASCII bytes in a target.
 
-A request with such a line is parsed again with a substitute line. httptools knows a fixed list of methods and treats
-all of them alike except CONNECT, so the substitute method has no other effect. This module also finds the offset at
-which a request begins, because httptools does not report this offset.
+A request with a rejected line is parsed again with a substitute line. httptools knows a fixed list of methods and
+treats all of them alike except CONNECT, so the substitute method has no other effect. This module also finds the offset
+at which a request begins, because httptools does not report this offset.
 """
 
 from __future__ import annotations

@@ -248,8 +248,8 @@ class WSGIServer(AcceptingServer):
     def close(self) -> None:
         """Accept the clients that have already connected, then close the listener.
 
-        If other processes accept from the same listener, these processes accept the clients instead.
-        gevent also calls this method from `_do_read` after a permanent error of the listener; no client waits then.
+        If other processes accept from the same listener, these processes accept the clients instead. gevent also calls
+        this method from `_do_read` after a permanent error of the listener, when no client waits.
         """
         if not (self.own_connections and self.started):
             super().close()
@@ -311,7 +311,7 @@ class WSGIServer(AcceptingServer):
             self._sharing.hand_over()
 
     def _close_idle(self, spares_new: bool) -> None:
-        """Close each connection once it is idle; `spares_new` keeps connections without any request so far open."""
+        """Close each connection once it is idle; with `spares_new`, exempt connections without any request so far."""
         for connection in list(self.connections):
             connection.closing = True
             if not (spares_new and connection.new):

@@ -1,6 +1,6 @@
 """Provide blocking sockets for applications that take over a connection, and the head of a 101 response.
 
-The first reads from such a socket return the bytes that the hub has already received after the request.
+The first reads from the socket return the bytes that the hub has already received after the request.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ class Runner(Protocol):
         """
 
     def begin_upgrade(self) -> None:
-        """Let the application take over the connection; raises an exception if the application must not do so."""
+        """Let the application take over the connection; raises an exception if a takeover is not allowed."""
 
 
 class Exchange(ABC):

@@ -19,7 +19,7 @@ _MOST_CHARACTERS: Final = 64
 
 
 def keep_exemplar(stats: Stats, environ: dict[str, Any], duration: float) -> None:
-    """Store the trace id of a slow request, or its request id if it has no trace; without either, store nothing."""
+    """Store the trace id of a slow request, else its request id; store nothing for a request with neither."""
     trace = trace_parent(environ.get("HTTP_TRACEPARENT"))
     if trace is not None:
         stats.keep_exemplar(duration, time(), "trace_id", trace.trace_id)

@@ -1,4 +1,4 @@
-"""Finds the socket that an outer server, such as gunicorn or gevent.pywsgi, offers for a request with an upgrade.
+"""Finds the socket that an outer server, such as gunicorn or gevent.pywsgi, offers for a request to upgrade.
 
 Each outer server has its own environ key for the socket, and its own way to release the connection.
 """

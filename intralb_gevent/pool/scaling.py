@@ -39,7 +39,7 @@ class _BusyShare:
         self._busy = busy(self._read_at)
 
     def read(self, now: float, least: float) -> float:
-        """Return the busy share since the last reading; repeat the last result if it is under `least` seconds old."""
+        """Return the busy share since the last reading; repeat a result that is less than `least` seconds old."""
         if now - self._read_at >= least:
             busy = self.busy(now)
             self._share = (busy - self._busy) / (now - self._read_at)

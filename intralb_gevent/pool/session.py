@@ -149,7 +149,7 @@ class SlotSession:
     def settle(self, *, aborted: bool, anywhere: bool) -> None:
         """Clean up after a job; `anywhere` is true if the job may have been aborted within a database statement.
 
-        After such an abort, or a failed reset, the session is discarded.
+        If `anywhere` is true, or the reset fails, the session is discarded.
         """
         guards.settle(aborted=aborted)
         if self.opened:

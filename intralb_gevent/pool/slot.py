@@ -219,7 +219,8 @@ class Slot(Abortable):
                 upgraded = job.exchange.upgrade is not None
                 end_child(None if upgraded and says_end(error) else error)
             self._end_failed(job, error, context)
-            # The application's `except Exception` has not caught such an error, so a transaction may still be open.
+            # The application's `except Exception` catches only an `Exception`; after any other error, a transaction may
+            # still be open.
             aborted = not isinstance(error, Exception)
             # An `Abort` that the slot has not raised comes from a call into this package, such as `write`, and not from
             # a database statement.

@@ -31,7 +31,7 @@ __all__ = ["WorkerPool"]
 
 _LEFTOVERS = (
     "a request left something behind that can still interrupt its greenlet, such as a gevent.Timeout that was not "
-    "cancelled; its slot takes a fresh greenlet, and so loses the connections in its thread-locals. "
+    "cancelled. Its slot takes a fresh greenlet, and so loses the connections in its thread-locals. "
     "Cancel timeouts and timers in a finally block. This is logged once"
 )
 

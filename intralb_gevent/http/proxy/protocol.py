@@ -1,8 +1,8 @@
 """Read the PROXY protocol: a header with the client's address that a proxy sends before the client's own bytes.
 
 This module supports versions 1 and 2, as in "The PROXY protocol, Versions 1 & 2" by Willy Tarreau,
-https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt. Section numbers in this module refer to that document. The
-caller checks whether the peer is trusted.
+https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt. The section numbers in this module are those of the
+specification. The caller checks whether the peer is trusted.
 """
 
 from __future__ import annotations
