@@ -123,7 +123,7 @@ class StreamedBody(io.RawIOBase):
         self._arrived.set()
 
     def drop(self) -> None:
-        """Release the memory. Do not wake an application that waits for data: the application is about to be aborted."""
+        """Release the memory. Do not wake an application that waits for data: its abort is imminent."""
         self._failure = self._failure or ("the request has been answered, or its connection has ended", None)
         self._parts.clear()
         self.unread = 0
