@@ -94,7 +94,7 @@ def _measure_all(parsed: argparse.Namespace) -> Results:
 def _about(kinds: Sequence[str], plan: Plan, left_out: Mapping[str, str]) -> dict[str, str]:
     return {
         **machine(plan.server_core, plan.client_core),
-        "at once": f"{plan.at_once} of those that wait, 1 of those that compute",
+        "concurrent requests": f"{plan.at_once} to a handler that waits, 1 to a handler that computes",
         "versions": versions([KINDS[name].package for name in kinds if KINDS[name].package]),
-        "left out": "; ".join(f"{name} (no {what})" for name, what in left_out.items()) or "nothing",
+        "kinds that were not measured": "; ".join(f"{name} (no {what})" for name, what in left_out.items()) or "none",
     }

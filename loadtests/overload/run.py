@@ -152,7 +152,7 @@ def _about(parsed: argparse.Namespace, around: Circumstances, missing: Mapping[s
         "goodput": f"answers with status 200 within {SLO_SECONDS * 1000:.0f} ms; the client gives up after 2 s",
         "work": f"{COMPUTING_SECONDS * 1000:.0f} ms of Python are counted in time of the processor",
         "versions": versions(),
-        "not installed, so left out": ", ".join(missing) or "nothing",
+        "servers that were not installed": ", ".join(missing) or "none",
     }
 
 
