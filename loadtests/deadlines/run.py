@@ -94,7 +94,7 @@ def _measure_all(parsed: argparse.Namespace) -> Results:
 def _about(kinds: Sequence[str], plan: Plan, left_out: Mapping[str, str]) -> dict[str, str]:
     return {
         **machine(plan.server_core, plan.client_core),
-        "concurrent requests": f"{plan.at_once} to a handler that waits, 1 to a handler that computes",
+        "concurrent requests": f"at most {plan.at_once} to a handler that waits, and 1 to a handler that computes",
         "versions": versions([KINDS[name].package for name in kinds if KINDS[name].package]),
-        "kinds that were not measured": "; ".join(f"{name} (no {what})" for name, what in left_out.items()) or "none",
+        "handlers not measured": "; ".join(f"{name} (no {what})" for name, what in left_out.items()) or "none",
     }

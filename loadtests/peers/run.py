@@ -94,10 +94,10 @@ def _require_tools(parsed: argparse.Namespace) -> None:
 
 
 def _about(parsed: argparse.Namespace, plan: Plan, missing: Collection[str]) -> dict[str, str]:
-    amounts = f"{parsed.rounds} of {parsed.seconds} s, over {parsed.connections} connections"
+    amounts = f"{parsed.rounds} rounds of {parsed.seconds} s over {parsed.connections} connections"
     return {
         **machine(plan.server_core, plan.generator_core),
-        "rounds": f"{amounts}; `idle` over {parsed.idle_connections} connections",
+        "rounds": f"each server was measured in {amounts}; `idle` used {parsed.idle_connections} connections",
         "versions": versions(),
         "servers that were not installed": ", ".join(missing) or "none",
     }

@@ -50,7 +50,7 @@ def test_the_tables_tell_of_every_kind_and_are_also_written(measured):
         assert 0 <= float(row["earliest ms"]) <= float(row["p50 ms"]) <= float(row["p99 ms"]) <= float(row["worst ms"])
     assert code == int(any(row["reached"] == "no" for row in rows))
     assert (directory / "deadlines.md").read_text() in output
-    assert "- kinds that were not measured: none\n" in output
+    assert "- handlers not measured: none\n" in output
 
 
 @linux
