@@ -349,26 +349,27 @@ _INTRODUCTION = """\
 
 Every setting has four sources. If several sources set a setting, the source that comes first in this list wins:
 
-1. a flag: `intralb-gevent serve myapp:app --queue-size 50`
-2. an environment variable: `INTRALB_QUEUE_SIZE=50` (an empty variable is treated as unset)
-3. a TOML file: `queue_size = 50`. `--config` or `INTRALB_CONFIG` names the file; otherwise, the file is `intralb.toml`
-   in the current directory, if that exists
+1. a flag, as in `intralb-gevent serve myapp:app --queue-size 50`
+2. an environment variable, such as `INTRALB_QUEUE_SIZE=50` (an empty variable is treated as unset)
+3. a line of a TOML file, such as `queue_size = 50`; the file is the one that `--config` or `INTRALB_CONFIG` names, or
+   otherwise `intralb.toml` in the current directory
 4. the default
 
 A program that creates a balancer itself passes the settings to the constructor, as in `Options(queue_size=50)`; no
 other source is read.
 
 - Seconds may have a fraction. A switch is `true` or `false`. Each switch has two flags, such as `--enable-logging` and
-  `--no-enable-logging`. The variable of a switch may also be `yes`, `on`, `1`, `no`, `off` or `0`.
+  `--no-enable-logging`. An environment variable can also set a switch with `yes`, `on`, `1`, `no`, `off` or `0`.
 - A callable is written `MODULE:NAME`, for example `--db-init-func myapp.db:connect`. The module may be in the current
   directory.
 - In a file, the settings are at the top level, and not in a table; only routes are tables. An unknown key is an error.
 - An unknown variable that begins with `INTRALB_` only causes a warning, because some platforms set such variables.
-- An invalid value is an error, with exit code 2. The message names the field, the value, what is allowed and the
-  source.
+- An invalid value is an error, with exit code 2. The error message names the setting, the value, the allowed
+  values, and the source.
 - `intralb-gevent serve --show-config` prints every value in effect and its source, as a settings file.
 
-This page is generated from the declarations: `python -m intralb_gevent.config.sources > docs/reference/settings.md`.
+The command `python -m intralb_gevent.config.sources > docs/reference/settings.md` generates this page from the
+declarations of the settings.
 """
 
 
