@@ -16,7 +16,7 @@ __all__ = ["JSONFormatter", "TextFormatter"]
 
 
 class TextFormatter(logging.Formatter):
-    """Formats a record as text: ISO time with zone, level, process id, message.
+    """Formats a record as text, with the ISO time and its zone, the level, the process id, and the message.
 
     A request's line that is already in the Combined Log Format or JSON is returned unchanged.
     """

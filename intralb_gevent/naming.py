@@ -33,7 +33,7 @@ def function_name(function: Any) -> str:
 
 
 def shown_value(value: Any) -> str:
-    """Return a str, bytes or number as a literal, shortened if it is long; of any other value, return only the type."""
+    """Return a str, bytes or number as a literal, shortened if necessary; for any other value, return only its type."""
     if type(value) is str and len(value) > _LONGEST:
         return f"{value[:_LONGEST]!r}..."
     if value is None or type(value) in (str, int, float, bool):

@@ -1,7 +1,7 @@
 """The interface for opening, checking, resetting and closing database sessions.
 
 A subclass implements this interface for a driver (see `integrations/`); `FunctionSource` wraps three plain functions.
-`pool/session.py` calls the methods.
+`pool/session.py` calls the methods of this interface.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ class _Schemed:
 
 
 def _closing(application: Application) -> Application:
-    """Return the application with `Connection: close` added to each response, for `keepalive` 0."""
+    """Return a wrapper that adds `Connection: close` to each response of the application, as `keepalive=0` requires."""
 
     @calls_application
     def call(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
@@ -111,7 +111,7 @@ class _Observed:
         """Call `pre_request` and the application; `post_request` is called when the response's body ends."""
         response = ResponseView(RequestView(environ))
         if self._logs:
-            # `RequestLog` removes this view again, because the view and the environ refer to each other.
+            # The view and the environ refer to each other until `RequestLog` removes the view.
             environ[_RESPONSE] = response
         ended = self._ending(environ, response)
         try:
@@ -190,7 +190,7 @@ class _Body:
 class RequestLog(JobLog):
     """Counts the requests that have run, and passes all ended requests to gunicorn's access log.
 
-    `stop` is called once `max_requests` requests have run. Each call is also passed to `earlier`, this package's job
+    `stop` is called when `max_requests` requests have run. Each call is also passed to `earlier`, this package's job
     log.
     """
 

@@ -107,8 +107,9 @@ class Serving:
         keep_freed_memory()
         balancer = self._balancer(settings)
         servers = self._servers(balancer)
-        # Starting a server waits for a name lookup. A signal that arrives during the lookup only clears `alive`, and
-        # the first beat below begins the shutdown. An earlier shutdown would close a listener that is about to be used.
+        # `server.start()` waits for a name lookup. A signal that arrives during this lookup only clears `alive`; the
+        # first beat below then begins the shutdown. If the signal itself began the shutdown, the shutdown would close a
+        # listener that `start` is about to use.
         for server in servers:
             server.start()
         self._shutdown = shutdown = Shutdown(servers, graceful_seconds(self._cfg, settings))

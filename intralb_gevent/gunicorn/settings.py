@@ -1,7 +1,6 @@
-"""The balancer's settings under gunicorn: `INTRALB_` variables, `intralb.toml`, and gunicorn's settings as defaults.
+"""Reads the balancer's settings under gunicorn from `INTRALB_` variables, `intralb.toml`, and gunicorn's settings.
 
-If a setting of gunicorn and a setting of this package mean the same, gunicorn's value is the default of this package's
-setting.
+If a setting of gunicorn has the same meaning as a setting of this package, gunicorn's value is the default.
 """
 
 from __future__ import annotations
@@ -69,7 +68,7 @@ _SHARED_ADDRESS: Final = re.compile(r"(?P<host>\[[^\]]+\]|[^:]*):(?P<port>[1-9][
 
 
 def settings_of(cfg: Any, environ: Mapping[str, str]) -> Settings:
-    """Return the settings in effect; raises `OptionError`, with the source of the setting, if a setting is invalid."""
+    """Return the settings in effect; an invalid setting raises `OptionError`, which names the setting's source."""
     defaults = {name: Given(value, f"{source} of gunicorn", typed=True) for name, source, value in _defaults(cfg)}
     settings = load({}, environ, FILE if os.path.exists(FILE) else None, defaults)
     _check_delay(cfg, settings)
@@ -90,7 +89,7 @@ def admin_address(settings: Settings) -> tuple[str, int] | None:
     """Return host and port of `admin_bind`, or None if it is not set.
 
     Each worker opens its own listener at this address (SO_REUSEPORT), because gunicorn passes only its own listeners to
-    the workers. Raises `OptionError` if the address is of a kind that workers cannot share in this way.
+    the workers. Raises `OptionError` if the workers cannot share an address of this kind.
     """
     text = settings.serving.admin_bind
     if text is None:
@@ -105,7 +104,7 @@ def admin_address(settings: Settings) -> tuple[str, int] | None:
 
 
 def _defaults(cfg: Any) -> Iterator[tuple[str, str, Any]]:
-    """Yield the defaults that gunicorn's settings imply: setting, gunicorn's setting, value."""
+    """Yield the defaults that gunicorn's settings imply, as (setting, source in gunicorn, value)."""
     if cfg.keepalive:
         yield "keep_alive_seconds", "keepalive", cfg.keepalive
     yield "max_connections", "worker_connections", cfg.worker_connections
@@ -130,9 +129,9 @@ def _proxies(cfg: Any) -> Iterator[tuple[str, str, Any]]:
 
 
 def trusts_loopback_only(cfg: Any) -> bool:
-    """Return whether `forwarded_allow_ips` names only loopback addresses, as by default.
+    """Return whether `forwarded_allow_ips` names only loopback addresses, as the default does.
 
-    With this value, gunicorn believes a proxy's claim about the scheme, and no other claim.
+    If only loopback addresses are allowed, gunicorn believes a proxy's claim about the scheme, and no other claim.
     """
     return LOOPBACK.issuperset(cfg.forwarded_allow_ips)
 
@@ -147,7 +146,7 @@ def _trusted(cfg: Any, announced: bool) -> tuple[str, ...]:
 def graceful_seconds(cfg: Any, settings: Settings) -> float:
     """Return the number of seconds for which requests may still run after SIGTERM and `drain_delay_seconds`.
 
-    After these seconds, there is still time to clean up and close sessions before the arbiter kills the worker at its
+    After the returned time, the worker can still clean up and close sessions before the arbiter kills it at
     `graceful_timeout`.
     """
     options = settings.options

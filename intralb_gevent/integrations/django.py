@@ -201,7 +201,7 @@ def _abandon(database: Any) -> None:
 
 
 def _isolate() -> None:
-    """Detach all connections in a forked child, and drop the current greenlet's; Django opens new ones when needed."""
+    """In a forked child, detach all connections, and drop those of this greenlet, so that Django opens new ones."""
     for database in _GUARDED:
         detach(database.connection)
     for database in _known():

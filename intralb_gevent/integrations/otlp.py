@@ -4,9 +4,9 @@ Updating the SDK's instruments would take longer than a whole request, so this m
 the balancer's totals instead. The SDK reads the endpoint and its headers from the `OTEL_EXPORTER_OTLP_` variables, and
 the service's name from `OTEL_SERVICE_NAME`.
 
-All names begin with `intralb.` or `process.`. The name `http.server.request.duration` is not used: OpenTelemetry's
-instrumentation of the application reports durations under this name, so each request would be counted twice. The name
-also requires attributes that the balancer does not record.
+All names begin with `intralb.` or `process.`. The balancer reports no metric with the name
+`http.server.request.duration`. OpenTelemetry's instrumentation of the application already does, so each request would
+be counted twice. `http.server.request.duration` also requires attributes that the balancer does not record.
 """
 
 from __future__ import annotations

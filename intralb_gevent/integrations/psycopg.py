@@ -197,8 +197,8 @@ def _has_something_to_read(connection: Connection) -> bool:
 
 
 def _is_answered(connection: Connection) -> bool:
-    # Watch a copy of the descriptor, because libev aborts the process if it watches a closed descriptor: a caller of
-    # `end_statement` waits for a limited time, and may close the connection before this wait ends.
+    # Watch a copy of the descriptor, because libev aborts the process if it watches a closed descriptor. A caller of
+    # `end_statement` waits only for a limited time, so the caller may close the connection before this wait ends.
     descriptor = os.dup(connection.fileno())
     try:
         look = poll()

@@ -1,9 +1,9 @@
 """Support for psycopg2: connections as sessions, protection of other connections, and cancellation of statements.
 
-A psycopg2 connection that is interrupted while it waits closes itself, but its statement continues to run, because the
-server checks the connection only between statements. This module terminates the connection's server process from
-another connection. For this purpose, the pid of the server process is recorded before the connection is closed, because
-a closed connection no longer reports the pid.
+psycopg2 closes a connection whose wait is interrupted. The connection's statement continues to run, because the server
+checks the connection only between statements. Therefore, this module terminates the connection's server process from
+another connection. The pid of the server process is recorded before the connection is closed, because a closed
+connection no longer reports the pid.
 """
 
 from __future__ import annotations
@@ -67,8 +67,9 @@ class Psycopg2Sessions(SessionSource):
     the whole process; set `hostaddr` if the lookup can take a long time.
 
     The statement of an aborted request is ended on the server from another connection. The server must allow
-    `MOST_CANCELLING` such connections in addition to the slots' connections. Behind a pooler that hides the pids of the
-    server processes, statements cannot be ended in this way; use `statement_timeout=True` in that case.
+    `MOST_CANCELLING` connections for this purpose, in addition to the slots' connections. Behind a pooler that hides
+    the pids of the server processes, use `statement_timeout=True` instead, because statements cannot be ended from
+    another connection.
 
     A connection that has received data while idle is replaced, because a server sends data when it closes a connection.
     Therefore, this class does not work for connections that LISTEN. Raises `psycopg2.ProgrammingError` if `dsn` is
@@ -140,7 +141,7 @@ def install_wait_callback() -> None:
 
 
 def protect() -> None:
-    """Make all psycopg2 connections wait in gevent's hub, and end the statements of interrupted waits on the server.
+    """Make all psycopg2 connections wait in gevent's hub; if a wait is interrupted, end the statement.
 
     A transaction that an aborted request has left open is rolled back if no other slot has used the connection. A wait
     callback that the application has installed, such as psycogreen's, is still called.

@@ -1,4 +1,4 @@
-"""Keep psycopg_pool from losing a connection when a request is aborted while it waits for a connection.
+"""Keep psycopg_pool from losing a connection when a request that waits for a connection is aborted.
 
 From version 3.3 on, a client of the pool stays in the pool's queue if its wait is interrupted by an exception that is
 not an `Exception`. The pool then assigns a connection to this client, and the connection is never returned. In earlier

@@ -44,7 +44,7 @@ class Sender(Protocol):
 
 
 class MetricsPush:
-    """Sends the metrics of a balancer to `target`: `statsd://HOST:PORT`, `dogstatsd://HOST:PORT` or `otlp`.
+    """Sends the metrics of a balancer to `target`, that is, `statsd://HOST:PORT`, `dogstatsd://HOST:PORT` or `otlp`.
 
     `process` identifies this process among several processes; leave it out if there is only one process. Raises
     `OptionError` if the target is not valid, or if the target needs a package that is not installed.

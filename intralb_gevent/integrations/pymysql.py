@@ -1,6 +1,6 @@
 """Support for PyMySQL, with MariaDB and MySQL: sessions, protection of other connections, cancellation of statements.
 
-PyMySQL waits in Python's sockets, so it is cooperative once gevent has patched the sockets.
+PyMySQL uses Python's sockets, so PyMySQL waits cooperatively once gevent has patched the sockets.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ class PyMySQLSessions(SessionSource):
     with the same arguments; `cancel_statement` describes the limits.
 
     With `statement_timeout`, the server's time limit for statements is set to the request's remaining time, before the
-    request uses its session. The server then ends a statement at the deadline even if this process has died. The
-    setting costs one more round trip for each request that uses its session. MariaDB limits all statements
+    request uses its session. The server thus ends a statement at the deadline even if this process has died. Setting
+    the time limit costs one more round trip for each request that uses its session. MariaDB limits all statements
     (`max_statement_time`), and MySQL limits only SELECT (`max_execution_time`).
     """
 
@@ -188,8 +188,9 @@ def cancel_statement(connection: Connection) -> bool:
     cancel statements at the same time; other callers wait.
 
     If the server is unreachable or refuses the request, the error is logged, and False is returned; each step takes at
-    most 2 seconds. If the server was restarted in the meantime, no connection is killed, because the same thread id may
-    now belong to another connection. A proxy that assigns its own thread ids must translate the thread id of a KILL.
+    most 2 seconds. If the server was restarted after the first connection was opened, no connection is killed, because
+    the same thread id may now belong to another connection. A proxy that assigns its own thread ids must translate the
+    thread id of a KILL.
     """
     try:
         with cancelling(), _cancelling:
@@ -242,7 +243,7 @@ def _another(connection: Connection) -> Connection:
 
 
 def _restarted(killer: Connection, connection: Connection) -> bool:
-    """Return True if the server that `killer` has reached started after `connection` was opened."""
+    """Return True if `killer` is connected to a server that was started after `connection` was opened."""
     if _thread_id(killer) < _thread_id(connection):  # type: ignore[operator]  # both have been connected
         return True
     connected_at = getattr(connection, "connected_at", None)

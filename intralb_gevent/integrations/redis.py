@@ -1,6 +1,6 @@
 """Support for redis-py clients as sessions; the client of each slot has separate connections.
 
-redis-py waits in Python's sockets, so it is cooperative once gevent has patched the sockets.
+redis-py uses Python's sockets, so redis-py waits cooperatively once gevent has patched the sockets.
 """
 
 from __future__ import annotations

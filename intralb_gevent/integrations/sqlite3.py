@@ -210,23 +210,22 @@ class SQLiteSessions(SessionSource):
     """A source that opens a sqlite3 connection for each slot: `Options(db_init_func=SQLiteSessions("notes.sqlite3"))`.
 
     The arguments are those of `sqlite3.connect`, except `factory`. SQLite runs inside this process, so a statement
-    blocks the event loop, and only the deadline can end a running statement. These connections add the following to
-    sqlite3:
+    blocks the event loop, and only the deadline can end a running statement.
 
-    - While a request waits for another connection's lock, for up to `timeout` seconds, other requests run, including
-      the request that holds the lock. SQLite's own wait would block all requests. Statements outside of a request's
-      greenlet wait in the same way. However, `executescript` does not wait for locks, but fails immediately.
-    - A statement that is still running at the request's deadline is ended, and the request is answered 504.
-    - After each request, its transaction is rolled back, and open cursors are closed, because open cursors would hold a
-      lock.
-    - If the database file has been replaced by another file, the slot opens the new file.
+    While a request waits for another connection's lock, for up to `timeout` seconds, other requests run, including the
+    request that holds the lock. SQLite's own wait would block all requests. Statements outside of a request's greenlet
+    wait in the same way. `executescript`, however, fails immediately if the database is locked.
+
+    A statement that is still running at the request's deadline is ended, and the request is answered 504. After each
+    request, its transaction is rolled back, and open cursors are closed, because open cursors would hold a lock. If the
+    database file has been replaced by another file, the slot opens the new file.
 
     With ":memory:", each slot has its own database.
     """
 
     def __init__(self, database: str | os.PathLike[str], *, timeout: float = 5.0, **kwargs: Any) -> None:
         if "factory" in kwargs:
-            raise OptionError("factory: not allowed in SQLiteSessions, which has its own; extend its open() instead")
+            raise OptionError("factory: not allowed, because SQLiteSessions sets it; extend SQLiteSessions.open() instead")
         self._database = database
         self._timeout = timeout
         self._kwargs = kwargs

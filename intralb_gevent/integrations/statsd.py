@@ -1,7 +1,8 @@
 """Formats readings as statsd datagrams, for plain statsd or for DogStatsD, which has tags.
 
-statsd itself sums up counters, so only the increase of a counter since the last push is sent. statsd has no buckets, so
-a histogram is sent as its count and sum, and as the median and 99th percentile of the durations since the last push.
+The statsd server itself sums up counters, so only the increase of a counter since the last push is sent. A statsd
+server has no buckets, so a histogram is sent as its count and sum, and as the median and 99th percentile of the
+durations since the last push.
 """
 
 from __future__ import annotations
@@ -68,8 +69,8 @@ def datagrams(text: Iterable[str]) -> Iterator[bytes]:
 def lines(readings: Readings, last: Readings, *, tagged: bool, process: str | None = None) -> Iterator[str]:
     """Yield a line for each gauge, and for each counter and histogram that has increased since the last readings.
 
-    `tagged` selects DogStatsD's tags; otherwise, the values of the labels become parts of the name. `process` is added
-    to gauges, because the gauges of several processes would overwrite each other.
+    If `tagged` is true, the labels become DogStatsD's tags; otherwise, the values of the labels become parts of the
+    name. `process` is added to gauges, because the gauges of several processes would overwrite each other.
     """
     for metric in METRICS:
         for key, value in readings.get(metric.name, {}).items():

@@ -1,8 +1,9 @@
 """Roll back transactions that an aborted request has left open on the application's own connections.
 
 After an abort, the slot continues in a new greenlet. If an application stores its connections by
-`threading.get_ident()`, no later request uses the aborted request's connection, so it would hold its locks forever.
-Only connections that no other slot has used are rolled back, because another request may be using a shared connection.
+`threading.get_ident()`, no later request uses the aborted request's connection, so this connection would hold its locks
+forever. Only connections that no other slot has used are rolled back, because another request may be using a shared
+connection.
 """
 
 from __future__ import annotations
