@@ -24,8 +24,8 @@ def serve_instead(
 ) -> NoReturn:
     """Replace this process with `intralb-gevent serve` and these flags.
 
-    If `reloads` is true and watchfiles is installed, this function adds `--reload`. It does not add `--reload` if
-    `flags` contain `--no-reload`, or a flag that only shows information.
+    If `reloads` is true and watchfiles is installed, this function adds `--reload`. `--reload` is not added if `flags`
+    contain `--no-reload`, or a flag that only shows information.
     """
     more = [] if application is None else [application]
     if reloads and not any(flag in flags for flag in (*_RELOAD, *_ONE_LOOK)):

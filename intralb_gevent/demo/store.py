@@ -127,7 +127,8 @@ def _prepared(connection: sqlite3.Connection) -> sqlite3.Connection:
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
-    # With NORMAL, commits do not wait for the disk. With a write-ahead log, this cannot corrupt the database.
+    # With NORMAL, commits do not wait for the disk. A database with a write-ahead log cannot be corrupted by this
+    # setting.
     connection.execute("PRAGMA synchronous = NORMAL")
     if _schema_version(connection) == _SCHEMA_VERSION:
         return

@@ -1,7 +1,8 @@
-"""A server on a listener that it shares with gunicorn's arbiter and the other workers.
+"""A server whose listener is shared with gunicorn's arbiter and the other workers.
 
-gunicorn does not report which workers are serving. So a worker finds the other workers by the unix sockets on which
-they receive moved connections, and by /proc. After SIGUSR2, the workers of the new arbiter are found in the same way.
+gunicorn does not report which workers are serving. Therefore, a worker finds the other workers through /proc, and
+through the unix sockets on which they receive moved connections. After SIGUSR2, the workers of the new arbiter are
+found in the same way.
 """
 
 from __future__ import annotations

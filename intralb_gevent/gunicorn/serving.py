@@ -135,7 +135,7 @@ class Serving:
             raise SystemExit(1)
 
     def _balancer(self, settings: Settings) -> LoadBalancer:
-        """Return a balancer for the application, with the options of the application if it is a `LoadBalancer`."""
+        """Return a balancer for the application; if the application is a `LoadBalancer`, use its options."""
         worker = self._worker
         application, options = worker.wsgi, settings.options
         if isinstance(worker.wsgi, LoadBalancer):

@@ -120,7 +120,7 @@ def _defaults(cfg: Any) -> Iterator[tuple[str, str, Any]]:
 
 
 def _proxies(cfg: Any) -> Iterator[tuple[str, str, Any]]:
-    # Before version 25 of gunicorn, this setting was a boolean.
+    # Before version 25 of gunicorn, `proxy_protocol` was a boolean.
     announced = cfg.proxy_protocol not in ("off", False, None)
     if not trusts_loopback_only(cfg) or announced:
         yield "trusted_proxies", "forwarded_allow_ips", _trusted(cfg, announced)

@@ -18,7 +18,7 @@ _BODILESS: Final = ("204", "304")
 
 
 class RequestView:
-    """The view of a request: `method`, `uri`, `path`, `query`, `headers` and more."""
+    """The view of a request, with `method`, `uri`, `path`, `query`, `headers` and more."""
 
     def __init__(self, environ: dict[str, Any]) -> None:
         self._environ = environ
@@ -86,7 +86,7 @@ class RequestView:
 
 
 class ResponseView:
-    """The view of a response: `status`, `headers`, and `sent`, the number of bytes of its body."""
+    """The view of a response, with `status`, `headers`, and the number of its body's bytes as `sent`."""
 
     def __init__(self, req: RequestView) -> None:
         self.req = req

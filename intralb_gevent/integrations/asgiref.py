@@ -1,9 +1,9 @@
 """Cancel coroutines of aborted requests in asgiref's `async_to_sync`, which Flask and Django use for async views.
 
-asgiref runs a coroutine on an asyncio event loop in another thread, while the request waits. Under gevent, that thread
-is a greenlet, so aborting the request does not stop the coroutine. While the coroutine runs, no other request can run a
-coroutine, because asyncio allows one running loop per native thread. This module does not import asgiref: in an
-application that has not imported asgiref, there are no coroutines to cancel.
+asgiref runs a coroutine on an asyncio event loop in another thread, while the request waits. Under gevent, the other
+thread is a greenlet, so aborting the request does not stop the coroutine. While the coroutine runs, no other request
+can run a coroutine, because asyncio allows one running loop per native thread. This module does not import asgiref: in
+an application that has not imported asgiref, there are no coroutines to cancel.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Cancel the running statement of a connection of any supported driver.
+"""Cancel the statement that a connection is running, for every supported driver.
 
 This module finds the adapter for a connection's driver, and protects the cancellation itself from interruptions. The
 adapter module of a driver, such as `psycopg.py`, sends the cancellation to the server.

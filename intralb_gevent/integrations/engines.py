@@ -1,6 +1,6 @@
 """Protect all SQLAlchemy engines by invalidating the connections that an interrupted request has used.
 
-`drivers.py` cancels the statements of these connections on the server. This module also works with SQLAlchemy 1.4,
+`drivers.py` cancels the statements of interrupted requests on the server. This module also works with SQLAlchemy 1.4,
 while the sessions in `sqlalchemy.py` need 2.0.
 """
 

@@ -1,8 +1,9 @@
 """Support applications that are written for gevent-websocket: run gevent-websocket's handler on this server's socket.
 
-Such an application expects the WebSocket in `environ["wsgi.websocket"]`. This module creates the WebSocket at its first
-use, with the handshake of gevent-websocket's `WebSocketHandler`. An application that has not imported gevent-websocket
-does not need the WebSocket, so this module imports gevent-websocket only for the first handshake.
+An application for gevent-websocket expects the WebSocket in `environ["wsgi.websocket"]`. This module creates the
+WebSocket at its first use, with the handshake of gevent-websocket's `WebSocketHandler`. An application that has not
+imported gevent-websocket does not need the WebSocket, so this module imports gevent-websocket only for the first
+handshake.
 """
 
 from __future__ import annotations

@@ -5,8 +5,9 @@ the balancer's totals instead. The SDK reads the endpoint and its headers from t
 the service's name from `OTEL_SERVICE_NAME`.
 
 All names begin with `intralb.` or `process.`. The balancer reports no metric with the name
-`http.server.request.duration`. OpenTelemetry's instrumentation of the application already does, so each request would
-be counted twice. `http.server.request.duration` also requires attributes that the balancer does not record.
+`http.server.request.duration`. OpenTelemetry's instrumentation of the application already reports this metric, so each
+request would be counted twice. `http.server.request.duration` also requires attributes that the balancer does not
+record.
 """
 
 from __future__ import annotations

@@ -67,9 +67,9 @@ class Psycopg2Sessions(SessionSource):
     the whole process; set `hostaddr` if the lookup can take a long time.
 
     The statement of an aborted request is ended on the server from another connection. The server must allow
-    `MOST_CANCELLING` connections for this purpose, in addition to the slots' connections. Behind a pooler that hides
-    the pids of the server processes, use `statement_timeout=True` instead, because statements cannot be ended from
-    another connection.
+    `MOST_CANCELLING` connections for ending statements, in addition to the slots' connections. Behind a pooler that
+    hides the pids of the server processes, use `statement_timeout=True` instead, because statements cannot be ended
+    from another connection.
 
     A connection that has received data while idle is replaced, because a server sends data when it closes a connection.
     Therefore, this class does not work for connections that LISTEN. Raises `psycopg2.ProgrammingError` if `dsn` is
@@ -141,7 +141,7 @@ def install_wait_callback() -> None:
 
 
 def protect() -> None:
-    """Make all psycopg2 connections wait in gevent's hub; if a wait is interrupted, end the statement.
+    """Make all psycopg2 connections wait in gevent's hub; if a wait is interrupted, end the connection's statement.
 
     A transaction that an aborted request has left open is rolled back if no other slot has used the connection. A wait
     callback that the application has installed, such as psycogreen's, is still called.

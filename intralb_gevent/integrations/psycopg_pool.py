@@ -17,7 +17,8 @@ __all__ = ["protect"]
 def protect() -> None:
     """Make psycopg_pool remove a client from its queue after any exception that interrupts the client's wait.
 
-    For the same purpose, psycopg_pool's asyncio pool adds `CancelledError` to its own `CLIENT_EXCEPTIONS`.
+    psycopg_pool's own asyncio pool removes a cancelled client in this way: it adds `CancelledError` to
+    `CLIENT_EXCEPTIONS`.
     """
     module: Any = psycopg_pool.pool
     if hasattr(module, "CLIENT_EXCEPTIONS"):

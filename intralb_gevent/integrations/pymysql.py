@@ -137,7 +137,7 @@ _write_bytes_of_pymysql = Connection._write_bytes
 
 
 def _force_close(self: Connection) -> None:
-    # PyMySQL calls this in the `except` block of an interrupted read, and at the end of an orderly close().
+    # PyMySQL calls this method in the `except` block of an interrupted read, and at the end of an orderly close().
     interrupted = self._sock is not None and not self._closed and interrupts(sys.exc_info()[1])
     _force_close_of_pymysql(self)
     if interrupted:

@@ -47,8 +47,9 @@ class SQLAlchemySessions(SessionSource):
     After each request, the session drops its objects, and returns its connection to the pool. A slot keeps no
     connection between requests, because the pool lends a connection only for the duration of a transaction. Therefore,
     the pool usually has fewer open connections than there are slots. If the database server was restarted, the pool
-    replaces its connections. To limit the age of connections in the pool, pass `engine_options={"pool_recycle": 3600}`.
-    When the last slot has closed its session, an engine that this class has created closes its connections.
+    replaces its connections. To limit the age of connections in the pool, pass
+    `engine_options=dict(pool_recycle=3600)`. When the last slot has closed its session, an engine that this class has
+    created closes its connections.
 
     `session_class` creates the sessions and may be a `sessionmaker`; `session_options` are its arguments. With
     `statement_timeout`, each transaction first sets the server's timeout to the request's remaining time, which costs

@@ -98,7 +98,7 @@ _GUARD = _SQLite3Guard()
 def _close_orphans(opened: list[ref[sqlite3.Connection]]) -> None:
     for reference in opened:
         connection = reference()
-        # Keep a connection with more references, because it may be shared with other requests.
+        # Keep a connection to which other code refers, because other requests may share this connection.
         if connection is not None and sys.getrefcount(connection) <= _references_of_an_orphan():
             with suppress(sqlite3.Error):
                 connection.rollback()
