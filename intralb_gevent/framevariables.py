@@ -2,8 +2,8 @@
 
 Up to Python 3.12, `frame.f_locals` is a dictionary that the frame caches. If this dictionary contains an exception
 whose traceback contains the frame, frame and exception form a reference cycle. The cycle keeps the variables of all
-frames in the traceback alive. An aborted request's database connection would then stay open, and hold its locks, until
-the next full garbage collection.
+frames in the traceback alive until the next full garbage collection. Until this collection, an aborted request's
+database connection would stay open, and hold its locks.
 """
 
 from __future__ import annotations

@@ -183,7 +183,7 @@ def _panel(served: Served) -> Html:
 def _worker_tile(served: Served) -> Html:
     if served.worker is None:
         return _tile("Worker", "none", "No balancer is in front of this page.")
-    return _tile("Worker", str(served.worker), "The least busy worker when the request arrived.")
+    return _tile("Worker", str(served.worker), "The worker that was least busy when the request arrived.")
 
 
 def _deadline_tile(served: Served) -> Html:
@@ -194,7 +194,7 @@ def _deadline_tile(served: Served) -> Html:
 
 def _thread_tile(served: Served) -> Html:
     number = f"{served.requests_of_thread:,}"
-    return _tile("Requests so far", number, "In this thread; under gevent, in this greenlet.")
+    return _tile("Requests so far", number, "Counted in this thread, which is a greenlet under gevent.")
 
 
 def _session_tile(served: Served) -> Html:
@@ -251,8 +251,8 @@ def _advice(served: Served) -> str:
     if served.seconds_left is None:
         return "Start a long sleep, and open another page in a second tab: does the second page wait?"
     return (
-        f"There were {served.seconds_left:.1f} s left to the deadline. Sleep for longer than that, and at the deadline "
-        "the balancer answers 504, ends the sleep and uses the slot for another request."
+        f"There were {served.seconds_left:.1f} s left to the deadline. If you sleep for longer, the balancer answers 504 "
+        "at the deadline, ends the sleep, and uses the slot for another request."
     )
 
 

@@ -23,7 +23,7 @@ _PACKAGE: Final = "opentelemetry"
 _INSTRUMENTATION: Final = "opentelemetry.instrumentation."
 
 _STATUS_CODES: Final = {"http.method": "http.status_code", "http.request.method": "http.response.status_code"}
-"""Names of the attributes for the status code, keyed by the attribute for the method, in the old and new semantic
+"""Maps the attribute for the method to the attribute for the status code, in the old and the new semantic
 conventions."""
 
 
