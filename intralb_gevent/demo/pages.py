@@ -251,8 +251,8 @@ def _advice(served: Served) -> str:
     if served.seconds_left is None:
         return "Start a long sleep, and open another page in a second tab: does the second page wait?"
     return (
-        f"There were {served.seconds_left:.1f} s left to the deadline. If you sleep for longer, the balancer answers 504 "
-        "at the deadline, ends the sleep, and uses the slot for another request."
+        f"There were {served.seconds_left:.1f} s left to the deadline. If you sleep for longer, the balancer answers "
+        "504 at the deadline, ends the sleep, and uses the slot for another request."
     )
 
 
