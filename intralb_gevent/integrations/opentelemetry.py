@@ -30,7 +30,7 @@ conventions."""
 def mark_spans(environ: Mapping[str, Any], frame: FrameType | None, outcome: str, status: str) -> None:
     """Set the outcome on the spans of a request that is being aborted; never waits.
 
-    `frame` is the handler's current frame. Call this function before the abort is raised: the instrumentation of Flask
+    `frame` is the handler's current frame. Call this function before the abort is raised. The instrumentation of Flask
     and Falcon ends a span as soon as the abort leaves the application, and an ended span can no longer be changed.
     """
     if _PACKAGE in sys.modules:
