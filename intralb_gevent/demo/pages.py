@@ -265,7 +265,7 @@ def _rush(served: Served, rush: Progress | None) -> Html:
 def _rush_progress(rush: Progress | None) -> str:
     if rush is None:
         return "No rush has been sent yet."
-    how_far = f"{rush.seconds:.0f} s ago, a rush began" if rush.running else "The last rush is over"
+    how_far = f"A rush began {rush.seconds:.0f} s ago" if rush.running else "The last rush is over"
     rejected = f"{rush.answered:,} answered, {rush.refused:,} rejected at once or after a short wait"
     return f"{how_far}: {_counted(rush.sent, 'request')} sent, {rejected}."
 
