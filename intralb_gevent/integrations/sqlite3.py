@@ -225,7 +225,7 @@ class SQLiteSessions(SessionSource):
 
     def __init__(self, database: str | os.PathLike[str], *, timeout: float = 5.0, **kwargs: Any) -> None:
         if "factory" in kwargs:
-            raise OptionError("factory: not allowed, because SQLiteSessions sets it; extend open() instead")
+            raise OptionError("factory: not allowed, because SQLiteSessions sets it; extend its open() instead")
         self._database = database
         self._timeout = timeout
         self._kwargs = kwargs
