@@ -231,7 +231,7 @@ def test_a_response_that_was_started_and_not_begun_is_replaced_with_exc_info(bal
         yield b""
 
     outer = Outer()
-    outer.ask(balance(application, request_timeout_seconds=0.01))
+    outer.ask(balance(application, request_timeout_seconds=0.1))
     assert outer.statuses == ["200 OK", "504 Gateway Timeout"]
     kind, error, _ = outer.heads[-1][2]
     assert kind is type(error) is ResponseCut
