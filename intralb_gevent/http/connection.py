@@ -162,11 +162,11 @@ class Connection(ConnectionLifetime):
                 self._course.end(lingers=True)
                 data = whole_answer(item.answer, keep_alive=False, load_line=self.load_line, request_id=item.request_id)
                 self.output.send(data, b"")
-                self._end_output()
+                self.end_output()
                 return
             if self.input.kept.data and self._moved(item):
                 return
-            if not (shared.has_middleware or shared.intake.uncontended):
+            if shared.contended and not shared.has_middleware:
                 answer = shared.intake.shed_early(item.environ, self.input.reader.fd)
                 if answer is not None:
                     item.release()

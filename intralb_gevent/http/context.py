@@ -69,6 +69,7 @@ class ServerContext:
         "buffer",
         "closing",
         "connections",
+        "contended",
         "environ",
         "flush_queue",
         "has_middleware",
@@ -116,6 +117,8 @@ class ServerContext:
         """True if middleware runs in front of the balancer, and decides which requests the balancer receives."""
         self.flush_queue = self.intake.context.flush_queue
         self.stats = self.intake.context.connections
+        self.contended = self.intake.context.contended
+        """The admission controls that have left their fast path; see `LaneContext.contended`."""
         """The totals over the connections of all servers of the balancer."""
         self.options: Options = balancer.options
         self.header_timeout_seconds: float = self.options.header_timeout_seconds

@@ -78,7 +78,7 @@ class ConnectionLifetime(Owner):
         on_request = self._pending.append if plain else self._on_request
         on_head = peer.describe_placed_head if shared.nameless or shared.root_path else peer.describe_head
         parser = RequestParser(shared.environ, shared.options, on_head, on_request, shared.bodies)
-        self.output = Output(shared, sock, self)
+        self.output = Output(shared, sock, self._course, self)
         self.input = Input(shared, sock, peer, self._course, self._pending, parser, self)
         if moved is not None:
             self._resume(moved)
@@ -165,9 +165,9 @@ class ConnectionLifetime(Owner):
     def _end(self, lingers: bool) -> None:
         """Answer no more requests; close once all data is sent. `lingers`: true if the client may still be sending."""
         self._course.end(lingers)
-        self._end_output()
+        self.end_output()
 
-    def _end_output(self) -> None:
+    def end_output(self) -> None:
         """If all data is sent, close the connection, or first half-close it if the client may still be sending."""
         output = self.output
         if output.unsent or self.closed:
@@ -175,7 +175,7 @@ class ConnectionLifetime(Owner):
         if output.awaits_acknowledgement:
             self._course.end(lingers=True)
             self.input.expires = monotonic() + self._shared.write_timeout_seconds
-            output.poll_acknowledgement(self._end_output)
+            output.poll_acknowledgement(self.end_output)
             return
         held = output.held_by_kernel and not self.input.ended
         if held:
@@ -185,17 +185,6 @@ class ConnectionLifetime(Owner):
             self.input.expires = monotonic() + (self._shared.write_timeout_seconds if held else LINGER_SECONDS)
         else:
             self.close()
-
-    def flush_deferred(self) -> None:
-        """Flush the deferred response, and close the connection if that response is its last."""
-        try:
-            self.output.flush()
-            if self._course.state >= LAST:
-                self._end_output()
-            elif self.closing:
-                self.close_if_idle()
-        except Exception:
-            self.give_up()
 
     def caught_up(self) -> None:
         """Start the next request, which has waited for the client to read more, or close after the last response."""
@@ -209,7 +198,7 @@ class ConnectionLifetime(Owner):
         if self._current is not None:
             return
         if self._course.state >= LAST or self.input.exhausted:
-            self._end_output()
+            self.end_output()
             return
         self.input.await_request()
         if self.closing:
@@ -268,6 +257,7 @@ class ConnectionLifetime(Owner):
 
     def close_if_idle(self) -> None:
         """Close or move the connection if it is idle; a request that has just arrived is still answered."""
+        self.output.flush()
         if self.input.parser.skips_body and self._course.state < LAST:
             # The request with the skipped body has already been answered.
             self._end(lingers=True)
@@ -290,7 +280,7 @@ class ConnectionLifetime(Owner):
         self.output.flush()
         self.output.cut = True
         self._course.cut(lingers=self.output.outbox.size > 0 and not self.input.ended)
-        self._end_output()
+        self.end_output()
 
     def close(self) -> None:
         """Close the socket now. Drop a queued job; discard the response of a running job."""

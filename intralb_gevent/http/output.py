@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from gevent.event import Event
 
 from ..hub.forks import FORKS, close_copy
+from ..policy.connectionstate import LAST, Course
 from ..policy.pace import Pace
 from ..pool.socketends import reset_when_closed, unacknowledged
 from ..stdlib import monotonic
@@ -52,6 +53,7 @@ class Output:
 
     __slots__ = (
         "_acknowledging",
+        "_course",
         "_deferred",
         "_drained",
         "_owner",
@@ -67,9 +69,10 @@ class Output:
         "outbox",
     )
 
-    def __init__(self, shared: ServerContext, sock: Any, owner: Owner) -> None:
+    def __init__(self, shared: ServerContext, sock: Any, course: Course, owner: Owner) -> None:
         self._shared = shared
         self._socket = sock
+        self._course = course
         self._owner = owner
         self.outbox = Outbox(shared.budget)
         """The response bytes that the kernel has not accepted yet, because the client must read first."""
@@ -122,13 +125,22 @@ class Output:
         else:
             # The common case: the whole response in one piece.
             self._deferred = head + body
-            flush_queue.deferred.append(self._owner)
+            flush_queue.deferred.append(self)
 
     def flush(self) -> None:
         """Send the deferred response, if there is one."""
         data, self._deferred = self._deferred, b""
         if data and not self.closed:
             self._send_now(data)
+
+    def flush_deferred(self) -> None:
+        """Send the deferred response at the end of a dispatch batch, and end the connection if it is the last one."""
+        try:
+            self.flush()
+            if self._course.state >= LAST:
+                self._owner.end_output()
+        except Exception:
+            self._owner.give_up()
 
     def _send_now(self, data: bytes) -> None:
         try:

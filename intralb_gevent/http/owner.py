@@ -62,8 +62,8 @@ class Owner:
 
     # Called by the output.
 
-    def flush_deferred(self) -> None:
-        """Send the deferred response at the end of a dispatch batch. Never raises."""
+    def end_output(self) -> None:
+        """Close the connection once all data is sent, because its last response has been flushed."""
 
     def caught_up(self) -> None:
         """Continue the work that waited for the client, because unsent data is no longer above the high-water mark."""

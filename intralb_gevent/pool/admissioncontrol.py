@@ -66,6 +66,7 @@ class AdmissionControl:
     def __init__(self, lane: Lane) -> None:
         self._lane = lane
         self.pool = lane.pool
+        self._order, self._dispatch_queue = lane.pool.order, lane.pool.dispatch_queue
         options = lane.options
         self.service = ServiceTime()
         """Run times of the lane's jobs."""
@@ -127,7 +128,7 @@ class AdmissionControl:
     def admit(self, job: Job, now: float) -> CannedResponse | None:
         """Assign a job to a worker and return None, or return the response if the job is rejected. Never waits."""
         pool = self.pool
-        ahead = pool.waiting_count
+        ahead = self._order.count + len(self._dispatch_queue.waiting)
         if (
             self.uncontended
             and job.priority is _CRITICAL
@@ -242,7 +243,7 @@ class AdmissionControl:
                 return ADMIT
             decision = rejection
         # Leave the fast path: until the next review, `early_rejection` checks each request before a Job is created.
-        self.uncontended = False
+        self._use_fast_path(False)
         self._count_refusal(admission, (job.environ.get("REMOTE_ADDR"), job.environ.get("REMOTE_PORT")))
         return decision
 
@@ -277,16 +278,14 @@ class AdmissionControl:
 
     # Methods for the start of a job.
 
-    def reject_stale(self, job: Job, now: float) -> CannedResponse | None:
+    def stale_rejection(self, job: Job, now: float) -> CannedResponse | None:
         """Return the rejection for a job that is due to start, but has waited too long; None if the job may start."""
         admission = job.route.admissions[job.priority]
-        if admission.overloaded and admission.overdue(now - job.arrived) and self.pool.has_backlog:
+        if admission.overdue(now - job.arrived) and self.pool.has_backlog:
             return OVERLOADED
-        left, usual = job.deadline.at - now, job.route.usual
-        # The first comparison is enough for almost every job.
-        if left < usual.mean and admission.max_wait < math.inf and not usual.suffices(left, job.deadline.whole):
+        left = job.deadline.at - now
+        if admission.max_wait < math.inf and not job.route.usual.suffices(left, job.deadline.whole):
             return NO_TIME
-        admission.begun += 1
         return None
 
     # Periodic work.
@@ -379,8 +378,16 @@ class AdmissionControl:
         """Recompute whether `admit` may use its fast path, and the queue limit of that path."""
         overloaded = any(admission.overloaded for admission, _ in self._all_admissions())
         reserved = self._highest < Priority.CRITICAL
-        self.uncontended = self.pool.limit is None and self._clients is None and not overloaded and not reserved
+        self._use_fast_path(self.pool.limit is None and self._clients is None and not overloaded and not reserved)
         self._calm_limit = min((admission.limit for admission, _ in self._all_admissions()), default=Admission.NO_LIMIT)
+
+    def _use_fast_path(self, uncontended: bool) -> None:
+        self.uncontended = uncontended
+        contended = self._lane.context.contended
+        if uncontended:
+            contended.discard(self)
+        else:
+            contended.add(self)
 
     def grown(self) -> None:
         """End the overloaded state after the pool has grown, because the new slots may empty the queue."""

@@ -63,6 +63,9 @@ class LaneContext:
         """Counts of the connections that were moved between processes."""
         self._late = Repeats(self.log)
         """Limits the log records of requests that were ended early: repeated records are only counted."""
+        self.contended: set[object] = set()
+        """The admission controls that have left their fast path; while there are any, servers call `shed_early` before
+        `submit`."""
         self._rejections = 0
         self.changed_event: Event | None = None
         self.refusals: Refusals | None = None

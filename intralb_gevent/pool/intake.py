@@ -16,13 +16,12 @@ from ..errors import WrongThread
 from ..hub.forks import FORKS
 from ..observe.snapshot import Condition
 from ..policy.cannedresponses import DRAINING, EXPIRED, CannedResponse
-from ..policy.deadline import ProxyTiming, TimeLimits
 from ..priority import Priority
 from ..stdlib import monotonic
 from .classify import priority_of
 from .context import LaneContext
 from .exchange import Application, Exchange
-from .job import Deadline, Job, RouteStats, UpstreamDeadline
+from .job import Job, RouteStats
 from .mounts import Mounts
 from .runtime import Runtime
 from .slot import Slot
@@ -73,15 +72,15 @@ class Intake:
         unseen = exchange.socket_wait() if late else 0.0
         route = self.mounts.only or self.mounts.find(environ)
         lane, priority = route.lane, self._priority_of(environ, route)
-        deadline = environ["intralb.deadline"] = _deadline(environ, now, unseen, route.limits)
-        environ["intralb.client_disconnected"] = exchange.client_disconnected
-        job = Job(environ, exchange, now - unseen, deadline, route)
+        job = Job(environ, exchange, now - unseen, unseen, route)
         job.priority = priority
+        environ["intralb.deadline"] = job.deadline
+        environ["intralb.client_disconnected"] = exchange.client_disconnected
         lane.stats.received[priority] += 1
         if self.condition == "stopped":
             lane.reject(job, "shed", DRAINING)
             return job
-        if unseen and deadline.at <= now:
+        if unseen and job.deadline.at <= now:
             lane.reject(job, "expired", EXPIRED)
             return job
         lane.admit(job, now, runtime or self.begin())
@@ -94,13 +93,6 @@ class Intake:
         # Cache the priority, so that the application's `priority_func` is called only once per request.
         environ["intralb.priority"] = priority.name.lower()
         return priority
-
-    @property
-    def uncontended(self) -> bool:
-        """Whether all lanes use their fast path, so that `shed_early` need not be called before `submit`."""
-        if self.condition == "stopped":
-            return False
-        return all(lane.admission.uncontended for lane in self.lanes)
 
     def shed_early(self, environ: dict[str, Any], asker: Hashable = None) -> CannedResponse | None:
         """Return the rejection for a request that finds no capacity, without the cost of creating a job.
@@ -226,12 +218,3 @@ class Intake:
             if source is not None:
                 source.isolate()
         Intake.__init__(self, self.application, self.options)
-
-
-def _deadline(environ: dict[str, Any], now: float, unseen: float, limits: TimeLimits) -> Deadline:
-    """Return the deadline of a request that arrived `unseen` seconds ago."""
-    arrived = now - unseen
-    timing: ProxyTiming | None = environ.get("intralb.proxy_timing")
-    if timing is not None:
-        return UpstreamDeadline(arrived, limits, timing.seen_earlier(unseen))
-    return Deadline(arrived + limits.timeout, arrived, limits)

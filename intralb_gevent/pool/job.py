@@ -199,6 +199,13 @@ class UpstreamDeadline(Deadline):
         self.bound = self.upstream_end
 
 
+def _deadline(environ: dict[str, Any], arrived: float, unseen: float, limits: TimeLimits) -> Deadline:
+    timing: ProxyTiming | None = environ.get("intralb.proxy_timing")
+    if timing is not None:
+        return UpstreamDeadline(arrived, limits, timing.seen_earlier(unseen))
+    return Deadline(arrived + limits.timeout, arrived, limits)
+
+
 class RouteStats:
     """The settings for requests to one route of an application, and their mean run time."""
 
@@ -256,13 +263,14 @@ class Job:
     )
 
     def __init__(
-        self, environ: dict[str, Any], exchange: Exchange, arrived: float, deadline: Deadline, route: RouteStats
+        self, environ: dict[str, Any], exchange: Exchange, arrived: float, unseen: float, route: RouteStats
     ) -> None:
+        """Create the job of a request that was in the socket buffer for `unseen` seconds before it was read."""
         self.route = route
         self.environ = environ
         self.exchange = exchange
         self.arrived = arrived
-        self.deadline = deadline
+        self.deadline = _deadline(environ, arrived, unseen, route.limits)
         self.priority = route.priority
         self.client: Hashable = None
         """Key of the client; None while jobs are not counted by client."""

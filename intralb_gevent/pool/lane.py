@@ -88,9 +88,14 @@ class Lane:
         if job.deadline.at <= now:
             self.reject(job, "expired", EXPIRED)
             return False
-        if (answer := self.admission.reject_stale(job, now)) is not None:
-            self.reject(job, "shed", answer)
-            return False
+        admission, left = job.route.admissions[job.priority], job.deadline.at - now
+        # Both comparisons are false for almost every job.
+        if admission.overloaded or left < job.route.usual.mean:
+            answer = self.admission.stale_rejection(job, now)
+            if answer is not None:
+                self.reject(job, "shed", answer)
+                return False
+        admission.begun += 1
         job.move("running")
         job.started = now
         if self._mounts.below_paths:

@@ -14,14 +14,14 @@ from gevent.event import Event
 
 from intralb_gevent import LoadBalancer, Priority
 from intralb_gevent.pool.channel import Channel
-from intralb_gevent.pool.job import Deadline, Job
+from intralb_gevent.pool.job import Job
 
 _ROUTE = LoadBalancer(lambda environ, start_response: []).intake.mounts.find({})
 
 
 def waiting_job(priority: Priority, client: str | None = None, arrived: float = 0.0) -> Job:
     """Return a job that belongs to no balancer; compiled code accepts only real `Job` objects."""
-    job = Job({}, Channel(lambda *args: lambda data: None), arrived, Deadline(0.0), _ROUTE)
+    job = Job({}, Channel(lambda *args: lambda data: None), arrived, 0.0, _ROUTE)
     job.priority, job.client = priority, client
     return job
 
