@@ -62,7 +62,7 @@ class HostAddress:
         return replace(self, port=port or self.port)
 
     def facts(self) -> dict[str, str | int]:
-        """Return the data that a script needs to connect, as the ready file contains them."""
+        """Return the data that a script needs to connect; the ready file contains this data."""
         return {"url": str(self), "host": self.host, "port": self.port}
 
 
@@ -100,7 +100,7 @@ class UnixAddress:
         return self
 
     def facts(self) -> dict[str, str | int]:
-        """Return the data that a script needs to connect, as the ready file contains them."""
+        """Return the data that a script needs to connect; the ready file contains this data."""
         return {"unix": self.path}
 
     def _remove_stale(self) -> None:
@@ -170,13 +170,13 @@ class InheritedAddress:
         return self.address
 
     def facts(self) -> dict[str, str | int]:
-        """Return the data that a script needs to connect, as the ready file contains them."""
+        """Return the data that a script needs to connect; the ready file contains this data."""
         return self.address.facts()
 
 
 @dataclass(frozen=True)
 class OpenAddress:
-    """An address whose socket was bound before this process changed its user, and so lost the right to bind it."""
+    """An address that was bound before this process changed its user, because the new user may lack the right."""
 
     sock: socket.socket
     address: HostAddress | UnixAddress
@@ -200,7 +200,7 @@ class OpenAddress:
         return self.address.bound(port)
 
     def facts(self) -> dict[str, str | int]:
-        """Return the data that a script needs to connect, as the ready file contains them."""
+        """Return the data that a script needs to connect; the ready file contains this data."""
         return self.address.facts()
 
 

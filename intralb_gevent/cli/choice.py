@@ -31,7 +31,8 @@ def may_be_supervisor(arguments: Sequence[str], environ: Mapping[str, str]) -> b
 def is_supervised(environ: Mapping[str, str]) -> bool:
     """Return whether a supervisor started this process to serve requests, and not to replace the supervisor.
 
-    A supervisor passes its state to both kinds of process, but passes its socket only to a new supervisor.
+    A supervisor passes its state to serving processes and to a new supervisor, but passes its socket only to the
+    new supervisor.
     """
     names = environ.get("LISTEN_FDNAMES", "").split(":")
     ours = environ.get("LISTEN_PID") == str(os.getpid())

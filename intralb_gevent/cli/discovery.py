@@ -1,7 +1,7 @@
 """Find the application of a project without importing it, by the names that Flask and Django projects use.
 
-The supervisor must not import the application, but its start line names the application. So this module parses the
-source of a module, to find the name that is most probably the application.
+The supervisor must not import the application, but its start line names the application. Therefore, this module parses
+the project's source, to find the name that is most probably the application.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ __all__ = ["Found", "find_application"]
 _NAMES: Final = ("app", "application")
 _FACTORIES: Final = ("create_app", "make_app")
 _KINDS: Final = ("Flask", "Bottle", "Pyramid")
-"""Classes of WSGI applications; an instance of these classes may have any name if a module creates only one."""
+"""Classes of WSGI applications; if a module creates only one instance of these classes, the instance may have any
+name."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def _in_module(module: str, file: str) -> str:
 def _names_in(file: str) -> Iterator[tuple[str, str]]:
     """Yield the names that a module defines at its top level, each with its kind.
 
-    The kind is "function", the name of the class that is instantiated, or ''.
+    The kind is "function" for a function, the class's name for a new instance, and '' for any other object.
     """
     try:
         with open(file, "rb") as source:

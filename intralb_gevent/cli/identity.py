@@ -28,7 +28,10 @@ class Identity:
 
     @classmethod
     def wanted_by(cls, options: ServingOptions) -> Identity:
-        """Look up the user and the group; raises `OptionError` if either is unknown, or only root may change to it."""
+        """Look up the user and the group.
+
+        Raises `OptionError` if the user or the group is unknown, or if only root may change to them.
+        """
         user, group, name = None, None, None
         if options.user is not None:
             user, group, name = _user(options.user)

@@ -24,7 +24,7 @@ __all__ = ["LogWriter"]
 
 _MOST_BYTES: Final = 1024 * 1024
 _END_SECONDS: Final = 2.0
-"""Maximum seconds for which a supervisor that exits waits until this program has written the last lines."""
+"""Maximum seconds for which an exiting supervisor waits for this program to write the last lines."""
 
 
 class LogWriter:

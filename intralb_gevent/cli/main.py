@@ -158,8 +158,8 @@ def _serve_with(parsed: argparse.Namespace, defaults: Mapping[str, str | bool], 
             return 0
         application = find_application(effective.serving.application, inputs.environ)
         membership.options = effective.processes
-        # By default, gevent installs its SIGCHLD handler after the first fork. If that child exits before the handler
-        # is installed, os.waitpid() waits for the child until the request's deadline.
+        # By default, gevent installs its SIGCHLD handler after the first fork. If the first forked child exits before
+        # the handler is installed, os.waitpid() waits for the child until the request's deadline.
         gevent.get_hub().loop.install_sigchld()
         end_as_first_process()
         places = _prepare(effective, membership, stack)

@@ -104,7 +104,7 @@ class Membership:
         elif descriptor.name == TABLE:
             self._claim_row(descriptor.number)
         elif descriptor.name.startswith(OWN):
-            # Close a descriptor that a supervisor of another version has passed, and that this version does not know.
+            # Close a descriptor that this version does not know; a supervisor of another version has passed it.
             os.close(descriptor.number)
         else:
             check_listener(descriptor)
@@ -153,7 +153,7 @@ class Membership:
         return [Sibling(each["pid"], each["generation"]) for each in self._others("ready")]
 
     def starting(self) -> bool:
-        """Return whether another process is starting, and no other process is ready yet."""
+        """Return True if another process is starting while no other process is ready."""
         return bool(self._others("starting")) and not self._others("ready")
 
     def _others(self, state: str) -> list[dict[str, Any]]:
@@ -223,7 +223,7 @@ class Membership:
             gevent.sleep(_RETRY_SECONDS)
 
     def prepare(self, server: WSGIServer, address: object) -> None:
-        """Connect a server that has not started yet to the other processes of the site."""
+        """Connect a server to the other processes of the site; call this before the server starts."""
         if isinstance(address, InheritedAddress):
             server.siblings_listen = self.siblings_listen
         if self.supervised:

@@ -37,7 +37,7 @@ class Places:
     """Receiver of the metrics, as in the setting `push_metrics`."""
     tls: ssl.SSLContext | None = None
     tls_arguments: Mapping[str, Any] = field(default_factory=dict)
-    """Arguments from which `tls` was created; on SIGHUP, they are used again to create its replacement."""
+    """Arguments from which `tls` was created; on SIGHUP, a new context is created from the same arguments."""
 
     @property
     def is_local(self) -> bool:

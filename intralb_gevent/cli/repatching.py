@@ -2,8 +2,8 @@
 
 A module that ran `from ssl import SSLContext` before monkey-patching still refers to the original class, but this class
 no longer works. For example, `opentelemetry-instrument` imports urllib3 before the server can patch. The property
-setters of the original class use the global name `ssl.SSLContext`, which now refers to the patched class. So each
-setter calls itself until it fails with RecursionError. Other unpatched objects are not replaced, because some modules
+setters of the original class use the global name `ssl.SSLContext`, which now refers to the patched class. Therefore,
+each setter calls itself, and fails with RecursionError. Other unpatched objects are not replaced, because some modules
 need them.
 """
 

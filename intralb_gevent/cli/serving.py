@@ -122,7 +122,8 @@ def keep_freed_memory() -> None:
 
     By default, glibc returns freed memory above 128 KB to the kernel. The kernel would then provide the memory for the
     next large bodies page by page, which costs more than all other work on these bodies. After a peak, `FreedMemory`
-    also returns free memory between blocks in use. If the C library has no mallopt(), this function does nothing.
+    also returns free memory between used blocks to the kernel. If the C library has no mallopt(), this function does
+    nothing.
     """
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt

@@ -1,6 +1,7 @@
 """Start the supervisor: read the settings for the processes, open the listeners, and run until the shutdown is over.
 
-This process is not monkey-patched. If the settings need no supervisor, this process itself serves the application.
+The supervisor's process is not monkey-patched. If the settings need no supervisor, this process itself serves the
+application.
 """
 
 from __future__ import annotations
@@ -97,7 +98,8 @@ def _run(parsed: argparse.Namespace, directory: str, inputs: Inputs, options: Pr
 def _site(
     parsed: argparse.Namespace, directory: str, listeners: _Listeners, protocol: dict[str, str], log: Log
 ) -> Site:
-    """Return the site. Its processes start in `directory`; a successor gets systemd's variables in `protocol`."""
+    """Return the site, whose processes start in `directory`; `protocol` has systemd's variables for a new
+    supervisor."""
 
     def read_options() -> ProcessOptions:
         # Enter the directory again: a symbolic link in its path may have a new target, and the path of the settings
@@ -165,7 +167,7 @@ class _Listeners:
         return self.state is not None
 
     def open(self, inherited: Sequence[Descriptor]) -> None:
-        """Take over the inherited listeners; open the listeners in the settings that no inherited listener replaces."""
+        """Take over the inherited listeners, and open a listener for each other address in the settings."""
         for each in inherited:
             if each.name == STATE:
                 self.state = StateFile(each.number)
@@ -175,7 +177,7 @@ class _Listeners:
                 with contextlib.suppress(OptionError):
                     self.table = Table(each.number)
             elif each.name.startswith(OWN):
-                # Close a descriptor that a predecessor of another version has passed, and this version does not know.
+                # Close a descriptor that this version does not know; a predecessor of another version has passed it.
                 os.close(each.number)
             else:
                 check_listener(each)

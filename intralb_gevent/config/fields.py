@@ -35,7 +35,7 @@ class Declaration:
 def option(group: str, default: Any, kind: Kind, help: str) -> Any:
     """Declare a dataclass field as a setting.
 
-    `help` may end with " Default: " and a description of the default.
+    `help` may end with a description of the default, after the word "Default:".
     """
     return field(default=default, metadata={"group": group, "kind": kind, "help": help})
 

@@ -182,8 +182,8 @@ def _accepts(function: Callable[..., Any], *arguments: str) -> bool:
 def _signature(function: Callable[..., Any]) -> inspect.Signature | None:
     """Return the signature of a function; None if Python knows no signature, as for many callables written in C.
 
-    `__wrapped__` is ignored: a decorator may return a callable that takes other arguments than the decorated function,
-    as Werkzeug's `Request.application` does.
+    `__wrapped__` is ignored, because a decorator may change the arguments of the function that it decorates, as
+    Werkzeug's `Request.application` does.
     """
     try:
         return inspect.signature(function, follow_wrapped=False)

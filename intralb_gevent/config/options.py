@@ -24,8 +24,8 @@ __all__ = ["Declaration", "Options", "declarations"]
 
 _POOL, _TIME, _SESSIONS, _LOG = "Workers and queues", "Time limits", "Database sessions", "Logs"
 _DEADLINE_SECONDS = 30.0
-"""Default deadline in seconds, equal to gunicorn's default worker timeout, so that a request that is not too slow for
-gunicorn is not too slow for this server."""
+"""Default deadline in seconds. It equals gunicorn's default worker timeout, so that requests that are fast enough for
+gunicorn are also fast enough for this server."""
 _STREAM_IDLE_SECONDS = 60.0
 """Default idle limit of a stream in seconds, equal to nginx's `proxy_read_timeout`."""
 _CLIENTS, _PROXIES, _ROUTES, _MONITORING = "Clients", "Proxies", "Routes", "Monitoring"
@@ -72,8 +72,8 @@ class Options:
         _POOL,
         "hub_lag",
         limiter("hub_lag", "fixed"),
-        "Concurrency limiter: hub_lag runs fewer requests than there are slots while the event loop is late; fixed "
-        "always uses all slots; a function receives the number of slots and returns a Limiter.",
+        "Concurrency limiter. With hub_lag, fewer requests than slots run while the event loop is late. With fixed, "
+        "all slots may always be used. A function receives the number of slots and returns a Limiter.",
     )
     client_key: str | Callable[[dict[str, Any]], Any] = option(
         _POOL,
@@ -108,7 +108,7 @@ class Options:
         None,
         seconds(positive=True),
         "Time from a request's arrival to its deadline, including its time in the queue. Of a streamed response, only "
-        "the first chunk must be sent before the deadline. Default: 30, or graceful_timeout_seconds if that is higher.",
+        "the first chunk must be sent before the deadline. Default: the higher of 30 and graceful_timeout_seconds.",
     )
     max_request_timeout_seconds: float = option(
         _TIME,
@@ -128,7 +128,7 @@ class Options:
         None,
         wait(positive=True),
         "Maximum time between two chunks from a streamed response's handler, excluding the time for which the handler "
-        "waits for a slow client. Default: 60, or request_timeout_seconds if that is higher.",
+        "waits for a slow client. Default: the higher of 60 and request_timeout_seconds.",
     )
     max_wait_seconds: float = option(
         _TIME,
@@ -168,7 +168,7 @@ class Options:
         60.0,
         seconds(positive=False),
         "Time for which the event loop may be blocked before the process exits with code 70, so that a supervisor "
-        "restarts it; with 0, a blocked event loop never ends the process.",
+        "restarts it. With 0, a blocked event loop never ends the process.",
     )
     interrupt_signal: int | str | None = option(
         _TIME,
@@ -247,8 +247,8 @@ class Options:
         _PROXIES,
         None,
         header(),
-        "Header field in which a trusted proxy sets the priority of a request. The proxy must set or remove it in "
-        "every request, or clients could choose their own priority. Default: none.",
+        "Header field in which a trusted proxy sets the priority of a request. The proxy must set or remove this field "
+        "in every request; otherwise, clients could choose their own priority. Default: none.",
     )
     proxy_protocol: bool = option(
         _PROXIES, False, switch(), "Require a PROXY header at the start of every connection from a trusted proxy."

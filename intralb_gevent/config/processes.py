@@ -88,8 +88,8 @@ class ProcessOptions:
         _PROCESSES,
         30.0,
         seconds(positive=True),
-        "Time without an iteration of its event loop after which a supervised process writes its stacks and is "
-        "replaced; a new process may take twice as long to become ready.",
+        "If the event loop of a supervised process does not run for this time, the process writes its stacks and is "
+        "replaced. A new process may take twice as long to become ready.",
     )
     process_max_requests: int | None = option(
         _PROCESSES,

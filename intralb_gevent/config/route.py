@@ -63,7 +63,7 @@ class Route:
         None,
         wait(positive=True),
         "Maximum time between two chunks from a streamed response's handler. Default: the general setting; if that is "
-        "not set, 60, or request_timeout_seconds if that is higher.",
+        "not set, the higher of 60 and request_timeout_seconds.",
     )
 
     max_wait_seconds: float | None = option(
@@ -89,7 +89,7 @@ class Route:
         _ROUTES,
         None,
         integer(1),
-        "Maximum number of workers in a dedicated lane. With such a lane, this route and the other routes cannot "
+        "Maximum number of workers in a dedicated lane. With a dedicated lane, this route and the other routes cannot "
         "starve each other. Default: no dedicated lane.",
     )
     max_concurrent_per_router: int | None = option(

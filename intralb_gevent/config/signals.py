@@ -21,7 +21,8 @@ _ORDINARY: Final = {
 excluded."""
 
 INTERRUPT_SIGNAL: Final = _FIRST + 12 if _FIRST else _ORDINARY["SIGUSR2"]
-"""The default signal, SIGRTMIN+12, which is used by no software that is likely to run in this process or to signal it.
+"""The default signal, SIGRTMIN+12. Software that is likely to run in this process, or to signal it, does not use this
+signal.
 
 According to source code and manuals, other software uses these signals:
 

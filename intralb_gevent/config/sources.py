@@ -83,7 +83,7 @@ class Given:
     """True if the source is a TOML file, which has native types; False if the source contains only text."""
 
     def read(self, declaration: Declaration) -> Any:
-        """Return the value for the field; raise OptionError, whose message names the source, if it is invalid."""
+        """Return the field's value; if the value is invalid, raise an OptionError whose message names the source."""
         try:
             if isinstance(self.value, str) and (declaration.kind.textual or not self.typed):
                 return declaration.kind.read(declaration.name, self.value)

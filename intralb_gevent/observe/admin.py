@@ -33,11 +33,11 @@ from .siterow import SiteRow
 __all__ = ["AdminServer"]
 
 _BREAK_RATIO: Final = 9
-"""Ratio of the pause after a response to the time that the response took: with 9, admin requests use at most a tenth
+"""Pause after a response, as a multiple of the time that the response took: with 9, admin requests use at most a tenth
 of the event loop's time."""
 
 _LONGEST_BREAK_SECONDS: Final = 0.05
-"""Maximum pause in seconds: a response may have taken long only because the process was suspended."""
+"""Maximum pause in seconds; otherwise, a response during which the process was suspended would cause a long pause."""
 
 
 class _OneByOne(MiddlewareEntry):
@@ -67,7 +67,8 @@ class _OneByOne(MiddlewareEntry):
         while self._waiting:
             environ, exchange = self._waiting.popleft()
             if isinstance(exchange, Response) and exchange.lost:
-                # Skip this request without a pause, because many clients may disconnect during one pause.
+                # Do not pause after skipping the request of a disconnected client, because many clients may have
+                # disconnected.
                 continue
             began = monotonic()
             self._run(environ, exchange)
@@ -79,7 +80,7 @@ class AdminServer(WSGIServer):
 
     `/` is the status page (docs/guides/page.md). `/metrics` has all metrics in the Prometheus text format, or as
     OpenMetrics if the client prefers it. `/snapshot` is JSON with the fields of `observe.snapshot.Snapshot`. With a
-    supervisor, `/processes` lists the supervisor's processes, `/snapshot` also has the sums over all processes as
+    supervisor, `/processes` lists the supervisor's processes. `/snapshot` then also has the sums over all processes, as
     `site`, and `/ready` is 200 while any process accepts requests. `listener` is any listener that a `gevent.pywsgi`
     server accepts. Start and stop this server like any server of gevent. Requests must not have bodies.
     """
@@ -94,8 +95,8 @@ class AdminServer(WSGIServer):
     """Maximum number of response bytes that wait outside the kernel's buffers; a client with more is disconnected."""
 
     max_accept = 8
-    """Maximum number of connections accepted in one iteration of the event loop. The number is less than
-    `MOST_CONNECTIONS`, so that each connection is read before a further connection can cause it to be closed."""
+    """Maximum number of connections accepted in one iteration of the event loop. Because the maximum is below
+    `MOST_CONNECTIONS`, each new connection is read before newer connections can displace it."""
 
     _processes_of_site: Callable[[], dict[str, Any]] | None = None
 
@@ -158,7 +159,7 @@ class AdminServer(WSGIServer):
         FORKS.serving.discard(self)
 
     def _open(self) -> None:
-        """Do nothing, because admin connections may use reserved file descriptors, and need no slots."""
+        """Do nothing: admin connections may use reserved file descriptors, and their balancer is not started."""
 
     def _look_after(self, connection: Connection, descriptor: int) -> None:
         self._in_order = [each for each in self._in_order if not each.closed]

@@ -43,13 +43,13 @@ MOST_UNSENT_BYTES: Final = 64 * 1024
 _PAUSE_SECONDS: Final = 0.05
 
 _BREAK_RATIO: Final = 9
-"""Ratio of the pause after a part of the history to the time that building the part took."""
+"""Pause after a part of the history, as a multiple of the time that building the part took."""
 
 _BOARD_SHARE: Final = 0.005
 """Maximum share of a core for building the slot boards between frames; expensive boards are sent less often."""
 
 _WALKED_KINDS: Final = frozenset({"stuck", "overloaded", "flooded", "late", "busy", "streaming"})
-"""Kinds of findings whose place is the place at which most requests of the lane wait."""
+"""Kinds of findings for which the verdict names the place at which most requests of the lane wait."""
 
 
 class Feed:

@@ -34,7 +34,7 @@ KEPT_SECONDS: Final = 60.0
 """Age in seconds at which a stack is dropped."""
 
 WANTED_SECONDS: Final = 10.0
-"""Seconds after the last request for the graphs at which the collection of stacks ends."""
+"""The collection of stacks ends this many seconds after the last request for the graphs."""
 
 PERIOD_SECONDS: Final = 5.0
 """Length in seconds of a period; equal stacks of one period are counted together."""
@@ -63,7 +63,11 @@ _Stack = tuple[_Frame, ...]
 
 
 class _Same:
-    """A stack and how often it was seen: its code objects, the innermost first, and the called compiled function."""
+    """A stack, and the number of times that it was seen.
+
+    `codes` are the code objects of the functions in the stack, the innermost first. `called` is the compiled function
+    that the innermost function has called; empty if there is none.
+    """
 
     __slots__ = ("called", "codes", "count", "requests")
 
@@ -102,7 +106,7 @@ class _Kept:
         return f"<_Kept {len(self._periods)} periods>"
 
     def add(self, codes: tuple[CodeType, ...], called: str, job: Job | None) -> None:
-        """Count a stack of a job: its code objects, the innermost first, and the called compiled function."""
+        """Count a stack of a job; `codes` and `called` describe the stack as in `_Same`."""
         now = monotonic()
         if not self._periods or now - self._periods[-1][0] >= PERIOD_SECONDS:
             self._periods.append((now, {}))
@@ -127,7 +131,8 @@ class _Kept:
         yield from ((same.names, same.count) for same in self._all())
 
     def requests(self, part: int) -> dict[str, dict[str, str]]:
-        """Return the requests whose stacks belong to a part of the graph, by the jobs' keys, the oldest first."""
+        """Return the requests whose stacks belong to a part of the graph, by the keys of their jobs, the oldest
+        first."""
         found: dict[str, dict[str, str]] = {}
         for same in self._all():
             if part in _parts(same.names):
@@ -196,8 +201,8 @@ class Flames:
     def _computes(self, frame: FrameType | None, in_c: traceback.StackSummary | None) -> None:
         """Count the stack of the running handler; the watchdog calls this method in the middle of the handler.
 
-        `in_c` is not None if the handler was in a call of compiled code when the watchdog examined it. This call has
-        just returned, and `frame` is the frame that made the call.
+        `in_c` is not None if the watchdog found the handler in a call of compiled code. The call has returned since
+        then, and `frame` is the frame that made the call.
         """
         codes = tuple(code for code, _ in stack_of(frame))
         if codes:
@@ -212,7 +217,7 @@ def _described(job: Job) -> dict[str, str]:
 
 
 def tree(stacks: Iterable[tuple[_Stack, int]]) -> dict[str, Any]:
-    """Return a tree of functions, each with the number of stacks that contain the path from the root to it."""
+    """Return a tree of functions; each function has the number of stacks that contain its path from the root."""
     root: dict[str, Any] = {"count": 0, "children": {}}
     for stack, count in stacks:
         node = root
@@ -240,7 +245,7 @@ def _name(frame: _Frame) -> str:
 
 
 def _part(parent: int, frame: _Frame) -> int:
-    """Return the id of a part of a graph: a checksum of the functions from the root to this part; the root's is 0."""
+    """Return the id of a part of a graph: a checksum of the functions from the root to the part. The root's id is 0."""
     return zlib.crc32(_name(frame).encode("utf-8", "backslashreplace"), parent)
 
 

@@ -84,7 +84,7 @@ class Frames:
         return board(self._feed.balancer)
 
     def frame(self, site: dict[str, Any]) -> dict[str, Any]:
-        """Return the frame of this second; between building its parts, this method lets other greenlets run."""
+        """Return the frame of this second; other greenlets may run while this method builds the frame."""
         feed = self._feed
         refused = feed.refusals.since(self._refusals_sent)
         self._refusals_sent = feed.refusals.count

@@ -1,8 +1,8 @@
 """The status page itself: one HTML file with a strict content security policy, and the check that its client is local.
 
 The page shows paths, client addresses, and stacks of the application. Therefore, the page is served only to clients on
-the same machine, which connect through a unix socket, or from a loopback address with a local host name. A client that
-connects through a forwarded port is local, too.
+the same machine. Such clients connect through a unix socket, or from a loopback address with a local host name. A
+client that connects through a forwarded port is local, too.
 """
 
 from __future__ import annotations

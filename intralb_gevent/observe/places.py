@@ -1,6 +1,6 @@
 """Finds the place in the application at which a greenlet waits, such as `psycopg.Cursor.execute at shop/reports.py:88`.
 
-The frames of a greenlet that is not running are only read, so the greenlet is not interrupted.
+The frames of a greenlet that is not running can be read without interrupting the greenlet.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Reads the counters of a balancer once a second, for the history and for the facts on which the verdict is based.
 
-Reading the counters changes nothing, never waits, and takes well under a millisecond, so a timer callback may do it.
+Reading the counters changes nothing, never waits, and takes well under a millisecond, so a timer callback may read
+them.
 """
 
 from __future__ import annotations
@@ -228,7 +229,7 @@ class Readings:
         yield self._longest_stretch()
 
     def _capacity(self) -> float:
-        """Return an estimate, from the last window, of the requests a second that slots and event loop could serve."""
+        """Estimate, from the last window, how many requests per second the slots and the event loop could serve."""
         rates = [lane.limit / lane.run_seconds for lane in self.lanes if lane.run_seconds]
         then, now = zip(*(lane.window() for lane in self.lanes), strict=True)
         ended = sum(each.run_count for each in now) - sum(each.run_count for each in then)
@@ -251,7 +252,8 @@ class Readings:
         return self._busy_share(WINDOW + 1)
 
     def _longest_stretch(self) -> float:
-        """Return an upper bound, in seconds, of the longest time in the last second between two polls of the loop."""
+        """Return an upper bound of the longest interval, in seconds, between two polls of the loop in the last
+        second."""
         runtime = self._balancer.intake.context.runtime
         if runtime is None:
             return 0.0

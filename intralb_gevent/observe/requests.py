@@ -31,7 +31,7 @@ MOST_CELLS: Final = 1200
 """Maximum number of busy slots that the slot board shows."""
 
 MOST_WALKED: Final = 100
-"""Maximum number of slots whose stacks are read to find the most frequent place of a lane."""
+"""Maximum number of slots whose stacks are read to find where most requests of a lane wait."""
 
 _LONGEST_PATH: Final = 120
 
@@ -42,7 +42,7 @@ def key_of(job: Job) -> str:
 
 
 def _slots(lane: Lane) -> Iterator[tuple[Slot, Job]]:
-    """Yield each slot of a lane that has a job, and this job, unless the job has ended."""
+    """Yield each slot of a lane that runs a job, together with the job; skip jobs that have ended."""
     for slot in lane.pool.slots:
         if slot.job is not None and slot.job.ended is None:
             yield slot, slot.job

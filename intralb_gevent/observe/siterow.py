@@ -1,7 +1,8 @@
 """Publishes the state of this process in the site's table, and reads the states of all processes from the table.
 
-If there are other processes, each iteration of the event loop that changes the load writes the new load to the table,
-so that another process soon knows whether this process has a free slot. All other values are written periodically.
+If there are other processes, each iteration of the event loop that has changed the load writes the new load to the
+table. Therefore, other processes soon know whether this process has a free slot. All other values are written
+periodically.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ TICK_SECONDS: Final = 0.1
 """Seconds between two periodic updates of the row."""
 
 READING_TICKS: Final = 10
-"""Number of periodic updates of the row for each update of the readings in the row."""
+"""Number of periodic updates of the row from one update of its readings to the next."""
 
 SILENT_SECONDS: Final = 2.0
 """Seconds after which a process that has not updated its row counts as blocked or ended."""

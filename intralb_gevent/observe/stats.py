@@ -15,7 +15,7 @@ from ..stdlib import bisect_left
 __all__ = ["SLOW_SECONDS", "ConnectionStats", "Exemplar", "Histogram", "SessionStats", "Stats"]
 
 SLOW_SECONDS: Final = 0.1
-"""Duration in seconds from which on a request is slow, so that its trace is kept as an exemplar."""
+"""Minimum duration of a slow request, in seconds; the traces of slow requests are kept as exemplars."""
 
 _CRITICAL: Final = int(Priority.CRITICAL)
 
@@ -26,10 +26,10 @@ _MICROSECONDS: Final = 1e6
 _HALF_MILLISECONDS: Final = 2e3
 
 _TABLE_LENGTH: Final = 5000
-"""Largest number of microseconds, and of half milliseconds, whose bucket is looked up in a table.
+"""Largest index of the two lookup tables for buckets; the index is a number of microseconds, or of half milliseconds.
 
-A table lookup is faster than a search. The tables are exact, because every bound up to 5 ms is a whole number of
-microseconds, and every bound from 5 ms to 2.5 s is a whole number of half milliseconds.
+A table lookup is faster than a search. The tables are exact: every bound up to 5 ms is a whole number of microseconds,
+and every bound from 5 ms to 2.5 s is a whole number of half milliseconds.
 """
 
 
@@ -98,7 +98,7 @@ _BOUNDS: Final[tuple[float, ...]] = Histogram.BOUNDS
 _NUMBERS: Final = range(_TABLE_LENGTH + 2)
 _SHORT: Final[list[int]] = [bisect_left(_BOUNDS, number / _MICROSECONDS) for number in _NUMBERS]
 _LONG: Final[list[int]] = [bisect_left(_BOUNDS, number / _HALF_MILLISECONDS) for number in _NUMBERS]
-"""The bucket of each whole number of microseconds (`_SHORT`), and of half milliseconds (`_LONG`)."""
+"""Lookup tables: the bucket for each number of microseconds (`_SHORT`) or half milliseconds (`_LONG`)."""
 
 
 class Exemplar:
@@ -148,7 +148,7 @@ class Stats:
         """Number of jobs that the server itself answered instead of the application, by reason, then by priority."""
         self._outcomes: dict[Outcome, int] = dict.fromkeys(OUTCOMES, 0)
         self._statuses: dict[str, int] = {}
-        """Number of responses by status code, except 200s of completed jobs and rejections."""
+        """Number of responses by status code, except rejections and the 200s of completed jobs."""
         self._not_200 = 0
         """Number of completed jobs with a status other than 200, or without a response."""
         self.given_up = 0
@@ -232,7 +232,7 @@ class Stats:
     def add(self, outcome: Outcome, duration: float, run_time: float | None) -> None:
         """Count one job that has ended with any outcome except `shed`; `run_time` is None if the job has not run.
 
-        Both times are in seconds; `duration` is the time since the job's arrival.
+        `duration` is the time since the job's arrival; both `duration` and `run_time` are in seconds.
         """
         self._outcomes[outcome] += 1
         self.duration.add(duration)
@@ -303,7 +303,8 @@ class ConnectionStats:
         self.received_bytes = 0
         self.sent_bytes = 0
         self.ends: dict[str, int] = {}
-        """Number of closed connections by cause, without those that the client closed or a last response ended."""
+        """Number of closed connections by cause, except connections that the client closed, or that a last response
+        ended."""
         self.invalid: dict[str, int] = {}
         """Number of requests that were rejected because they were malformed, too large or too slow, by status code."""
 

@@ -4,17 +4,17 @@ The functions `decide` and `contend` return the decision for one request. `Admis
 this decision depends.
 
 Admission has two states. In the state *queueing*, a request whose expected wait exceeds `max_wait` is rejected only if
-this prediction is plausible, that is, if the oldest queued request has already waited for a large part of `max_wait`.
-The first such rejection switches the state to *overloaded*. While the state is *overloaded*, the queue limit is low,
-and requests beyond the limit are rejected immediately: a long queue would delay all requests and serve none of them
-sooner.
+this prediction is plausible. A prediction is plausible if the oldest queued request has already waited for a large part
+of `max_wait`. The first rejection for this reason switches the state to *overloaded*. While the state is *overloaded*,
+the queue limit is low, and requests beyond the limit are rejected immediately: a long queue would delay all requests
+and serve none of them sooner.
 
-Overload ends when the pool could have served all requests that arrived within one second. Rejected clients that retry
+Overload ends when the pool could have served all requests that arrived in the last second. Rejected clients that retry
 immediately can hide the end of an overload: 20 such clients send thousands of requests per second. Therefore,
 `Admission` starts a *probe* every few seconds. A probe raises the queue limit to the number of connections that sent a
-request in the last second, if the pool can serve that many requests within `max_wait`. The queue then has capacity for
-all clients that wait for a response before they send the next request. If the pool then serves all arriving requests,
-overload ends; otherwise, the queue is cut, and the next probe is delayed.
+request in the last second. The probe starts only if the pool can serve that many requests within `max_wait`. The queue
+then has capacity for all clients that wait for a response before they send the next request. If the pool then serves
+all arriving requests, overload ends; otherwise, the queue is cut, and the next probe is delayed.
 """
 
 from __future__ import annotations
@@ -103,26 +103,26 @@ def contend(rejection: int, claim: int, *, lower_queued: bool) -> int:
 
 
 SHORT_TARGETS: Final = 4
-"""Maximum wait for a slot during overload, as a multiple of the throughput's target, unless `SHORT_RUN_TIMES` allows a
-longer wait."""
+"""Maximum wait for a slot during overload, as a multiple of `Throughput.target`; `SHORT_RUN_TIMES` can allow a longer
+wait."""
 LOOP_LEAST_TARGET: Final = 0.04
 LOOP_SHORT_TARGETS: Final = 2
-"""Maximum wait for the event loop during overload, while slots are free: `LOOP_SHORT_TARGETS` times the throughput's
-target, where a target below `LOOP_LEAST_TARGET` seconds counts as `LOOP_LEAST_TARGET`."""
+"""Maximum wait for the event loop during overload, while slots are free: `LOOP_SHORT_TARGETS` times the larger of
+`Throughput.target` and `LOOP_LEAST_TARGET`."""
 SHORT_RUN_TIMES: Final = 2
-"""Maximum wait for a slot during overload, as a multiple of the mean run time. If the mean residual run time of the
-running requests is longer, because a few requests run much longer than the mean, the residual time is the maximum."""
+"""Maximum wait for a slot during overload, as a multiple of the mean run time. The maximum is at least the mean
+residual run time, which is long if a few requests run much longer than the mean."""
 LIGHT_FACTOR: Final = 3
 """Largest factor by which the maximum wait is extended while few requests are rejected: the longer queue keeps the
-slots busy during lulls. The factor was tested in a simulation of ten slots at full load, with three distributions of
-run times: constant at 50 ms; exponential; and 300 ms for 5 % of the requests but 5 ms for the others. With the factor,
-the goodput within 500 ms was 99, 98 and 95 % of the maximum; without the factor, it was 97, 96 and 92 %."""
+slots busy during lulls. The factor was tested in a simulation of ten slots at full load. The run times were constant at
+50 ms, exponentially distributed, or 300 ms for 5 % of the requests and 5 ms for the others. With the factor, the
+goodput within 500 ms was 99, 98 and 95 % of the maximum; without the factor, it was 97, 96 and 92 %."""
 EMPTY_EXPONENT: Final = 4
-"""Exponent that determines how often the queue may be empty: up to `LIGHT_FACTOR`, the maximum wait is chosen so that
-the queue is empty for exp(-4) = 2 % of the time. With random arrivals and `rejected` rejections per completion, a queue
-with a limit of x requests is empty for exp(-2 * x * rejected / (1 + variation)) of the time. This formula is the
-diffusion approximation for heavy traffic (Kingman, "The single server queue in heavy traffic", 1961), for a queue whose
-length drifts towards its limit."""
+"""Exponent that determines how often the queue may be empty: the maximum wait is extended, at most by `LIGHT_FACTOR`,
+until the queue is empty for only exp(-4) = 2 % of the time. With random arrivals and `rejected` rejections per
+completion, a queue with a limit of x requests is empty for exp(-2 * x * rejected / (1 + variation)) of the time. This
+formula is the diffusion approximation for heavy traffic (Kingman, "The single server queue in heavy traffic", 1961),
+for a queue whose length drifts towards its limit."""
 
 
 def short_wait(throughput: Throughput, service: ServiceTime, rejected: float, *, slots_free: bool) -> float:
@@ -148,8 +148,8 @@ class Admission:
     """
 
     HORIZON: Final = 1.0
-    """Length, in seconds, of the horizon: the recent period over which arrivals and starts are compared. If
-    `HORIZON_INTERVALS` times the mean interval between two starts is longer, the horizon is that long."""
+    """Length, in seconds, of the horizon: the recent period over which arrivals and starts are compared. The horizon is
+    at least `HORIZON_INTERVALS` times the mean interval between two starts."""
     HORIZON_INTERVALS: Final = 20
     TOLERANCE: Final = 1.1
     """Overload ends when the number of arrivals is at most `TOLERANCE` times the number of starts, plus
@@ -158,34 +158,34 @@ class Admission:
     PROBE_DELAY: Final = 2.0
     MOST_PROBE_DELAY: Final = 4.0
     """The first probe starts after `PROBE_DELAY` seconds. Each failed probe doubles the delay before the next probe, up
-    to `MOST_PROBE_DELAY` seconds. Clients that retry immediately are therefore served again at most about
-    `MOST_PROBE_DELAY` seconds after the end of a flood."""
+    to `MOST_PROBE_DELAY` seconds. Clients that retry immediately are therefore served again within about
+    `MOST_PROBE_DELAY` seconds after a flood ends."""
     SETTLING: Final = 0.15
-    """Share of a probe's duration, at its start, that is not evaluated: at the start, the raised queue limit admits all
+    """Initial share of a probe's duration that is not evaluated, because the raised queue limit first admits all
     waiting clients at once."""
     CHANCE: Final = 2
-    """A probe fails before its end if the arrivals exceed the tolerated number by more than this number of standard
+    """A running probe fails early if the arrivals exceed the tolerated number by more than this number of standard
     deviations."""
     PROBE_MARGIN: Final = 1.1
     """Ratio of a probe's queue limit to the number of counted connections."""
     KEPT_AFTER_PROBE: Final = 2
     KEPT_WAIT: Final = 0.25
-    """A failed probe cuts the queue to `KEPT_AFTER_PROBE` times the queue limit, or to the number of requests that can
-    be started within `KEPT_WAIT` times `max_wait`, whichever is more. A shorter queue would mean rejecting requests
-    that have already waited long."""
+    """A failed probe cuts the queue to the larger of two lengths: `KEPT_AFTER_PROBE` times the queue limit, and the
+    number of requests that can be started within `KEPT_WAIT` times `max_wait`. A shorter queue would mean rejecting
+    requests that have already waited long."""
     CROWD: Final = 100
     """Minimum length of a queue that counts as a crowd. A shorter queue can result from a few browsers that load pages
     during a short slowdown."""
     EVIDENCE: Final = 0.9
     CROWD_EVIDENCE: Final = 0.5
     """Share of `max_wait` for which the oldest queued request must have waited before another request is rejected
-    because of its expected wait. For a crowd, the share is `CROWD_EVIDENCE`: at a load of twice the capacity, the
-    oldest request has waited for half of `max_wait` when the expected wait of a new request reaches `max_wait`."""
+    because of its expected wait. For a crowd, the share is only `CROWD_EVIDENCE`. The reason is that at a load of twice
+    the capacity, the oldest request has waited for half of `max_wait` when the expected wait reaches `max_wait`."""
     FLOOD: Final = 2
     FLOOD_EVIDENCE: Final = 0.25
-    """If the queue of a crowd is at least `FLOOD` times as long as the queue limit, the share is `FLOOD_EVIDENCE`. This
-    share is not 0, because slow requests lower the queue limit, and 200 quick requests of clients that reconnect
-    afterwards must still be admitted."""
+    """If a crowd is at least `FLOOD` times as long as the queue limit, the share is `FLOOD_EVIDENCE`. This share is not
+    0: after slow requests have lowered the queue limit, 200 quick requests of clients that reconnect must still be
+    admitted."""
     MANY_REJECTED: Final = 0.1
     """Ratio of rejected to started requests above which a full queue means overload; at a lower ratio, the rejections
     may be due to chance."""
@@ -306,10 +306,10 @@ class Admission:
             self.counts_connections = now >= self._probe_at - self.HORIZON
 
     def _sustainable(self, since: float, chance: float = 0) -> bool:
-        """Return whether all arrivals since `since`, within the horizon, could have been served.
+        """Return whether the pool could have served all requests that arrived after `since`, within the horizon.
 
-        The arrivals could have been served if they exceed the starts by at most the tolerance plus `chance` standard
-        deviations of the difference of two Poisson processes.
+        The result is True if the arrivals exceed the starts by at most the tolerance plus `chance` standard deviations.
+        The arrivals and the starts are modelled as two Poisson processes.
         """
         asked = sum(asked for end, asked, *_ in self._windows if end > since)
         begun = sum(begun for end, _, begun, _ in self._windows if end > since)
@@ -317,8 +317,8 @@ class Admission:
 
     def _start_probe(self, now: float, interval: float, held: int) -> None:
         refused = len(self._connections)
-        # A connection may have both a held request and earlier rejected requests. The number of connections is
-        # therefore at least the larger of the two counts, and at most their sum.
+        # A connection with a held request may also have sent rejected requests. Therefore, the number of connections is
+        # at least the larger of `held` and `refused`, and at most their sum.
         least = max(held, refused)
         limit = int(self.PROBE_MARGIN * (held + refused)) + 1
         self._connections.clear()

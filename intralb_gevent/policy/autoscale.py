@@ -104,7 +104,7 @@ class Autoscaler:
     """If the pool grows within this multiple of the quiet time (by default, within 60 s) after a removal, the removal
     was too early."""
     MOST_PATIENCE: Final = 8
-    """Maximum factor by which the quiet time and the freeze are extended; each extension doubles the factor."""
+    """Maximum factor by which the quiet time and `FREEZE` are extended; each extension doubles the factor."""
 
     def __init__(self, size: PoolSize, quiet_seconds: float) -> None:
         self._size = size
@@ -202,7 +202,7 @@ class Autoscaler:
             return 0
         needed = self._stable.value > self._workers_before * self._size.slots
         if verdict == "helped" or not needed:
-            # If the load has dropped since the growth, the trial shows nothing, and `_shrinkage` removes the surplus.
+            # If the load has dropped since the growth, the trial proves nothing; `_shrinkage` removes surplus workers.
             self._freeze_patience = 1
             return 0
         self._frozen_until = load.progress.now + self.FREEZE * self._freeze_patience
@@ -224,7 +224,7 @@ class Autoscaler:
         return 1
 
     def _quiet(self, load: Load) -> bool:
-        """Return whether few slots are busy, and one worker fewer would also suffice for the current jobs."""
+        """Return True if few slots are busy, and one worker fewer would suffice for the current jobs."""
         slots, fewer = self._size.slots, load.workers - 1
         fits = load.jobs <= self.BUSY * fewer * slots
         return fewer >= self._size.minimum and fits and self._stable.value < self.QUIET * load.workers * slots

@@ -17,8 +17,7 @@ SETTLED_SECONDS: Final = 10.0
 """Seconds for which a process must be ready before all earlier failures are forgotten."""
 
 MOST_AFTER_SERVING: Final = 2
-"""Maximum value of the failure count after the end of a process that had been ready; the replacement starts within a
-second.
+"""Limit of the failure count if the last process to end had been ready, so that its replacement starts within a second.
 
 With longer delays, a request that crashes a process every few seconds would leave the site without any process.
 """
@@ -42,8 +41,8 @@ class Backoff:
     def ended(self, now: float, started: float, ready: float | None) -> None:
         """Record the end of a process that started at `started`, and became ready at `ready` (None if it never did).
 
-        If the process had been ready, it is replaced immediately, or after a second if there was a recent failure. The
-        end of a process that was started before the last failure does not count as a further failure.
+        If the process had been ready, it is replaced immediately, or after a second if there was a recent failure. If a
+        process was started before the last failure, its end does not count as a further failure.
         """
         if ready is not None and now - ready >= SETTLED_SECONDS:
             self.reset()

@@ -31,7 +31,7 @@ LONGEST_RETRY_SECONDS: Final = 3
 class CannedResponse:
     """A complete response with a text body; `X-Intralb-Reason` and `Retry-After` are sent only if they are set.
 
-    There are only a few instances. Callers can therefore cache data derived from them, which keeps rejections cheap.
+    Only a few instances exist, so callers can cache data for each instance, which keeps rejections cheap.
     """
 
     __slots__ = ("_not_executed", "body", "executed", "explanation", "reason", "retry_after_seconds", "status")
@@ -73,8 +73,8 @@ class CannedResponse:
     def not_executed(self, count: int) -> CannedResponse:
         """Return a variant of this response for a request that the application has not run.
 
-        `count` is a counter of rejections: it selects a `Retry-After` of 1, 2 or 3 seconds in rotation, so that not all
-        rejected clients retry at the same time.
+        `count` is a counter of rejections, which selects a `Retry-After` of 1, 2 or 3 seconds in rotation. Therefore,
+        not all rejected clients retry at the same time.
         """
         if not self._not_executed:
             self._not_executed = [
@@ -89,7 +89,7 @@ def _unavailable(reason: str, explanation: str) -> CannedResponse:
 
 
 OVERLOADED: Final = _unavailable("overloaded", "The server cannot handle all requests in time. Please try again.")
-NO_TIME: Final = _unavailable("no_time", "Too little time was left before the request's deadline to run it.")
+NO_TIME: Final = _unavailable("no_time", "Too little time was left to run the request before its deadline.")
 EVICTED: Final = _unavailable("evicted", "The request was evicted from the queue by another one. Please try again.")
 QUEUE_FULL: Final = _unavailable("queue_full", "Every worker is busy and every queue is full. Please try again.")
 DRAINING: Final = _unavailable("draining", "This server is shutting down. Please try again.")

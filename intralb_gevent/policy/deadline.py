@@ -125,8 +125,8 @@ def _grpc_timeout(text: str) -> float:
 def _waited(text: str, wall_now: float) -> float:
     """Return how many seconds ago a start time was; 0 if the start time is not credible.
 
-    The text does not state its unit. Therefore, this function assumes the unit with which the start was at most
-    `OLDEST_START_SECONDS` ago.
+    The text does not state its unit. Therefore, this function tries seconds, milliseconds, microseconds and
+    nanoseconds, and uses the first unit with which the start time is credible.
     """
     match = _START(text)
     waits = _in_every_unit(float(match[1]), wall_now) if match else ()

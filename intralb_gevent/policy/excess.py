@@ -11,9 +11,9 @@ class RejectionRatio:
     """The ratio of rejected jobs to run jobs over the last few seconds."""
 
     KEPT: Final = 0.98
-    """Factor by which the earlier counts are multiplied at each window. With windows of 100 ms, the last 5 s make up
-    two thirds of the sum, which averages out short peaks and lulls. The ratio still follows a rise of the load quickly,
-    because the new rejections soon outnumber all earlier counts."""
+    """Factor by which the earlier counts are multiplied when a window is added. With windows of 100 ms, the last 5 s
+    make up two thirds of the sum, which averages out short peaks and lulls. The ratio still follows a rise of the load
+    quickly, because the new rejections soon outnumber all earlier counts."""
 
     __slots__ = ("_run", "_shed")
 
@@ -25,7 +25,7 @@ class RejectionRatio:
 
     @property
     def ratio(self) -> float:
-        """Number of rejected jobs per run job: 1 at a load of twice the capacity, 9 at ten times the capacity."""
+        """Number of rejected jobs per run job; for example, 9 at a load of ten times the capacity."""
         return self._shed / max(1.0, self._run)
 
     def add(self, run: int, turned_away: int) -> None:

@@ -1,15 +1,15 @@
 """Fair queueing limits the number of jobs that each client may hold, and selects the client whose job is evicted.
 
 A client *holds* its queued and running jobs. The decisions depend on how many jobs each client holds, and on each
-client's recent use of the pool. The two rules are those of fair queueing in networks (Demers, Keshav and Shenker,
-"Analysis and Simulation of a Fair Queueing Algorithm", 1989): no client holds more than twice an equal share, and
-clients with less recent use are served first. Past use decays, so a burst does not count against a client for long.
+client's recent use of the pool. No client holds more than twice an equal share, and clients with less recent use are
+served first. Both rules come from fair queueing in networks (Demers, Keshav and Shenker, "Analysis and Simulation of a
+Fair Queueing Algorithm", 1989). Past use decays, so a burst does not count against a client for long.
 
-A high priority helps a client only within its share. Jobs beyond the share have no precedence over jobs that other
-clients hold within their shares, whatever the priorities of these jobs are. Therefore, a client that sends a flood of
-requests of the highest priority does not starve the other clients.
+A high priority helps a client only within its share. A client's jobs beyond its share have no precedence over other
+clients' jobs within their shares, whatever the priorities are. Therefore, a client that sends a flood of requests of
+the highest priority does not starve the other clients.
 
-Some of these functions are called for every rejected request, so their run time must not depend on the number of
+Some functions of this module are called for every rejected request, so their run time must not depend on the number of
 clients. Therefore, at most `LOOKED_AT` clients are compared, and the clients to discard are at one end of an ordered
 dictionary.
 """
@@ -77,7 +77,8 @@ class Clients:
     LEAST: Final = 2
     """Number of queued and running jobs that each client may always have, however many other clients there are."""
     SHARES: Final = 2
-    """Maximum number of a client's queued and running jobs, in equal shares of the concurrency limit."""
+    """Maximum number of queued and running jobs of a client, as a multiple of an equal share of the concurrency
+    limit."""
     MEMORY_SECONDS: Final = 5.0
     """Age in seconds at which past use has a weight of 1/e."""
     KEPT_SECONDS: Final = 7 * MEMORY_SECONDS
@@ -130,8 +131,8 @@ class Clients:
     def end(self, key: Hashable, priority: Priority, *, began: bool) -> None:
         """Record that a job has left the pool; a job that was queued but never started also counts as use.
 
-        Therefore, a client that floods the queue has more use than other clients as soon as the queue is full, long
-        before the pool has run more jobs of this client than of the others.
+        Therefore, as soon as a client's flood fills the queue, this client has more use than other clients, although
+        the pool has not yet run more of this client's jobs.
         """
         client = self._clients[key]
         client.held -= 1
@@ -203,9 +204,9 @@ class Clients:
         """Return a client whose newest queued job of this priority may be evicted for a new job; None if there is none.
 
         `key` is the client of the new job. The returned client is the one with the most queued jobs; among clients with
-        equally many queued jobs, it is the one with the most use. The returned client has more queued jobs than `key`
-        would have with the new job, or equally many jobs and more use. Otherwise, two clients could keep evicting each
-        other's jobs.
+        equally many queued jobs, it is the one with the most use. Even if the new job counts as queued, `key` has fewer
+        queued jobs than the returned client, or equally many and less use. Otherwise, two clients could keep evicting
+        each other's jobs.
         """
         waiting = self._waiting[priority]
         number = waiting.numbers.get(key, 0) + 1
@@ -219,9 +220,9 @@ class Clients:
     def makes_room_below(self, key: Hashable, priority: Priority, limit: int) -> tuple[Hashable, Priority] | None:
         """Return a client and a priority; the client's newest queued job of this priority may be evicted for a new job.
 
-        The returned priority is higher than `priority`, the new job's own; `key` is the new job's client. The
-        returned client exceeds its share by at least one job, so it cannot evict the new job in return. `limit` jobs
-        may run at the same time. Returns None if there is no such client.
+        The new job belongs to the client `key`, and its `priority` is lower than the returned priority. The returned
+        client exceeds its share by at least one job, so it cannot evict the new job in return. `limit` jobs may run at
+        the same time. Returns None if no client's job may be evicted.
         """
         client = self._clients.get(key)
         share = self._share(limit, self.active + (client is None or not client.held))

@@ -16,7 +16,7 @@ Verdict = Literal["open", "helped", "useless"]
 
 
 class Progress(NamedTuple):
-    """The progress of a pool's jobs at one time; all values except `now` and `service` are totals since the start."""
+    """The progress of a pool's jobs at one moment; all values except `now` and `service` are totals since the start."""
 
     now: float
     """Time of the reading, in seconds of a monotonic clock."""
@@ -48,11 +48,11 @@ def _pace(since: Progress, until: Progress) -> _Pace:
 
 
 class GrowthTrial:
-    """Compares the windows after a growth with the one to two windows before the growth."""
+    """Compares the windows after a growth with the time before the growth, which is one to two windows long."""
 
     WINDOW: Final = 10.0
-    """Window length in seconds. If the mean run time is longer, the window is as long as the mean run time, because new
-    slots complete no job sooner."""
+    """Minimum length of a window, in seconds. A window is also at least as long as the mean run time, because a new
+    slot completes its first job only after this time."""
     WINDOWS: Final = 2
     """Number of windows without improvement after which a growth is considered useless."""
     MORE: Final = 1.05
@@ -76,7 +76,7 @@ class GrowthTrial:
         return self._before is not None
 
     def begin(self, progress: Progress) -> None:
-        """Begin a trial of a growth that happens now; if a trial is already open, it then covers both growths."""
+        """Begin a trial of a growth that happens now, or extend an open trial to cover both growths."""
         if self._before is None:
             self._before = _pace(self._marks[0] if self._marks else progress, progress)
         self._since, self._windows = progress, self.WINDOWS

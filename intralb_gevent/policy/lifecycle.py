@@ -1,7 +1,8 @@
 """The states of a job and the legal transitions between them, as one table.
 
 A job is new until it is admitted. A job is queued while all slots are busy. A job is ready from the time when a slot is
-reserved for it until the next batch of jobs is started (`hub/dispatch.py`). Then the job is running until it ends.
+reserved for it until the next batch of jobs is started (`hub/dispatch.py`). From its start until its end, the job is
+running.
 """
 
 from __future__ import annotations

@@ -32,11 +32,11 @@ class Pace:
         return f"<Pace from {self._count} bytes at {self._began:.3f} until {self._until:.3f}>"
 
     def until(self, now: float, expires: float, count: int, seconds: float, kept_until: float) -> float:
-        """Return when the timeout expires for a client that has transferred `count` bytes so far.
+        """Return the time at which the timeout expires for a client that has transferred `count` bytes so far.
 
-        `seconds` is the timeout for the next byte, and `expires` is the current expiry of the connection. A new window
-        begins if `expires` is not the value that this method returned last, because another timeout has applied in
-        between. A new window also begins if the event loop was blocked during the current window; `kept_until` is the
+        `seconds` is the timeout for the next byte, and `expires` is the current expiry of the connection. If `expires`
+        differs from the last value that this method returned, another timeout has applied since then, and a new window
+        begins. A new window also begins if the event loop was blocked during the current window; `kept_until` is the
         end of the last blockage.
         """
         if expires != self._until or self._began <= kept_until or self.keeps_up(count, seconds):

@@ -1,7 +1,7 @@
 """Decide when a process has run long enough and must be replaced by a new one.
 
-The limits on requests and seconds are lowered by a random share for each process; otherwise, processes that started at
-the same time would be replaced at the same time.
+Each process has its own limits on requests and seconds, which are lowered by a random share. Otherwise, processes that
+started at the same time would be replaced at the same time.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ SILENT_SECONDS: Final = 1.0
 """Seconds after which a process that has not updated its row counts as stopped or ended."""
 
 SETTLED_SECONDS: Final = 1.0
-"""Seconds for which a connection stays in a process after the connection has moved to the process with a request."""
+"""After a request has moved to another process, its connection stays in that process for at least this many seconds."""
 
 
 class Candidate(NamedTuple):
@@ -49,7 +49,8 @@ class Candidate(NamedTuple):
 def candidates_in_order(candidates: Iterable[Candidate]) -> list[Candidate]:
     """Return the processes that may get a request, the best first.
 
-    The best process has the most free slots; among processes with equally many, it has the fewest connections.
+    Processes with more free slots come first; among equally many free slots, processes with fewer connections come
+    first.
     """
     possible = [each for each in candidates if each.accepts]
     return sorted(possible, key=lambda each: (-each.left, each.connections, each.pid))

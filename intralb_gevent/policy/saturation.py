@@ -30,7 +30,7 @@ SPARE: Final = 0.7
 """Saturation up to which a server counts as having capacity to spare; the remaining capacity absorbs random peaks."""
 
 MOST: Final = 10.0
-"""Largest saturation that is reported. Beyond ten times the capacity, the ratio of counts is mostly chance."""
+"""Largest saturation that is reported; a larger measured value would be mostly due to chance."""
 
 LEAST_WEIGHT: Final = 1
 
@@ -87,8 +87,8 @@ def slot_ratio(running: int, queued: int, capacity: int, rejected: float) -> flo
     """Return demand divided by capacity for the slots of one lane.
 
     `capacity` is the number of requests that may run at the same time once the lane has its maximum number of workers.
-    `rejected` is the number of rejected requests per request that ran: rejected requests are demand, too, and would
-    have used as much capacity as the requests that ran.
+    `rejected` is the number of rejected requests per request that ran. Rejected requests count as demand, because they
+    would have used as much capacity as the requests that ran.
     """
     return min(MOST, (running + queued) / max(1, capacity) * (1 + rejected))
 

@@ -219,8 +219,8 @@ def _relieve(finding: Finding, facts: Facts) -> str:
     if _lane(finding).may_grow:
         return "The pool is still growing. If the problem lasts, make the code at the place above faster."
     return (
-        "Make the code at the place above faster, or allow more slots (max_workers, max_concurrent_per_router) if the "
-        "service for which this code waits can handle more requests at the same time."
+        "Make the code at the place above faster. If the code waits for a service that can handle more requests at "
+        "the same time, allow more slots (max_workers, max_concurrent_per_router)."
     )
 
 

@@ -13,7 +13,8 @@ class ServiceTime:
 
     WEIGHT: Final = 0.01
     """Weight of the latest run time: the last hundred run times make up two thirds of a mean. With a much larger
-    weight, and one slow job in twenty, a slow job would hardly affect the mean any more when the next slow job ends."""
+    weight, the mean would forget slow jobs too soon: if one job in twenty is slow, its effect would be almost gone when
+    the next slow job ends."""
 
     RECENT: Final = 32
 
@@ -50,7 +51,7 @@ class ServiceTime:
 
     @property
     def variation(self) -> float:
-        """The squared coefficient of variation: 0 for constant run times, 1 for exponential ones."""
+        """The squared coefficient of variation, which is 0 for constant run times and 1 for exponential run times."""
         return max(0.0, self._mean_square / self.mean**2 - 1) if self.mean else 0.0
 
     def add(self, seconds: float) -> None:

@@ -1,10 +1,10 @@
 """Estimates a pool's throughput, so that the wait of a new request can be predicted.
 
 The estimate has two sources. While requests are continuously queued, the rate at which requests are started is the
-throughput, whatever limits it: slots, the event loop, or a database. (The rate of completions would be too low while
-slots are free and many handlers wait for long, as handlers of long polls do.) Until enough starts have been measured,
-the throughput is modelled instead: it is at most `slots / run time`, by Little's law, and at most
-`1 / event loop time per request`.
+throughput, whatever limits it: slots, the event loop, or a database. The rate of completions would be too low while
+slots are free and many handlers wait for a long time, as handlers of long polls do. Until enough starts have been
+measured, the throughput is modelled instead. By Little's law, the throughput is at most the number of slots divided by
+the run time. The throughput is also at most the inverse of the event loop's time per request.
 
 The estimate is optimistic while little is known, because a wrong rejection costs more than a long wait. The first
 requests after a start are slow, because they import modules and open connections. Therefore, the model uses the lower
@@ -33,8 +33,8 @@ class Throughput:
     """Minimum number of completed requests for an estimate."""
     STALL_SECONDS: Final = 0.3
     STALL_RUN_TIMES: Final = 2
-    """A window that is longer than `STALL_SECONDS` and than `STALL_RUN_TIMES` times the run time is counted as if it
-    had only the larger of these lengths, because the event loop was probably blocked."""
+    """If a window is longer than both `STALL_SECONDS` and `STALL_RUN_TIMES` times the run time, the event loop was
+    probably blocked. Only the larger of these two times is then counted as the window's length."""
     TARGET_INTERVALS: Final = 2
     """A wait of at most this many start intervals does not count as queueing."""
     LEAST_TARGET: Final = 0.005
@@ -94,7 +94,7 @@ class Throughput:
             return
         run_time = service.quartile
         self._longest_window = max(self.STALL_SECONDS, self.STALL_RUN_TIMES * run_time)
-        # Other pools share the event loop, so limit the loop time per request to a request's run time.
+        # The loop's busy time includes the work of other pools, so limit the loop time per request to the run time.
         loop_time = min(run_time, self._loop_seconds / self._started) if self._started else 0.0
         model = max(loop_time, run_time / max(1, concurrency))
         seconds = self._seconds_backlogged + self.MODEL_WEIGHT * model

@@ -1,8 +1,8 @@
 """The mean run time of a route's jobs; a queued job whose remaining time is shorter than this mean may be rejected.
 
-A job whose remaining time is shorter than the mean run time would probably be aborted before its end. The work of this
-job would be lost, and its slot would be unavailable to a job that could finish in time ("Addressing Cascading
-Failures", in Site Reliability Engineering by Beyer and others, 2016).
+A job whose remaining time is shorter than the mean run time would probably be aborted before its end. The work of an
+aborted job is lost, and the job has occupied a slot that another job could have used to finish in time ("Addressing
+Cascading Failures", in Site Reliability Engineering by Beyer and others, 2016).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The verdict on a process: rules derive from measured numbers which problems it has, where, and since when.
+"""The verdict on a process: from measured numbers, rules derive its problems, their places, and their durations.
 
 Each rule compares the numbers of one lane, or of the whole process, with fixed limits, and returns a finding or none.
 The findings are ordered: a problem comes before the problems that it causes. For example, a blocked event loop fills
@@ -34,7 +34,7 @@ Kind = Literal[
     "computing",
     "busy",
 ]
-"""The kinds of findings, in order: a kind comes before the kinds that it causes."""
+"""The kinds of findings, in order: a cause comes before its effects."""
 
 _ORDER: Final[tuple[Kind, ...]] = (
     *("draining", "blocked", "leaking", "stuck", "no_session", "flooded", "overloaded", "failing", "late"),
@@ -50,7 +50,7 @@ STALLED_SECONDS: Final = 3.0
 """Shortest time, in seconds, without a completed request after which a full lane counts as stuck."""
 
 STALLED_RUN_TIMES: Final = 3
-"""Multiple of the lane's mean run time that applies instead of `STALLED_SECONDS` if it is longer."""
+"""If this multiple of the lane's mean run time is longer than `STALLED_SECONDS`, the multiple applies instead."""
 
 BLOCKED_SECONDS: Final = 0.5
 """Blockages of the event loop are a finding if they add up to at least this many seconds in the last half minute."""
@@ -138,7 +138,7 @@ class Facts:
     longest_blocked_seconds: float = 0.0
     """Number, total duration and longest duration of the event loop's blockages in the last half minute."""
     reload: str = ""
-    """Result of the latest reload: "", none, running, done or failed."""
+    """Result of the latest reload: none, running, done or failed; empty without a supervisor."""
     cause: str = ""
     """Reason why the latest reload failed, or why a process cannot be started."""
     processes_ready: int = 1
@@ -147,7 +147,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Finding:
-    """One problem: its kind and level, the lane it concerns (None for the whole process), and since when it exists."""
+    """One problem: its kind and level, the lane that has the problem (None for the whole process), and its duration."""
 
     kind: Kind
     level: Level
@@ -220,7 +220,7 @@ def _of_lane(lane: LaneFacts, facts: Facts) -> Iterator[Finding]:
 
 
 def _pressure(lane: LaneFacts) -> Finding | None:
-    """Return the most specific finding about a lane with more requests than it can serve; None for another lane."""
+    """Return the most specific finding if the lane has more requests than it can serve; otherwise None."""
     if _is_stuck(lane):
         return Finding("stuck", "alarm", lane, min(lane.full_seconds, lane.stalled_seconds))
     if lane.refused_per_second and _is_flooded(lane):

@@ -56,7 +56,7 @@ def async_calls() -> list[Finding]:
         "gevent.get_hub().threadpool.apply(asyncio.run, (coroutine,))"
     )
     title = f"{some(names)} run{'s' if len(names) == 1 else ''} a coroutine to its end"
-    return [Finding("hint", title, f"If a request does so: {_FAILS}", remedy)]
+    return [Finding("hint", title, f"This is a problem if a request runs the coroutine. {_FAILS}", remedy)]
 
 
 def _runs_coroutine(function: AppFunction) -> bool:

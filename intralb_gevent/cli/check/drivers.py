@@ -66,7 +66,7 @@ def _is_thick(oracledb: ModuleType) -> bool:
 
 
 def _without(module: str) -> Callable[[ModuleType], bool]:
-    """Return a function that returns True unless `module` is imported, which makes the library harmless."""
+    """Return a function that returns True unless `module`, which makes the library harmless, is imported."""
     return lambda _: module not in sys.modules
 
 

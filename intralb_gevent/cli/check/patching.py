@@ -33,9 +33,9 @@ _HARMLESS = {"subprocess.CompletedProcess", "threading.get_ident", "_thread.get_
 def imported_too_early(early: Collection[str] | None) -> list[Finding]:
     """Return a warning for each package that refers to unpatched objects.
 
-    `early` contains the names of the modules that were imported before patching. Only these modules are checked: a
-    module that was imported later refers to an original object only if it requested the object from gevent. If `early`
-    is None, these names are unknown, and all modules are checked.
+    `early` contains the names of the modules that were imported before patching. Modules that were imported later are
+    not checked: a later module refers to an original object only if it requested the object from gevent. If `early` is
+    None, the names are unknown, and all modules are checked.
     """
     originals = _originals()
     held: dict[str, list[str]] = {}

@@ -36,7 +36,7 @@ def short_pools(slots: int, sized: bool) -> list[Finding]:
     suffer.
     """
     limits = limits_of_pools()
-    # Several objects may share one pool, and so cause the same finding; report it once.
+    # Several objects may share one pool, and so cause the same finding; report the finding once.
     return list(dict.fromkeys(_finding(*limit, slots, sized) for limit in limits if limit[1] < slots))
 
 

@@ -25,7 +25,7 @@ def sessions_of_all(options: Options, processes: int) -> str:
 
 
 def multiplied(options: Options, processes: int) -> list[Finding]:
-    """Return hints about database sessions and connection pools whose number multiplies with that of processes."""
+    """Return hints about database sessions and connection pools that multiply with the number of processes."""
     if processes == 1:
         return []
     found = [_pool(name, most, processes) for name, most, _ in dict.fromkeys(limits_of_pools())]

@@ -138,7 +138,7 @@ _KNOWN: Final[Mapping[str, Translation]] = {
     "user": renamed("user", "", str),
     "group": renamed("group", "", str),
     "umask": _mode,
-    "initgroups": without("the groups of user are always set"),
+    "initgroups": without("the process always gets all groups of the user"),
     "tmp_upload_dir": without("temporary files are in the directory that TMPDIR names"),
     "secure_scheme_headers": without("trusted proxies send X-Forwarded-Proto or Forwarded"),
     "forwarded_allow_ips": _peers,

@@ -72,7 +72,7 @@ def from_command(words: Sequence[str]) -> list[Equivalent]:
 
 
 def _with_address(given: dict[str, str]) -> Iterator[tuple[str, str]]:
-    """Combine host and port, and application and factory, into one setting each."""
+    """Combine host and port into one setting, and application and factory into another setting."""
     host, port = given.pop("host", None), given.pop("port", None)
     if host is not None or port is not None:
         host = f"[{host}]" if host and ":" in host else host or "127.0.0.1"

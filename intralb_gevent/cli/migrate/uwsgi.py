@@ -88,7 +88,7 @@ _KNOWN: Final[Mapping[str, Translation]] = {
     "pidfile": renamed("pid_file"),
     "pidfile2": renamed("pid_file"),
     "chmod-socket": _mode,
-    "chown-socket": without("a unix socket belongs to user and group"),
+    "chown-socket": without("user and group also set the owner of a unix socket"),
     "env": without("write the variables into a file, and name it with env_file"),
     "listen": without("the backlog is 1024, or net.core.somaxconn if that is lower"),
     "limit-post": renamed("max_body_bytes", "", int),

@@ -1,4 +1,4 @@
-"""Reads all metrics of a process when a client requests them, and only then."""
+"""Reads all metrics of a process, but only when a client requests the metrics."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def _number(text: str) -> float:
 
 
 def cumulative(value: Value) -> tuple[list[float], float, float]:
-    """Return the reading of a histogram as counts up to each exported bound, the count, and the sum in seconds."""
+    """Return a histogram's reading as cumulative counts of the exported bounds, total count, and sum in seconds."""
     seconds, *counts = value if isinstance(value, list) else [value]
     reached = list(accumulate(counts))
     return [reached[index] for index in _INDEXES], reached[-1], seconds
@@ -65,7 +65,7 @@ def write(
     kind: str = TEXT,
     exemplars: Mapping[str, _Exemplars] | None = None,
 ) -> str:
-    """Return readings as text of the media type `kind`; `exemplars` has the exemplars of each histogram by its name.
+    """Return readings as text of the media type `kind`; `exemplars` maps the name of each histogram to its exemplars.
 
     A metric without a reading is left out.
     """

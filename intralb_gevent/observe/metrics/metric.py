@@ -72,7 +72,7 @@ def _one_line(label: str) -> str:
 
 
 def growing(metrics: Iterable[Metric], readings: Mapping[str, Mapping[str, Value]]) -> Readings:
-    """Return the readings that stay in the totals of the site after their process has ended: those that only grow."""
+    """Return the readings that only grow; they stay in the site's totals after their process has ended."""
     kept = {metric.name for metric in metrics if metric.kind != "gauge" and metric.merge == "sum"}
     return {name: dict(values) for name, values in readings.items() if name in kept}
 

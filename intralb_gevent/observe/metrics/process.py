@@ -63,8 +63,9 @@ def _cpu(source: Source) -> Labelled:
 
 
 def _open_files(source: Source) -> Labelled:
-    # Since Linux 6.2, the size of this directory is the number of open files. Before, the size was 0, so the directory
-    # must be listed. Listing it takes a millisecond for each 1,000 files, and opens one more file, which is subtracted.
+    # Since Linux 6.2, the size of this directory is the number of open files. Before Linux 6.2, the size was 0, so the
+    # directory must be listed. Listing the directory takes a millisecond for each 1,000 files, and opens one more file,
+    # which is subtracted.
     yield (), os.stat(_FILES).st_size or len(os.listdir(_FILES)) - 1
 
 

@@ -77,7 +77,7 @@ def _label(metric: Metric, name: str) -> str:
 
 
 def _wrapped(text: str) -> str:
-    """Return the text with long lines wrapped; only the line of the bounds is too long."""
+    """Return the text with long lines wrapped; only the line that lists the bounds is long."""
     lines = []
     for line in text.splitlines():
         while len(line) > 120:

@@ -60,5 +60,5 @@ class Source:
 
 
 def of_lanes(read: Callable[[Lane], float]) -> Callable[[Source], Labelled]:
-    """Return a function that yields one number for each lane, which `read` returns."""
+    """Return a function that yields, for each lane, the number that `read` returns."""
     return lambda source: ((((lane_label(lane.name)),), read(lane)) for lane in source.lanes)

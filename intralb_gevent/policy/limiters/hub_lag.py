@@ -9,15 +9,15 @@ queue from a burst).
 The steps are those of `AIMDLimit` in Netflix's concurrency-limits (2018). While the loop is late, the limit decreases
 by a tenth. While the loop is on time, and at least half of the limit is used, the limit increases by one. This limiter
 has two additional rules, because few measurement windows end while the loop is late. First, a long window counts as
-several windows. Second, from the second consecutive late window on, the decrease starts from the largest number of jobs
-that were running in the window, because a limit above this number has no effect. A single stall, such as an import,
-does not trigger the second rule.
+several windows. Second, if the previous window was also late, the limit is first lowered to the largest number of jobs
+that ran at once in the window. (A limit above this number has no effect.) A single stall, such as an import, does not
+trigger the second rule.
 
 The limit is never below `ceil(throughput x latency)`. By Little's law, this product is the number of running jobs at
 the greatest throughput and the least latency; a lower limit would reduce the throughput. (bRPC's auto limiter and the
 BBR limiter of Kratos use the same product.) Run times grow with the lateness of the loop. If run times were measured
-only while the loop is late, the product would equal the current number of running jobs. Therefore, the product is
-capped at the largest number of jobs that were running while the loop was on time.
+only while the loop is late, `throughput x latency` would equal the current number of running jobs. Therefore, the lower
+bound of the limit is at most the largest number of jobs that ran at once while the loop was on time.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = ["HubLagLimiter"]
 
 
 class _Seen(NamedTuple):
-    """The values of a past window that are kept to compute the floor of the limit."""
+    """The values of one past window, from which `floor` is computed."""
 
     throughput: float
     least_run_time: float
@@ -52,16 +52,16 @@ class HubLagLimiter:
     """Lateness in seconds: if a window's minimum lateness is below this value, more jobs may run. Between `IN_TIME` and
     `LATE`, the limit stays the same, so that it can settle."""
     USUAL_WINDOW: Final = 0.1
-    """Window length in seconds for which the limit is decreased once; a longer window counts as several decreases."""
+    """Usual length of a window, in seconds; a late window of n times this length decreases the limit n times."""
     DECREASE: Final = 0.9
     LEAST_FACTOR: Final = 0.5
-    """Smallest factor by which one window decreases the limit, however long the window is: a single job may have
+    """One window lowers the limit at most to this share, however long the window is, because a single job may have
     blocked the loop."""
     REMEMBERED: Final = 100
-    """Number of past windows from which the extreme values are taken. At 100 ms each, these windows cover ten seconds,
-    as in the limiter of Kratos; Linux's BBR (`tcp_bbr`, 2016) renews its minimum round-trip time at the same interval.
-    Bursts and stalls are shorter than ten seconds, so they do not displace all earlier values. After a lasting change
-    of the load, the old values expire within ten seconds."""
+    """Number of past windows whose extreme values determine `floor`. Together, 100 windows of 100 ms cover ten seconds,
+    as in the limiter of Kratos. Linux's BBR (`tcp_bbr`, 2016) also renews its minimum round-trip time every ten
+    seconds. Bursts and stalls are shorter than ten seconds, so they do not displace all earlier values. After a lasting
+    change of the load, the old values expire within ten seconds."""
 
     def __init__(self, most: int) -> None:
         self.limit = most
@@ -96,8 +96,8 @@ class HubLagLimiter:
     def resize(self, most: int) -> None:
         """Adapt to a new number of slots.
 
-        A limit that equals the old number of slots has no effect. Such a limit becomes the new number of slots, so that
-        the limit still has no effect.
+        A limit that equals the old number of slots has no effect. This limit is set to the new number of slots, so that
+        it still has no effect.
         """
         self.limit = most if self.limit == self._most else min(self.limit, most)
         self._most = most
