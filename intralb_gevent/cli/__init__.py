@@ -1,1 +1,1 @@
-"""The command line `intralb-gevent`: `serve`, `demo`, `check`, `migrate`, `top` and `completion`."""
+"""The command line `intralb-gevent`, with the commands `serve`, `demo`, `check`, `migrate`, `top` and `completion`."""

@@ -73,7 +73,7 @@ class UnixAddress:
     path: str
     mode: int = 0o777
     owner: tuple[int, int] = (-1, -1)
-    """User id and group id that own the file; an id of -1 is not changed."""
+    """User id and group id that the file gets as its owner; -1 leaves an id unchanged."""
     is_local = True
 
     def __str__(self) -> str:
@@ -176,7 +176,7 @@ class InheritedAddress:
 
 @dataclass(frozen=True)
 class OpenAddress:
-    """An address that was bound before this process changed its user, because the new user may lack the right."""
+    """An address that was bound before this process changed its user, because the new user may not be allowed to."""
 
     sock: socket.socket
     address: HostAddress | UnixAddress
@@ -243,7 +243,7 @@ def inherited(descriptor: int, scheme: str = "http") -> InheritedAddress:
 def parse(
     text: str, setting: str = "bind", scheme: str = "http", mode: int = 0o777, owner: tuple[int, int] = (-1, -1)
 ) -> HostAddress | UnixAddress | InheritedAddress:
-    """Parse the address in the value of a setting: `HOST:PORT`, `[IPV6]:PORT`, `unix:PATH` or `fd:NUMBER`.
+    """Parse an address that a setting contains, as `HOST:PORT`, `[IPV6]:PORT`, `unix:PATH` or `fd:NUMBER`.
 
     `mode` and `owner` apply to a unix socket. Raises `OptionError` if a descriptor is not a listener.
     """

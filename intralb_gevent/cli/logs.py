@@ -60,7 +60,8 @@ class ServeLog:
 
     def settle(self) -> None:
         """After the import of the application, remove our handlers if the application has configured the loggers."""
-        # An application's dictConfig() disables all existing loggers by default, so enable this package's again.
+        # An application's dictConfig() disables all existing loggers by default, so enable this package's loggers
+        # again.
         LOGGER.disabled = JOBS.disabled = False
         if self._options.log_config is not None:
             return

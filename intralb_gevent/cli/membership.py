@@ -172,7 +172,7 @@ class Membership:
             raise
 
     def watch_start(self) -> None:
-        """If the start takes long, report the line that is being executed; the supervisor logs it if the start fails.
+        """If the start takes long, report the executed line; the supervisor logs this line if the start fails.
 
         If the supervisor ends during the start, exit, because this process would otherwise keep the listeners open.
         """
@@ -183,7 +183,7 @@ class Membership:
         return self._balancer is None
 
     def _watch_start(self, main: Any, ident: int, seconds: float) -> None:
-        """Watch the start in a native thread, until the process serves."""
+        """Watch the start of this process in a native thread, until the process serves."""
         report_at = monotonic() + seconds
         while self._is_starting():
             _sleep(min(_BEAT_SECONDS, max(0.0, report_at - monotonic())))
@@ -352,7 +352,7 @@ class _Draining:
         return ""
 
     def request(self) -> None:
-        """Report the shutdown, once. This method never waits; any thread or signal handler may call it."""
+        """Report the shutdown at the first call. This method never waits; any thread or signal handler may call it."""
         if not self._reported:
             self._reported = True
             if self._membership.site is not None:

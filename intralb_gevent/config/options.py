@@ -24,8 +24,8 @@ __all__ = ["Declaration", "Options", "declarations"]
 
 _POOL, _TIME, _SESSIONS, _LOG = "Workers and queues", "Time limits", "Database sessions", "Logs"
 _DEADLINE_SECONDS = 30.0
-"""Default deadline in seconds. It equals gunicorn's default worker timeout, so that requests that are fast enough for
-gunicorn are also fast enough for this server."""
+"""Default deadline in seconds. The value equals gunicorn's default worker timeout, so that requests that are fast
+enough for gunicorn are also fast enough for this server."""
 _STREAM_IDLE_SECONDS = 60.0
 """Default idle limit of a stream in seconds, equal to nginx's `proxy_read_timeout`."""
 _CLIENTS, _PROXIES, _ROUTES, _MONITORING = "Clients", "Proxies", "Routes", "Monitoring"
@@ -40,7 +40,7 @@ class Options:
     """
 
     max_concurrent_per_router: int = option(
-        _POOL, 100, integer(1), "Slots of a worker: the maximum number of requests that it runs at the same time."
+        _POOL, 100, integer(1), "Slots of a worker: the maximum number of requests that a worker runs at the same time."
     )
     queue_size: int = option(
         _POOL, 100, integer(0), "Maximum number of requests in a worker's queue; with 0, no request is queued."
@@ -58,7 +58,7 @@ class Options:
         3,
         integer(1),
         "Minimum number of workers that the pool adds at a time while some slots are free. While all slots are busy, "
-        "the pool adds as many workers as it needs, but at most doubles. Workers are removed one at a time.",
+        "the pool adds as many workers as it needs, but at most doubles their number. Workers are removed one by one.",
     )
     worker_quiet_seconds: float = option(
         _POOL,

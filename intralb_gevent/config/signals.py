@@ -75,7 +75,8 @@ def _number(text: str) -> int:
 
 
 def signal_name(number: int | None) -> str:
-    """Return the name of an allowed signal; "off" for None. Unlike the number, the name fits every C library."""
+    """Return the name of an allowed signal; "off" for None. Unlike the number, the name is the same in every C
+    library."""
     if number is None:
         return "off"
     ordinary = {known: name for name, known in _ORDINARY.items()}

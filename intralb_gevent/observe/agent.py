@@ -27,7 +27,7 @@ def agent_line(*, serving: bool, saturation: float) -> bytes:
 
 
 def _no_application(environ: object, start_response: object) -> list[bytes]:
-    """Stand in for the application, because no connection is ever read as HTTP."""
+    """Placeholder for an application; it is never called, because no connection is read as HTTP."""
     return []
 
 
@@ -50,7 +50,7 @@ class AgentServer(WSGIServer):
         FORKS.serving.discard(self)
 
     def _open(self) -> None:
-        """Do nothing, because connections for agent checks may use reserved file descriptors, and need no slots."""
+        """Do nothing: agent checks may use reserved file descriptors, and this server's balancer is not started."""
 
     def do_handle(self, *args: Any) -> None:
         """Answer a connection. This method never waits, because the line always fits into the kernel's buffer."""

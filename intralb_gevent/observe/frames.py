@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 __all__ = ["Frames", "shown_refusal"]
 
 MOST_BLOCKS: Final = 10
-"""Maximum number of blockages of the event loop that a frame lists."""
+"""A frame lists at most this many blockages of the event loop."""
 
 
 MOST_REFUSALS: Final = 20
-"""Maximum number of rejections that a frame lists, the newest ones; `/refused` lists all recorded rejections."""
+"""A frame lists at most this many rejections, the newest ones; `/refused` lists all recorded rejections."""
 
 
 MOST_CHANGES: Final = 12
-"""Maximum number of changes in the numbers of workers that a frame lists."""
+"""A frame lists at most this many changes in the numbers of workers."""
 
 _CAUSES: Final = {
     "load": "with fewer workers, more than 70 % of the slots would be busy",

@@ -95,7 +95,7 @@ def place_of(frame: FrameType | None) -> Place | None:
 
 
 def place_in(stack: Iterable[Any]) -> Place | None:
-    """Return the place that `place_of` would return, for a recorded stack (`traceback.StackSummary`)."""
+    """Return the same place as `place_of`, but for a recorded stack (`traceback.StackSummary`)."""
     called, place = "", None
     for each in reversed(list(stack)):
         place = Place(shown_file(each.filename), each.lineno or 0, each.name, called)

@@ -310,7 +310,7 @@ def _heat_series() -> Iterator[Series]:
 
 
 def _heat_of_buckets() -> list[int]:
-    # A bucket of `Histogram` can overlap two buckets of the heat map, so assign it by its middle.
+    # A bucket of `Histogram` can overlap two buckets of the heat map, so assign the bucket by its middle.
     lower = (0.0, *Histogram.BOUNDS)
     middles = [(low + high) / 2 for low, high in zip(lower, Histogram.BOUNDS, strict=False)]
     return [bisect_left(HEAT_BOUNDS, middle) for middle in middles] + [len(HEAT_BOUNDS)]

@@ -15,7 +15,7 @@ _LONGEST_TEXT: Final = 120
 """Maximum length of a path and of other text from a client."""
 
 _LONGEST_ID: Final = 128
-"""Maximum length of a request id, as in the log."""
+"""Maximum length of a request id; the log has the same maximum."""
 
 
 class Refusal(NamedTuple):

@@ -1,8 +1,8 @@
 """Publishes the state of this process in the site's table, and reads the states of all processes from the table.
 
-If there are other processes, each iteration of the event loop that has changed the load writes the new load to the
-table. Therefore, other processes soon know whether this process has a free slot. All other values are written
-periodically.
+If there are other processes, this process writes its load to the table in each iteration of the event loop in which the
+load has changed. Therefore, other processes soon know whether this process has a free slot. All other values are
+written periodically.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ TICK_SECONDS: Final = 0.1
 """Seconds between two periodic updates of the row."""
 
 READING_TICKS: Final = 10
-"""Number of periodic updates of the row from one update of its readings to the next."""
+"""The readings in the row are updated only once in this many periodic updates."""
 
 SILENT_SECONDS: Final = 2.0
 """Seconds after which a process that has not updated its row counts as blocked or ended."""
@@ -237,7 +237,7 @@ class SiteRow:
                 yield found
 
     def summary(self) -> dict[str, Any]:
-        """Return the values of the whole site that `/snapshot` shows."""
+        """Return the values that `/snapshot` shows for the whole site."""
         now, rows = monotonic(), self.processes()
         self._source.now = now
         readings = self.readings(read(METRICS, self._source, str(self.number)))

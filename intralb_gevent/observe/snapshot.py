@@ -90,15 +90,16 @@ class Snapshot:
     hub_blocked: int
     """Number of times that a handler or other code blocked the event loop for 0.1 seconds or more."""
     interrupts: str
-    """Whether CPU-bound handlers are interrupted: "on", or the reason why they are not."""
+    """The word "on" if CPU-bound handlers are interrupted; otherwise, the reason why they are not interrupted."""
     log_records_dropped: int
     """Number of log records of this process that were dropped because writing failed or was too slow."""
     saturation: float
-    """Demand divided by capacity for the scarcest resource, as a mean over about ten seconds: 1 is full."""
+    """Demand divided by capacity for the scarcest resource, as a mean over about ten seconds; 1 means full."""
     saturation_by_resource: dict[str, float]
     """The saturation of each resource: slots, hub, streams, upgrades and connections."""
     connections_moved: dict[str, int]
-    """Number of connections that moved to other processes, by kind: `idle`, or `request` with a whole request."""
+    """Number of connections that moved to other processes, by kind (`idle`, or `request` if a whole request moved,
+    too)."""
     connections_received: dict[str, int]
     """Number of connections that moved here from other processes, by kind."""
     connections_returned: dict[str, int]

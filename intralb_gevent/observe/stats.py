@@ -110,7 +110,7 @@ class Exemplar:
         self.seconds = seconds
         self.at = at
         self.label = label
-        """Name of the exemplar's label: `trace_id` or `request_id`."""
+        """Name of the exemplar's label, which is `trace_id` or `request_id`."""
         self.value = value
 
     def __repr__(self) -> str:
@@ -312,7 +312,7 @@ class ConnectionStats:
         return f"<ConnectionStats {self.accepted} accepted, {self.received_bytes} bytes in, {self.sent_bytes} out>"
 
     def add_closed(self, cause: str) -> None:
-        """Count one closed connection; the cause is "" if the client closed it, or if a last response ended it."""
+        """Count one closed connection; the cause is "" if the client or a last response ended the connection."""
         self.closed += 1
         if cause:
             self.ends[cause] = self.ends.get(cause, 0) + 1

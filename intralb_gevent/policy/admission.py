@@ -10,11 +10,11 @@ the queue limit is low, and requests beyond the limit are rejected immediately: 
 and serve none of them sooner.
 
 Overload ends when the pool could have served all requests that arrived in the last second. Rejected clients that retry
-immediately can hide the end of an overload: 20 such clients send thousands of requests per second. Therefore,
-`Admission` starts a *probe* every few seconds. A probe raises the queue limit to the number of connections that sent a
-request in the last second. The probe starts only if the pool can serve that many requests within `max_wait`. The queue
-then has capacity for all clients that wait for a response before they send the next request. If the pool then serves
-all arriving requests, overload ends; otherwise, the queue is cut, and the next probe is delayed.
+immediately can hide the end of an overload, because 20 of these clients send thousands of requests per second.
+Therefore, `Admission` starts a *probe* every few seconds. A probe raises the queue limit to the number of connections
+that sent a request in the last second. The probe starts only if the pool can serve that many requests within
+`max_wait`. The queue then has capacity for all clients that wait for a response before they send the next request. If
+the pool then serves all arriving requests, overload ends; otherwise, the queue is cut, and the next probe is delayed.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ requests, or exceeds its share."""
 
 
 def decide(*, in_time: bool, full: bool, long_queue: bool, may_grow: bool) -> int:
-    """Return the decision for a request: ADMIT, GROW, REJECT_TIME, REJECT_FULL or REJECT_OVERLOADED.
+    """Return the decision for a request, one of ADMIT, GROW, REJECT_TIME, REJECT_FULL or REJECT_OVERLOADED.
 
     `in_time` is true if the request is expected to start before its deadline. `full` is true if the pool has no
     capacity left for this priority. `long_queue` is true if the expected wait is too long.
@@ -107,8 +107,8 @@ SHORT_TARGETS: Final = 4
 wait."""
 LOOP_LEAST_TARGET: Final = 0.04
 LOOP_SHORT_TARGETS: Final = 2
-"""Maximum wait for the event loop during overload, while slots are free: `LOOP_SHORT_TARGETS` times the larger of
-`Throughput.target` and `LOOP_LEAST_TARGET`."""
+"""During overload, while slots are free, the maximum wait for the event loop is `LOOP_SHORT_TARGETS` times the larger
+of `Throughput.target` and `LOOP_LEAST_TARGET`."""
 SHORT_RUN_TIMES: Final = 2
 """Maximum wait for a slot during overload, as a multiple of the mean run time. The maximum is at least the mean
 residual run time, which is long if a few requests run much longer than the mean."""
@@ -170,9 +170,9 @@ class Admission:
     """Ratio of a probe's queue limit to the number of counted connections."""
     KEPT_AFTER_PROBE: Final = 2
     KEPT_WAIT: Final = 0.25
-    """A failed probe cuts the queue to the larger of two lengths: `KEPT_AFTER_PROBE` times the queue limit, and the
-    number of requests that can be started within `KEPT_WAIT` times `max_wait`. A shorter queue would mean rejecting
-    requests that have already waited long."""
+    """After a failed probe, the larger of two numbers of requests stays in the queue. One number is `KEPT_AFTER_PROBE`
+    times the queue limit; the other number is how many requests can be started within `KEPT_WAIT` times `max_wait`. A
+    shorter queue would mean rejecting requests that have already waited long."""
     CROWD: Final = 100
     """Minimum length of a queue that counts as a crowd. A shorter queue can result from a few browsers that load pages
     during a short slowdown."""

@@ -87,8 +87,8 @@ class Autoscaler:
     STABLE_WINDOW: Final = 10.0
     PANIC_WINDOW: Final = 1.0
     PANIC: Final = 2
-    """Panic mode starts when the load requires this many times the current number of workers. Panic mode ends one
-    stable window after its last trigger."""
+    """Panic mode starts when the load requires this many times the current number of workers. Panic mode ends when it
+    has not been triggered for one stable window."""
     LATE: Final = 2
     """Multiple of the queue target: if a job has waited longer than this, the pool grows."""
     CPU_BOUND: Final = 0.9
@@ -118,8 +118,8 @@ class Autoscaler:
         self._trial = GrowthTrial()
         self._workers_before = size.minimum
         self.cause = ""
-        """Cause of the last change: "load", "waits" (jobs wait too long), "no_capacity" (a job would be rejected),
-        "no_effect" (growth that has not helped is undone), or "quiet"."""
+        """Cause of the last change, one of "load", "waits" (jobs wait too long), "no_capacity" (a job would be
+        rejected), "no_effect" (growth that has not helped is undone), or "quiet"."""
 
     def __repr__(self) -> str:
         jobs = f"{self._stable.value:.1f} jobs lately, {self._panic.value:.1f} at last"

@@ -17,7 +17,8 @@ SETTLED_SECONDS: Final = 10.0
 """Seconds for which a process must be ready before all earlier failures are forgotten."""
 
 MOST_AFTER_SERVING: Final = 2
-"""Limit of the failure count if the last process to end had been ready, so that its replacement starts within a second.
+"""If a process had been ready before it ended, the failure count is limited to this number, so that the replacement
+starts within a second.
 
 With longer delays, a request that crashes a process every few seconds would leave the site without any process.
 """

@@ -98,7 +98,7 @@ class Clients:
         self._turns = 0
         self._base = now
         """Time at which a job has the weight 1. The weights of earlier jobs are never reduced; instead, later jobs get
-        larger weights (forward decay: Cormode and others, ICDE 2009). Therefore, the recorded use of two clients can be
+        larger weights (forward decay, Cormode and others, ICDE 2009). Therefore, the recorded use of two clients can be
         compared directly."""
 
     def __repr__(self) -> str:

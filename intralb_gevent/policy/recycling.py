@@ -33,7 +33,7 @@ class Use(NamedTuple):
     seconds: float = 0.0
     """Seconds since the process became ready."""
     rss_samples_above: int = 0
-    """Number of latest consecutive samples in which the memory of the process was above the limit."""
+    """Number of consecutive samples, up to the latest one, in which the memory of the process was above the limit."""
 
 
 def limits_with(limits: Limits, share: float) -> Limits:

@@ -49,8 +49,7 @@ class Candidate(NamedTuple):
 def candidates_in_order(candidates: Iterable[Candidate]) -> list[Candidate]:
     """Return the processes that may get a request, the best first.
 
-    Processes with more free slots come first; among equally many free slots, processes with fewer connections come
-    first.
+    Processes are ordered by their free slots, the most first, and then by their connections, the fewest first.
     """
     possible = [each for each in candidates if each.accepts]
     return sorted(possible, key=lambda each: (-each.left, each.connections, each.pid))

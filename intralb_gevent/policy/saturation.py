@@ -1,9 +1,9 @@
-"""Saturation: one number for how much of its capacity a server uses, for autoscalers, load balancers and operators.
+"""Saturation: the used share of a server's capacity, as one number for autoscalers, load balancers and operators.
 
-The saturation of a resource is its demand divided by its capacity: 0 is idle, 1 is full, and more than 1 means that
-requests wait or are rejected. The saturation of a process is that of its scarcest resource. The saturation of a site is
-the mean saturation of its processes. The metrics, the admin pages, HAProxy's agent check and the ORCA header for Envoy
-all use this number.
+The saturation of a resource is its demand divided by its capacity. A saturation of 0 means idle, and 1 means full;
+above 1, requests wait or are rejected. The saturation of a process is that of its scarcest resource. The saturation of
+a site is the mean saturation of its processes. The metrics, the admin pages, HAProxy's agent check and the ORCA header
+for Envoy all use this number.
 
 Sessions are not a resource here: each slot has a separate session, so sessions are never scarcer than slots.
 """

@@ -236,7 +236,7 @@ def _fixed(text: str) -> Callable[[Finding, Facts], str]:
 
 _ADVICE: Final[dict[Kind, Callable[[Finding, Facts], str]]] = {
     "draining": _fixed(""),
-    "blocked": _fixed("Move this computation to another process, or split it: no other request runs while it runs."),
+    "blocked": _fixed("Move this computation to another process, or split it: no other request runs at the same time."),
     "leaking": _fixed("Let BaseException pass in these handlers: catch Exception instead, or re-raise BaseException."),
     "stuck": _unstick,
     "no_session": _fixed("Check the database server, its address, and its connection limit."),

@@ -42,7 +42,7 @@ class ServiceTime:
 
     @property
     def residual(self) -> float:
-        """The mean remaining run time, in seconds, of the jobs that are running at a given moment: E[S^2] / 2 E[S].
+        """The mean remaining run time, in seconds, of the jobs that are running at a given moment, E[S^2] / 2 E[S].
 
         The mean residual time is half the mean if all jobs take the same time, and much more than the mean if a few
         jobs take almost all of the time (renewal theory; Kleinrock, Queueing Systems I, 1975, 5.2).

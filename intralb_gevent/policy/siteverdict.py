@@ -15,7 +15,7 @@ _OF_SITE: Final = frozenset({"reload_failed", "few_processes", "reloading"})
 """Kinds of findings that concern the whole site; each process reports them."""
 
 _MOST_FURTHER: Final = 6
-"""Number of further problems that the verdict lists."""
+"""Maximum number of further problems that the verdict lists."""
 
 
 class OfProcess(NamedTuple):
@@ -45,7 +45,7 @@ def received(pid: int, published: Mapping[str, Any]) -> OfProcess | None:
 
 
 def silent(pid: int, seconds: float) -> OfProcess:
-    """Return the verdict on a process that publishes none, because its event loop has not run for some seconds."""
+    """Return the verdict on a process that publishes no verdict, because its event loop does not run."""
     text = f"Blocked: the event loop has not run for {span(seconds)}."
     advice = "The log has the stacks. Unless the process was stopped, its code computes or waits without yielding."
     return OfProcess(pid, Verdict("alarm", "blocked", seconds, text, advice=advice))

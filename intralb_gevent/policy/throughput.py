@@ -36,7 +36,7 @@ class Throughput:
     """If a window is longer than both `STALL_SECONDS` and `STALL_RUN_TIMES` times the run time, the event loop was
     probably blocked. Only the larger of these two times is then counted as the window's length."""
     TARGET_INTERVALS: Final = 2
-    """A wait of at most this many start intervals does not count as queueing."""
+    """A wait of at most this many mean intervals between two starts does not count as queueing."""
     LEAST_TARGET: Final = 0.005
 
     __slots__ = (

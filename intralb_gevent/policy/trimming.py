@@ -9,7 +9,8 @@ class Trimming:
     """Determines when to return freed memory; each parameter `resident` is the process's resident memory in bytes."""
 
     SPARE_BYTES = 64 * 1024**2
-    """Number of bytes above the minimum resident size that are not returned, so that the next requests can use them."""
+    """Freed memory up to this many bytes above the minimum resident size is not returned, so that the next requests can
+    use the memory."""
 
     PAUSE_SECONDS = 30.0
     MOST_PAUSE_SECONDS = 600.0

@@ -47,7 +47,7 @@ FULL_SECONDS: Final = 3.0
 """Seconds for which all slots of a lane must be in use before the lane counts as full."""
 
 STALLED_SECONDS: Final = 3.0
-"""Shortest time, in seconds, without a completed request after which a full lane counts as stuck."""
+"""A full lane counts as stuck if it has completed no request for this many seconds."""
 
 STALLED_RUN_TIMES: Final = 3
 """If this multiple of the lane's mean run time is longer than `STALLED_SECONDS`, the multiple applies instead."""
@@ -88,7 +88,7 @@ class LaneFacts:
     """Path of the lane's route or mounted application; "" for the general lane."""
     running: int = 0
     limit: int = 1
-    """Number of requests that may run at the same time now."""
+    """Number of requests that may currently run at the same time."""
     streams: int = 0
     """Number of running requests whose responses have been streamed for more than a moment."""
     queued: int = 0

@@ -35,7 +35,7 @@ def imported_too_early(early: Collection[str] | None) -> list[Finding]:
 
     `early` contains the names of the modules that were imported before patching. Modules that were imported later are
     not checked: a later module refers to an original object only if it requested the object from gevent. If `early` is
-    None, the names are unknown, and all modules are checked.
+    None, all modules are checked.
     """
     originals = _originals()
     held: dict[str, list[str]] = {}
@@ -85,7 +85,7 @@ def _unpatched(module: ModuleType, originals: dict[int, str]) -> Iterator[str]:
 
 
 def _originals() -> dict[int, str]:
-    """Return the names of the replaced callables, by the callables' `id()`, because some callables are not hashable."""
+    """Map the `id()` of each replaced callable to its name; the callable itself may not be hashable."""
     saved = monkey.saved  # type: ignore[attr-defined]  # not in the stubs
     named = [(f"{module}.{name}", original) for module in saved for name, original in saved[module].items()]
     return {id(original): name for name, original in named if callable(original) and name not in _HARMLESS}

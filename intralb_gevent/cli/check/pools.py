@@ -41,7 +41,7 @@ def short_pools(slots: int, sized: bool) -> list[Finding]:
 
 
 def flags_for(slots: int) -> str:
-    """Return the flags for this number of slots in each process."""
+    """Return the flags that set this number of slots in each process."""
     workers = -(-slots // 100)
     return f"--max-workers {workers} --max-concurrent-per-router {slots // workers}"
 
@@ -75,7 +75,7 @@ def _instances(wanted: type | None) -> list[Any]:
 
 
 def _name(pool: Any) -> str:
-    """Return a name for a pool that contains no password; only the `str()` of SQLAlchemy's objects hides passwords."""
+    """Return a pool's name without passwords; of SQLAlchemy's objects, only the `str()` hides passwords."""
     return str(pool) if type(pool).__module__.startswith("sqlalchemy.") else f"a {type(pool).__qualname__}"
 
 

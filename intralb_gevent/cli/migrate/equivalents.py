@@ -77,7 +77,7 @@ def slots(was: str, value: Any) -> list[Equivalent]:
 
 
 def verification(was: str, value: Any) -> list[Equivalent]:
-    """Translate the number of one of the constants CERT_NONE, CERT_OPTIONAL and CERT_REQUIRED of `ssl`."""
+    """Translate the number that `ssl.CERT_NONE`, `ssl.CERT_OPTIONAL` or `ssl.CERT_REQUIRED` stands for."""
     number = int(value)
     if number == 1:
         return [Equivalent(f"{was} = {number}", "cert_reqs", "optional")]

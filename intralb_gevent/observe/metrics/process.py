@@ -119,7 +119,7 @@ PROCESS_METRICS: Final = (
     Metric(
         name="intralb_saturation_ratio",
         kind="gauge",
-        help="Demand divided by capacity of a resource: 1 is full, and more means that requests wait or are rejected",
+        help="Demand divided by capacity of a resource; 1 means full, and above 1, requests wait or are rejected",
         labels=("resource",),
         values={"resource": RESOURCES},
         read=_saturation,

@@ -55,8 +55,8 @@ class HubLagLimiter:
     """Usual length of a window, in seconds; a late window of n times this length decreases the limit n times."""
     DECREASE: Final = 0.9
     LEAST_FACTOR: Final = 0.5
-    """One window lowers the limit at most to this share, however long the window is, because a single job may have
-    blocked the loop."""
+    """A window never lowers the limit below this share of its value, however long the window is, because a single job
+    may have blocked the loop."""
     REMEMBERED: Final = 100
     """Number of past windows whose extreme values determine `floor`. Together, 100 windows of 100 ms cover ten seconds,
     as in the limiter of Kratos. Linux's BBR (`tcp_bbr`, 2016) also renews its minimum round-trip time every ten
