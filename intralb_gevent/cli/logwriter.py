@@ -1,7 +1,7 @@
 """Log the lines of the supervisor through `logging`, as the file of `log_config` configures it.
 
-This module runs as a separate program: a handler of that file may wait, import the application, or fail, and the
-supervisor must do none of these. The lines arrive on a socket, as one JSON object in each message.
+This module runs as a separate program, because a handler of that file may wait, import the application, or fail. The
+supervisor must do none of these things. The lines arrive on a socket, as one JSON object in each message.
 """
 
 from __future__ import annotations

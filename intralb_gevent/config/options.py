@@ -233,8 +233,8 @@ class Options:
         _CLIENTS,
         False,
         switch(),
-        "Abort a request when its client disconnects. The requests of a TCP client that has only shut down its sending "
-        "side are also aborted, because the server cannot distinguish such a client from a disconnected client.",
+        "Abort a request when its client disconnects. A TCP client that has only shut down its sending side counts as "
+        "disconnected, too, because the server cannot tell the difference.",
     )
     trusted_proxies: Sequence[str] = option(
         _PROXIES,
@@ -361,7 +361,8 @@ class Options:
 
     @property
     def deadline_seconds(self) -> float:
-        """Seconds from a request's arrival to its deadline, unless a route, a proxy or the handler sets another one."""
+        """Seconds from a request's arrival to its deadline, unless a route, a proxy or the handler sets another
+        deadline."""
         if self.request_timeout_seconds is not None:
             return self.request_timeout_seconds
         return max(_DEADLINE_SECONDS, self.graceful_timeout_seconds)

@@ -218,7 +218,7 @@ def unknown_variables(environ: Mapping[str, str]) -> list[str]:
     """Return a warning for each INTRALB_ variable that is not a setting.
 
     An unknown variable is not an error, unlike an unknown key of a file, because a platform may set variables with this
-    prefix. For example, Kubernetes does so for a service named `intralb`.
+    prefix. For example, Kubernetes sets variables for a service named `intralb`.
     """
     ours = [name for name in sorted(environ) if name.startswith(_PREFIX) and not name.startswith(_NOT_SETTINGS)]
     fields = {name: name.removeprefix(_PREFIX).lower() for name in ours}

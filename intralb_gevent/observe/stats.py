@@ -28,8 +28,8 @@ _HALF_MILLISECONDS: Final = 2e3
 _TABLE_LENGTH: Final = 5000
 """Largest index of the two lookup tables for buckets; the index is a number of microseconds, or of half milliseconds.
 
-A table lookup is faster than a search. The tables are exact: every bound up to 5 ms is a whole number of microseconds,
-and every bound from 5 ms to 2.5 s is a whole number of half milliseconds.
+A table lookup is faster than a search. The tables are exact: up to 5 ms, every bound is a whole number of microseconds,
+and from 5 ms to 2.5 s, a whole number of half milliseconds.
 """
 
 

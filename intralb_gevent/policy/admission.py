@@ -6,7 +6,7 @@ this decision depends.
 Admission has two states. In the state *queueing*, a request whose expected wait exceeds `max_wait` is rejected only if
 this prediction is plausible. A prediction is plausible if the oldest queued request has already waited for a large part
 of `max_wait`. The first rejection for this reason switches the state to *overloaded*. While the state is *overloaded*,
-the queue limit is low, and requests beyond the limit are rejected immediately: a long queue would delay all requests
+the queue limit is low, and requests beyond the limit are rejected immediately. A long queue would delay all requests
 and serve none of them sooner.
 
 Overload ends when the pool could have served all requests that arrived in the last second. Rejected clients that retry
@@ -118,7 +118,7 @@ slots busy during lulls. The factor was tested in a simulation of ten slots at f
 50 ms, exponentially distributed, or 300 ms for 5 % of the requests and 5 ms for the others. With the factor, the
 goodput within 500 ms was 99, 98 and 95 % of the maximum; without the factor, it was 97, 96 and 92 %."""
 EMPTY_EXPONENT: Final = 4
-"""Exponent that determines how often the queue may be empty: the maximum wait is extended, at most by `LIGHT_FACTOR`,
+"""Exponent that determines how often the queue may be empty. The maximum wait is extended, at most by `LIGHT_FACTOR`,
 until the queue is empty for only exp(-4) = 2 % of the time. With random arrivals and `rejected` rejections per
 completion, a queue with a limit of x requests is empty for exp(-2 * x * rejected / (1 + variation)) of the time. This
 formula is the diffusion approximation for heavy traffic (Kingman, "The single server queue in heavy traffic", 1961),

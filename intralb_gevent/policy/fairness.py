@@ -70,7 +70,7 @@ class _Waiting:
 class Clients:
     """The records of an overloaded pool's clients. Times are in seconds on a monotonic clock.
 
-    A client whose requests are all rejected has no record. Therefore, the number of records is at most about the number
+    A client whose requests are all rejected has no record. Therefore, the number of records hardly exceeds the number
     of jobs that were admitted in the last half minute.
     """
 
@@ -86,8 +86,8 @@ class Clients:
     LOOKED_AT: Final = 16
     """Maximum number of clients that are compared to select the client whose job is evicted."""
     _REBASED_AFTER: Final = 400 * MEMORY_SECONDS
-    """Seconds after which the weights are rebased, so that they do not overflow a float: by then, one job has a weight
-    of 5e173, and the largest float is 1.8e308."""
+    """Seconds after which the weights are rebased, so that they do not overflow a float. By then, one job has a weight
+    of 5e173; the largest float is 1.8e308."""
 
     def __init__(self, now: float) -> None:
         self._clients = OrderedDict[Hashable, _Client]()
@@ -131,8 +131,8 @@ class Clients:
     def end(self, key: Hashable, priority: Priority, *, began: bool) -> None:
         """Record that a job has left the pool; a job that was queued but never started also counts as use.
 
-        Therefore, as soon as a client's flood fills the queue, this client has more use than other clients, although
-        the pool has not yet run more of this client's jobs.
+        Therefore, a client whose flood fills the queue immediately has more use than other clients, although the pool
+        has not yet run more of its jobs.
         """
         client = self._clients[key]
         client.held -= 1

@@ -23,7 +23,7 @@ class Receiving(NamedTuple):
 def receiver_of(processes: Iterable[Receiving]) -> int | None:
     """Return the id of the process that receives the next connection; None if no process accepts connections.
 
-    Processes of the latest generation are preferred, because those of earlier generations will be drained and would
+    Processes of the latest generation are preferred, because processes of earlier generations will be drained and would
     have to move the connection again. Among the processes of the latest generation, the one with the fewest connections
     is chosen.
     """

@@ -13,7 +13,7 @@ class ServiceTime:
 
     WEIGHT: Final = 0.01
     """Weight of the latest run time: the last hundred run times make up two thirds of a mean. With a much larger
-    weight, the mean would forget slow jobs too soon: if one job in twenty is slow, its effect would be almost gone when
+    weight, the mean would forget slow jobs too soon. If one job in twenty is slow, its effect would be almost gone when
     the next slow job ends."""
 
     RECENT: Final = 32
@@ -44,8 +44,8 @@ class ServiceTime:
     def residual(self) -> float:
         """The mean remaining run time, in seconds, of the jobs that are running at a given moment, E[S^2] / 2 E[S].
 
-        The mean residual time is half the mean if all jobs take the same time, and much more than the mean if a few
-        jobs take almost all of the time (renewal theory; Kleinrock, Queueing Systems I, 1975, 5.2).
+        The mean residual time is half the mean if all jobs take the same time. If a few jobs take almost all of the
+        time, the mean residual time is much more than the mean (Kleinrock, Queueing Systems I, 1975, 5.2).
         """
         return self._mean_square / (2 * self.mean) if self.mean else 0.0
 

@@ -26,8 +26,8 @@ def blocking_file_locks() -> list[Finding]:
         Finding(
             "hint",
             f"{some(names)} wait{'s' if len(names) == 1 else ''} for a file lock in the kernel",
-            "If a request that holds the lock waits for something else, a second request that waits for the lock "
-            "blocks the whole process, so the first request cannot release the lock.",
+            "If a request that holds the lock waits for something else, a second request for the lock blocks the whole "
+            "process. The first request then cannot release the lock.",
             "acquire the lock with LOCK_NB in a loop that sleeps between attempts, or use the package filelock",
         )
     ]

@@ -1,6 +1,6 @@
 """Find functions that wait for multiprocessing's locks, queues, events and pools, which gevent does not patch.
 
-Only the application's author knows whether such a function runs in a request or in a separate process.
+Only the application's author knows whether a function runs in a request or in a separate process.
 """
 
 from __future__ import annotations

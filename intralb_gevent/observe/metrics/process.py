@@ -141,8 +141,8 @@ PROCESS_METRICS: Final = (
     Metric(
         name="intralb_hub_blocked_total",
         kind="counter",
-        help="Number of times that code blocked the event loop for 0.1 s or more, by the lane of the request that ran "
-        "this code; `outside` means code outside of requests",
+        help="Number of times that code blocked the event loop for 0.1 s or more, by the lane of the blocking request; "
+        "`outside` means that the code belonged to no request",
         labels=("lane",),
         read=_blocked,
     ),
