@@ -72,8 +72,8 @@ class Options:
         _POOL,
         "hub_lag",
         limiter("hub_lag", "fixed"),
-        "Concurrency limiter. With hub_lag, fewer requests than slots run while the event loop is late. With fixed, "
-        "all slots may always be used. A function receives the number of slots and returns a Limiter.",
+        "Concurrency limiter. While the event loop is late, hub_lag lets fewer requests run than there are slots. With "
+        "fixed, a request may always run in each slot. A function receives the number of slots and returns a Limiter.",
     )
     client_key: str | Callable[[dict[str, Any]], Any] = option(
         _POOL,
@@ -142,7 +142,7 @@ class Options:
         _TIME,
         5.0,
         seconds(positive=True),
-        "Time for which a shutdown lets running requests continue before it aborts them.",
+        "Time for which running requests may continue during a shutdown before they are aborted.",
     )
     drain_delay_seconds: float = option(
         _TIME,
@@ -181,7 +181,7 @@ class Options:
         _ROUTES,
         (),
         route_list(),
-        "Settings for some paths only; the first route that matches a request's path applies. Default: none.",
+        "Settings for certain paths; the first route that matches a request's path applies. Default: none.",
     )
     max_connections: int = option(
         _CLIENTS,

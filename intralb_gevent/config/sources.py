@@ -320,8 +320,8 @@ _HEADING = """
 """
 
 _ROUTES = """
-A route contains settings for some paths only. The first route that matches a request's path applies. A setting
-that this route does not contain has its general value.
+A route contains settings for certain paths. The first route that matches a request's path applies. If the route does
+not set a setting, the general value applies.
 
 ```toml
 [[routes]]

@@ -1,7 +1,7 @@
 """HAProxy's agent check: each connection is answered with one line, from which HAProxy sets the weight of this server.
 
 While the server serves, the line is `ready` and a percentage: the share of the usual number of requests that HAProxy
-should send. From the first signal of a shutdown on, the line is `drain`, and HAProxy sends no new requests. HAProxy
+should send. As soon as a signal begins a shutdown, the line is `drain`, and HAProxy sends no new requests. HAProxy
 sends no requests until it reads `ready` again, so every line except `drain` begins with `ready`.
 """
 

@@ -44,7 +44,7 @@ READING_TICKS: Final = 10
 SILENT_SECONDS: Final = 2.0
 """Seconds after which a process that has not updated its row counts as blocked or ended."""
 
-_TOO_LARGE: Final = "the metrics of this process do not fit into the site's table, so the site's metrics do not include them"
+_TOO_LARGE: Final = "the site's metrics do not include this process, because its metrics do not fit into the table"
 
 _BUG: Final = "the row of this process was not updated because of a bug in intralb_gevent:\n{}"
 

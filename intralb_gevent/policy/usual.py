@@ -1,8 +1,8 @@
 """The mean run time of a route's jobs; a queued job whose remaining time is shorter than this mean may be rejected.
 
-A job whose remaining time is shorter than the mean run time would probably be aborted before its end. The work of an
-aborted job is lost, and its slot could have served another job in time ("Addressing Cascading Failures", in Site
-Reliability Engineering by Beyer and others, 2016).
+A job whose remaining time is shorter than the mean run time would probably be aborted. The work of an aborted
+job is lost, and its slot could have served another job in time ("Addressing Cascading Failures", in Site Reliability
+Engineering by Beyer and others, 2016).
 """
 
 from __future__ import annotations

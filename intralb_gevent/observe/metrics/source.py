@@ -1,4 +1,4 @@
-"""The object from which the metrics of one process are read: its balancer, servers and event loop at one moment."""
+"""The object from which the metrics of a process are read at one moment: its balancer, servers and event loop."""
 
 from __future__ import annotations
 
