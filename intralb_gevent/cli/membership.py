@@ -352,7 +352,8 @@ class _Draining:
         return ""
 
     def request(self) -> None:
-        """Report the shutdown at the first call. This method never waits; any thread or signal handler may call it."""
+        """Report the shutdown; later calls do nothing. Never waits; any thread or signal handler may call this
+        method."""
         if not self._reported:
             self._reported = True
             if self._membership.site is not None:

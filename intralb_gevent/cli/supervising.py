@@ -135,7 +135,7 @@ def _log(inputs: Inputs, options: LogOptions, log_format: str, stack: contextlib
         writer = LogWriter(options.log_config, log_format, inputs.environ)
         stack.callback(writer.end)
         return Log(None, level, writer.socket)
-    # In the Combined Log Format, the file contains only requests, so the supervisor logs to stderr.
+    # With the Combined Log Format, the file contains only requests, so the supervisor logs to stderr.
     return Log(None if log_format == "combined" else options.log_file, level)
 
 

@@ -76,7 +76,7 @@ class _OneByOne(MiddlewareEntry):
 
 
 class AdminServer(WSGIServer):
-    """Answers `/live` (200 while the event loop runs), `/ready` (200, or 503 from the first signal) and `/snapshot`.
+    """Answers `/live` (200 while the event loop runs), `/ready` (200, or 503 during a shutdown) and `/snapshot`.
 
     `/` is the status page (docs/guides/page.md). `/metrics` has all metrics in the Prometheus text format, or as
     OpenMetrics if the client prefers it. `/snapshot` is JSON with the fields of `observe.snapshot.Snapshot`. With a
