@@ -77,6 +77,8 @@ class DispatchQueue:
         """One dispatcher for each job that has not been started."""
         self._scheduled = False
         self._timer: Any = None
+        self._begins_by = 0.0
+        """Time at which the next batch begins even if other callbacks wait, in `time.monotonic()` seconds."""
 
     def __repr__(self) -> str:
         return f"<DispatchQueue with {len(self.waiting)} jobs>"
@@ -109,10 +111,24 @@ class DispatchQueue:
     def _schedule_rest(self) -> None:
         if self.waiting:
             # Use a timer, because a callback would run before the loop polls its sockets. A due timer with the lowest
-            # priority runs after all other due events. The timer adds a callback, which runs after the callbacks that
-            # the other events have added. Therefore, a job whose database has responded continues before the next job
-            # starts.
+            # priority runs after all other due events.
             self._timer = get_hub().loop.timer(0.0, priority=self.LEAST_PRIORITY)
-            self._timer.start(get_hub().loop.run_callback, self._go_on)
+            self._timer.start(self._let_others_go_on)
         else:
             self._scheduled = False
+
+    def _let_others_go_on(self) -> None:
+        self._begins_by = monotonic() + self.MOST_SECONDS
+        get_hub().loop.run_callback(self._go_on_after_others)
+
+    def _go_on_after_others(self) -> None:
+        """Begin the next batch once no other callback waits, but after at most `MOST_SECONDS`.
+
+        So a job that has begun continues before the next job starts. A job whose database has responded often needs
+        several callbacks: gevent passes the lock of a connection pool from one greenlet to the next by a callback.
+        """
+        loop: Any = get_hub().loop
+        if loop._callbacks and monotonic() < self._begins_by:
+            loop.run_callback(self._go_on_after_others)
+        else:
+            self._go_on()

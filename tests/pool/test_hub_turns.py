@@ -6,6 +6,7 @@ import time
 
 import gevent
 import pytest
+from gevent.lock import BoundedSemaphore
 
 from intralb_gevent.hub.dispatch import DispatchQueue, FlushQueue
 
@@ -51,6 +52,46 @@ def test_what_wakes_meanwhile_has_its_next_job_begun_before_more_is_computed(eve
         computing.schedule(Computing(order, name, seconds=0.01))
     eventually(lambda: len(order) == 8)
     assert order == ["a", "next", "b", "next", "c", "next", "d", "next"]
+
+
+def test_what_has_woken_passes_its_locks_on_before_more_is_computed(eventually) -> None:
+    """A connection pool passes its lock from one greenlet to the next, and each of them yields several times."""
+    order: list[str] = []
+    turns, lock = DispatchQueue(FlushQueue()), BoundedSemaphore()
+
+    def give_back(name: str) -> None:
+        gevent.sleep(0.001)
+        with lock:
+            gevent.sleep(0)
+        order.append(name)
+
+    class Computing(Dispatcher):
+        def dispatch(self) -> None:
+            # These greenlets wake before the computation ends.
+            for number in "123":
+                gevent.spawn(give_back, number)
+            super().dispatch()
+
+    turns.schedule(Computing(order, "a", seconds=0.01))
+    turns.schedule(Dispatcher(order, "b", seconds=0.01))
+    turns.schedule(Dispatcher(order, "c", seconds=0.01))
+    eventually(lambda: len(order) == 6)
+    assert order == ["a", "b", "1", "2", "3", "c"]
+
+
+def test_a_greenlet_that_yields_all_the_time_delays_jobs_only_shortly(eventually) -> None:
+    order: list[str] = []
+    turns = DispatchQueue(FlushQueue())
+
+    def spin() -> None:
+        while len(order) < 9:
+            gevent.sleep(0)
+
+    gevent.spawn(spin)
+    for name in "abcdefghi":
+        turns.schedule(Dispatcher(order, name, seconds=0.002))
+    eventually(lambda: len(order) == 9)
+    assert order == list("abcdefghi")
 
 
 def test_one_that_fails_keeps_no_other_from_its_turn(eventually, monkeypatch: pytest.MonkeyPatch) -> None:
