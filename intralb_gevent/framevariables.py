@@ -1,38 +1,71 @@
-"""Read the variables of frames without creating reference cycles.
+"""Reads the variables of frames, and leaves no copy of them behind.
 
-Up to Python 3.12, `frame.f_locals` is a dictionary that the frame caches. If this dictionary contains an exception
-whose traceback contains the frame, frame and exception form a reference cycle. The cycle keeps the variables of all
-frames in the traceback alive until the next full garbage collection. Until this collection, an aborted request's
-database connection would stay open, and hold its locks.
+Up to Python 3.12, `frame.f_locals` is a dictionary that stays in the frame. If one of its values leads to an exception
+whose traceback contains the frame, such as a list of errors, the two keep each other alive, with the variables of all
+frames in between. The connection of an aborted request then stays open, with its locks, until the next full garbage
+collection. In addition, Python assumes that a debugger may have changed the dictionary: after the next call of a trace
+function, it copies the values back into the variables, and deletes each variable that is missing.
 """
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from collections.abc import Mapping
+from functools import lru_cache
 from inspect import CO_OPTIMIZED
-from types import FrameType, TracebackType
+from types import CodeType
 from typing import Any, Final, cast
 
-__all__ = ["variables"]
+__all__ = ["has_variable", "variables"]
 
 _STAYS: Final = sys.version_info < (3, 13)
-_REFER_TO_FRAMES: Final = (BaseException, TracebackType, FrameType)
+_UNSHARED: Final = 4
+"""Number of references to a frame's dictionary if the application has none: the frame, two functions of this module and
+`getrefcount` have one each."""
+
+_NOTHING: Final[Mapping[str, Any]] = {}
 
 
 def variables(frame: Any) -> Mapping[str, Any]:
-    """Return the variables of a frame; the caller must not change the returned mapping.
+    """Return a copy of the variables of a frame; of a module or class body, the variables themselves.
 
-    Up to Python 3.12, this function removes exceptions, tracebacks and frames from the dictionary that the frame
-    caches, and returns a copy that still contains these variables. All other variables stay in the cached dictionary,
-    because the application may have received this dictionary from `locals()`.
+    Two threads must not read the variables of the same frame. If the application holds the dictionary, as the result
+    of `locals()`, all variables stay in it.
     """
-    # Declare the frame as Any: the stubs declare `f_locals` as a dictionary, which is wrong from Python 3.13 on.
+    # Do not declare the frame: the stubs declare `f_locals` as a dictionary, which is wrong from Python 3.13 on.
     known: Any = frame.f_locals
-    if not _STAYS or not frame.f_code.co_flags & CO_OPTIMIZED:
-        return cast("Mapping[str, Any]", known)
-    found: dict[str, Any] = dict(known)
+    if not frame.f_code.co_flags & CO_OPTIMIZED:
+        # A class body may run in an object of the application, whose methods must not be called here.
+        return cast("Mapping[str, Any]", known) if type(known) is dict else _NOTHING
+    return _taken_from(frame, known) if _STAYS else cast("Mapping[str, Any]", known)
+
+
+def has_variable(code: CodeType, name: str) -> bool:
+    """Return whether a function has a variable of this name; for a module or class body, the result is always True."""
+    return not code.co_flags & CO_OPTIMIZED or name in _names(code)
+
+
+@lru_cache(maxsize=1024)
+def _names(code: CodeType) -> frozenset[str]:
+    """Return the names of a function's variables; the attributes of `code` are new tuples each time."""
+    return frozenset((*code.co_varnames, *code.co_cellvars, *code.co_freevars))
+
+
+def _taken_from(frame: Any, known: dict[str, Any]) -> dict[str, Any]:
+    """Return a copy of a frame's dictionary, and remove from the dictionary what only reading has put there."""
+    is_shared = sys.getrefcount(known) > _UNSHARED
+    found = dict(known)
+    names = _names(frame.f_code)
     for name, value in found.items():
-        if issubclass(type(value), _REFER_TO_FRAMES):
+        if value is known or (not is_shared and name in names):
             del known[name]
+    _forget_reading(frame)
     return found
+
+
+def _forget_reading(frame: Any) -> None:
+    """Prevent Python from copying the dictionary back into the variables later; it does so now, with equal values."""
+    copy_back = getattr(ctypes.pythonapi, "PyFrame_LocalsToFast", None)
+    if copy_back is not None:
+        copy_back(ctypes.py_object(frame), ctypes.c_int(0))

@@ -7,13 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 import gevent
+import pytest
 
 from intralb_gevent.framevariables import variables
 
 ABORTED_WITHOUT_COLLECTIONS = """
 from gevent import monkey; monkey.patch_all()
 
-import gc, time, weakref
+import gc, sys, time, weakref
+from concurrent.futures import Future
 import gevent
 from intralb_gevent import LoadBalancer, Options
 
@@ -22,18 +24,20 @@ class Connection:
 
 held = []
 
-def recover():
+def recover(*things):
     end = time.monotonic() + 10
     while time.monotonic() < end:
         pass
 
-def app(environ, start_response):
+def connect():
     connection = Connection()
     held.append(weakref.ref(connection))
-    try:
-        raise ValueError("the connection is lost")
-    except ValueError as error:
-        recover()
+    return connection
+
+HANDLER
+
+def app(environ, start_response):
+    return handler()
 
 gc.collect()
 gc.set_threshold(0)
@@ -47,20 +51,195 @@ print("freed" if held[0]() is None else "kept")
 """
 
 
-def test_an_exception_that_was_being_handled_keeps_nothing_alive(run_python: Callable[..., Any]) -> None:
+HANDLING = """
+def handler():
+    connection = connect()
+    try:
+        raise ValueError("the connection is lost")
+    except ValueError as error:
+        recover()
+"""
+
+COLLECTING = """
+def handler():
+    connection, errors = connect(), []
+    try:
+        raise ValueError("the connection is lost")
+    except ValueError as error:
+        errors.append(error)
+    again = Recovery()
+    again.recover(errors)
+
+class Recovery:
+    def recover(self, errors):
+        recover()
+"""
+
+WAITING_FOR_A_QUEUE = """
+from queue import Queue
+
+def handler():
+    connection, errors, queue = connect(), {}, Queue()
+    try:
+        raise ValueError("the connection is lost")
+    except ValueError as error:
+        errors["first"] = error
+    queue.get(timeout=10)
+"""
+
+WITH_A_FUTURE = """
+def handler():
+    connection, future, again = connect(), Future(), recover
+    try:
+        raise ValueError("the connection is lost")
+    except ValueError as error:
+        future.set_exception(error)
+    again()
+"""
+
+WITH_EXC_INFO = """
+def handler():
+    connection, again = connect(), recover
+    try:
+        raise ValueError("the connection is lost")
+    except ValueError:
+        information = sys.exc_info()
+    again()
+"""
+
+WITH_A_CLOSURE = """
+def handler():
+    connection, last, again = connect(), None, recover
+    def told():
+        return last
+    try:
+        raise ValueError("the connection is lost")
+    except ValueError as error:
+        last = error
+    again(told)
+"""
+
+IN_A_CALL_THAT_RETURNED = """
+def release():
+    # An abort waits for the end of this function, while the watchdog looks at its variables.
+    connection, end, now = connect(), time.monotonic() + 0.3, time.monotonic
+    try:
+        raise ValueError("the connection is lost")
+    except ValueError:
+        information = sys.exc_info()
+    try:
+        while now() < end:
+            [2, 1].sort(key=slow)
+        return information
+    finally:
+        information = None
+
+def slow(value):
+    for number in range(1000):
+        value += 0
+    return value
+
+def handler():
+    information = release()
+    recover()
+"""
+
+WITH_ITS_VARIABLES = """
+def handler():
+    connection, again = connect(), recover
+    known = locals()
+    again(known)
+"""
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [
+        HANDLING,
+        COLLECTING,
+        WAITING_FOR_A_QUEUE,
+        WITH_A_FUTURE,
+        WITH_EXC_INFO,
+        WITH_A_CLOSURE,
+        IN_A_CALL_THAT_RETURNED,
+        WITH_ITS_VARIABLES,
+    ],
+)
+def test_an_exception_in_a_handler_keeps_nothing_alive(run_python: Callable[..., Any], handler: str) -> None:
     """A database connection that is kept alive would keep its locks."""
-    program = run_python("-c", ABORTED_WITHOUT_COLLECTIONS)
+    program = run_python("-c", ABORTED_WITHOUT_COLLECTIONS.replace("HANDLER", handler))
     program.until(lambda: program.process.poll() is not None)
     assert program.printed.split("\n")[:2] == ["504 Gateway Timeout", "freed"], program.said
 
 
-def test_looking_leaves_other_variables_where_the_application_has_called_locals() -> None:
+def test_looking_leaves_what_the_application_has_got_from_locals() -> None:
     def handler() -> dict[str, Any]:
         name = "kept"
-        known = locals()
         failed = ValueError(name)
+        known = locals()
         assert variables(sys._getframe())["failed"] is failed
         gevent.sleep(0)
         return known
 
-    assert handler()["name"] == "kept"
+    known = handler()
+    assert (known["name"], str(known["failed"])) == ("kept", "kept")
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="exec() adds nothing to the variables of a function")
+def test_looking_leaves_what_the_application_has_added_to_its_variables() -> None:
+    exec("added = ValueError()")
+    assert "added" in variables(sys._getframe())
+    assert "added" in locals()
+
+
+ABORTED_IN_A_DEBUGGER = """
+from gevent import monkey; monkey.patch_all()
+
+import sys, time
+from intralb_gevent import LoadBalancer, Options
+
+class Connection:
+    def fail(self):
+        raise OSError
+
+def trace(frame, event, argument):
+    if frame.f_code is not handler.__code__:
+        return None
+    if event == "exception":
+        end = time.monotonic() + 0.03
+        while time.monotonic() < end:
+            pass
+    return trace
+
+def handler():
+    connection = Connection()
+    try:
+        raise ValueError("the first failure")
+    except ValueError as error:
+        first = error
+    try:
+        while True:
+            try:
+                connection.fail()
+            except OSError:
+                pass
+    finally:
+        print(first)
+
+def app(environ, start_response):
+    sys.settrace(trace)
+    try:
+        handler()
+    finally:
+        sys.settrace(None)
+
+balancer = LoadBalancer(app, Options(request_timeout_seconds=0.1))
+list(balancer({"REQUEST_METHOD": "GET", "PATH_INFO": "/"}, lambda status, *more: None))
+"""
+
+
+def test_a_debugged_handler_keeps_its_variables_after_an_abort(run_python: Callable[..., Any]) -> None:
+    """Its clean-up needs them."""
+    program = run_python("-c", ABORTED_IN_A_DEBUGGER)
+    program.until(lambda: program.process.poll() is not None)
+    assert program.printed == "the first failure\n", program.said

@@ -16,7 +16,7 @@ from inspect import getattr_static
 from types import BuiltinFunctionType, CodeType, FrameType, MethodWrapperType
 from typing import Any, Final, NamedTuple
 
-from ..framevariables import variables
+from ..framevariables import has_variable, variables
 from .blocks import CALLS, GOES_ELSEWHERE, JUMPS, heights, instructions_of
 
 __all__ = ["CallSite", "arguments", "call_site", "callee", "first_argument", "is_a"]
@@ -248,7 +248,9 @@ def _of_base_class(owner: Any, cls: Any, name: str) -> Any:
 
 
 def _variable(frame: FrameType, name: str) -> Any:
-    for scope in (variables(frame), frame.f_globals, frame.f_builtins):
+    # Read the variables only if necessary: reading takes time for each of them, and updates the result of `locals()`.
+    own = variables(frame) if has_variable(frame.f_code, name) else {}
+    for scope in (own, frame.f_globals, frame.f_builtins):
         if name in scope:
             return scope[name]
     return None

@@ -23,6 +23,7 @@ from inspect import getattr_static
 from types import BuiltinMethodType, CodeType, FrameType, FunctionType, MethodDescriptorType, MethodType
 from typing import Any, Final, TypeVar
 
+from ..framevariables import variables
 from .blocks import calls_enter, calls_exit
 from .callsites import arguments, call_site, callee, first_argument, is_a
 
@@ -284,7 +285,8 @@ def _is_subclass(value: Any, types: tuple[type, ...]) -> bool:
 
 def _received(frame: FrameType) -> Iterator[Any]:
     """Yield the arguments with which a frame's function was called."""
-    names, positional, named, values = inspect.getargvalues(frame)
+    names, positional, named = inspect.getargs(frame.f_code)
+    values = variables(frame)
     yield from (values.get(name) for name in names)
     yield from values.get(positional or "", ())
     yield from values.get(named or "", {}).values()

@@ -21,7 +21,6 @@ from weakref import getweakrefs, ref
 from gevent import Greenlet, getcurrent
 from gevent.local import all_local_dicts_for_greenlet  # type: ignore[attr-defined]  # missing in gevent's stubs
 
-from ..framevariables import variables
 from .safepoints import calls_application
 
 if TYPE_CHECKING:
@@ -168,7 +167,8 @@ def slot_at(frame: Any) -> Slot | None:
     """
     while frame is not None:
         if frame.f_code is _run_jobs.__code__:
-            slot: Slot = variables(frame)["slot"]
+            # Do not use `variables`, because several threads call this function.
+            slot: Slot = frame.f_locals["slot"]
             return slot
         frame = frame.f_back
     return None
