@@ -144,6 +144,33 @@ def handler():
     recover()
 """
 
+IN_A_GENERATOR = """
+def rows():
+    connection, last = connect(), None
+    try:
+        raise ValueError("the connection is lost")
+    except ValueError as error:
+        last = error
+    recover()
+    yield b"row"
+
+def handler():
+    return list(rows())
+"""
+
+IN_A_COROUTINE = """
+async def rows():
+    connection, last = connect(), None
+    try:
+        raise ValueError("the connection is lost")
+    except ValueError as error:
+        last = error
+    recover()
+
+def handler():
+    rows().send(None)
+"""
+
 WITH_ITS_VARIABLES = """
 def handler():
     connection, again = connect(), recover
@@ -162,6 +189,8 @@ def handler():
         WITH_EXC_INFO,
         WITH_A_CLOSURE,
         IN_A_CALL_THAT_RETURNED,
+        IN_A_GENERATOR,
+        IN_A_COROUTINE,
         WITH_ITS_VARIABLES,
     ],
 )

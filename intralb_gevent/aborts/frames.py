@@ -11,6 +11,7 @@ among the callers of a CPU-bound finalizer.
 
 from __future__ import annotations
 
+import gc
 import inspect
 from types import FrameType
 from typing import Final
@@ -43,7 +44,7 @@ def clear_frames(error: BaseException) -> None:
 
 @calls_application
 def _clear(frame: FrameType) -> None:
-    if frame.f_code.co_flags & _MAY_BE_SUSPENDED:
+    if frame.f_code.co_flags & _MAY_BE_SUSPENDED and not _has_ended(frame):
         # Up to Python 3.12, `frame.clear()` would close a suspended generator, which another greenlet may continue
         # later.
         return
@@ -55,3 +56,8 @@ def _clear(frame: FrameType) -> None:
         # The frame is still running: it belongs to this package, or to another greenlet that has received the same
         # exception.
         return
+
+
+def _has_ended(frame: FrameType) -> bool:
+    """Return whether the generator or coroutine of a frame has ended; the frame then owns its variables and code."""
+    return any(each is frame.f_code for each in gc.get_referents(frame))
