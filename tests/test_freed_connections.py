@@ -201,6 +201,39 @@ def test_an_exception_in_a_handler_keeps_nothing_alive(run_python: Callable[...,
     assert program.printed.split("\n")[:2] == ["504 Gateway Timeout", "freed"], program.said
 
 
+KEPT_FAILURE = """
+def attempt():
+    connection = connect()
+    raise ValueError("the connection is lost")
+
+kept = []
+
+def handler():
+    failures = []
+    try:
+        attempt()
+    except ValueError as error:
+        failures.append(error)
+    try:
+        RAISE
+    except Exception as error:
+        kept.append(error)
+        raise
+"""
+
+
+@pytest.mark.parametrize(
+    "statement", ['raise LookupError("no attempt is left") from failures[0]', 'raise ExceptionGroup("all", failures)']
+)
+def test_an_exception_that_the_application_keeps_holds_no_variables(
+    run_python: Callable[..., Any], statement: str
+) -> None:
+    handler = KEPT_FAILURE.replace("RAISE", statement)
+    program = run_python("-c", ABORTED_WITHOUT_COLLECTIONS.replace("HANDLER", handler))
+    program.until(lambda: program.process.poll() is not None)
+    assert program.printed.split("\n")[:2] == ["500 Internal Server Error", "freed"], program.said
+
+
 def test_looking_leaves_what_the_application_has_got_from_locals() -> None:
     def handler() -> dict[str, Any]:
         name = "kept"

@@ -26,20 +26,28 @@ _MAY_BE_SUSPENDED: Final = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect
 
 @calls_application
 def clear_frames(error: BaseException) -> None:
-    """Free the local variables in all frames of the tracebacks of an exception and of the exceptions in its context.
+    """Free the local variables in all frames of the tracebacks of an exception and of the exceptions that led to it.
 
     Finalizers may wait during this call. If the application keeps the exception, the traceback is also kept, but the
     frames in it have lost their local variables.
     """
     seen: set[int] = set()
-    following: BaseException | None = error
-    while following is not None and id(following) not in seen:
-        seen.add(id(following))
-        trace = following.__traceback__
+    following: list[BaseException | None] = [error]
+    while following:
+        each = following.pop()
+        if each is None or id(each) in seen:
+            continue
+        seen.add(id(each))
+        following += (*_parts(each), each.__cause__, each.__context__)
+        trace = each.__traceback__
         while trace is not None:
             _clear(trace.tb_frame)
             trace = trace.tb_next
-        following = following.__context__
+
+
+def _parts(error: BaseException) -> tuple[BaseException, ...]:
+    """Return the exceptions of a group, without calling code of its class."""
+    return BaseExceptionGroup.exceptions.__get__(error) if issubclass(type(error), BaseExceptionGroup) else ()
 
 
 @calls_application
