@@ -234,6 +234,25 @@ def test_an_exception_that_the_application_keeps_holds_no_variables(
     assert program.printed.split("\n")[:2] == ["500 Internal Server Error", "freed"], program.said
 
 
+IN_A_NAMESPACE = """
+class Namespace(dict):
+    def __contains__(self, name):
+        print("called by the watchdog")
+        return super().__contains__(name)
+
+def handler():
+    connect()
+    exec("recover()", {}, Namespace(recover=recover))
+"""
+
+
+def test_looking_calls_no_method_of_a_namespace(run_python: Callable[..., Any]) -> None:
+    """The watchdog's signal handler may interrupt such a method halfway."""
+    program = run_python("-c", ABORTED_WITHOUT_COLLECTIONS.replace("HANDLER", IN_A_NAMESPACE))
+    program.until(lambda: program.process.poll() is not None)
+    assert program.printed.split("\n")[:2] == ["504 Gateway Timeout", "freed"], program.said
+
+
 def test_looking_leaves_what_the_application_has_got_from_locals() -> None:
     def handler() -> dict[str, Any]:
         name = "kept"
