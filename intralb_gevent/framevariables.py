@@ -1,10 +1,12 @@
-"""Reads the variables of frames, and leaves no copy of them behind.
+"""Read the variables of frames without creating reference cycles.
 
-Up to Python 3.12, `frame.f_locals` is a dictionary that stays in the frame. If one of its values leads to an exception
-whose traceback contains the frame, such as a list of errors, the two keep each other alive, with the variables of all
-frames in between. The connection of an aborted request then stays open, with its locks, until the next full garbage
-collection. In addition, Python assumes that a debugger may have changed the dictionary: after the next call of a trace
-function, it copies the values back into the variables, and deletes each variable that is missing.
+Up to Python 3.12, `frame.f_locals` is a dictionary that the frame caches. If a value in this dictionary, such as a list
+of errors, refers to an exception whose traceback contains the frame, frame and exception form a reference cycle. The
+cycle keeps the variables of all frames in the traceback alive. An aborted request's database connection would then stay
+open, and hold its locks, until the next full garbage collection.
+
+In addition, once `f_locals` has been read, Python assumes that a debugger may have changed the dictionary: at the next
+call of a trace function, Python copies the values back, and deletes each variable that the dictionary does not contain.
 """
 
 from __future__ import annotations
@@ -21,22 +23,23 @@ __all__ = ["has_variable", "variables"]
 
 _STAYS: Final = sys.version_info < (3, 13)
 _UNSHARED: Final = 4
-"""Number of references to a frame's dictionary if the application has none: the frame, two functions of this module and
-`getrefcount` have one each."""
+"""Number of references to a frame's dictionary if the application has none: from the frame, from two functions of this
+module and from `getrefcount`."""
 
 _NOTHING: Final[Mapping[str, Any]] = {}
 
 
 def variables(frame: Any) -> Mapping[str, Any]:
-    """Return a copy of the variables of a frame; of a module or class body, the variables themselves.
+    """Return the variables of a frame; the caller must not change the returned mapping.
 
-    Two threads must not read the variables of the same frame. If the application holds the dictionary, as the result
-    of `locals()`, all variables stay in it.
+    Up to Python 3.12, the result is a copy, and the variables are removed from the dictionary that the frame caches,
+    unless the application holds this dictionary, as the result of `locals()`. Therefore, two threads must not call this
+    function for the same frame at the same time.
     """
-    # Do not declare the frame: the stubs declare `f_locals` as a dictionary, which is wrong from Python 3.13 on.
+    # Declare the frame as Any: the stubs declare `f_locals` as a dictionary, which is wrong from Python 3.13 on.
     known: Any = frame.f_locals
     if not frame.f_code.co_flags & CO_OPTIMIZED:
-        # A class body may run in an object of the application, whose methods must not be called here.
+        # The variables of a class body may be in an object of the application, whose methods must not be called here.
         return cast("Mapping[str, Any]", known) if type(known) is dict else _NOTHING
     return _taken_from(frame, known) if _STAYS else cast("Mapping[str, Any]", known)
 
@@ -53,7 +56,10 @@ def _names(code: CodeType) -> frozenset[str]:
 
 
 def _taken_from(frame: Any, known: dict[str, Any]) -> dict[str, Any]:
-    """Return a copy of a frame's dictionary, and remove from the dictionary what only reading has put there."""
+    """Return a copy of a frame's dictionary, and remove the frame's variables from an unshared dictionary.
+
+    Also remove the dictionary from itself: a variable that holds the result of `locals()` has become a value in it.
+    """
     is_shared = sys.getrefcount(known) > _UNSHARED
     found = dict(known)
     names = _names(frame.f_code)
