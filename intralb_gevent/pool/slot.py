@@ -219,8 +219,7 @@ class Slot(Abortable):
                 upgraded = job.exchange.upgrade is not None
                 end_child(None if upgraded and says_end(error) else error)
             self._end_failed(job, error, context)
-            # The application's `except Exception` catches only an `Exception`; after any other error, a transaction may
-            # still be open.
+            # The application's `except Exception` does not catch such an error, and so may leave a transaction open.
             aborted = not isinstance(error, Exception)
             # An `Abort` that the slot has not raised comes from a call into this package, such as `write`, and not from
             # a database statement.

@@ -176,7 +176,7 @@ def test_what_was_not_committed_is_forgotten(balance, ask, tmp_path, patched) ->
 
 def test_the_pool_has_a_connection_for_each_slot_and_no_more(balance, patched, tmp_path) -> None:
     source = SQLAlchemySessions(f"sqlite:///{tmp_path}/notes", engine_options={"pool_recycle": 60})
-    with pytest.raises(RuntimeError, match="give SQLAlchemySessions an engine"):
+    with pytest.raises(RuntimeError, match="pass your own engine"):
         _ = source.engine
     balance(paths(), max_workers=3, max_concurrent_per_router=7, db_init_func=source)
     pool = source.engine.pool
