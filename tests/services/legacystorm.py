@@ -400,6 +400,9 @@ class Storm:
             self.faults["connections after the server has ended"] += still
         verify = getattr(self.scenario, "verify", lambda server, asked: [])
         self.faults.update(verify(self.server, self.asked))
+        if self.faults:
+            lines = self.server.log.read_text().splitlines()
+            print(*[line for line in lines if " was cut after " not in line][-40:], sep="\n", file=sys.stderr)
 
     def _report(self, seconds: float) -> dict[str, Any]:
         return {
