@@ -82,7 +82,7 @@ def call_site(code: CodeType, offset: int) -> CallSite:
 
 
 def _site_of_loop(code: CodeType, before: list[dis.Instruction]) -> CallSite:
-    """Return the call site of the `__next__` of a loop over a variable or over the result of a call."""
+    """Return the call site of the implicit `__next__` in a loop over a variable or over the result of a call."""
     while before and before[-1].opname in _BEGINS_LOOP:
         before.pop()
     if before and before[-1].opname in CALLS:

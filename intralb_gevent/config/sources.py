@@ -93,7 +93,7 @@ class Given:
             raise OptionError(f"{error} (from {self.source}){remedy}") from None
 
     def _is_quoted(self, declaration: Declaration) -> bool:
-        """Return whether a file contains the value in quotes, although the text would be valid without quotes."""
+        """Return whether the quotes around a value in a settings file are unnecessary."""
         try:
             return self.typed and isinstance(self.value, str) and declaration.kind.read("", self.value) is not None
         except OptionError:

@@ -124,7 +124,7 @@ class Input:
         return self.ended and not (self._pending or self.unparsed)
 
     def socket_wait(self) -> float:
-        """Return how many seconds the last data read had waited in the socket buffer; 0 if unknown."""
+        """Return for how many seconds the most recently read data was in the socket buffer; 0 if unknown."""
         return 0.0 if self.from_buffer else seconds_since_data(self._socket)
 
     # Receiving.

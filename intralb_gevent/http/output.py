@@ -254,8 +254,8 @@ class Output:
         if not self.outbox.size:
             return
         self._on_writable()
-        # The client may have read fast enough without a write event: a full socket buffer becomes writable only after
-        # much of the buffer is acknowledged.
+        # The client may be reading fast enough although there was no write event: a full socket buffer becomes
+        # writable only after the client has acknowledged much of it.
         if self.outbox.size and self._pace.keeps_up(self._taken_count, self._shared.write_timeout_seconds):
             self._await_taking()
 

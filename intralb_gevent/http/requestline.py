@@ -54,7 +54,7 @@ def line_begun(data: bytes) -> bool:
 
 
 def line_replaced(data: bytes) -> LineReplaced | None:
-    """Return a request with a substitute line, or None if `data` does not begin with a method and a space.
+    """Return `data` with a substitute request line, or None if `data` does not begin with a method and a space.
 
     A version after 1.1 is replaced by 1.1 (RFC 9110, 2.5), and non-ASCII bytes of a target are percent-encoded.
     """

@@ -83,7 +83,7 @@ class Lane:
             runtime.deadlines.watch(job.deadline.at)
 
     def claim(self, job: Job) -> bool:
-        """Mark a job that is due to start as running; return False if the job was rejected instead."""
+        """Mark as running a job that is due to start; return False if the job was rejected instead."""
         now = monotonic()
         if job.deadline.at <= now:
             self.reject(job, "expired", EXPIRED)

@@ -50,8 +50,8 @@ class Offers(NamedTuple):
 def offers_in(environ: dict[str, Any]) -> Offers:
     """Return the objects that an outer server offers for a request with an `Upgrade` field.
 
-    The socket of gevent's server is found through `wsgi.input`, and offered under gunicorn's key. For a request with a
-    body, or an HTTP/1.0 request, only a WebSocket that the outer server has already opened is offered.
+    The socket of gevent's server is found through `wsgi.input`, and offered under gunicorn's key. If the request has a
+    body or uses HTTP/1.0, offer only a WebSocket that the outer server has already opened.
     """
     keys = _KEYS if _is_offer(environ) else (_WEBSOCKET,)
     found = {key: environ[key] for key in keys if environ.get(key) is not None}

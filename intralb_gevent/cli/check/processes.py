@@ -11,7 +11,7 @@ from .pools import limits_of_pools
 __all__ = ["SESSIONS_REMEDY", "multiplied", "sessions_of_all"]
 
 SESSIONS_REMEDY: Final = (
-    "allow that many on the database server, or lower processes, max_workers or max_concurrent_per_router"
+    "allow that many on the database server, or reduce processes, max_workers or max_concurrent_per_router"
 )
 
 

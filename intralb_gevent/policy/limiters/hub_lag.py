@@ -76,7 +76,7 @@ class HubLagLimiter:
 
     @property
     def floor(self) -> int:
-        """Smallest limit that allows the greatest recent throughput, from 1 to the number of slots."""
+        """Smallest limit, between 1 and the number of slots, that allows the greatest recent throughput."""
         throughput = max((seen.throughput for seen in self._seen), default=0.0)
         if not throughput:
             return 1
