@@ -222,18 +222,37 @@ def _remember(connection: Connection) -> None:
 def cancel_statement(connection: Connection) -> None:
     """End the statement that an interrupted connection still runs on the server.
 
-    The server process is terminated from another connection. This function waits for at most a few seconds, without
-    blocking the hub. If the server cannot be reached, the error is logged, not raised. The caller must close the
-    connection afterwards. This function works for connections that `Psycopg2Sessions` has opened, and for connections
-    that were interrupted in the wait callback of `install_wait_callback`.
+    The server process is terminated from another connection. If this fails, for example because the server accepts no
+    more connections, a cancel request is sent. This function waits for at most a few seconds, without blocking the hub.
+    If the server cannot be reached, the error is logged, not raised. The caller must close the connection afterwards.
+    This function works for connections that `Psycopg2Sessions` has opened, and for connections that were interrupted in
+    the wait callback of `install_wait_callback`.
     """
     backend = _backends.pop(connection, None)
     if backend is None or not _may_be_running(connection):
         return
-    late = psycopg2.OperationalError("the server does not answer")
     try:
-        with cancelling(), gevent.Timeout(CANCEL_SECONDS, late), _cancelling:
+        with cancelling(), gevent.Timeout(CANCEL_SECONDS, _late()), _cancelling:
             _terminate(backend)
+    except psycopg2.Error as error:
+        if connection.closed:
+            logger.warning("a statement could not be cancelled on the server: %s", error)
+        else:
+            _request_cancel(connection)
+
+
+def _late() -> psycopg2.OperationalError:
+    return psycopg2.OperationalError("the server does not answer")
+
+
+def _request_cancel(connection: Connection) -> None:
+    """Send a cancel request, which the server accepts even if it accepts no more connections.
+
+    libpq waits in C until the request is sent, so the request is sent in a native thread.
+    """
+    try:
+        with gevent.Timeout(CANCEL_SECONDS, _late()):
+            gevent.get_hub().threadpool.apply(connection.cancel)
     except psycopg2.Error as error:
         logger.warning("a statement could not be cancelled on the server: %s", error)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -130,6 +131,28 @@ def test_without_integrations_django_is_left_alone(project, on_postgresql) -> No
 DRIVERS = {"psycopg": "postgresql", "psycopg2": "postgresql", "pymysql": "mariadb"}
 
 
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
+def test_a_statement_ends_although_the_server_accepts_no_more_connections(
+    on_postgresql, serve_program, driver, tmp_path
+) -> None:
+    role, pid_file = f"few_{os.getpid()}", tmp_path / "pid"
+    on_postgresql.execute(f"create role {role} login connection limit 1")
+    try:
+        on_postgresql.execute(f"grant all on {TABLE} to {role}")
+        url = make_url(on_postgresql.url).set(username=role).render_as_string(hide_password=False)
+        variables = {"DRIVER": driver, "WAY": "plain", "TABLE": TABLE, "DATABASE": url, "PID_FILE": str(pid_file)}
+        server = serve_program((HERE / "protected_drivers.py").read_text(), *FLAGS, **variables)
+        assert server.get("/database")[0] == 504
+        began = time.monotonic()
+        server.wait_until(lambda: not on_postgresql.has(int(pid_file.read_text())))
+        assert time.monotonic() - began < 20, "the statement has ended by itself"
+        server.process.kill()
+        server.process.wait()
+    finally:
+        on_postgresql.execute(f"revoke all on {TABLE} from {role}")
+        on_postgresql.execute(f"drop role {role}")
+
+
 @pytest.mark.parametrize("way", ["plain", "scoped", "held"])
 @pytest.mark.parametrize("driver", DRIVERS)
 def test_a_cut_request_leaves_nothing_on_the_server(database, serve_program, driver, way, tmp_path) -> None:
@@ -227,7 +250,7 @@ def test_a_request_cut_while_it_waits_for_a_connection_of_a_pool_gets_none(postg
     pytest.importorskip("psycopg_pool")
     server = serve_program(POOLED, *FLAGS, DATABASE=postgresql)
     assert server.get("/take")[0] == 200
-    assert server.get("/")[0] == 504
+    assert server.get("/database")[0] == 504
     assert server.get("/return")[0] == 200
     assert server.get("/") == (200, "done")
     assert "protecting psycopg, psycopg_pool" in server.said
