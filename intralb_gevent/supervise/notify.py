@@ -12,7 +12,7 @@ import contextlib
 import os
 import secrets
 import struct
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterable, Iterator, MutableMapping
 from typing import Final, NamedTuple
 
 from ..errors import OptionError
@@ -40,7 +40,6 @@ _CREDENTIALS: Final = struct.Struct("3i")
 """Format of the sender's process, user and group ids (struct ucred)."""
 
 _MOST_BYTES: Final = 16 * 1024
-_MOST_UNSENT: Final = 16
 
 _SO_PASSCRED: Final = int(getattr(_socket, "SO_PASSCRED", 16))
 _SCM_CREDENTIALS: Final = int(getattr(_socket, "SCM_CREDENTIALS", 2))
@@ -95,7 +94,7 @@ class Notifier:
         try:
             self._socket.sendto("\n".join(fields).encode("utf-8", "backslashreplace"), where)
         except BlockingIOError:
-            self._unsent = (*fields, *self._unsent)[-_MOST_UNSENT:]
+            self._unsent = _latest((*fields, *self._unsent))
         except OSError:
             # The receiver has ended, so the fields are dropped.
             return
@@ -105,6 +104,11 @@ class Notifier:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+
+
+def _latest(fields: Iterable[str]) -> tuple[str, ...]:
+    """Return the last value of each field: repeated fields, such as WATCHDOG=1, must not displace READY=1."""
+    return tuple({each.partition("=")[0]: each for each in fields}.values())
 
 
 class Message(NamedTuple):

@@ -16,6 +16,7 @@ import pytest
 from intralb_gevent import OptionError
 from intralb_gevent.supervise import descriptors
 from intralb_gevent.supervise.notify import (
+    REQUESTS,
     Message,
     Notifier,
     NotifySocket,
@@ -71,6 +72,20 @@ def test_what_the_receiver_has_no_space_for_precedes_the_next_notification(
     notifier.send("STATUS=there")
     (message,) = received(inbox)
     assert message.fields == {"WATCHDOG": "1", "READY": "1", "STATUS": "there"}
+
+
+def test_repeated_notifications_do_not_displace_the_one_that_a_process_is_ready(
+    inbox: NotifySocket, notifier: Notifier
+) -> None:
+    while not notifier._unsent:
+        notifier.send("WATCHDOG=1")
+    notifier.send("READY=1", "STATUS=serving")
+    for number in range(100):
+        notifier.send("WATCHDOG=1", f"{REQUESTS}={number}")
+    received(inbox)
+    notifier.send("WATCHDOG=1")
+    (message,) = received(inbox)
+    assert message.fields == {"READY": "1", "STATUS": "serving", "WATCHDOG": "1", REQUESTS: "99"}
 
 
 def test_a_receiver_that_has_ended_is_ignored() -> None:
