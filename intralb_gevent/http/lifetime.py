@@ -91,7 +91,8 @@ class ConnectionLifetime(Owner):
     @property
     def idle(self) -> bool:
         """True if no request has begun to arrive, and every response is finished and sent."""
-        return not (self._current or self._pending or self.output.unsent) and self.input.idle
+        arriving = self.peer.tls is not None and self.peer.tls.in_record
+        return not (self._current or self._pending or self.output.unsent or arriving) and self.input.idle
 
     @property
     def busy(self) -> bool:

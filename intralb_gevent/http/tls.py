@@ -20,6 +20,9 @@ TLS_RECEIVE_BYTES: Final = 64 * 1024
 RECORD_BYTES: Final = 16 * 1024
 """Maximum bytes of a TLS record. As a memory BIO never shrinks, a write to a BIO has at most this size."""
 
+_RECORD_HEADER_BYTES: Final = 5
+"""Size of a record's type, version and length; the length is in the last two bytes."""
+
 CHUNK_BYTES: Final = 64 * 1024
 """Maximum bytes encrypted before the socket accepts any of them; bounds the cost of a client that does not read."""
 
@@ -52,8 +55,10 @@ class TlsSocket:
         "_established",
         "_failure",
         "_first",
+        "_head",
         "_incoming",
         "_input_ended",
+        "_missing",
         "_outgoing",
         "_output_ended",
         "_socket",
@@ -72,6 +77,10 @@ class TlsSocket:
         self._first = b""
         """The first byte that the client has sent; empty until it arrives."""
         self._established = False
+        self._head = b""
+        """The first bytes of the last received record, if its header is incomplete."""
+        self._missing = 0
+        """Number of bytes of the last received record that have not arrived yet, if its header is complete."""
         self._input_ended = False
         self._output_ended = False
         self._failure: str | None = None
@@ -136,6 +145,25 @@ class TlsSocket:
 
     # Reading.
 
+    @property
+    def in_record(self) -> bool:
+        """True after the handshake while a part of a record has arrived, and perhaps the rest is on its way."""
+        # A hello of SSL 2 has another form, so the ends of the records behind it are not known.
+        return self._established and self._first < b"\x80" and bool(self._head or self._missing)
+
+    def _find_end(self, received: bytes) -> None:
+        """Determine how much of the last record in the ciphertext is missing."""
+        at = self._missing
+        while at < len(received):
+            wanted = _RECORD_HEADER_BYTES - len(self._head)
+            self._head += received[at : at + wanted]
+            if len(self._head) < _RECORD_HEADER_BYTES:
+                at = len(received)
+                break
+            at += wanted + int.from_bytes(self._head[-2:], "big")
+            self._head = b""
+        self._missing = at - len(received)
+
     def recv(self, size: int) -> bytes:
         """Read up to `size` bytes of ciphertext; return the plaintext, or b"" at the end of the input."""
         if self._input_ended:
@@ -145,6 +173,7 @@ class TlsSocket:
             self._reply()
         received = self._socket.recv(size)
         self._first = self._first or received[:1]
+        self._find_end(received)
         plaintext = self._decrypt(received)
         if self._failure is not None and not self._established and self._first.isalpha():
             raise NotTls(errno.ECONNABORTED, "TLS failed: the client does not speak it")

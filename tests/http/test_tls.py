@@ -241,14 +241,18 @@ def test_all_that_was_read_is_returned_at_once(shaken) -> None:
     assert not select.select([served.socket], [], [], 0)[0]
 
 
-def test_a_record_that_comes_in_two_halves_blocks_after_the_first(shaken) -> None:
+@pytest.mark.parametrize("first", [3, 5, 5_000])
+def test_a_record_that_comes_in_two_halves_blocks_after_the_first(shaken, first) -> None:
     served, caller = shaken()
     caller.unsent = b"x" * 10_000
     while caller.unsent:
         caller.turn()
+    assert not served.socket.in_record
     with pytest.raises(BlockingIOError):
-        served.socket.recv(5_000)
-    assert served.socket.recv(10_000) == b"x" * 10_000
+        served.socket.recv(first)
+    assert served.socket.in_record
+    assert served.socket.recv(20_000) == b"x" * 10_000
+    assert not served.socket.in_record
 
 
 def test_an_end_behind_the_last_bytes_makes_the_socket_readable_again(shaken) -> None:
@@ -868,6 +872,54 @@ def test_a_server_that_stops_says_so(serve_tls, connect_tls, echo) -> None:
     assert client.get().status == 200
     server.stop(1)
     assert client.closed_by_server
+
+
+class InRecords:
+    """A client that sends its ciphertext only when the test says so."""
+
+    def __init__(self, address):
+        self.plain = gevent.socket.create_connection(address, timeout=10)
+        self._received, self._unsent = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = client_context().wrap_bio(self._received, self._unsent, server_hostname="localhost")
+        self._do(self._tls.do_handshake)
+
+    def _do(self, step, *arguments):
+        while True:
+            try:
+                return step(*arguments)
+            except ssl.SSLWantReadError:
+                self.plain.sendall(self._unsent.read())
+                data = self.plain.recv(65536)
+                self._received.write(data)
+                if not data:
+                    self._received.write_eof()
+
+    def encrypted(self, text):
+        self._do(self._tls.write, text)
+        return self._unsent.read()
+
+    def read(self):
+        return self._do(self._tls.read, 65536)
+
+
+def test_a_stop_answers_a_request_of_which_a_part_of_its_record_has_arrived(serve_tls, echo, eventually) -> None:
+    server = serve_tls(validator(echo))
+    client = InRecords(server.address)
+    with contextlib.closing(client.plain):
+        record = client.encrypted(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        client.plain.sendall(record)
+        assert client.read().startswith(b"HTTP/1.1 200 OK\r\n")
+        record = client.encrypted(b"GET / HTTP/1.1\r\nHost: x\r\nCookie: " + b"x" * 5000 + b"\r\n\r\n")
+        client.plain.sendall(record[:1448])
+        (connection,) = server.connections
+        eventually(lambda: connection.peer.tls.in_record)
+        stopping = gevent.spawn(server.stop, 10)
+        eventually(lambda: connection.closing)
+        client.plain.sendall(record[1448:])
+        answer = b"".join(iter(client.read, b""))
+    stopping.join()
+    assert b"HTTP/1.1 200 OK\r\n" in answer
+    assert b"connection: close" in answer.lower()
 
 
 @pytest.mark.parametrize("first", [b"\0\1\2\3\4\5", b"\x16\x03\x01\x00\x05hello", b"\x80\x10GET / HTTP/1.1\r\n\r\n"])
