@@ -27,12 +27,13 @@ OpenMetrics 1.0 if the client prefers that format, as Prometheus does. OpenMetri
 that took at least 100 ms. [Observing](../guides/observing.md) says which metrics to alert on, and why.
 
 - Units are seconds, bytes and ratios. The name of a counter ends with `_total`, and its value never falls while the
-  site runs.
+  site runs, unless it has the label `process`.
 - The label `lane` is the declared path of a route that has separate workers, or of a mounted application; for all other
   requests, it is `default`. No label has a value that a client can choose, such as a path, an address or a method.
 - With several processes, the column "Processes" says how the values of all processes are combined: their sum, the
   largest value, or their mean. If the column says `process`, the values are not combined, but each has the label
-  `process` with the number of its process. The successor of a process gets the same number.
+  `process` with the number of its process. The successor of a process gets the same number, but its counters begin
+  again at 0.
 - The buckets of all histograms have the upper bounds {bounds} seconds. These bounds include the bounds that
   OpenTelemetry recommends for HTTP. The count of each bucket is exact.
 - A metric without values is left out; for example, `intralb_sessions` is left out if there is no `db_init_func`.
