@@ -8,9 +8,9 @@ that the settings may need a supervisor.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-__all__ = ["is_supervised", "may_be_supervisor"]
+__all__ = ["is_supervised", "may_be_supervisor", "replaces_supervisor"]
 
 _SERVING = {"serve", "demo"}
 _FLAGS = ("--process", "-w", "--config", "-c", "--chdir", "--env-file", "--reload")
@@ -20,6 +20,8 @@ _FILE = "intralb.toml"
 
 def may_be_supervisor(arguments: Sequence[str], environ: Mapping[str, str]) -> bool:
     """Return whether this process may have to be a supervisor."""
+    if replaces_supervisor(environ):
+        return True
     if not set(arguments[:1]) & _SERVING or is_supervised(environ):
         return False
     if not {"-h", "--help", "--show-config"}.isdisjoint(arguments):
@@ -34,6 +36,15 @@ def is_supervised(environ: Mapping[str, str]) -> bool:
     A supervisor passes its state to serving processes and to a new supervisor, but passes its socket only to the
     new supervisor.
     """
-    names = environ.get("LISTEN_FDNAMES", "").split(":")
-    ours = environ.get("LISTEN_PID") == str(os.getpid())
-    return ours and "intralb-state" in names and "intralb-notify" not in names
+    names = _inherited(environ)
+    return "intralb-state" in names and "intralb-notify" not in names
+
+
+def replaces_supervisor(environ: Mapping[str, str]) -> bool:
+    """Return whether this process replaces a supervisor, and therefore is one, even if it runs a single process."""
+    return "intralb-notify" in _inherited(environ)
+
+
+def _inherited(environ: Mapping[str, str]) -> Collection[str]:
+    """Return the names of the descriptors that this process has inherited."""
+    return environ.get("LISTEN_FDNAMES", "").split(":") if environ.get("LISTEN_PID") == str(os.getpid()) else ()

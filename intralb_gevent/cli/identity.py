@@ -6,15 +6,16 @@ import contextlib
 import grp
 import os
 import pwd
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..config.serving import ServingOptions
 from ..errors import OptionError
 from .binding import removed_at_the_end
-from .readyfile import write_file
+from .readyfile import explained, write_file
 
-__all__ = ["Identity", "pid_file"]
+__all__ = ["Identity", "check_pid_file", "pid_file"]
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,16 @@ def _group(text: str) -> int:
         return int(text) if text.isdecimal() else grp.getgrnam(text).gr_gid
     except KeyError:
         raise OptionError(f"group: there is no group {text!r}; name one of /etc/group, or give a number") from None
+
+
+def check_pid_file(path: str | None) -> None:
+    """Exit with a one-line message if no file can be written to the directory of the pid file."""
+    if path is None:
+        return
+    refused = explained(f"cannot write the pid file {path!r}", "choose another --pid-file")
+    with refused, tempfile.NamedTemporaryFile(dir=os.path.dirname(path) or os.curdir) as file:
+        file.write(b"0")
+        file.flush()
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from .. import __version__
 from ..config.logs import LogOptions
@@ -33,14 +33,15 @@ from ..supervise.table import Table
 from . import binding
 from .admintoken import share_token, token_line
 from .arguments import PROGRAM, parse
+from .choice import replaces_supervisor
 from .discovery import find_application
-from .identity import Identity, pid_file
+from .identity import Identity, check_pid_file, pid_file
 from .inputs import Inputs
 from .logwriter import LogWriter
 from .readyfile import explained, forget_ready_file, write_ready_file
 from .watching import start_watching
 
-__all__ = ["supervise"]
+__all__ = ["rehearse", "supervise"]
 
 _CLIENTS: Final = "clients"
 _OPERATORS: Final = {ADMIN: "admin_bind", AGENT: "agent_bind"}
@@ -54,7 +55,8 @@ def supervise(arguments: Sequence[str]) -> int | None:
     try:
         inputs = Inputs.read(parsed, os.environ)
         options = inputs.processes()
-        if options.supervised:
+        # A supervisor that replaces another one takes over its processes, even if a single process is wanted now.
+        if options.supervised or replaces_supervisor(os.environ):
             return _run(parsed, directory, inputs, options)
     except (LoadError, OptionError) as error:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)
@@ -63,24 +65,55 @@ def supervise(arguments: Sequence[str]) -> int | None:
     return None
 
 
+def rehearse(arguments: Sequence[str]) -> None:
+    """Exit with a one-line message if a supervisor with these arguments could not start.
+
+    A supervisor calls this function in a separate process before SIGUSR2 replaces it, because a successor that cannot
+    start would leave the processes without a supervisor. The function may belong to a later version of this package.
+    """
+    try:
+        inputs = Inputs.read(parse(arguments), os.environ)
+        inputs.processes()
+        settings = _Settings.of(inputs)
+    except (LoadError, OptionError) as error:
+        raise SystemExit(str(error)) from None
+    check_pid_file(settings.serving.pid_file)
+
+
+class _Settings(NamedTuple):
+    """The settings of the supervisor itself."""
+
+    logs: LogOptions
+    log_format: str
+    serving: ServingOptions
+    identity: Identity
+    application: str
+
+    @classmethod
+    def of(cls, inputs: Inputs) -> _Settings:
+        """Read and check the settings; raises `OptionError` or `LoadError`."""
+        logs, log_format = inputs.logs()
+        serving = inputs.serving()
+        application = str(find_application(serving.application, inputs.environ))
+        return cls(logs, log_format, serving, Identity.wanted_by(serving), application)
+
+
 def _run(parsed: argparse.Namespace, directory: str, inputs: Inputs, options: ProcessOptions) -> int:
     if not sys.platform.startswith("linux"):
         raise OptionError(
             f"processes: {options.processes!r} is not allowed on {sys.platform}; a supervisor needs Linux"
         )
     open_standard_descriptors()
-    logs, log_format = inputs.logs()
+    logs, log_format, serving, identity, application = _Settings.of(inputs)
     LINES.json = log_format == "json"
     protocol = {name: os.environ[name] for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC") if name in os.environ}
     seconds = watchdog_seconds(os.environ, os.getpid())
     notifier = Notifier.taken_from(os.environ)
-    serving = inputs.serving()
-    identity = Identity.wanted_by(serving)
     if serving.umask is not None:
         os.umask(serving.umask)
     with contextlib.ExitStack() as stack:
         log = _log(inputs, logs, log_format, stack)
-        listeners = _Listeners(serving, str(find_application(serving.application, inputs.environ)), identity, stack)
+        listeners = _Listeners(serving, application, identity, stack)
         listeners.open(take(os.environ, os.getpid()))
         stack.enter_context(pid_file(serving.pid_file, identity))
         site = _site(parsed, directory, listeners, protocol, log)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -151,6 +152,50 @@ def test_a_failed_replacement_leaves_the_supervisor_as_it_is(serve_site: Callabl
     site.signal(signal.SIGHUP)
     site.until(lambda: site.state()["reload"]["result"] == "done")
     assert site.serves(2, site.state()["generation"])
+
+
+REFUSED = {
+    'log_level = "loud"': "log_level",
+    'user = "nobody-has-this-name"': "there is no user",
+    'pid_file = "/no/such/directory/pid"': "cannot write the pid file",
+}
+"""Settings with which no supervisor can start, and a part of the message about each."""
+
+
+def test_a_supervisor_that_could_not_start_does_not_replace_the_running_one(serve_site: Callable[..., Any]) -> None:
+    site = serve_site()
+    before, settings = site.ready(), site.directory / "intralb.toml"
+    for text, message in REFUSED.items():
+        settings.write_text(text)
+        site.signal(signal.SIGUSR2)
+        site.until(lambda message=message: re.search(f"the supervisor was not replaced: .*{message}", site.said))
+    settings.unlink()
+    site.signal(signal.SIGUSR2)
+    site.until(lambda: "was replaced by" in site.said)
+    assert site.ready() == before
+    site.signal(signal.SIGTERM)
+    assert site.ended() == 0
+
+
+WITH_SETTINGS = """
+import os, sys
+with open("intralb.toml", "w") as file:
+    file.write("processes = 2")
+os.execv(sys.executable, [sys.executable, "-m", "intralb_gevent", *sys.argv[1:]])
+"""
+
+
+def test_a_supervisor_of_one_process_is_replaced_by_a_supervisor(serve_site: Callable[..., Any]) -> None:
+    site = serve_site(processes=None, program=("-c", WITH_SETTINGS))
+    (site.directory / "intralb.toml").unlink()
+    site.signal(signal.SIGHUP)
+    site.until(lambda: site.serves(1, 2))
+    site.signal(signal.SIGUSR2)
+    site.until(lambda: "was replaced by" in site.said)
+    site.signal(signal.SIGHUP)
+    site.until(lambda: site.serves(1, 3))
+    site.signal(signal.SIGTERM)
+    assert site.ended() == 0
 
 
 IN_LINKED_DIRECTORY = """
