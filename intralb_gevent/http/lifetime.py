@@ -297,6 +297,8 @@ class ConnectionLifetime(Owner):
         for item in self._pending:
             if isinstance(item, Request):
                 item.release()
+        if self.peer.report_failed_handshake():
+            self.end_cause = "tls"
         self._pending.clear()
         self._current = self._job = None
         self._shared.stats.add_closed(self.end_cause or ("shutdown" if self.closing else ""))

@@ -95,6 +95,15 @@ class Peer:
         """Log that a connection is closed because its PROXY header is malformed."""
         self._shared.report("proxy", f"rejected a connection from {self.host or 'a local proxy'}: {error}")
 
+    def report_failed_handshake(self) -> bool:
+        """Log that the TLS handshake has failed; return False if it has not."""
+        failure = "" if self.tls is None else self.tls.handshake_failure
+        if failure:
+            text = f"closed a connection from {self.host or 'a local client'}: its TLS handshake failed: {failure}"
+            fields = {"message": text, "client": self.host, "rule": failure}
+            self._shared.report(f"tls: {failure}", LogText(text, fields))
+        return bool(failure)
+
     def report_refused(
         self, answer: CannedResponse, answered: bool, level: int = logging.INFO, request_id: str = ""
     ) -> None:

@@ -127,6 +127,13 @@ class TlsSocket:
     @property
     def environ(self) -> dict[str, str]:
         """The TLS data for the environ of each request, with the names of Apache's mod_ssl."""
+    @property
+    def handshake_failure(self) -> str:
+        """OpenSSL's reason why the handshake has failed; empty if it has not, or if the client does not use TLS."""
+        if self._established or self._failure is None or self._first.isalpha():
+            return ""
+        return self._failure.lower().replace("_", " ")
+
         if not self._environ:
             self._environ = {
                 "wsgi.url_scheme": "https",
@@ -332,7 +339,9 @@ class TlsSocket:
 
     def _fail(self, error: ssl.SSLError) -> None:
         self._input_ended = True
-        self._failure = error.reason or str(error)
+        # Only the error of an invalid certificate has a message that states what is wrong with the certificate.
+        why = getattr(error, "verify_message", "")
+        self._failure = f"{error.reason or error}{f' ({why})' if why else ''}"
 
     def _raise_failure(self) -> None:
         if self._failure is not None:

@@ -3,6 +3,7 @@
 import _socket
 import ast
 import contextlib
+import datetime
 import itertools
 import logging
 import os
@@ -992,12 +993,74 @@ def test_clients_that_leave_in_mid_handshake_leave_nothing_behind(serve_tls, con
 
 def test_clients_need_a_certificate(serve_tls, connect_tls, echo, pem) -> None:
     server = serve_tls(validator(echo), mutual(pem))
-    known = client_context(gevent.ssl)
-    AUTHORITY.issue_cert("client").configure_cert(known)
-    assert connect_tls(server, known).get().status == 200
+    assert connect_tls(server, known_client()).get().status == 200
     stranger = connect_tls(server)
     with pytest.raises(ssl.SSLError, match="ALERT"):
         stranger.socket.recv(1000)
+
+
+def known_client():
+    context = client_context(gevent.ssl)
+    AUTHORITY.issue_cert("client").configure_cert(context)
+    return context
+
+
+def client_of_another_authority():
+    context = client_context(gevent.ssl)
+    trustme.CA().issue_cert("client").configure_cert(context)
+    return context
+
+
+def client_with_an_old_certificate():
+    context = client_context(gevent.ssl)
+    AUTHORITY.issue_cert("client", not_after=datetime.datetime(2021, 1, 1)).configure_cert(context)
+    return context
+
+
+def client_that_trusts_nobody():
+    return gevent.ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+def client_of_an_old_version():
+    context = client_context(gevent.ssl)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers("ECDHE-RSA-AES256-GCM-SHA384")
+    return context
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda: client_context(gevent.ssl), "peer did not return a certificate"),
+        (client_of_another_authority, "certificate verify failed (unable to get local issuer certificate)"),
+        (client_with_an_old_certificate, "certificate verify failed (certificate has expired)"),
+        (client_that_trusts_nobody, "tlsv1 alert unknown ca"),
+        (client_of_an_old_version, "no shared cipher"),
+    ],
+)
+def test_a_handshake_that_fails_is_logged_with_its_reason_and_counted(
+    serve_tls, connect_tls, echo, pem, eventually, caplog, make, reason
+) -> None:
+    caplog.set_level("INFO", "intralb_gevent")
+    server = serve_tls(validator(echo), mutual(pem))
+    other = connect_tls(server, known_client())
+    with pytest.raises(ssl.SSLError):
+        connect_tls(server, make()).socket.recv(1000)
+    (line,) = eventually(lambda: [line for line in caplog.messages if line.startswith("closed ")])
+    assert line == f"closed a connection from 127.0.0.1: its TLS handshake failed: {reason}"
+    assert server.balancer.intake.context.connections.ends == {"tls": 1}
+    assert other.get().status == 200
+
+
+def test_clients_that_connect_and_leave_are_not_logged(serve_tls, connect, echo, eventually, caplog) -> None:
+    caplog.set_level("INFO", "intralb_gevent")
+    server = serve_tls(validator(echo))
+    for first in (b"", b"\x16\x03\x01"):
+        client = connect(server)
+        client.send(first)
+        client.close()
+    eventually(lambda: server.balancer.intake.context.connections.closed == 2)
+    assert "handshake" not in caplog.text
 
 
 def certificates(environ, start_response):

@@ -14,7 +14,7 @@ __all__ = ["CONNECTIONS"]
 _CONNECTION_STATES: Final = ("answering", "sending", "reading", "idle")
 _END_CAUSES: Final = (
     *("keep_alive", "header_timeout", "body_timeout", "write_timeout", "linger", "limit", "shutdown", "upgraded"),
-    *("bug", "other"),
+    *("tls", "bug", "other"),
 )
 _CODES: Final = ("400", "408", "413", "414", "417", "431", "501", "505", "507")
 
@@ -87,8 +87,8 @@ CONNECTIONS: Final = (
     Metric(
         name="intralb_connections_closed_total",
         kind="counter",
-        help="Client connections that were closed, by cause; the cause `other` means that the client closed the "
-        "connection, or that a last response ended it",
+        help="Client connections that were closed, by cause; the cause `tls` is a failed TLS handshake, and `other` "
+        "means that the client closed the connection, or that a last response ended it",
         labels=("cause",),
         values={"cause": _END_CAUSES},
         read=_connection_ends,
