@@ -6,7 +6,7 @@ import errno
 import ssl
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from socket import SHUT_RD, SHUT_RDWR
+from socket import MSG_PEEK, SHUT_RD, SHUT_RDWR
 from typing import Any, Final
 
 from ..hub.forks import FORKS
@@ -51,6 +51,7 @@ class TlsSocket:
 
     __slots__ = (
         "_asks_for_certificate",
+        "_byte_left",
         "_environ",
         "_established",
         "_failure",
@@ -86,6 +87,8 @@ class TlsSocket:
         self._failure: str | None = None
         self._unsent = b""
         """Ciphertext that the socket has not accepted yet."""
+        self._byte_left = False
+        """True while the last byte that was received is still in the socket's buffer, too."""
         self._uncounted = 0
         """Number of bytes of plaintext that are encrypted but not yet reported as sent by `send`."""
 
@@ -125,15 +128,15 @@ class TlsSocket:
         return self._socket
 
     @property
-    def environ(self) -> dict[str, str]:
-        """The TLS data for the environ of each request, with the names of Apache's mod_ssl."""
-    @property
     def handshake_failure(self) -> str:
         """OpenSSL's reason why the handshake has failed; empty if it has not, or if the client does not use TLS."""
         if self._established or self._failure is None or self._first.isalpha():
             return ""
         return self._failure.lower().replace("_", " ")
 
+    @property
+    def environ(self) -> dict[str, str]:
+        """The TLS data for the environ of each request, with the names of Apache's mod_ssl."""
         if not self._environ:
             self._environ = {
                 "wsgi.url_scheme": "https",
@@ -171,14 +174,17 @@ class TlsSocket:
             self._head = b""
         self._missing = at - len(received)
 
-    def recv(self, size: int) -> bytes:
-        """Read up to `size` bytes of ciphertext; return the plaintext, or b"" at the end of the input."""
+    def recv(self, size: int, stays_readable: bool = False) -> bytes:
+        """Read up to `size` bytes of ciphertext; return the plaintext, or b"" at the end of the input.
+
+        With `stays_readable`, the socket is readable until `take_left_byte` is called after plaintext was returned.
+        """
         if self._input_ended:
             self._raise_failure()
             return b""
         if self._unsent:
             self._reply()
-        received = self._socket.recv(size)
+        received = self._receive(size, stays_readable)
         self._first = self._first or received[:1]
         self._find_end(received)
         plaintext = self._decrypt(received)
@@ -192,7 +198,25 @@ class TlsSocket:
         self._raise_failure()
         if self._input_ended:
             return b""  # type: ignore[unreachable]  # decrypting may have reached the end of the input
+        self.take_left_byte()
         raise BlockingIOError(errno.EAGAIN, "no complete TLS record has arrived yet")
+
+    def _receive(self, size: int, leaves_byte: bool) -> bytes:
+        """Receive ciphertext; with `leaves_byte`, leave its last byte in the socket's buffer, too."""
+        if not leaves_byte:
+            return self._socket.recv(size)  # type: ignore[no-any-return]  # the socket may be of any kind
+        received: bytes = self._socket.recv(size, MSG_PEEK)
+        self._byte_left = len(received) > 0
+        if len(received) > 1:
+            self._socket.recv(len(received) - 1)
+        return received
+
+    def take_left_byte(self) -> None:
+        """Remove the byte that `recv` has left, so that the socket is readable only if further data has arrived."""
+        if self._byte_left:
+            self._byte_left = False
+            with suppress(OSError):
+                self._socket.recv(1)
 
     def _decrypt(self, received: bytes) -> bytes:
         if not received:
@@ -324,6 +348,8 @@ class TlsSocket:
                 if FORKS.made:
                     # A forked process may have a copy of the socket, so close() alone would not end the connection.
                     self._socket.shutdown(SHUT_RDWR)
+            # With unread data in the socket, close() would reset the connection.
+            self.take_left_byte()
         self._socket.close()
 
     def leave_unfinished(self) -> None:

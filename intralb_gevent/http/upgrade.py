@@ -152,14 +152,22 @@ class TakenTlsSocket:
     def recv(self, size: int = DEFAULT_BUFFER_SIZE, flags: int = 0) -> bytes:
         """Return up to `size` bytes, as soon as there are any; b"" at the end of the input."""
         if not self._held:
-            self._held = self._wait(_READ, lambda: self._tls.recv(TLS_RECEIVE_BYTES))
+            self._wait(_READ, self._receive)
             self.input_ended = not self._held
         data = self._held[:size]
         if not flags & _PEEK:
             self._held = self._held[len(data) :]
+            if not self._held:
+                self._tls.take_left_byte()
         return data
 
     read = recv
+
+    def _receive(self) -> None:
+        """Read plaintext into `_held`; until all of it has been read, `select()` reports the socket as readable."""
+        # Another greenlet may have received data while the present greenlet was waiting.
+        if not self._held:
+            self._held = self._tls.recv(TLS_RECEIVE_BYTES, stays_readable=True)
 
     def recv_into(self, buffer: Any, size: int = 0, flags: int = 0) -> int:
         """Read up to `size` bytes into a buffer, or as many as fit if `size` is 0; return the number of bytes read."""

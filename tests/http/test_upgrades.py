@@ -10,6 +10,7 @@ import time
 from contextvars import ContextVar
 
 import gevent
+import gevent.selectors
 import gevent.ssl
 import pytest
 import trustme
@@ -672,6 +673,31 @@ def test_over_tls_send_sends_all_too(tls_client) -> None:
     client = tls_client(sending_with_send)
     client.sendall(OFFER)
     assert_each_is_whole(exactly(client, 3 * LARGE))
+
+
+def test_over_tls_select_reports_data_that_the_application_has_not_read_yet(tls_client) -> None:
+    """simple-websocket reads in pieces of 4096 bytes and, with a `ping_interval`, calls `select` before each piece."""
+    left = []
+
+    def application(environ, start_response):
+        sock, read = environ["gunicorn.socket"], b""
+        sock.sendall(b"taken")
+        selector = gevent.selectors.DefaultSelector()
+        selector.register(sock, gevent.selectors.EVENT_READ)
+        while len(read) < 100_000 and selector.select(5.0):
+            read += sock.recv(4096)
+        left.extend(selector.select(0))
+        # gevent needs this: libev aborts the process if a descriptor is closed that a selector still watches.
+        selector.close()
+        sock.sendall(b"%d" % len(read))
+        return []
+
+    client = tls_client(application)
+    client.sendall(OFFER)
+    assert exactly(client, 5) == b"taken"
+    client.sendall(b"x" * 100_000)
+    assert exactly(client, 6) == b"100000"
+    assert not left
 
 
 def test_over_tls_a_file_and_a_timeout_work(tls_client) -> None:
