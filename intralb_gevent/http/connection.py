@@ -268,3 +268,9 @@ class Connection(ConnectionLifetime):
     def report_dropped(self, names: tuple[str, ...]) -> None:
         """Log that these headers of the application are not sent."""
         self._shared.report_dropped(names)
+
+    def report_length(self, response: Response, left: int) -> None:
+        """Log that a body is `left` bytes shorter than its Content-Length or, if `left` is negative, longer."""
+        why = f"{left} bytes are missing" if left > 0 else f"the last {-left} bytes were not sent"
+        name = self._described(response)[0]
+        self._shared.warn("length", f"{name}: the body's size differs from its Content-Length: {why}")

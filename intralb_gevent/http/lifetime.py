@@ -244,10 +244,17 @@ class ConnectionLifetime(Owner):
 
     def report_cut(self, why: str) -> None:
         """If a response has not been sent completely, log that it is cut."""
-        if not self.output.outbox.size:
-            return
+        if self.output.outbox.size:
+            self._report_cut(why, self.output.outbox.size)
+
+    def fail_output(self, why: str, lost: int) -> None:
+        """Log that a response is cut, because `lost` bytes cannot be buffered, or a file ends; close the connection."""
+        self._report_cut(why, self.output.outbox.size + lost)
+        self.close()
+
+    def _report_cut(self, why: str, unsent: int) -> None:
         name, arrived, passed = self._behind if self._current is None else self._described(self._current)
-        self._shared.warn(why, cut_line(name, monotonic() - arrived, max(0, passed - self.output.outbox.size), why))
+        self._shared.warn(why, cut_line(name, monotonic() - arrived, max(0, passed - unsent), why))
 
     def _described(self, response: Response) -> tuple[str, float, int]:
         """Return the name and arrival time of a request, and the size of its response in bytes."""
@@ -290,6 +297,8 @@ class ConnectionLifetime(Owner):
         if self.closed:
             return
         self._course.close()
+        if self.peer.report_failed_handshake():
+            self.end_cause = "tls"
         unfinished = self._current is not None and self._current.begun
         self.input.close()
         self.output.close(incomplete=unfinished)
@@ -297,8 +306,6 @@ class ConnectionLifetime(Owner):
         for item in self._pending:
             if isinstance(item, Request):
                 item.release()
-        if self.peer.report_failed_handshake():
-            self.end_cause = "tls"
         self._pending.clear()
         self._current = self._job = None
         self._shared.stats.add_closed(self.end_cause or ("shutdown" if self.closing else ""))

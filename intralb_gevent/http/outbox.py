@@ -11,7 +11,7 @@ import os
 from collections import deque
 from typing import Any, Final
 
-from .spill import temporary_file, write_all
+from .spill import FileShorter, temporary_file, write_all
 
 __all__ = ["Outbox", "OutputBudget"]
 
@@ -133,7 +133,8 @@ class Outbox:
     def send_to(self, sock: Any) -> None:
         """Send as much as the socket accepts now, up to about `MAX_BYTES_PER_CALL`.
 
-        Raises BlockingIOError if the socket is full, and another OSError if the connection is broken.
+        Raises BlockingIOError if the socket is full, `FileShorter` if a file ends too early, and another OSError if the
+        connection is broken.
         """
         enough = self.size - MAX_BYTES_PER_CALL
         while self._parts and self.size > enough:
@@ -164,7 +165,7 @@ class Outbox:
         else:
             sent = sock.send(os.pread(part.descriptor, min(part.count, READ_BYTES), part.offset))
         if not sent:
-            raise OSError("a file became shorter while it was sent")
+            raise FileShorter("its file became shorter while it was sent")
         part.offset += sent
         part.count -= sent
         self.size -= sent

@@ -22,6 +22,7 @@ from ..pool.socketends import reset_when_closed, unacknowledged
 from ..stdlib import monotonic
 from .outbox import Outbox
 from .owner import NO_OWNER, Owner
+from .spill import FileShorter
 from .tls import TlsSocket
 
 if TYPE_CHECKING:
@@ -183,7 +184,7 @@ class Output:
             self.outbox.add(memoryview(head))
         except OSError as error:
             os.close(descriptor)
-            self._cannot_keep(error)
+            self._cannot_keep(error, len(head) + count)
             return
         self.outbox.add_file(descriptor, offset, count)
         self._on_writable()
@@ -192,14 +193,13 @@ class Output:
         try:
             self.outbox.add(data)
         except OSError as error:
-            self._cannot_keep(error)
+            self._cannot_keep(error, len(data))
         else:
             self._watch_writing()
 
-    def _cannot_keep(self, error: OSError) -> None:
-        """Close this connection, whose response cannot be buffered in a temporary file."""
-        self._shared.report("disk", f"cut a response: its temporary file cannot be written: {error}")
-        self._owner.close()
+    def _cannot_keep(self, error: OSError, lost: int) -> None:
+        """Close this connection, because `lost` bytes of its response cannot be buffered in a temporary file."""
+        self._owner.fail_output(f"its temporary file cannot be written: {error}", lost)
 
     # Sending buffered data, as the client reads.
 
@@ -227,6 +227,8 @@ class Output:
             self.outbox.send_to(self._socket)
         except (BlockingIOError, InterruptedError):
             pass
+        except FileShorter as error:
+            self._owner.fail_output(str(error), 0)
         except OSError:
             self._owner.close()
         self._shared.stats.sent_bytes += self.outbox.sent - sent

@@ -29,7 +29,10 @@ class Owner:
         return True
 
     def close(self) -> None:
-        """Close the connection, because its socket is broken or its response cannot be buffered."""
+        """Close the connection, because its socket is broken."""
+
+    def fail_output(self, why: str, lost: int) -> None:
+        """Log why the rest of a response, with `lost` bytes that are not buffered, is cut; close the connection."""
 
     def give_up(self) -> None:
         """Close the connection after a bug in this package."""

@@ -53,7 +53,7 @@ class Response(UpgradableExchange):
         self._head: ResponseHead | None = None
         self._chunked = False
         self._left: int | None = None
-        """Bytes of the body that may still be sent, or None if the length is unknown; excess bytes are dropped."""
+        """Bytes of the body that may still be sent; None if the length is unknown, negative if bytes were dropped."""
         self._head_size = 0
         """Bytes of the response's head."""
         self._passed = 0
@@ -87,6 +87,9 @@ class Response(UpgradableExchange):
                     for chunk in result:
                         if chunk:
                             self.write(chunk)
+                    if type(result) is FileWrapper and (self._left or 0) < 0:
+                        # A Content-Length may limit how much of a file is sent, so a longer file is no mistake.
+                        self._left = 0
                 self.finish()
             finally:
                 # A list has no `close`. Skip the lookup, which would take longer than the rest of this method.
@@ -159,7 +162,8 @@ class Response(UpgradableExchange):
         head = b"" if self._started else self._start(None)
         data = self._framed(data)
         self._passed += len(head) + len(data)
-        if self._left == 0 and not self._chunked:
+        left = self._left
+        if left is not None and left <= 0:
             output.send_final(head, data)
         else:
             output.send(head, data)
@@ -312,11 +316,12 @@ class Response(UpgradableExchange):
     def _framed(self, data: bytes) -> bytes:
         if self._chunked:
             return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
-        if self._left is not None:
-            if len(data) > self._left:
+        left = self._left
+        if left is not None:
+            self._left = left - len(data)
+            if len(data) > left:
                 # Drop bytes beyond the declared length, which the client would parse as the next response.
-                data = data[: self._left]
-            self._left -= len(data)
+                data = data[: max(left, 0)]
         return data
 
     def finish(self) -> None:
@@ -337,13 +342,21 @@ class Response(UpgradableExchange):
         if self._chunked:
             output.send_final(b"0\r\n\r\n", b"")
         if self._left:
-            # The body is shorter than declared; only closing the connection shows this to the client.
-            self.request.keep_alive = False
+            self._settle_length(self._left)
         self.ended = True
         if output.closed:
             raise ClientDisconnected("the client has disconnected")
         length = None if self._head is None else self._head.length
         self._connection.response_ended(self.request, self.request.keep_alive, self.status, length)
+
+    def _settle_length(self, left: int) -> None:
+        """Report a body whose size differs from its Content-Length."""
+        if left > 0:
+            # Only closing the connection shows this to the client.
+            self.request.keep_alive = False
+        elif self.request.head_only or self._head is None or self._head.bodiless:
+            return
+        self._connection.report_length(self, left)
 
     def reject(self, answer: CannedResponse) -> None:
         """Send `answer` without running the application."""

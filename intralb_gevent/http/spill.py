@@ -12,7 +12,11 @@ from io import FileIO
 
 from .openfiles import OPEN_FILES
 
-__all__ = ["temporary_file", "write_all"]
+__all__ = ["FileShorter", "temporary_file", "write_all"]
+
+
+class FileShorter(OSError):
+    """Raised if a file ends before all of its bytes are sent, because another process has truncated it."""
 
 
 def temporary_file() -> FileIO:

@@ -1,6 +1,7 @@
 """Tests of the responses of applications, and of the framing of these responses."""
 
 import io
+import os
 import re
 import tempfile
 from wsgiref.validate import validator
@@ -118,7 +119,7 @@ def test_write(serve, connect) -> None:
     assert client.get().body == b"abc"
 
 
-def test_a_longer_body_than_promised_is_cut_to_its_length_and_the_next_is_whole(serve, connect) -> None:
+def test_a_longer_body_than_promised_is_cut_to_its_length_and_the_next_is_whole(serve, connect, caplog) -> None:
     def application(environ, start_response):
         start_response("200 OK", [*TEXT, ("Content-Length", "3")])
         return [b"abcHTTP/1.1 200 evil", b"more"] if environ["PATH_INFO"] == "/long" else [b"abc"]
@@ -126,9 +127,54 @@ def test_a_longer_body_than_promised_is_cut_to_its_length_and_the_next_is_whole(
     client = connect(serve(application))
     assert client.get("/long").body == b"abc"
     assert client.get("/").body == b"abc"
+    said = "GET /long: the body's size differs from its Content-Length: the last 21 bytes were not sent"
+    assert caplog.messages == [said]
 
 
-def test_a_shorter_body_than_promised_is_followed_by_a_close(serve, connect) -> None:
+@pytest.mark.parametrize("many", [True, False])
+def test_a_length_in_characters_loses_bytes_and_is_logged(serve, connect, caplog, many) -> None:
+    text = "Grüße"
+
+    def application(environ, start_response):
+        start_response("200 OK", [*TEXT, ("Content-Length", str(len(text)))])
+        parts = [character.encode() for character in text]
+        return parts if many else [b"".join(parts)]
+
+    client = connect(serve(application))
+    assert client.get().body == text.encode()[: len(text)]
+    said = "GET /: the body's size differs from its Content-Length: the last 2 bytes were not sent"
+    assert caplog.messages == [said]
+
+
+@pytest.mark.parametrize("on_disk", [True, False])
+def test_a_length_may_limit_how_much_of_a_file_is_sent(serve, connect, caplog, tmp_path, on_disk) -> None:
+    (tmp_path / "file").write_bytes(b"0123456789")
+
+    def application(environ, start_response):
+        start_response("200 OK", [*TEXT, ("Content-Length", "3")])
+        file = (tmp_path / "file").open("rb") if on_disk else io.BytesIO(b"0123456789")
+        return environ["wsgi.file_wrapper"](file)
+
+    client = connect(serve(application))
+    assert [client.get().body for _ in range(2)] == [b"012", b"012"]
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("many", [True, False])
+@pytest.mark.parametrize(("method", "status"), [("HEAD", "200 OK"), ("GET", "304 Not Modified"), ("GET", "204 No")])
+def test_a_body_that_http_forbids_is_dropped_without_a_warning(serve, connect, caplog, method, status, many) -> None:
+    def application(environ, start_response):
+        start_response(status, [*TEXT, *([] if status[:3] == "204" else [("Content-Length", "3")])])
+        return [b"ab", b"c"] if many else [b"abc"]
+
+    client = connect(serve(application))
+    for _ in range(2):
+        client.send(f"{method} / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert client.reply(method).body == b""
+    assert caplog.messages == []
+
+
+def test_a_shorter_body_than_promised_is_followed_by_a_close(serve, connect, caplog) -> None:
     def application(environ, start_response):
         start_response("200 OK", [*TEXT, ("Content-Length", "5")])
         return [b"abc"]
@@ -136,6 +182,8 @@ def test_a_shorter_body_than_promised_is_followed_by_a_close(serve, connect) -> 
     client = connect(serve(application))
     client.send("GET / HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n")
     assert client.rest().endswith(b"\r\n\r\nabc")
+    said = "GET /: the body's size differs from its Content-Length: 2 bytes are missing"
+    assert caplog.messages == [said]
 
 
 def test_exc_info_before_headers_replaces_them(serve, connect) -> None:
@@ -489,6 +537,26 @@ def test_a_file_that_becomes_shorter_than_promised_is_followed_by_a_close(serve,
     client = connect(serve(application))
     client.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
     assert client.rest().endswith(b"\r\n\r\n0123456789")
+
+
+def test_a_file_that_is_truncated_while_it_is_sent_is_logged_as_cut(
+    serve, connect, tmp_path, eventually, caplog
+) -> None:
+    with (tmp_path / "file").open("wb") as file:
+        file.truncate(100_000_000)
+
+    def application(environ, start_response):
+        start_response("200 OK", TEXT)
+        return environ["wsgi.file_wrapper"]((tmp_path / "file").open("rb"))
+
+    server = serve(application)
+    client = connect(server)
+    client.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    eventually(lambda: server.balancer.snapshot().outcomes["completed"] == 1)
+    os.truncate(tmp_path / "file", 0)
+    assert len(client.rest()) < 100_000_000
+    (line,) = eventually(lambda: caplog.messages)
+    assert re.fullmatch(r"GET / was cut after .* s and \d+ bytes: its file became shorter while it was sent", line)
 
 
 def test_a_slow_reader_of_a_file_holds_no_slot_and_no_memory(serve, connect, tmp_path, eventually) -> None:
