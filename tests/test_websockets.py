@@ -175,6 +175,8 @@ def test_a_deploy_lets_it_go_on_for_the_grace_and_exits_with_0(serve_app, opened
         client.recv()
     assert server.ended() == 0
     assert "Traceback" not in server.said
+    assert "SIGTERM: finishing 0 requests and 1 upgraded connection, at most 0.3 s" in server.said
+    assert "closed 1 upgraded connection (graceful_timeout_seconds)" in server.said
 
 
 def accepts(port: int) -> bool:

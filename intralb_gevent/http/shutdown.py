@@ -17,6 +17,7 @@ from gevent.event import Event
 from ..config.kinds import seconds
 from ..errors import OptionError
 from ..naming import type_name
+from ..pool.upgrades import upgraded_connections
 from ..process.ending import END, LEAST_SECONDS
 from ..process.interrupts import keep_interrupts_in_requests
 from ..process.signals import SIGNALS
@@ -78,9 +79,12 @@ class Shutdown:
         return bool(self._over.is_set())
 
     def plan(self) -> str:
-        """Return a log text that states how many requests a shutdown would finish, and the time limits. Never waits."""
-        count = sum(intake.load for intake in {server.balancer.intake for server in self._servers})
-        finishing = f"finishing {_requests(count)}, at most {self._timeout:g} s"
+        """Return a log text that states what a shutdown would wait for, and the time limits. Never waits."""
+        intakes = {server.balancer.intake for server in self._servers}
+        waits_for = _requests(sum(intake.load for intake in intakes))
+        if upgraded := sum(len(intake.upgrades.holders) for intake in intakes):
+            waits_for += f" and {upgraded_connections(upgraded)}"
+        finishing = f"finishing {waits_for}, at most {self._timeout:g} s"
         if self._delay:
             return f"serving for another {self._delay:g} s (drain_delay_seconds), then {finishing}"
         return finishing

@@ -25,7 +25,18 @@ from ..stdlib import monotonic
 from .guards import CLEANUP_SECONDS
 from .socketends import unacknowledged
 
-__all__ = ["SOCKET_KEY", "SWITCHING", "FirstUse", "Holder", "Upgrade", "Upgrades", "made_of", "says_end", "shut_down"]
+__all__ = [
+    "SOCKET_KEY",
+    "SWITCHING",
+    "FirstUse",
+    "Holder",
+    "Upgrade",
+    "Upgrades",
+    "made_of",
+    "says_end",
+    "shut_down",
+    "upgraded_connections",
+]
 
 logger = logging.getLogger("intralb_gevent")
 
@@ -170,6 +181,11 @@ def _discard_some(plain: Any) -> bool:
         return True
 
 
+def upgraded_connections(count: int) -> str:
+    """Return the number with its unit, for the log."""
+    return f"{count:,} upgraded connection{'' if count == 1 else 's'}"
+
+
 class Upgrade:
     """A connection that an application has taken over; `sock` is a blocking gevent socket, or a similar object."""
 
@@ -286,6 +302,8 @@ class Upgrades:
 
     def shut_down(self) -> None:
         """Shut down all connections, so that the applications can end."""
+        if self.holders:
+            logger.info("closed %s (graceful_timeout_seconds)", upgraded_connections(len(self.holders)))
         for holder in self.holders:
             holder.shut_down_upgrade()
 
