@@ -639,6 +639,26 @@ def test_sessions_and_pools_are_multiplied_by_the_processes(check: Callable[...,
     assert several.code == 0
 
 
+@pytest.mark.parametrize(
+    ("transports", "processes", "found"),
+    [
+        ("", "2", True),
+        ("", "1", False),
+        ("transports=['polling']", "2", True),
+        ("transports=['websocket']", "2", False),
+    ],
+)
+def test_socketio_clients_that_poll_need_one_process(
+    check: Callable[..., Checked], transports: str, processes: str, found: bool
+) -> None:
+    pytest.importorskip("flask_socketio")
+    server = "import flask, flask_socketio\napp = flask.Flask('myapp')\nsio = flask_socketio.SocketIO(app, {})\n"
+    checked = check(server.format(transports), "--processes", processes)
+    said = "Socket.IO clients that poll need one process, and there are 2"
+    assert (said in checked.titles("hint")) is found
+    assert checked.code == 0
+
+
 def test_an_engine_of_each_process(check: Callable[..., Checked]) -> None:
     pytest.importorskip("sqlalchemy")
     engine = "import sqlalchemy\nengine = sqlalchemy.create_engine('sqlite:///file.db')\n" + WSGI

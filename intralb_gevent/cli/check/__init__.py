@@ -20,6 +20,7 @@ from .pools import connections_for_each_request, short_pools
 from .processes import SESSIONS_REMEDY, multiplied, sessions_of_all
 from .processlocks import process_locks, process_pools
 from .protection import unprotected
+from .socketio import scattered_sessions
 
 __all__ = ["SESSIONS_REMEDY", "Finding", "at_start", "findings", "report", "sessions_of_all", "some"]
 
@@ -40,7 +41,8 @@ def findings(
     pools = [*short_pools(slots, sized), *connections_for_each_request(slots), *multiplied(options, processes)]
     own_code = [*async_calls(), *blocking_file_locks(), *process_locks(), *process_pools()]
     protection = unprotected(options.integrations)
-    return [*imported_too_early(early), *blocking_drivers(options.integrations), *views, *own_code, *pools, *protection]
+    drivers = [*imported_too_early(early), *blocking_drivers(options.integrations)]
+    return [*drivers, *views, *own_code, *pools, *scattered_sessions(processes), *protection]
 
 
 def at_start(early: Collection[str]) -> list[Finding]:
