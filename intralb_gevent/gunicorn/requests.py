@@ -89,7 +89,9 @@ def _closing(application: Application) -> Application:
     @calls_application
     def call(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         def start(status: Any, headers: Any, exc_info: Any = None) -> Callable[[Any], object]:
-            return start_response(status, [*headers, ("Connection", "close")], exc_info)
+            # The head of a 101 response is sent as it is, and its field `Connection` must contain only `Upgrade`.
+            added = [] if str(status)[:3] == "101" else [("Connection", "close")]
+            return start_response(status, [*headers, *added], exc_info)
 
         return application(environ, start)
 

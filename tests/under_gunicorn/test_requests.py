@@ -267,6 +267,25 @@ def test_keepalive_0_closes_after_each_response(start: Start) -> None:
     assert served.get().headers["Connection"] == "close"
 
 
+SWITCHING = """
+def app(environ, start_response):
+    start_response("101 Switching Protocols", [("Connection", "Upgrade"), ("Upgrade", "mine")])
+    return [b"mine"]
+"""
+
+
+def test_keepalive_0_and_the_access_log_leave_an_upgrade_as_it_is(start: Start) -> None:
+    flags = ("--keep-alive", "0", "--access-logfile", "-", "--access-logformat", "%(s)s %(U)s")
+    served = start(*flags, application=SWITCHING).serves()
+    received = b""
+    with served.connect() as client:
+        client.sendall(b"GET /raw HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: mine\r\n\r\n")
+        while part := client.recv(1000):
+            received += part
+    assert received == b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: mine\r\n\r\nmine"
+    served.until(lambda: served.printed == "101 /raw\n")
+
+
 SEEN = """
 def app(environ, start_response):
     start_response("200 OK", [])
