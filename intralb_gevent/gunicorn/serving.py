@@ -130,7 +130,8 @@ class Serving:
                 self._announce(settings)
             self._wait(shutdown)
         if shutdown.cut:
-            self._log.warning("Worker graceful timeout (pid:%s): %d requests were cut", os.getpid(), shutdown.cut)
+            cut = "1 request was cut" if shutdown.cut == 1 else f"{shutdown.cut} requests were cut"
+            self._log.warning("Worker graceful timeout (pid:%s): %s", os.getpid(), cut)
         if shutdown.cut or shutdown.failed:
             raise SystemExit(1)
 

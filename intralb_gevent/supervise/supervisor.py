@@ -250,7 +250,8 @@ class Supervisor:
         if self.reload.running and len(self.crew.all) == len(ready):
             self.reload.succeed()
             self.counts["reloads"]["done"] += 1
-            self.log.say(f"reload: {len(ready)} processes of generation {self.generation} serve")
+            count = "1 process" if len(ready) == 1 else f"{len(ready)} processes"
+            self.log.say(f"reload: {count} of generation {self.generation} {'serves' if len(ready) == 1 else 'serve'}")
             self._report.ready(self)
 
     # Reactions to signals.
