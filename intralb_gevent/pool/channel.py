@@ -17,7 +17,7 @@ from gevent.event import Event
 
 from ..aborts.safepoints import calls_application
 from ..errors import ClientDisconnected, IntraLBError
-from ..policy.cannedresponses import CannedResponse
+from ..policy.cannedresponses import FAILED, CannedResponse
 from .exchange import Application, Exchange, Headers, Runner, StartResponse, as_bytes, declared_length, require_room
 from .outer import Offers, close_afterwards, offers_in, upgrade_of
 from .outercalls import call, raised_by, start_answer
@@ -123,6 +123,9 @@ class Channel(Exchange):
             raise
         finally:
             self._refusal = None
+            if self.started and self.status[:3] == "101":
+                # The slot has counted the job as completed when the 101 response began, so it does not call `fail`.
+                self.fail(FAILED)
 
     def _return_error(self, error: Exception) -> None:
         """If the outer server has raised an exception, pass the exception back to the outer server.
@@ -258,10 +261,7 @@ class Channel(Exchange):
     @property
     def client_disconnected(self) -> Callable[[], bool]:
         """A function that returns whether the outer server has closed the response."""
-        return self._has_left
-
-    def _has_left(self) -> bool:
-        return self._left
+        return lambda: self._left
 
     def _check_open(self) -> None:
         if self._left or self._ended:

@@ -344,7 +344,9 @@ class Slot(Abortable):
 
     def _report(self, job: Job, error: BaseException) -> None:
         upgrade = job.exchange.upgrade
-        if upgrade is not None and not upgrade.is_end(error):
+        # Inside an outer server, a 101 response completes the job although the application has not used the socket.
+        ends = says_end(error) if upgrade is None else upgrade.is_end(error)
+        if (upgrade is not None or job.state == "completed") and not ends:
             _tell_failure("%s failed after it had taken its connection over: %s%s", job, error)
         if job.state != "running":
             return

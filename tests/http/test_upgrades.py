@@ -180,6 +180,31 @@ def test_with_a_handler_class_too_questions_take_nothing_over(connect) -> None:
         server.stop(1)
 
 
+@pytest.mark.parametrize("uses_socket", [True, False])
+def test_with_a_handler_class_an_application_that_fails_behind_its_101_is_logged_and_its_connection_closed(
+    connect, caplog, eventually, uses_socket
+) -> None:
+    def application(environ, start_response):
+        start_response("101 Switching Protocols", [("Connection", "Upgrade"), ("Upgrade", "raw")])
+        yield b"begun"
+        if uses_socket:
+            environ["gunicorn.socket"].recv(1)
+        raise ValueError("on purpose")
+
+    server = WSGIServer(("127.0.0.1", 0), application, handler_class=WSGIHandler, log=None)
+    server.start()
+    try:
+        client = connect(server)
+        client.send(OFFER)
+        assert client.rest().endswith(b"begun")
+        said = "GET /raw failed after it had taken its connection over: "
+        (line,) = eventually(lambda: [line for line in caplog.messages if line.startswith(said)])
+        assert ("RuntimeError" if uses_socket else "ValueError") in line
+        client.close()
+    finally:
+        server.stop(1)
+
+
 def test_over_tls_too_questions_take_nothing_over(tls_client) -> None:
     client = tls_client(asking)
     client.sendall(OFFER)
