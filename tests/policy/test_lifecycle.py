@@ -2,18 +2,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from intralb_gevent import LoadBalancer
 from intralb_gevent.errors import IllegalTransition
 from intralb_gevent.observe.stats import Stats
 from intralb_gevent.policy.lifecycle import OUTCOMES, State
+from intralb_gevent.pool.channel import Channel
 from intralb_gevent.pool.job import Job
+
+
+_ROUTE = LoadBalancer(lambda environ, start_response: []).intake.mounts.find({})
+_JOB = Job({}, Channel(lambda *args: lambda data: None), 0.0, 0.0, _ROUTE)
 
 
 def move(present: State, following: State) -> State:
     """Return the state of a job after a transition."""
-    job = Job.__new__(Job)
-    job.state = present
-    job.move(following)
-    return job.state
+    _JOB.state = present
+    _JOB.move(following)
+    return _JOB.state
 
 
 STATES: list[State] = ["new", "queued", "ready", "running", *OUTCOMES]
