@@ -9,7 +9,6 @@ from intralb_gevent.policy.lifecycle import OUTCOMES, State
 from intralb_gevent.pool.channel import Channel
 from intralb_gevent.pool.job import Job
 
-
 _ROUTE = LoadBalancer(lambda environ, start_response: []).intake.mounts.find({})
 _JOB = Job({}, Channel(lambda *args: lambda data: None), 0.0, 0.0, _ROUTE)
 
