@@ -255,7 +255,7 @@ def test_middleware_before_the_balancer_answers_while_its_only_slot_is_busy(star
     connection.close()
     ending = reports.ending()
     assert (ending.code, ending.printed) == (0, [])
-    assert re.fullmatch(r"rejected 1 request in \d+ s: queue_full 1\n", ending.errors)
+    assert re.fullmatch(r"refused 1 request in \d+ s: queue_full 1\n", ending.errors)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -267,7 +267,7 @@ def test_malformed_requests_write_few_lines_and_a_count(tmp_path, serve) -> None
     assert served.get() == 200
     served.ends()
     lines = (tmp_path / "log").read_text().splitlines()
-    refused = [line for line in lines if "rejected a request" in line]
+    refused = [line for line in lines if "refused a request" in line]
     assert 10 < len(refused) < 30
     left_out = [int(line.split()[3]) for line in refused if " more like this in the last 10 s: " in line]
     assert sum(left_out) + len(refused) - len(left_out) == 300

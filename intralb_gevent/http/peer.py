@@ -93,7 +93,7 @@ class Peer:
 
     def report_bad_header(self, error: ValueError) -> None:
         """Log that a connection is closed because its PROXY header is malformed."""
-        self._shared.report("proxy", f"rejected a connection from {self.host or 'a local proxy'}: {error}")
+        self._shared.report("proxy", f"refused a connection from {self.host or 'a local proxy'}: {error}")
 
     def report_failed_handshake(self) -> bool:
         """Log that the TLS handshake has failed; return False if it has not."""
@@ -109,7 +109,7 @@ class Peer:
     ) -> None:
         """Log a rejected request; `answered` is true if the error is in the body of an already answered request."""
         client = self.host or "a local client"
-        what = f"rejected a request from {client}"
+        what = f"refused a request from {client}"
         if answered:
             what = f"closed a connection from {client} in the body of a request that was answered"
         text = f"{what}: {answer.status}: {answer.explanation}"

@@ -67,5 +67,5 @@ def _text(counts: dict[str, int], seconds: float) -> LogText:
     total = sum(counts.values())
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in counts.items())
     # Report at least 1 s, because the record that is written at a shutdown may cover only a fraction of a second.
-    text = f"rejected {total:,} {'request' if total == 1 else 'requests'} in {max(1, round(seconds))} s: {reasons}"
+    text = f"refused {total:,} {'request' if total == 1 else 'requests'} in {max(1, round(seconds))} s: {reasons}"
     return LogText(text, {"rejected": total, "seconds": round(seconds, 3), "reasons": counts})

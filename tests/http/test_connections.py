@@ -93,7 +93,7 @@ def test_a_request_that_has_not_arrived_when_the_server_stops_is_told_so(serve, 
     reply = client.reply()
     assert (reply.status, reply.headers["x-intralb-reason"]) == (503, "draining")
     assert reply.headers["x-intralb-executed"] == "0"
-    assert "rejected a request from 127.0.0.1: 503" in caplog.text
+    assert "refused a request from 127.0.0.1: 503" in caplog.text
 
 
 def test_idle_and_half_sent_requests_hold_no_slot(serve, connect, echo) -> None:

@@ -41,7 +41,7 @@ def test_one_that_is_missing_or_malformed_is_a_close_and_a_line_in_the_log(
     client = connect(server)
     client.send(junk)
     assert client.closed_by_server
-    eventually(lambda: "rejected a connection from 127.0.0.1" in caplog.text)
+    eventually(lambda: "refused a connection from 127.0.0.1" in caplog.text)
     assert not server.connections
 
 

@@ -77,7 +77,7 @@ def test_each_rule_has_its_words_in_the_answer_and_in_the_log(serve, connect, ec
     assert reply.status == status
     assert words in reply.body.decode()
     (line,) = eventually(lambda: caplog.messages)
-    assert line.startswith(f"rejected a request from 127.0.0.1: {status} ")
+    assert line.startswith(f"refused a request from 127.0.0.1: {status} ")
     assert words in line
     assert "secret" not in (line + reply.body.decode()).lower()
 

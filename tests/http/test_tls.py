@@ -955,8 +955,8 @@ def test_plain_http_is_told_that_the_port_speaks_https(
     eventually(lambda: len(server.connections) == 1)
     assert other.get().status == 200
     # On a busy machine, the log may also report that the event loop was late.
-    (line,) = eventually(lambda: [line for line in caplog.messages if line.startswith("rejected ")])
-    assert line.startswith("rejected a request from 127.0.0.1: 400 Bad Request: This port speaks HTTPS")
+    (line,) = eventually(lambda: [line for line in caplog.messages if line.startswith("refused ")])
+    assert line.startswith("refused a request from 127.0.0.1: 400 Bad Request: This port speaks HTTPS")
     assert "secret" not in caplog.text
 
 

@@ -17,7 +17,7 @@ from intralb_gevent.pool.refusalsummary import RefusalSummary
 
 def counts(caplog: pytest.LogCaptureFixture) -> list[int]:
     """Return the number of rejections in each record."""
-    return [int(count) for count in re.findall(r"rejected (\d+) requests? in \d+ s: queue_full \1\n", caplog.text)]
+    return [int(count) for count in re.findall(r"refused (\d+) requests? in \d+ s: queue_full \1\n", caplog.text)]
 
 
 def test_each_rejection_is_in_one_record(
@@ -34,7 +34,7 @@ def test_each_rejection_is_in_one_record(
     asking(balancer, *(f"/{number}" for number in range(201)))
     eventually(lambda: sum(counts(caplog)) == 200)
     assert len(counts(caplog)) < 200
-    assert {each.levelname for each in caplog.records if each.getMessage().startswith("rejected ")} == {"WARNING"}
+    assert {each.levelname for each in caplog.records if each.getMessage().startswith("refused ")} == {"WARNING"}
 
 
 def test_a_shutdown_reports_what_is_left(
@@ -43,7 +43,7 @@ def test_a_shutdown_reports_what_is_left(
     balancer = balance(gate, max_concurrent_per_router=1, queue_size=0, max_workers=1)
     asking(balancer, "/1", "/2")
     balancer.drain(0)
-    assert "rejected 1 request in 1 s: queue_full 1" in caplog.text
+    assert "refused 1 request in 1 s: queue_full 1" in caplog.text
 
 
 def test_the_reasons_are_in_the_order_of_their_numbers() -> None:
@@ -60,5 +60,5 @@ def test_the_reasons_are_in_the_order_of_their_numbers() -> None:
     summary.look(10.9)
     assert not written
     summary.look(11.0)
-    assert written == ["rejected 1,404 requests in 10 s: overloaded 1,390, client 14"]
+    assert written == ["refused 1,404 requests in 10 s: overloaded 1,390, client 14"]
     assert written[0].fields == {"rejected": 1_404, "seconds": 10.0, "reasons": {"overloaded": 1_390, "client": 14}}
