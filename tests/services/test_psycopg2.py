@@ -84,7 +84,7 @@ def test_another_wait_callback_is_kept_and_told_of_once(no_callback, postgresql,
         connection = source.open(1)
         source.close(source.open(1))
     assert extensions.get_wait_callback() is another_callback
-    assert caplog.text.count("it must wait with gevent") == 1
+    assert caplog.text.count("must wait with gevent") == 1
     pid = interrupted(connection)
     source.discard(connection)
     eventually(lambda: not is_there(postgresql, pid))
