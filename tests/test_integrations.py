@@ -72,7 +72,7 @@ class Guard:
         return self
 
     def __exit__(self, *error):
-        numbers = "with recursive n(x) as (select 1 union all select x + 1 from n where x < 2000000)"
+        numbers = "with recursive n(x) as (select 1 union all select x + 1 from n where x < 8000000)"
         self.connection.execute(f"{numbers} select sum(x) from n")
         Guard.exits += 1
 
