@@ -24,7 +24,7 @@ class Dispatcher(Protocol):
 
 
 class Finisher(Protocol):
-    """An object that defers output to the end of a batch, that is, a connection with a complete response."""
+    """An object that defers output to the end of a batch, that is, the writing half of a connection."""
 
     def flush_deferred(self) -> None:
         """Send the deferred output; never waits or raises an exception."""
