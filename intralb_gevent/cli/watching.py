@@ -5,6 +5,7 @@ This module runs as a separate program, because watching needs a thread, and a s
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -12,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterable
 from typing import Final
 
 from ..errors import OptionError
@@ -51,6 +53,18 @@ def _log_like(described: str) -> Log:
     return Log(values["path"], values["level"], None if writer is None else socket.socket(fileno=writer))
 
 
+def _forget_bytecode(paths: Iterable[str]) -> None:
+    """Delete the bytecode of changed files.
+
+    Python compares whole seconds and the size only, and would load the previous version of a file that is saved twice
+    within a second.
+    """
+    for path in paths:
+        if path.endswith(".py"):
+            with contextlib.suppress(OSError):
+                os.remove(importlib.util.cache_from_source(path))
+
+
 def _watch(directory: str, log: Log) -> None:
     from watchfiles import PythonFilter, watch
 
@@ -66,6 +80,7 @@ def _watch(directory: str, log: Log) -> None:
         if os.getppid() != supervisor:
             return
         if changed:
+            _forget_bytecode(path for _, path in changed)
             names = sorted(os.path.relpath(path, directory) for _, path in changed)
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             # Reopen the log file before each line, because no signal informs this program that the file was rotated.

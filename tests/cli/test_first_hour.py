@@ -243,10 +243,15 @@ def test_the_users_frames_are_shown_down_to_the_cause(run_python: Run) -> None:
 def test_reload_serves_the_new_version_and_the_traceback_of_a_broken_one(run_python: Run) -> None:
     pytest.importorskip("watchfiles")
     text = "def app(environ, start_response):\n    start_response('200 OK', [])\n    return [b'%s']\n"
-    server = run_python(*SERVE, "-b", "0", "--reload", "--ready-path", "/", files={"app.py": text % "one"})
+    flags = ("-b", "0", "--reload", "--ready-path", "/")
+    variables = {"PYTHONDONTWRITEBYTECODE": ""}
+    server = run_python(*SERVE, *flags, files={"app.py": text % "one"}, variables=variables)
     (address,) = facts(server)["addresses"]
     assert get(address) == (200, "one")
+    saved = (server.directory / "app.py").stat().st_mtime
     (server.directory / "app.py").write_text(text % "two")
+    # The two versions have the same size and are saved in the same second, so that Python would load the old bytecode.
+    os.utime(server.directory / "app.py", (saved, saved))
     until(server, lambda: get(address) == (200, "two"))
     (server.directory / "app.py").write_text("price = 1 / 0\n")
     _, page = until(server, lambda: (answer := get(address))[0] == 500 and answer)

@@ -34,6 +34,15 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
+RECORD_VERDICTS = """
+    window.verdicts = [];
+    const verdict = document.querySelector("#verdict");
+    const record = () => verdicts.push(`${verdict.dataset.level}: ${document.querySelector("#text").textContent}`);
+    const parts = {attributes: true, childList: true, characterData: true, subtree: true};
+    new MutationObserver(record).observe(verdict, parts);
+"""
+
+
 class Page:
     """An open status page."""
 
@@ -44,6 +53,7 @@ class Page:
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.goto(f"http://127.0.0.1:{port}/")
         self.text("#figures", "completed")
+        self.page.evaluate(RECORD_VERDICTS)
 
     def text(self, selector: str, expected: str) -> str:
         """Wait until an element contains a text that matches `expected`; return the whole text."""
@@ -55,6 +65,13 @@ class Page:
         self.text("#text", expected)
         sync_api.expect(self.page.locator("#verdict")).to_have_attribute("data-level", re.compile(level))
         return str(self.page.locator("#verdict").inner_text())
+
+    def has_shown(self, expected: str, level: str) -> None:
+        """Wait until the page shows a verdict or has shown it, if only for a moment."""
+        end = time.monotonic() + PATIENCE
+        while not re.search(f"^{level}: {expected}", shown := "\n".join(self.page.evaluate("verdicts")), re.MULTILINE):
+            assert time.monotonic() < end, shown
+            self.page.wait_for_timeout(100)
 
 
 @pytest.fixture
@@ -217,7 +234,7 @@ def test_a_reload(open_page, begin_serving) -> None:
     page = open_page(json.loads(server.ready_file.read_text())["admin"]["port"])
     page.text("#site-text", "All processes together: 0 running, 0 queued, .* 2 of 2 serve")
     server.signal(signal.SIGHUP)
-    page.verdict("Reloading: ", "notice")
+    page.has_shown("Reloading: ", "notice")
     page.text("#site-text", "Generation 2; 2 of 2 serve; latest reload: done")
 
 
