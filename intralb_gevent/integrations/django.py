@@ -22,6 +22,7 @@ from ..hub.forks import FORKS, detach, when_isolated
 from ..pool.guards import Guard, register, watch_slot
 from ..pool.session import current_session
 from ..sessionsource import SessionSource
+from . import django_async
 from .drivers import end_statement, interrupts, make_cooperative
 
 __all__ = ["DjangoSessions", "SlotConnections", "protect"]
@@ -39,6 +40,7 @@ def protect() -> None:
     """
     connection_created.connect(_guard, dispatch_uid=__name__)
     register(_GUARD)
+    django_async.protect()
     _make_drivers_cooperative()
 
 
