@@ -359,6 +359,24 @@ def pair(environ, start_response):
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [ours.recv(100)]
 
+@page("/late")
+def late(environ, start_response):
+    note("late", "has begun")
+    while accepts():
+        time.sleep(0.01)
+    by_process(have_no_child)
+    [child] = multiprocessing.active_children()
+    child.join(5)
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"the child has ended with %d" % child.exitcode]
+
+def accepts():
+    try:
+        socket.create_connection(("127.0.0.1", int(open("port").read()))).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
 @page("/terminated")
 def terminated(environ, start_response):
     process = multiprocessing.get_context("fork").Process(target=linger)
@@ -597,6 +615,17 @@ def test_a_child_leaves_what_its_parent_has_still_to_send(shared: Server) -> Non
 
 def test_a_socket_that_a_handler_has_made_works_in_its_child(shared: Server) -> None:
     assert shared.body("/pair") == b"HELLO"
+
+
+@pytest.mark.parametrize("flags", [(), ("--processes=2",), ("--admin-bind=127.0.0.1:0",)])
+def test_a_handler_forks_during_a_shutdown(start: Callable[..., Server], flags: tuple[str, ...]) -> None:
+    server = start("--graceful-timeout-seconds=20", *flags)
+    with server.connect() as connection:
+        connection.sendall(b"GET /late HTTP/1.0\r\nHost: x\r\n\r\n")
+        server.wait_for_lines("late")
+        server.process.terminate()
+        assert everything(connection).endswith(b"the child has ended with 0"), server.said
+    assert server.process.wait(PATIENCE) == 0
 
 
 def test_a_child_can_be_terminated(start: Callable[..., Server]) -> None:

@@ -326,7 +326,8 @@ class WSGIServer(AcceptingServer):
 
     def isolate(self) -> None:
         """In a child process that a handler has forked, close the inherited copies of all sockets."""
-        close_copy(self.socket)
+        # During a shutdown, gevent has already closed and removed the listener.
+        close_copy(getattr(self, "socket", None))
         self._sharing.isolate()
         for connection in self.connections:
             connection.isolate()
