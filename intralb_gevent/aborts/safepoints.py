@@ -29,12 +29,14 @@ from .callsites import arguments, call_site, callee, first_argument, is_a
 
 __all__ = [
     "DELICATE",
+    "RELEASES",
     "application_frames",
     "called_by_library",
     "calls_application",
     "drops_an_abort",
     "has_just_acquired",
     "in_application",
+    "is_acquiring",
     "is_ours",
     "landing_frame",
     "lands_outside",
@@ -72,13 +74,20 @@ the connection would receive this response."""
 _POOLS: Final = ("psycopg2.pool", "psycopg_pool", "sqlalchemy.pool", "dbutils")
 """Connection pools that lose a connection if an exception interrupts the update of their counts."""
 
-_TAKES: Final = frozenset({"acquire", "_acquire"})
+_OF_LOCKS: Final = ("", "_lock", "_read", "_read_lock", "_write", "_write_lock", "_shared", "_exclusive")
+"""Endings of the names of functions that acquire or release a lock."""
+
+_TAKES: Final = frozenset(f"{prefix}acquire{ending}" for prefix in ("", "_") for ending in _OF_LOCKS)
 """Names of functions that acquire a lock before the start of the `try` block that releases the lock."""
+
+RELEASES: Final = frozenset(f"{prefix}release{ending}" for prefix in ("", "_") for ending in _OF_LOCKS)
+"""Names of functions that release a lock."""
 
 _TAKES_OR_GIVES_BACK: Final = frozenset(
     {
         *_TAKES,
-        *("__enter__", "__exit__", "__aenter__", "__aexit__", "release", "_release"),
+        *RELEASES,
+        *("__enter__", "__exit__", "__aenter__", "__aexit__"),
         # Methods of contextlib.ExitStack.
         *("enter_context", "enter_async_context", "_push_cm_exit", "_push_async_cm_exit", "_push_exit_callback"),
     }
@@ -186,6 +195,15 @@ def _must_return(frame: FrameType, patient: bool) -> bool:
         return False
     name, module = frame.f_code.co_name, _module_of(frame)
     return name in _TAKES_OR_GIVES_BACK or module.startswith(_POOLS) or (module == "contextlib" and name in _REGISTERS)
+
+
+def is_acquiring(frame: FrameType) -> bool:
+    """Return whether a function of the application acquires a lock, even if the function waits.
+
+    Functions of `DELICATE` packages are excluded: they hold no lock while they wait for it. `__enter__` is excluded,
+    too, because handlers often wait there for a connection of an exhausted pool, and would keep their slots for longer.
+    """
+    return frame.f_code.co_name in _TAKES and package_of(frame) not in DELICATE
 
 
 def _enters_or_exits(frame: FrameType) -> bool:

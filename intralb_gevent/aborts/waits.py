@@ -19,7 +19,7 @@ from .blocks import calls_exit, is_within_step
 from .breaks import take_break
 from .callsites import callee, is_a
 from .finallyblocks import is_in_finally
-from .safepoints import DELICATE, application_frames, package_of
+from .safepoints import DELICATE, RELEASES, application_frames, is_acquiring, package_of
 
 __all__ = [
     "has_been_notified",
@@ -37,7 +37,7 @@ _EXECUTES_A_MODULE: Final = frozenset({"_load_unlocked", "_exec", "exec_module"}
 """Functions of importlib that execute a module's code; the other functions of importlib only find the module, or wait
 for the module's lock."""
 
-_GIVES_BACK: Final = frozenset({"__exit__", "__aexit__", "release", "_release", "close"})
+_GIVES_BACK: Final = frozenset({"__exit__", "__aexit__", "close", *RELEASES})
 """Names of functions that release a resource of the handler."""
 
 
@@ -76,14 +76,16 @@ def is_giving_back(frame: FrameType | None) -> bool:
 
 
 def receiver(frame: FrameType | None) -> FrameType | None:
-    """Return the outermost frame that releases a resource or calls a releasing function; None without such a frame.
+    """Return the outermost frame that releases a resource, or calls a function that acquires or releases a resource;
+    None without such a frame.
 
-    An abort can be raised in this frame once the frame's `finally` block has ended, or the releasing function has
+    An abort can be raised in this frame once the frame's `finally` block has ended, or the called function has
     returned.
     """
     found: FrameType | None = None
     for each, line in application_frames(frame):
-        if each.f_code.co_name in _GIVES_BACK or package_of(each) == "logging":
+        name = each.f_code.co_name
+        if name in _GIVES_BACK or is_acquiring(each) or package_of(each) == "logging":
             found = each.f_back or each
         elif calls_exit(each.f_code, each.f_lasti) or is_in_finally(each.f_code, line):
             found = each

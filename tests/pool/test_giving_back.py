@@ -36,6 +36,11 @@ class Pool:
         self.wait()
         self.members.append(member)
 
+    def acquire(self) -> None:
+        """Take the member, and wait for the confirmation, as a lock on a Redis server does."""
+        self.member = self.take()
+        self.wait()
+
     def wait(self) -> None:
         if self.computes:
             end = time.monotonic() + 3 * TIMEOUT
@@ -96,7 +101,32 @@ def in_context_manager(pool: Pool) -> None:
         pass
 
 
-WAYS = [in_finally, in_handled_error, in_release, at_end_of_with, in_context_manager]
+@contextlib.contextmanager
+def acquired(pool: Pool) -> Iterator[None]:
+    pool.acquire()
+    try:
+        yield
+    finally:
+        pool.members.append(pool.member)
+
+
+def in_acquire(pool: Pool) -> None:
+    pool.acquire()
+    try:
+        Event().wait()
+    finally:
+        pool.members.append(pool.member)
+
+
+def in_acquire_at_beginning_of_with(pool: Pool) -> None:
+    with acquired(pool):
+        Event().wait()
+
+
+WAYS = [
+    *(in_finally, in_handled_error, in_release, at_end_of_with, in_context_manager),
+    *(in_acquire, in_acquire_at_beginning_of_with),
+]
 
 
 class Handler:
