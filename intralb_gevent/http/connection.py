@@ -91,6 +91,18 @@ class Connection(ConnectionLifetime):
         self.input.skipping = True
         self.input.update()
 
+    def input_failed(self) -> None:
+        """Close the connection, because the client has closed or reset it; log a request with an incomplete body."""
+        if self._awaits_body:
+            self._count_refused(BODY_TOO_SHORT, new_request_id())
+        self.close()
+
+    @property
+    def _awaits_body(self) -> bool:
+        """True while the body of a request that is neither answered nor submitted is arriving."""
+        parser = self.input.parser
+        return parser.in_body and not (parser.skips_body or parser.streams_body or self._course.discards)
+
     def input_ended(self) -> None:
         """Finish the pending requests of a client that has sent EOF but may still read; close if no request is pending.
 
@@ -100,16 +112,15 @@ class Connection(ConnectionLifetime):
             self.cut()
         elif self.input.parser.streams_body:
             self._end_body(BODY_TOO_SHORT)
+        elif self._awaits_body:
+            self.reject(BODY_TOO_SHORT)
         elif not (self._current or self._pending or self.output.outbox.size):
             self.close()
 
     def reject(self, answer: CannedResponse) -> None:
         """After all earlier requests are answered, reject the request that is being received, and close."""
         request_id = new_request_id()
-        self._report_refused(answer, request_id)
-        if not answer.reason:
-            # A response with a `reason`, such as a shutdown, does not mean that the request is invalid.
-            self._shared.stats.add_invalid(answer.status)
+        self._count_refused(answer, request_id)
         if self.input.parser.skips_body:
             # The request has already been answered.
             self._end(lingers=True)
@@ -118,7 +129,11 @@ class Connection(ConnectionLifetime):
         else:
             self.refuse(answer, request_id)
 
-    def _report_refused(self, answer: CannedResponse, request_id: str) -> None:
+    def _count_refused(self, answer: CannedResponse, request_id: str) -> None:
+        """Log and count a rejected request."""
+        if not answer.reason:
+            # A response with a `reason`, such as a shutdown, does not mean that the request is invalid.
+            self._shared.stats.add_invalid(answer.status)
         parser, job_log = self.input.parser, self._shared.intake.context.job_log
         self.peer.report_refused(answer, parser.skips_body, request_id=request_id)
         if job_log is not None and not (parser.skips_body or parser.streams_body):
@@ -128,7 +143,8 @@ class Connection(ConnectionLifetime):
     def refuse(self, answer: CannedResponse, request_id: str = "") -> None:
         """Send a response after all pending responses, then close the connection."""
         self._pending.append(Refusal(answer, request_id or new_request_id()))
-        self._discard_input()
+        if not self.input.ended:
+            self._discard_input()
         if self._current is None:
             self.start_next_request()
 
@@ -159,7 +175,7 @@ class Connection(ConnectionLifetime):
                 return
             item = pending.popleft()
             if isinstance(item, Refusal):
-                self._course.end(lingers=True)
+                self._course.end(lingers=not self.input.ended)
                 data = whole_answer(item.answer, keep_alive=False, load_line=self.load_line, request_id=item.request_id)
                 self.output.send(data, b"")
                 self.end_output()

@@ -189,7 +189,7 @@ class Input:
                 if len(data) == SHORT_RECEIVE_BYTES and self.parser.in_chunks and shared.tls is None:
                     self._read_chunks()
             elif broken:
-                owner.close()
+                owner.input_failed()
             elif not data:
                 self._on_end()
         except Exception:
@@ -208,7 +208,7 @@ class Input:
             except (BlockingIOError, InterruptedError):
                 break
             except OSError:
-                self._owner.close()
+                self._owner.input_failed()
                 break
             if not data:
                 self._on_end()
@@ -221,7 +221,7 @@ class Input:
         self.ended = True
         self.update()
         if has_hung_up(self._socket):
-            self._owner.close()
+            self._owner.input_failed()
         else:
             self._owner.input_ended()
 

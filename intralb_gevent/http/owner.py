@@ -57,6 +57,9 @@ class Owner:
     def refuse_plain_http(self) -> None:
         """Answer a client that does not use TLS, and close the connection."""
 
+    def input_failed(self) -> None:
+        """Close the connection, because the client has closed or reset it; log an incomplete body."""
+
     def input_ended(self) -> None:
         """Finish the pending requests, because the client has sent EOF but may still read."""
 

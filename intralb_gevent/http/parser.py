@@ -273,7 +273,7 @@ class RequestParser(RequestHead):
         """Return the response for an error, or None if the error follows a request that closes the connection."""
         if isinstance(error, Refused):
             return error.args[0]  # type: ignore[no-any-return]  # `Refused` carries a CannedResponse
-        return None if self._ignores_input else refusal_of(error)
+        return None if self._ignores_input else refusal_of(error, self.in_body)
 
     def _refusal_between(self, data: bytes | memoryview, error: Exception) -> CannedResponse | None:
         """Return the response for an error, or None if the request can be parsed with a substitute request line."""

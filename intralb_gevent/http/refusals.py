@@ -67,7 +67,7 @@ NO_ROOM_FOR_BODY: Final = CannedResponse(
     "507 Insufficient Storage", "This server has no disk space for the request's body."
 )
 
-BODY_TOO_SHORT: Final = _bad("The request's body ended before its declared length.")
+BODY_TOO_SHORT: Final = _bad("The client ended its data before the end of the request's body.")
 PLAIN_HTTP: Final = _bad("This port speaks HTTPS, and the request is plain HTTP.")
 ENCRYPTED: Final = _bad("This port speaks plain HTTP, and the request is HTTPS.")
 NO_HOST: Final = _bad("The request has no Host field.")
@@ -112,6 +112,9 @@ _NO_CR: Final = _bad("A header field ends with LF without CR.")
 _NO_LF: Final = _bad("A header field or the head has CR without LF.")
 _LENGTH: Final = _bad("The request's Content-Length is not a whole number.")
 _LENGTH_AND_CODING: Final = _bad("The request has both a Content-Length and a Transfer-Encoding.")
+_FRAMING_IN_TRAILER: Final = _bad(
+    "A Content-Length or Transfer-Encoding field follows the chunks of the request's body, but belongs in the head."
+)
 _CHUNK_SIZE: Final = _bad("A chunk of the request's body has a size that is no hexadecimal number followed by CR LF.")
 _CHUNK_EXTENSION: Final = _bad("A chunk of the request's body has a malformed extension.")
 _CHUNK_END: Final = _bad("A chunk of the request's body does not end with CR LF after as many bytes as its size says.")
@@ -168,9 +171,10 @@ _REFUSALS: Final = {
 """Responses for the error messages of httptools; any other message, as from another version, gets `_MALFORMED`."""
 
 
-def refusal_of(error: Exception) -> CannedResponse:
-    """Return the response to a request that httptools cannot parse."""
+def refusal_of(error: Exception, in_body: bool) -> CannedResponse:
+    """Return the response to a request that httptools cannot parse; `in_body`: true if its head is complete."""
     said = str(error)
     if "chunk extension" in said:
         return _CHUNK_EXTENSION
-    return _REFUSALS.get(said, _MALFORMED)
+    answer = _REFUSALS.get(said, _MALFORMED)
+    return _FRAMING_IN_TRAILER if in_body and answer in (_LENGTH_AND_CODING, BAD_CODING) else answer

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 from typing import Any
 
 import pytest
@@ -60,6 +62,8 @@ RULES = {
     "chunk size": (f"{CHUNKED}secret\r\n", 400, "no hexadecimal number"),
     "chunk end": (f"{CHUNKED}1\r\nsecret", 400, "does not end with CR LF"),
     "chunk extension": (f"{CHUNKED}1;\x01secret\r\n", 400, "malformed extension"),
+    "length in a trailer": (f"{CHUNKED}0\r\nContent-Length: 6\r\nX: secret\r\n\r\n", 400, "belongs in the head"),
+    "coding in a trailer": (f"{CHUNKED}0\r\nTransfer-Encoding: secret\r\n\r\n", 400, "belongs in the head"),
     "expectation": (f"{POST}Expect: secret\r\nContent-Length: 1\r\n\r\n", 417, "does not support this Expect field"),
     "long target": (f"GET /{'secret' * 2000} HTTP/1.1\r\nHost: x\r\n\r\n", 414, "target is longer"),
     "long field": (f"{GET}Host: x\r\nX: {'secret' * 9000}\r\n\r\n", 431, "header fields are more or larger"),
@@ -88,6 +92,40 @@ def test_a_request_that_comes_too_slowly_is_told_so(serve, connect, echo, caplog
     client.send("GET /sec")
     assert b"did not arrive in time" in client.reply().body
     assert "did not arrive in time" in eventually(lambda: caplog.messages)[0]
+
+
+HALVES = {"by length": f"{POST}Content-Length: 99\r\n\r\nsecret", "in chunks": f"{CHUNKED}6\r\nsecret\r\n"}
+
+
+def half_close(client: Any) -> None:
+    client.socket.shutdown(socket.SHUT_WR)
+    reply = client.reply()
+    assert (reply.status, client.rest()) == (400, b"")
+    assert b"before the end of the request's body" in reply.body
+
+
+def reset(client: Any) -> None:
+    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+
+
+@pytest.mark.parametrize("end", [half_close, reset, lambda client: client.close()], ids=["half", "reset", "closed"])
+@pytest.mark.parametrize("framing", HALVES)
+@pytest.mark.parametrize("before", ["", GET + "Host: x\r\n\r\n"], ids=["first", "second"])
+def test_a_body_that_its_client_ends_halfway_is_in_the_log(
+    serve, connect, echo, caplog, eventually, end, framing, before
+) -> None:
+    caplog.set_level("INFO", "intralb_gevent")
+    server = serve(echo)
+    client = connect(server)
+    client.send(before + HALVES[framing])
+    assert not before or client.reply().status == 200
+    eventually(lambda: [each for each in server.connections if each.input.parser.in_body])
+    end(client)
+    (line,) = eventually(lambda: caplog.messages)
+    assert line.startswith("refused a request from 127.0.0.1: 400 Bad Request: The client ended its data before ")
+    assert "secret" not in line
+    eventually(lambda: not server.connections)
 
 
 def test_bad_chunks_behind_a_refused_head_are_named_too(serve, connect, caplog, eventually) -> None:
