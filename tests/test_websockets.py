@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import ssl
 import struct
 import sys
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from gevent import subprocess
 
 with warnings.catch_warnings():
@@ -96,11 +98,11 @@ class Outer:
 
 
 @pytest.fixture
-def outer(tmp_path: Path) -> Iterator[Callable[[str], Outer]]:
+def outer(tmp_path: Path) -> Iterator[Callable[..., Outer]]:
     made: list[Outer] = []
 
-    def start(kind: str) -> Outer:
-        made.append(Outer(tmp_path, kind, BALANCED))
+    def start(kind: str, module: str = BALANCED) -> Outer:
+        made.append(Outer(tmp_path, kind, module))
         return made[-1]
 
     yield start
@@ -197,6 +199,64 @@ def test_a_process_that_it_forks_sends_nothing(serve_app, opened) -> None:
         assert other.recv() == text
     client.close()
     other.close()
+
+
+WATCHING = """
+from gevent import monkey; monkey.patch_all()
+import selectors
+from intralb_gevent import LoadBalancer
+
+kept = []
+
+def application(environ, start_response):
+    sock = environ["gunicorn.socket"]
+    selector = selectors.DefaultSelector()
+    selector.register(sock, selectors.EVENT_READ)
+    kept.append(selector)
+    sock.sendall(b"%d" % len(selector.select(0.01)))
+    if environ["PATH_INFO"] == "/closes":
+        sock.close()
+    return []
+"""
+OFFER = b"GET %s HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: raw\r\n\r\n"
+
+
+def assert_selectors_do_no_harm(connect: Callable[[], socket.socket]) -> None:
+    for path in (b"/returns", b"/closes") * 3:
+        with connect() as client:
+            client.settimeout(10)
+            client.sendall(OFFER % path)
+            assert (client.recv(1), client.recv(1)) == (b"0", b"")
+
+
+def test_a_selector_that_the_application_forgets_does_not_end_the_process(serve_app) -> None:
+    server = serve_app(WATCHING + "app = application\n")
+    assert_selectors_do_no_harm(lambda: socket.create_connection(("127.0.0.1", server.port), timeout=10))
+    server.signal(signal.SIGTERM)
+    assert server.ended() == 0
+
+
+def test_over_tls_too_a_forgotten_selector_does_not_end_the_process(serve_app, tmp_path) -> None:
+    pem, authority = tmp_path / "server.pem", trustme.CA()
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(pem))
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    server = serve_app(WATCHING + "app = application\n", flags=("--certfile", str(pem)))
+
+    def connect() -> socket.socket:
+        plain = socket.create_connection(("127.0.0.1", server.port), timeout=10)
+        return context.wrap_socket(plain, server_hostname="127.0.0.1")
+
+    assert_selectors_do_no_harm(connect)
+    server.signal(signal.SIGTERM)
+    assert server.ended() == 0
+
+
+@pytest.mark.parametrize("kind", ["pywsgi", "handler_class"])
+def test_inside_another_server_too_a_forgotten_selector_does_not_end_the_process(outer, kind: str) -> None:
+    server = outer(kind, WATCHING + "app = LoadBalancer(application)\n")
+    assert_selectors_do_no_harm(lambda: socket.create_connection(("127.0.0.1", server.port), timeout=10))
+    assert "Traceback" not in server.stop()
 
 
 SOCKETIO = """

@@ -340,6 +340,15 @@ class TlsSocket:
 
     def close(self) -> None:
         """Close the socket. A close_notify is sent only after all data; its absence shows that data is missing."""
+        self._finish()
+        self._socket.close()
+
+    def detach(self) -> int:
+        """Send what `close` sends; return the descriptor, which the caller must close."""
+        self._finish()
+        return int(self._socket.detach())
+
+    def _finish(self) -> None:
         if self.fileno() >= 0:
             with suppress(OSError):
                 if not self._uncounted:
@@ -350,7 +359,6 @@ class TlsSocket:
                     self._socket.shutdown(SHUT_RDWR)
             # With unread data in the socket, close() would reset the connection.
             self.take_left_byte()
-        self._socket.close()
 
     def leave_unfinished(self) -> None:
         """Send no more data and no close_notify, so that the client sees that the data is incomplete."""

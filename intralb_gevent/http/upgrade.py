@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from io import DEFAULT_BUFFER_SIZE, BufferedReader, RawIOBase
 from typing import Any, Final
 
@@ -15,11 +14,12 @@ import gevent
 from gevent import socket
 from gevent.lock import Semaphore
 
-from ..hub.forks import FORKS
+from ..hub.reserved import ReservedDescriptor
+from ..pool.takensocket import TakenSocket
 from .responsehead import has_controls
 from .tls import TLS_RECEIVE_BYTES, TlsSocket
 
-__all__ = ["TakenSocket", "TakenTlsSocket", "switching_head", "taken"]
+__all__ = ["TakenTlsSocket", "switching_head", "taken"]
 
 _READ: Final = 1
 _WRITE: Final = 2
@@ -32,73 +32,6 @@ def taken(sock: Any, held: bytes) -> Any:
         return TakenTlsSocket(sock, held)
     family, kind, proto = sock.family, sock.type, sock.proto
     return TakenSocket(family, kind, proto, sock.detach(), held)
-
-
-class TakenSocket(socket.socket):
-    """A gevent socket that first returns the bytes that the server has already received.
-
-    Without a timeout, `send` sends all bytes, as a blocking socket of the system does. simple-websocket relies on this;
-    otherwise, it would send incomplete frames. Greenlets that send at the same time wait for each other.
-    """
-
-    def __init__(self, family: int, kind: int, proto: int, descriptor: int, held: bytes) -> None:
-        super().__init__(family, kind, proto, fileno=descriptor)
-        self.setblocking(True)
-        self._held = held
-        self._sending = Semaphore()
-
-    def send(self, data: Any, flags: int = 0, **timeout: Any) -> int:
-        """Send all bytes or, with a timeout, as many as the kernel accepts at once; return the number of bytes."""
-        if timeout or self.timeout is not None:
-            return int(super().send(data, flags, **timeout))
-        view = memoryview(data).cast("B")
-        sent = 0
-        with self._sending:
-            while sent < len(view):
-                sent += super().send(view[sent:], flags)
-        return sent
-
-    def sendall(self, data: Any, flags: int = 0) -> None:
-        """Send all bytes."""
-        if self.timeout is None:
-            self.send(data, flags)
-        else:
-            super().sendall(data, flags)
-
-    def recv(self, size: int, flags: int = 0) -> bytes:
-        """Return up to `size` bytes, as soon as there are any."""
-        if not self._held:
-            return super().recv(size, flags)
-        data = self._held[:size]
-        if not flags & _PEEK:
-            self._held = self._held[len(data) :]
-        return data
-
-    def recv_into(self, buffer: Any, size: int = 0, flags: int = 0) -> int:
-        """Read up to `size` bytes into a buffer, or as many as fit if `size` is 0; return the number of bytes read."""
-        if not self._held:
-            return super().recv_into(buffer, size, flags)
-        view = memoryview(buffer).cast("B")
-        data = self.recv(size or len(view), flags)
-        view[: len(data)] = data
-        return len(data)
-
-    def dup(self) -> TakenSocket:
-        """Return a duplicate of the socket, and move the held bytes to it."""
-        copy = super().dup()
-        descriptor = copy.detach()
-        held, self._held = self._held, b""
-        return TakenSocket(self.family, self.type, self.proto, descriptor, held)
-
-    def close(self) -> None:
-        """End the output, even if a forked process holds a copy of the socket, and close the socket.
-
-        The input stays open, because the client may still be sending while it reads the last data.
-        """
-        if FORKS.made and self.fileno() >= 0:
-            with suppress(OSError):
-                self.shutdown(socket.SHUT_WR)
-        super().close()
 
 
 class _Input(RawIOBase):
@@ -125,8 +58,10 @@ class TakenTlsSocket:
         self._sending = Semaphore()
         self._timeout: float | None = None
         self._closed = False
+        self._shows_number = False
+        self._reserved: ReservedDescriptor | None = None
         self.input_ended = False
-        """True once the end of the client's data has been read."""
+        """True once the end of the client's data has been read, or the application has closed the connection."""
 
     def __repr__(self) -> str:
         return f"<TakenTlsSocket {self._tls!r}>"
@@ -215,6 +150,7 @@ class TakenTlsSocket:
 
     def fileno(self) -> int:
         """Return the descriptor, or -1 if the socket is closed."""
+        self._shows_number = True
         return -1 if self._closed else self._tls.fileno()
 
     def getpeername(self) -> Any:
@@ -259,9 +195,12 @@ class TakenTlsSocket:
         """Close the connection; greenlets that wait for its socket are woken."""
         if self._closed:
             return
-        self._closed = True
+        self._closed = self.input_ended = True
         loop = gevent.get_hub().loop
-        if loop.closing_fd(self._tls.fileno()):
+        watched = loop.closing_fd(self._tls.fileno())
+        if self._shows_number:
+            self._reserved = ReservedDescriptor(self._tls.detach())
+        elif watched:
             # Close only after waiting greenlets are woken: libev cannot handle a watcher of a closed descriptor.
             check = loop.check()
             check.start(self._close_after, check)

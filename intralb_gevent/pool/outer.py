@@ -5,9 +5,13 @@ Each outer server has its own environ key for the socket, and its own way to rel
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from typing import Any, Final, NamedTuple
 
+from gevent import socket
+
+from .takensocket import TakenSocket
 from .upgrades import SOCKET_KEY, FirstUse, Upgrade, made_of, shut_down
 
 __all__ = ["Offers", "bound_input", "close_afterwards", "offers_in", "socket_of", "upgrade_of"]
@@ -62,7 +66,9 @@ def offers_in(environ: dict[str, Any]) -> Offers:
         # exception.
         return Offers(found, None if type(found[SOCKET_KEY]) is FirstUse else StopIteration)
     sock = _pywsgi_socket(environ) if keys is _KEYS else None
-    return Offers(found if sock is None else {**found, SOCKET_KEY: FirstUse(partial(_duplicate, sock), sock)}, None)
+    if sock is not None:
+        found[SOCKET_KEY] = FirstUse(partial(_duplicate, sock, _pywsgi_file(environ)), sock)
+    return Offers(found, None)
 
 
 def _is_offer(environ: dict[str, Any]) -> bool:
@@ -73,9 +79,13 @@ def _is_offer(environ: dict[str, Any]) -> bool:
 
 def _pywsgi_socket(environ: dict[str, Any]) -> Any:
     """Return the socket from which the `wsgi.input` of gevent's server reads; None in other servers."""
+    return getattr(getattr(_pywsgi_file(environ), "raw", None), "_sock", None)
+
+
+def _pywsgi_file(environ: dict[str, Any]) -> Any:
+    """Return the file from which the `wsgi.input` of gevent's server reads; in other servers, any object."""
     source = environ.get("wsgi.input")
-    file = getattr(source, "rfile", source)
-    return getattr(getattr(file, "raw", None), "_sock", None)
+    return getattr(source, "rfile", source)
 
 
 def socket_of(environ: dict[str, Any]) -> Any:
@@ -103,13 +113,26 @@ def close_afterwards(start_response: Any) -> None:
         handler.close_connection = True
 
 
-def _duplicate(sock: Any) -> Any:
-    """Duplicate a socket: gevent's handler closes its own descriptor even while another greenlet waits for it."""
-    try:
-        return sock.dup()
-    except NotImplementedError:
+def _duplicate(sock: Any, file: Any) -> Any:
+    """Duplicate a socket: gevent's handler closes its own descriptor even while another greenlet waits for it.
+
+    The first reads from the duplicate return the bytes that `file`, the handler's buffered file, has already received.
+    """
+    if type(sock) is not socket.socket:
         # A TLS socket cannot be duplicated.
         return sock
+    duplicate = os.dup(sock.fileno())
+    return TakenSocket(sock.family, sock.type, sock.proto, duplicate, _received(sock, file))
+
+
+def _received(sock: Any, file: Any) -> bytes:
+    """Take the bytes that have arrived out of a buffered file; never waits."""
+    timeout = sock.gettimeout()
+    sock.settimeout(0.0)
+    try:
+        return bytes(file.read1(len(file.peek())))
+    finally:
+        sock.settimeout(timeout)
 
 
 def upgrade_of(key: str, outer: Any, environ: dict[str, Any]) -> Upgrade:

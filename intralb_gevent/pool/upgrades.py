@@ -207,9 +207,9 @@ class Upgrade:
         """Return whether either side has closed the connection, as far as the socket shows; never waits."""
         if self.sock is None:
             return self.over
-        if self.over or self.sock.fileno() < 0 or getattr(self.sock, "input_ended", False):
-            return True
         plain = getattr(self.sock, "_sock", self.sock)
+        if self.over or plain.fileno() < 0 or getattr(self.sock, "input_ended", False):
+            return True
         try:
             return isinstance(plain, _socket.socket) and not plain.recv(1, _PEEK)
         except BlockingIOError:

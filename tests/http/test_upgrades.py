@@ -10,6 +10,7 @@ import time
 from contextvars import ContextVar
 
 import gevent
+import gevent.pywsgi
 import gevent.selectors
 import gevent.ssl
 import pytest
@@ -175,6 +176,30 @@ def test_with_a_handler_class_too_questions_take_nothing_over(connect) -> None:
         client = connect(server)
         client.send(OFFER)
         assert client.reply().body.decode() == f"{client.socket.getsockname()} {client.socket.getpeername()}"
+        client.close()
+    finally:
+        server.stop(1)
+
+
+def pywsgi(application):
+    return gevent.pywsgi.WSGIServer(("127.0.0.1", 0), LoadBalancer(application), log=None)
+
+
+def with_handler_class(application):
+    return WSGIServer(("127.0.0.1", 0), application, handler_class=WSGIHandler, log=None)
+
+
+@pytest.mark.parametrize("begin", [pywsgi, with_handler_class])
+@pytest.mark.parametrize("size", [0, 1, 5000, 100_000])
+def test_inside_pywsgi_the_bytes_right_behind_the_request_reach_the_application(connect, begin, size) -> None:
+    server = begin(echoing)
+    server.start()
+    try:
+        client = connect(server)
+        client.send(OFFER + b"x" * size)
+        assert read(client, 6 + size) == b"taken " + b"x" * size
+        client.send(b"more")
+        assert read(client, 4) == b"more"
         client.close()
     finally:
         server.stop(1)

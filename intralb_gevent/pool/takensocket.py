@@ -1,0 +1,102 @@
+"""A blocking socket for an application that takes over a connection.
+
+The first reads from the socket return the bytes that the server has already received after the request.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any, Final
+
+import gevent
+from gevent import socket
+from gevent.lock import Semaphore
+
+from ..hub.forks import FORKS
+from ..hub.reserved import ReservedDescriptor
+
+__all__ = ["TakenSocket"]
+
+_PEEK: Final = socket.MSG_PEEK
+
+
+class TakenSocket(socket.socket):
+    """A gevent socket that first returns the bytes that the server has already received.
+
+    Without a timeout, `send` sends all bytes, as a blocking socket of the system does. simple-websocket relies on this;
+    otherwise, it would send incomplete frames. Greenlets that send at the same time wait for each other.
+    """
+
+    def __init__(self, family: int, kind: int, proto: int, descriptor: int, held: bytes) -> None:
+        super().__init__(family, kind, proto, fileno=descriptor)
+        self.setblocking(True)
+        self._held = held
+        self._sending = Semaphore()
+        self._shows_number = False
+        self._reserved: ReservedDescriptor | None = None
+
+    def fileno(self) -> int:
+        """Return the descriptor, or -1 if the socket is closed. The caller may watch the descriptor from now on."""
+        self._shows_number = True
+        return super().fileno()
+
+    def send(self, data: Any, flags: int = 0, **timeout: Any) -> int:
+        """Send all bytes or, with a timeout, as many as the kernel accepts at once; return the number of bytes."""
+        if timeout or self.timeout is not None:
+            return int(super().send(data, flags, **timeout))
+        view = memoryview(data).cast("B")
+        sent = 0
+        with self._sending:
+            while sent < len(view):
+                sent += super().send(view[sent:], flags)
+        return sent
+
+    def sendall(self, data: Any, flags: int = 0) -> None:
+        """Send all bytes."""
+        if self.timeout is None:
+            self.send(data, flags)
+        else:
+            super().sendall(data, flags)
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        """Return up to `size` bytes, as soon as there are any."""
+        if not self._held:
+            return super().recv(size, flags)
+        data = self._held[:size]
+        if not flags & _PEEK:
+            self._held = self._held[len(data) :]
+        return data
+
+    def recv_into(self, buffer: Any, size: int = 0, flags: int = 0) -> int:
+        """Read up to `size` bytes into a buffer, or as many as fit if `size` is 0; return the number of bytes read."""
+        if not self._held:
+            return super().recv_into(buffer, size, flags)
+        view = memoryview(buffer).cast("B")
+        data = self.recv(size or len(view), flags)
+        view[: len(data)] = data
+        return len(data)
+
+    def dup(self) -> TakenSocket:
+        """Return a duplicate of the socket, and move the held bytes to it."""
+        copy = super().dup()
+        descriptor = copy.detach()
+        held, self._held = self._held, b""
+        return TakenSocket(self.family, self.type, self.proto, descriptor, held)
+
+    def close(self) -> None:
+        """End the output, even if a forked process holds a copy of the socket, and close the socket.
+
+        The input stays open, because the client may still be sending while it reads the last data.
+        """
+        if FORKS.made and super().fileno() >= 0:
+            with suppress(OSError):
+                self.shutdown(socket.SHUT_WR)
+        super().close()
+
+    def _drop_ref_on_close(self, sock: Any) -> None:
+        """Close the descriptor, but reserve its number if the application may still watch it. Called by gevent."""
+        if self._shows_number:
+            gevent.get_hub().loop.closing_fd(sock.fileno())
+            self._reserved = ReservedDescriptor(sock.detach())
+        else:
+            super()._drop_ref_on_close(sock)  # type: ignore[misc]  # the type stubs leave this method out
