@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 from wsgiref.util import setup_testing_defaults
@@ -84,6 +85,16 @@ def no_collection() -> Iterator[None]:
     gc.disable()
     yield
     gc.enable()
+
+
+@pytest.fixture
+def python_reports_errors_of_finalizers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have Python itself report errors of finalizers, as in a server.
+
+    pytest's report runs in the request's greenlet, too, and formats a traceback there for longer than the time between
+    two aborts. The next abort would then be raised in pytest's code instead of the finalizer's.
+    """
+    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
 
 
 @pytest.fixture

@@ -129,7 +129,7 @@ def test_code_that_waits_where_an_abort_would_be_dropped_is_finished(
     eventually(lambda: STEPS == ["begins", "ends", "aborted"])
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.usefixtures("python_reports_errors_of_finalizers")
 def test_a_finalizer_that_waits_for_ever_is_ended_after_cleanup_seconds(balance, ask, eventually) -> None:
     ended: list[float] = []
 
