@@ -394,19 +394,20 @@ def point(load, useful, late=1.0, others_busy=0.0):
     return Point(load, 1.0, summed_up(ends, 0.1, 5), 0.5, others_busy)
 
 
-@pytest.fixture
-def canned(tmp_path):
+@pytest.fixture(scope="module")
+def canned(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("canned")
     results = Results({"measured": "2001-02-03 04:05"}, {"cpu": Costs(0.005, 0.00005)})
     results.entry("cpu", "intralb").points += [point(0.5, 100), point(10.0, 180)]
     results.entry("cpu", "gunicorn").points += [point(0.5, 99, late=30.0, others_busy=0.6)]
     results.entry("cpu", "gunicorn").failures["10"] = "it fell over"
     results.connected["db"] = 197.5
-    (tmp_path / "canned.json").write_text(as_json(results))
-    return run("overload", "--from", tmp_path / "canned.json"), tmp_path
+    (directory / "canned.json").write_text(as_json(results))
+    return run("overload", "--from", directory / "canned.json")
 
 
 def test_a_ceiling_stands_beside_each_figure(canned):
-    (_, output, _), _ = canned
+    _, output, _ = canned
     assert "a refusal 50 µs: k = 0.010" in output
     ours = tables(output)["5 ms of Python (cpu)"][:2]
     assert [(row["goodput/s"], row["ceiling"], row["of it"]) for row in ours] == [
@@ -416,7 +417,7 @@ def test_a_ceiling_stands_beside_each_figure(canned):
 
 
 def test_what_spoils_a_figure_and_a_point_that_failed_are_told(canned):
-    (code, output, _), _ = canned
+    code, output, _ = canned
     rows = tables(output)["5 ms of Python (cpu)"]
     assert ["(!)" in row["sent late ms: p50 / p99 / worst"] for row in rows] == [False, False, True]
     assert "(!): the generator was late" in output
