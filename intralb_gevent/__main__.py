@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-import warnings
 
 
 def main() -> int:
@@ -22,12 +21,9 @@ def main() -> int:
         code = supervise(sys.argv[1:])
         if code is not None:
             return code
-    from gevent import monkey
+    from .process.patching import patch_process
 
-    with warnings.catch_warnings():
-        # Suppress gevent's warning, because `check` and `serve` report modules that were imported too early.
-        warnings.simplefilter("ignore", monkey.MonkeyPatchWarning)
-        monkey.patch_all()
+    patch_process()
     from .cli.main import run
     from .process.leaving import run_and_leave
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import sys
-import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -20,13 +19,11 @@ def is_patched() -> bool:
 def patch(listeners: Iterable[Any]) -> list[Any]:
     """Monkey-patch this process, and return the listeners as gevent sockets."""
     import gevent
-    from gevent import monkey
     from gevent.socket import socket as Socket
 
-    with warnings.catch_warnings():
-        # Ignore gevent's warning, because `Serving` itself reports modules that were imported too early.
-        warnings.simplefilter("ignore", monkey.MonkeyPatchWarning)
-        monkey.patch_all()
+    from ..process.patching import patch_process
+
+    patch_process()
     # A monkey-patched arbiter may have a hub, which this process has inherited and must reinitialize.
     gevent.reinit()
     return [Socket(each.FAMILY, socket.SOCK_STREAM, fileno=each.sock.detach()) for each in listeners]
