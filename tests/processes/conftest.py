@@ -164,13 +164,18 @@ def serve_site(begin: Callable[..., Site]) -> Callable[..., Site]:
     return start
 
 
+CLIENT_PAUSE = 0.005
+"""Seconds between two requests of a client. Without a pause, the clients would take the time of a processor that new
+processes need to start."""
+
+
 class Clients:
     """Threads that open a new connection for each request, and count the results."""
 
     def __init__(self, site: Site, count: int = 4) -> None:
         self.site, self.answers, self.errors = site, 0, list[str]()
         self.texts: set[str] = set()
-        self._stopping = False
+        self._stopping = threading.Event()
         self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(count)]
 
     def __enter__(self) -> Clients:
@@ -179,12 +184,12 @@ class Clients:
         return self
 
     def __exit__(self, *ended: object) -> None:
-        self._stopping = True
+        self._stopping.set()
         for thread in self._threads:
             thread.join(PATIENCE)
 
     def _run(self) -> None:
-        while not self._stopping:
+        while not self._stopping.wait(CLIENT_PAUSE):
             try:
                 status, text = self.site.get()
             except Exception as error:

@@ -22,6 +22,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 20.0
+CLIENT_PAUSE = 0.005
+"""Seconds between two requests of a client. Without a pause, the clients would take the time of a processor that new
+workers need to start."""
 
 APPLICATION = """
 # Each worker process has its own place in the answers; /wait/0.5 takes half a second.
@@ -211,7 +214,7 @@ class Clients:
             each.join(20)
 
     def _run(self) -> None:
-        while not self._stop.is_set():
+        while not self._stop.wait(CLIENT_PAUSE):
             connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=20)
             try:
                 connection.request("GET", "/")
