@@ -22,9 +22,38 @@ def start(name, *arguments, **more):
 
 def run(name, *arguments, **more):
     """Run a command; return its exit code, its standard output and its standard error."""
-    process = start(name, *arguments, **more)
+    return result_of(start(name, *arguments, **more))
+
+
+def result_of(process):
     output, errors = process.communicate(timeout=240)
     return process.returncode, output, errors
+
+
+class Runs:
+    """Commands that run at the same time, because each of them mostly waits: `Runs({"name": ("storm", "--seed", 7)})`.
+
+    If a test is repeated after a command has failed, the command runs again.
+    """
+
+    def __init__(self, commands):
+        self._commands = commands
+        self._started = {name: start(*arguments) for name, arguments in commands.items()}
+        self._results = {}
+
+    def __getitem__(self, name):
+        """Wait for a command to end; return its exit code, its standard output and its standard error."""
+        if name in self._started:
+            self._results[name] = result_of(self._started.pop(name))
+        elif self._results[name][0] != 0:
+            self._results[name] = run(*self._commands[name])
+        return self._results[name]
+
+    def end(self):
+        """End the commands whose results no test has needed."""
+        for process in self._started.values():
+            process.terminate()
+            process.communicate()
 
 
 def respond(application, environ):

@@ -5,7 +5,7 @@ import os
 import xml.etree.ElementTree as ElementTree
 
 import pytest
-from commands import linux, run, start
+from commands import Runs, linux, run
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -232,28 +232,31 @@ PEERS = [name for name in ("waitress", "gunicorn", "pywsgi-nodelay") if not miss
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """Make both runs at the same time, because each run mostly waits; return the results and the directories."""
+def directories(tmp_path_factory):
+    return {name: tmp_path_factory.mktemp(name) for name in ("all", "stall")}
+
+
+@pytest.fixture(scope="module")
+def runs(directories):
     if not hasattr(os, "sched_setaffinity"):
         pytest.skip("processes are pinned on Linux only")
     arguments = {
         "all": ("--shorten", 15),
         "stall": ("--scenarios", "stall", "--servers", "intralb", *PEERS, "--shorten", 5),
     }
-    directories = {name: tmp_path_factory.mktemp(name) for name in arguments}
-    started = {
-        name: start("overload", "scenarios", *which, "--output", directories[name]) for name, which in arguments.items()
-    }
-    outputs = {name: process.communicate(timeout=240) for name, process in started.items()}
-    return {name: (started[name].returncode, *output, directories[name]) for name, output in outputs.items()}
+    made = Runs(
+        {name: ("overload", "scenarios", *which, "--output", directories[name]) for name, which in arguments.items()}
+    )
+    yield made
+    made.end()
 
 
-@pytest.fixture(scope="module")
-def played(runs):
-    return runs["all"]
+@pytest.fixture
+def played(runs, directories):
+    return *runs["all"], directories["all"]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def courses(played):
     code, _, errors, directory = played
     assert code == 0, errors
@@ -306,10 +309,10 @@ def test_scenarios_can_be_shown_again(played, tmp_path):
 
 
 @linux
-def test_a_stalled_database_answers_nobody_whatever_the_server(runs):
-    code, _, errors, directory = runs["stall"]
+def test_a_stalled_database_answers_nobody_whatever_the_server(runs, directories):
+    code, _, errors = runs["stall"]
     assert code == 0, errors
-    for play in load(directory / "overload.json", from_json).plays["stall"].values():
+    for play in load(directories["stall"] / "overload.json", from_json).plays["stall"].values():
         useful = play.course.timelines["all"].useful
         (begin, end), before = play.course.phases["stall"], play.course.phases["before"]
         assert any(useful[int(before.begin * 10) : int(before.end * 10)])
