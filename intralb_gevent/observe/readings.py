@@ -34,9 +34,6 @@ BLOCKED_WINDOW: Final = 30.0
 ABANDONED_WINDOW: Final = 600.0
 """Lengths, in seconds, of the recent periods for which the facts contain blockages and abandoned slots."""
 
-MOST_LANES: Final = 16
-"""Maximum number of lanes that have separate series; further lanes are included only in the totals."""
-
 _OUTCOMES: Final = ("completed", "failed", "timed_out", "disconnected", "killed", "expired")
 REASONS: Final = ("overloaded", "no_time", "queue_full", "evicted", "client", "draining")
 """The outcomes, and the reasons of rejections, that each have a separate series."""
@@ -47,11 +44,6 @@ HEAT_BOUNDS: Final = tuple(base * 10.0**power for power in range(-4, 2) for base
 _GAUGES: Final = (
     *(Series(name, "mean") for name in ("running", "queued", "limit", "streams", "sessions", "capacity", "busy")),
     Series("stretch", "most"),
-)
-_OF_LANE: Final = (
-    *(Series(name, "sum") for name in ("ended", "refused")),
-    *(Series(name, "mean") for name in ("running", "queued", "limit", "workers")),
-    Series("oldest", "most"),
 )
 
 
@@ -133,14 +125,6 @@ class LaneReadings:
             return (now.run_seconds - then.run_seconds) / (now.run_count - then.run_count)
         return now.run_seconds / now.run_count if now.run_count else 0.0
 
-    def row(self) -> Iterator[float]:
-        """Yield the lane's values of the last second, in the order of the lane's series in the history."""
-        then, now = self.last()
-        pool = self.lane.pool
-        yield sum(now.outcomes[each] - then.outcomes[each] for each in ("completed", "failed"))
-        yield now.outcomes["shed"] - then.outcomes["shed"] + now.outcomes["expired"] - then.outcomes["expired"]
-        yield from (self.running, pool.queued, self.limit, len(pool.active), self.oldest)
-
     def _refused_per_second(self) -> float:
         then, last = self._totals[-min(PRESENT + 1, len(self._totals))], self._totals[-1]
         return (last.outcomes["shed"] - then.outcomes["shed"]) / max(1.0, last.at - then.at)
@@ -187,8 +171,7 @@ class Readings:
         self._balancer = balancer
         self._refusals = refusals
         self.lanes = [LaneReadings(lane) for lane in balancer.intake.lanes]
-        self._own = self.lanes[:MOST_LANES]
-        self.history = History([*_totals_series(), *self._lane_series(), *_heat_series()])
+        self.history = History([*_totals_series(), *_heat_series()])
         self.row: list[float] = []
         """The values of the last second, in the order of the history's series."""
         self._busy: deque[tuple[float, float]] = deque([(monotonic(), 0.0)], maxlen=WINDOW + 1)
@@ -197,19 +180,13 @@ class Readings:
     def __repr__(self) -> str:
         return f"<Readings {self.history!r}>"
 
-    def _lane_series(self) -> Iterator[Series]:
-        for number in range(len(self._own)):
-            for name, merge in _OF_LANE:
-                yield Series(f"lane{number}_{name}", merge)
-
     def tick(self) -> None:
         """Read all counters, and add a row to the history; called once a second."""
         now = monotonic()
         for lane in self.lanes:
             lane.tick(now)
         self._busy.append((now, self._busy_seconds(now)))
-        own = [value for lane in self._own for value in lane.row()]
-        self.row = [*self._outcomes(), *self._gauges(), *own, *self._heat("waits"), *self._heat("runs")]
+        self.row = [*self._outcomes(), *self._gauges(), *self._heat("waits"), *self._heat("runs")]
         self.history.add(self.row)
 
     def _outcomes(self) -> Iterator[float]:
