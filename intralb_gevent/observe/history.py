@@ -9,7 +9,7 @@ from array import array
 from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple
 
-__all__ = ["History", "Series"]
+__all__ = ["LONG_ROWS", "SECONDS", "STEP", "History", "Series", "merged"]
 
 SECONDS: Final = 600
 """Number of rows of the short history, which has one row per second."""
@@ -80,15 +80,15 @@ class History:
         """Add the values of one second, in the order of `series`."""
         self._short.add(row)
         if not self._short.count % STEP:
-            merged = map(_merged, self.series, self._short.last(STEP))
-            self._long.add(list(merged))
+            self._long.add([merged(*each) for each in zip(self.series, self._short.last(STEP), strict=True)])
 
     def column(self, index: int, *, long: bool) -> array[float]:
         """Return the values of one series, the oldest value first; `long` selects the long history."""
         return (self._long if long else self._short).column(index)
 
 
-def _merged(series: Series, values: Sequence[float]) -> float:
+def merged(series: Series, values: Sequence[float]) -> float:
+    """Return one value of the long history for the values of consecutive seconds."""
     if series.merge == "most":
         return max(values)
     return sum(values) / (len(values) if series.merge == "mean" else 1)

@@ -4,8 +4,9 @@ The supervisor, or gunicorn's arbiter, creates the table, and each process inher
 claims the first row whose lock is free. The kernel releases the lock when the process ends, even if the process is
 killed.
 
-A row has two parts. The words contain the current state of the process; a word is written as a whole, so readers need
-no lock. The data can be large, and remain after the process has ended.
+A row has three parts. The words contain the current state of the process; a word is written as a whole, so readers need
+no lock. The texts can be large, and remain after the process has ended: the data, and what the process contributes to
+the status page. The records are for the history of the status page, and remain, too; a reader must check each record.
 """
 
 from __future__ import annotations
@@ -23,9 +24,12 @@ from typing import Any, Final, NamedTuple
 
 from ..errors import OptionError
 
-__all__ = ["DRAINING", "LANES", "READY", "STARTING", "OwnRow", "Row", "Table", "lane_key"]
+__all__ = [
+    *("DATA", "DRAINING", "LANES", "PART", "READY", "RECORDS_BYTES", "REJECTED", "STARTING"),
+    *("OwnRow", "Row", "Table", "lane_key"),
+]
 
-_LAYOUT: Final = b"intralb-table-01"
+_LAYOUT: Final = b"intralb-table-02"
 """Name and version of the layout; a table with another layout is not read."""
 
 ROWS: Final = 2048
@@ -45,7 +49,7 @@ words."""
 
 _PID, _GENERATION, _STATE, _CHANGES, _CONNECTIONS, _QUEUED, _RUNNING, _FREE, _LANE_COUNT = range(9)
 _PROBLEMS: Final = 9
-_BUSY_SINCE, _BEAT, _SATURATION, _REQUESTS, _ERRORS = range(10, 15)
+_BUSY_SINCE, _BEAT, _SATURATION, _REQUESTS, _ERRORS, _VIEWED = range(10, 16)
 _FIRST_LANE: Final = 16
 
 LANES: Final = _ROW_WORDS - _FIRST_LANE
@@ -55,8 +59,18 @@ _FREE_BITS: Final = 24
 _MOST_FREE: Final = (1 << _FREE_BITS) - 1
 
 _AREA: Final = 256 * 1024
-"""Size in bytes of one copy of a row's data. A process writes two copies alternately, so one copy is always complete,
+"""Size in bytes of one copy of a row's text. A process writes two copies alternately, so one copy is always complete,
 even if the process is killed. Memory is used only for the part that is written."""
+
+DATA, PART, REJECTED = 0, 1, 2
+"""Numbers of a row's texts: the data, the process's part of the status page, and its rejected requests."""
+
+_TEXTS: Final = 3
+
+RECORDS_BYTES: Final = 1024 * 1024
+"""Size in bytes of the part of a row that contains records."""
+
+_ROW_BYTES: Final = 2 * _TEXTS * _AREA + RECORDS_BYTES
 
 _HEADER: Final = struct.Struct("<QII")
 """Format of the number, length and checksum of a copy; from the checksum, a reader detects a torn copy."""
@@ -175,20 +189,27 @@ class Table:
         """Return the data of a row, even if its process has ended; {} if no data have been written."""
         return dict(json.loads(self.newest(index)[1]))
 
-    def newest(self, index: int) -> tuple[int, bytes]:
-        """Return the number and the text of the newest complete copy of a row's data."""
+    def viewed(self, index: int) -> float:
+        """Return the last time at which the process of a row had a viewer of the status page; 0 if it never had one."""
+        return self.times[(index + 1) * _ROW_WORDS + _VIEWED]
+
+    def records(self, index: int, offset: int, length: int) -> bytes:
+        """Return a part of a row's records; parts that were never written are missing or zero."""
+        return os.pread(self.descriptor, length, _records_at(index) + offset)
+
+    def newest(self, index: int, text: int = DATA) -> tuple[int, bytes]:
+        """Return the number and the content of the newest complete copy of one of a row's texts."""
         for _ in range(_TRIES):
-            copies = [copy for copy in (self._copy(index, 0), self._copy(index, 1)) if copy is not None]
+            copies = [copy for which in (0, 1) if (copy := self._copy(_copy_at(index, text, which))) is not None]
             if copies:
                 return max(copies)
         return 0, b"{}"
 
-    def _copy(self, index: int, which: int) -> tuple[int, bytes] | None:
-        """Return the number and the text of one copy of a row's data; None if the copy is torn.
+    def _copy(self, at: int) -> tuple[int, bytes] | None:
+        """Return the number and the content of the copy of a text at this offset; None if the copy is torn.
 
         The number 0 means that the copy has never been written.
         """
-        at = _copy_at(index, which)
         header = os.pread(self.descriptor, _HEADER.size, at)
         if not header.strip(b"\0"):
             return 0, b"{}"
@@ -207,7 +228,7 @@ class OwnRow:
         start = (index + 1) * _ROW_WORDS
         self._words = table.words[start : start + _ROW_WORDS]
         self._times = table.times[start : start + _ROW_WORDS]
-        self._number = table.newest(index)[0]
+        self._numbers = [table.newest(index, text)[0] for text in range(_TEXTS)]
         self.earlier = table.data(index)
         """The data that the previous owner of this row has written."""
         self._words[:] = memoryview(bytes(_ROW_WORDS * _WORD)).cast("q")
@@ -281,22 +302,39 @@ class OwnRow:
 
     def write_data(self, data: Mapping[str, Any]) -> bool:
         """Replace the data; if they are too large, leave the earlier data unchanged, and return False."""
-        text = json.dumps(data, separators=(",", ":")).encode()
-        if len(text) > _AREA - _HEADER.size:
+        return self.write_text(DATA, json.dumps(data, separators=(",", ":")).encode())
+
+    def write_text(self, text: int, content: bytes) -> bool:
+        """Replace a text; if its content is too large, leave the earlier content unchanged, and return False."""
+        if len(content) > _AREA - _HEADER.size:
             return False
-        self._number += 1
-        header = _HEADER.pack(self._number, len(text), _checksum(self._number, text))
+        self._numbers[text] += 1
+        number = self._numbers[text]
+        header = _HEADER.pack(number, len(content), _checksum(number, content))
         with contextlib.suppress(OSError):
-            os.pwrite(self.table.descriptor, header + text, _copy_at(self.index, self._number & 1))
+            os.pwrite(self.table.descriptor, header + content, _copy_at(self.index, text, number & 1))
         return True
+
+    def write_record(self, offset: int, record: bytes) -> None:
+        """Write one of the records."""
+        with contextlib.suppress(OSError):
+            os.pwrite(self.table.descriptor, record, _records_at(self.index) + offset)
+
+    def write_viewed(self, now: float) -> None:
+        """Record that this process has a viewer of the status page."""
+        self._times[_VIEWED] = now
 
     def leave(self) -> None:
         """Mark the row as unused; its data remain."""
         self._words[_PID] = 0
 
 
-def _copy_at(index: int, which: int) -> int:
-    return _HOT_BYTES + (2 * index + which) * _AREA
+def _copy_at(index: int, text: int, which: int) -> int:
+    return _HOT_BYTES + index * _ROW_BYTES + (2 * text + which) * _AREA
+
+
+def _records_at(index: int) -> int:
+    return _HOT_BYTES + index * _ROW_BYTES + 2 * _TEXTS * _AREA
 
 
 def _checksum(number: int, text: bytes) -> int:
