@@ -29,6 +29,7 @@ from ..pool.exchange import Exchange
 from .metrics.collection import Collection
 from .pages import UNSENT, StatusPages
 from .siterow import SiteRow
+from .siteview import SiteView
 
 __all__ = ["AdminServer"]
 
@@ -140,7 +141,9 @@ class AdminServer(WSGIServer):
     def site(self, site: SiteRow) -> None:
         self._site = site
         self.metrics.process, self.metrics.site = str(site.number), site.readings
-        site.problems, self.pages.feed.of_site = self.pages.feed.problems, site.verdict
+        feed = self.pages.feed
+        site.problems, feed.of_site = feed.problems, site.verdict
+        feed.view = SiteView(site.row, feed.readings.history.series)
 
     def __repr__(self) -> str:
         return f"<AdminServer at {self.address} of {self._observed!r}>"
@@ -157,6 +160,11 @@ class AdminServer(WSGIServer):
         for connection in self._in_order:
             connection.close()
         FORKS.serving.discard(self)
+
+    def isolate(self) -> None:
+        """In a child process that a handler has forked, also leave the row of the parent in the site's table alone."""
+        super().isolate()
+        self.pages.feed.view = None
 
     def _open(self) -> None:
         """Do nothing: admin connections may use reserved file descriptors, and their balancer is not started."""

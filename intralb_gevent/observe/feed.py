@@ -1,5 +1,8 @@
 """The feed of the status page: a JSON object (a frame) per second, which is built once for all viewers.
 
+If there are several processes, a frame consists of a part from each process (`siteview.py`), and the rows of the charts
+are added up for each viewer, because a viewer can select a process.
+
 A timer of the event loop reads the counters once a second (`readings.py`). All other work is done only while a viewer
 is connected. A greenlet builds each frame, and yields to the event loop between the parts of the frame. Each viewer has
 a separate greenlet, which sends the newest frame; a viewer that reads slowly misses frames, and delays no other viewer.
@@ -7,7 +10,6 @@ a separate greenlet, which sends the newest frame; a viewer that reads slowly mi
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import traceback
@@ -23,11 +25,12 @@ from ..hub.log import HubLog
 from ..hub.loghandlers import LOGGER
 from ..policy.sentences import Verdict, verdict
 from ..policy.verdict import Facts, Finding, Judge
-from .frames import Frames
+from .frames import Frames, json_bytes, shown_refusal
 from .places import place_in
 from .readings import BLOCKED_WINDOW, Readings
 from .refusals import Refusals
 from .requests import usual_place
+from .siteview import Charts, SiteView
 
 if TYPE_CHECKING:
     from ..pool.balancer import LoadBalancer
@@ -70,6 +73,8 @@ class Feed:
         """Function that returns the supervisor's state, or an empty dictionary if there is no supervisor."""
         self.of_site: Callable[[Verdict], Verdict] = lambda own: own
         """Function that returns the verdict on the site; its argument is the verdict on this process."""
+        self.view: SiteView | None = None
+        """The other processes of the site; None if there is no site."""
         self.actions = False
         """True if the page shows buttons that end requests."""
         self.viewers = 0
@@ -79,7 +84,7 @@ class Feed:
         self._found: list[Finding] = []
         self._timer: Any = None
         self._builder: gevent.Greenlet[..., None] | None = None
-        self._frame = b""
+        self._frame = self._others = b""
         self._number = 0
         self._board = b""
         self._boards = 0
@@ -114,6 +119,8 @@ class Feed:
         """Record the last second. This method never raises an exception, because the event loop calls it."""
         try:
             self.readings.tick()
+            if self.view is not None:
+                self.view.tick(self.readings.row, self.viewers)
             site = self.site()
             self._facts = self.readings.facts(site)
             self._found = self._judge.review(self._facts, monotonic())
@@ -122,24 +129,41 @@ class Feed:
             self._log.record(logging.ERROR, lambda: text)
             self.stop()
             return
-        if self.viewers and (self._builder is None or self._builder.dead):
+        if self._is_due() and (self._builder is None or self._builder.dead):
             self._builder = gevent.spawn(self._build, site)
+
+    def _is_due(self) -> bool:
+        """Return whether this process, or another process of the site, has viewers, or there are new rejections."""
+        view = self.view
+        return self.viewers > 0 or (view is not None and (view.watched or view.has_rejected(self.refusals)))
 
     # Work that is done while a viewer is connected.
 
     def _build(self, site: dict[str, Any]) -> None:
-        frame = self._frames.frame(site)
-        text = json.dumps(frame, ensure_ascii=False, separators=(",", ":"))
+        view = self.view
+        if view is not None:
+            view.publish_rejected(self.refusals)
+        if view is None or view.watched:
+            part = json_bytes(self._frames.part())
+            if view is not None:
+                view.publish(part)
+            if self.viewers:
+                self._complete(part, site)
+
+    def _complete(self, part: bytes, site: dict[str, Any]) -> None:
+        """Build the frame from the part of this process, and collect the parts of the others."""
+        of_site = json_bytes({"verdict": self.verdict().as_dict(), "site": site})
+        others = [] if self.view is None else self.view.parts()
+        self._others = b"".join(b"event: part\ndata: " + each + b"\n\n" for each in others)
+        self._frame = b"data: " + of_site[:-1] + b"," + part[1:] + b"\n\n"
         self._number += 1
-        self._frame = f"data: {text}\n\n".encode("utf-8", "backslashreplace")
         self._wake_viewers()
 
     def _send_boards(self) -> None:
         """Send the slot board between the frames while there are viewers; skip a board that has not changed."""
         while self._board_viewers and self._timer is not None:
             began = monotonic()
-            text = json.dumps(self._frames.board(), separators=(",", ":"))
-            board = f"event: board\ndata: {text}\n\n".encode()
+            board = b"event: board\ndata: " + json_bytes(self._frames.board()) + b"\n\n"
             if self.balancer.intake.load or board != self._board:
                 self._board = board
                 self._boards += 1
@@ -152,25 +176,27 @@ class Feed:
         waited_for, self._next = self._next, Event()
         waited_for.set()
 
-    def events(self, unsent: Callable[[], int], *, history: bool) -> Iterator[bytes]:
+    def events(self, unsent: Callable[[], int], *, history: bool, process: int | None = None) -> Iterator[bytes]:
         """Yield the feed for one viewer, as server-sent events; if `history` is true, include the history and boards.
 
-        `unsent` returns the number of bytes that the viewer has not read yet; while this number exceeds
-        `MOST_UNSENT_BYTES`, no events are yielded.
+        `process` is the id of the process whose history is sent; None selects all processes. `unsent` returns the
+        number of bytes that the viewer has not read yet; while this number exceeds `MOST_UNSENT_BYTES`, no events are
+        yielded.
         """
         self.viewers += 1
         self._board_viewers += history
         try:
             yield _RETRY
-            yield from self._beginning(unsent, history)
+            charts = None if self.view is None else Charts(self.view, process)
+            yield from self._beginning(unsent, history, charts)
             if history and (self._board_sender is None or self._board_sender.dead):
                 self._board_sender = gevent.spawn(self._send_boards)
-            yield from self._newest(unsent, boards=history)
+            yield from self._newest(unsent, boards=history, charts=charts if history else None)
         finally:
             self._board_viewers -= history
             self.viewers -= 1
 
-    def _newest(self, unsent: Callable[[], int], *, boards: bool) -> Iterator[bytes]:
+    def _newest(self, unsent: Callable[[], int], *, boards: bool, charts: Charts | None) -> Iterator[bytes]:
         number, board = 0, self._boards
         while self._timer is not None:
             if self._number == number and not (boards and self._boards != board):
@@ -180,22 +206,30 @@ class Feed:
             elif self._number != number:
                 # A frame contains the newest board, so skip the separate board.
                 number, board = self._number, self._boards
-                yield self._frame
+                yield self._frame if charts is None else charts.event() + self._others + self._frame
             else:
                 board = self._boards
                 yield self._board
 
-    def _beginning(self, unsent: Callable[[], int], history: bool) -> Iterator[bytes]:
+    def _beginning(self, unsent: Callable[[], int], history: bool, charts: Charts | None) -> Iterator[bytes]:
         """Yield the first events for a new viewer. Pauses between these events let other greenlets run."""
         began = monotonic()
-        for name, value in self._frames.beginning(history):
-            text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        for found in self._frames.beginning(history, charts):
+            event = b"" if found is None else f"event: {found[0]}\ndata: ".encode() + json_bytes(found[1]) + b"\n\n"
             with self._one_history:
                 gevent.sleep(min(_BREAK_RATIO * (monotonic() - began), _PAUSE_SECONDS))
             while unsent() > MOST_UNSENT_BYTES:
                 gevent.sleep(_PAUSE_SECONDS)
-            yield f"event: {name}\ndata: {text}\n\n".encode("utf-8", "backslashreplace")
+            if event:
+                yield event
             began = monotonic()
+
+    def rejected(self) -> list[dict[str, Any]]:
+        """Return the last rejected requests of all processes of the site, for JSON, the oldest first."""
+        if self.view is None:
+            return [shown_refusal(each) for each in self.refusals.since(0)]
+        self.view.publish_rejected(self.refusals)
+        return self.view.rejected()
 
     def verdict(self) -> Verdict:
         """Return the verdict on the site in the last second."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterable, Iterator
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
@@ -11,14 +13,18 @@ import gevent
 from .. import naming
 from .places import place_in
 from .readings import HEAT_BOUNDS, REASONS
-from .refusals import Refusal
+from .refusals import Refusal, Refusals
 from .requests import board, running
 
 if TYPE_CHECKING:
     from ..pool.lane import Lane
     from .feed import Feed
+    from .siteview import Charts
 
-__all__ = ["Frames", "shown_refusal"]
+__all__ = ["MOST_KEPT", "Frames", "json_bytes", "numbers", "shown_refusal"]
+
+MOST_KEPT: Final = Refusals.KEPT
+"""A new viewer is sent at most this many rejections."""
 
 MOST_BLOCKS: Final = 10
 """A frame lists at most this many blockages of the event loop."""
@@ -51,8 +57,11 @@ class Frames:
     def __repr__(self) -> str:
         return f"<{naming.type_name(self)} of {self._feed!r}>"
 
-    def beginning(self, with_history: bool) -> Iterator[tuple[str, Any]]:
-        """Yield the names and values of a new viewer's first events: a hello, the history, and the last rejections."""
+    def beginning(self, with_history: bool, charts: Charts | None) -> Iterator[tuple[str, Any] | None]:
+        """Yield the names and values of a new viewer's first events: a hello, the history, and the last rejections.
+
+        `charts` is the history of the site, or None without a site. None is yielded between two steps of the work.
+        """
         feed, history = self._feed, self._feed.readings.history
         if feed.viewers == 1:
             self._refusals_sent = feed.refusals.count
@@ -63,6 +72,8 @@ class Frames:
                 "series": [each.name for each in history.series],
                 "merges": [each.merge for each in history.series],
                 "actions": feed.actions,
+                "site": charts is not None,
+                "of": None if charts is None else charts.process,
                 "reasons": REASONS,
                 "heat": HEAT_BOUNDS,
                 "lanes": [lane.name for lane in feed.balancer.intake.lanes],
@@ -70,26 +81,27 @@ class Frames:
         )
         if not with_history:
             return
-        # Copy all columns at once, so that they have equal lengths: further rows are added while the columns are sent.
-        columns = [
-            (history.column(index, long=False), history.column(index, long=True))
-            for index in range(len(history.series))
-        ]
-        for index, (short, long) in enumerate(columns):
-            yield "history", {"index": index, "short": packed(short), "long": packed(long)}
-        yield "refused", [shown_refusal(each) for each in feed.refusals.since(0)]
+        for long in (False, True):
+            # Copy all columns at once, so that they have equal lengths: rows are added while the columns are sent.
+            columns: Any = [history.column(index, long=long) for index in range(len(history.series))]
+            for found in () if charts is None else charts.columns(long=long):
+                columns = found
+                yield None
+            for index, column in enumerate(columns):
+                yield "history", {"index": index, "range": "long" if long else "short", "values": packed(column)}
+        yield "refused", feed.rejected()[-MOST_KEPT:]
 
     def board(self) -> list[dict[str, Any]]:
         """Return the slot board: the busy slots of each worker, as `requests.board` describes them."""
         return board(self._feed.balancer)
 
-    def frame(self, site: dict[str, Any]) -> dict[str, Any]:
-        """Return the frame of this second; other greenlets may run while this method builds the frame."""
+    def part(self) -> dict[str, Any]:
+        """Return what this process contributes to the frame of this second; other greenlets may run meanwhile."""
         feed = self._feed
         refused = feed.refusals.since(self._refusals_sent)
         self._refusals_sent = feed.refusals.count
-        frame: dict[str, Any] = {**feed.facts_of_process(), "verdict": feed.verdict().as_dict()}
-        frame["row"] = _numbers(feed.readings.row)
+        frame: dict[str, Any] = feed.facts_of_process()
+        frame["row"] = numbers(feed.readings.row)
         frame["lanes"] = [_lane(each) for each in feed.balancer.intake.lanes]
         gevent.sleep(0)
         frame["board"] = board(feed.balancer)
@@ -99,7 +111,6 @@ class Frames:
         frame["refused"] = [shown_refusal(each) for each in refused[-MOST_REFUSALS:]]
         frame["changes"] = _changes(feed.balancer.intake.lanes)
         frame["loop"] = self._loop()
-        frame["site"] = site
         return frame
 
     def _loop(self) -> dict[str, Any]:
@@ -164,8 +175,9 @@ def _changes(lanes: list[Lane]) -> list[dict[str, Any]]:
 
 
 def shown_refusal(refusal: Refusal) -> dict[str, Any]:
-    """Return a rejection for JSON, with times in seconds."""
+    """Return a rejection of this process for JSON, with times in seconds."""
     return {
+        "pid": os.getpid(),
         **refusal._asdict(),
         "at": round(refusal.at, 3),
         "expected_wait": round(refusal.expected_wait, 3),
@@ -176,7 +188,7 @@ def shown_refusal(refusal: Refusal) -> dict[str, Any]:
 def packed(values: Iterable[float]) -> list[float | int]:
     """Return a series with -n in place of each run of n zeros; the series has no negative values."""
     shown: list[float | int] = []
-    for value in _numbers(values):
+    for value in numbers(values):
         if value:
             shown.append(value)
         elif shown and shown[-1] < 0:
@@ -186,6 +198,11 @@ def packed(values: Iterable[float]) -> list[float | int]:
     return shown
 
 
-def _numbers(values: Iterable[float]) -> list[float | int]:
+def numbers(values: Iterable[float]) -> list[float | int]:
     """Return numbers for JSON: whole numbers as integers, other numbers with four significant digits."""
     return [int(value) if value == int(value) else float(f"{value:.4g}") for value in values]
+
+
+def json_bytes(value: object) -> bytes:
+    """Return a value as JSON in one line."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace")

@@ -11,7 +11,6 @@ from urllib.parse import parse_qs
 from .actions import Actions
 from .feed import Feed
 from .flames import Flames
-from .frames import shown_refusal
 from .page import ELSEWHERE, is_local, page
 from .requests import stack_with
 
@@ -42,6 +41,10 @@ def _text(status: str, text: str) -> Answer:
 
 def _json(value: object) -> Answer:
     return "200 OK", [("Content-Type", "application/json")], json.dumps(value, ensure_ascii=False).encode()
+
+
+def _is_pid(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < 10
 
 
 class StatusPages:
@@ -80,7 +83,10 @@ class StatusPages:
         query = {name: values[0] for name, values in parse_qs(environ.get("QUERY_STRING", "")).items()}
         if self.streams(environ) and UNSENT in environ:
             start_response("200 OK", list(_STREAM))
-            return self.feed.events(environ[UNSENT], history=query.get("history") != "0")
+            of = query.get("of", "")
+            return self.feed.events(
+                environ[UNSENT], history=query.get("history") != "0", process=int(of) if _is_pid(of) else None
+            )
         status, headers, body = self._answer(environ, query)
         start_response(status, [*headers, ("Cache-Control", "no-store"), ("Content-Length", str(len(body)))])
         return [body]
@@ -108,8 +114,7 @@ class StatusPages:
 
     def _refused(self, query: dict[str, str]) -> Answer:
         wanted = query.get("id", "")
-        refusals = self.feed.refusals.since(0)
-        return _json([shown_refusal(each) for each in refusals if not wanted or each.request_id == wanted])
+        return _json([each for each in self.feed.rejected() if not wanted or each["request_id"] == wanted])
 
     def _flames(self, query: dict[str, str]) -> Answer:
         if (part := query.get("part", "")).isdecimal():

@@ -12,7 +12,7 @@ import os
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from operator import add
-from typing import Final
+from typing import Final, TypeVar
 from zlib import crc32
 
 from ..supervise.table import RECORDS_BYTES, OwnRow
@@ -28,6 +28,7 @@ _HIGHEST: Final = frozenset({"busy", "stretch"})
 """Series for which the site has the highest value of its processes; for all other series, it has the sum."""
 
 Record = Sequence[float]
+_Number = TypeVar("_Number", int, float)
 
 
 class _Ring:
@@ -152,10 +153,11 @@ class SiteHistory:
         heads = array("I", raw)
         times, keys, pids = (_in_order(heads[place :: ring.items], last) for place in range(_HEAD))
         wanted = range(last - ring.rows + 1, last + 1)
-        return [self._is_for(head, number, process) for number, *head in zip(wanted, times, keys, pids, strict=True)]
+        heads_of_times = zip(times, keys, pids, strict=True)
+        return [self._is_for(head, number, process) for number, head in zip(wanted, heads_of_times, strict=True)]
 
 
-def _in_order(column: array[float], last: int) -> array[float]:
+def _in_order(column: array[_Number], last: int) -> array[_Number]:
     """Return the values of a ring in the order of their times, if the newest value is for the time `last`."""
     start = (last + 1) % len(column)
     return column[start:] + column[:start]

@@ -87,6 +87,11 @@ class SiteRow:
         return f"<SiteRow {self._row!r}>"
 
     @property
+    def row(self) -> OwnRow:
+        """This process's row."""
+        return self._row
+
+    @property
     def number(self) -> int:
         """Number of this process's row."""
         return self._row.index

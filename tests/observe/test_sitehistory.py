@@ -1,4 +1,4 @@
-"""The history of a site: the sums over its processes, each second in its place, and what blocked or ended ones leave."""
+"""The history of a site: the sums over its processes, each second in its place, and what ended processes leave."""
 
 from __future__ import annotations
 
