@@ -90,3 +90,31 @@ def program() -> Callable[[str], str]:
         return path
 
     return find
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium without a window."""
+    from tests.observe.statuspage import CHROMIUM, sync_api
+
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
+    """Return a function that opens a status page; the page must have caused no errors by the end of the test."""
+    from tests.observe.statuspage import Page
+
+    pages: list[Page] = []
+
+    def opened(port: int, **look: Any) -> Page:
+        pages.append(Page(browser, port, **look))
+        return pages[-1]
+
+    yield opened
+    for each in pages:
+        each.context.close()
+        assert each.errors == []

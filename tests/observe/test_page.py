@@ -5,87 +5,21 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import os
 import re
-import shutil
 import signal
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-sync_api = pytest.importorskip("playwright.sync_api")
+from tests.observe.statuspage import PATIENCE, Clients, Page, needs_chromium, sync_api
 
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+pytestmark = needs_chromium
 
-PATIENCE = 45.0
+
 SMALL = ("--max-concurrent-per-router=4", "--max-workers=1", "--queue-size=4", "--limiter=fixed")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-RECORD_VERDICTS = """
-    window.verdicts = [];
-    const verdict = document.querySelector("#verdict");
-    const record = () => verdicts.push(`${verdict.dataset.level}: ${document.querySelector("#text").textContent}`);
-    const parts = {attributes: true, childList: true, characterData: true, subtree: true};
-    new MutationObserver(record).observe(verdict, parts);
-"""
-
-
-class Page:
-    """An open status page."""
-
-    def __init__(self, browser: Any, port: int, **look: Any) -> None:
-        self.context = browser.new_context(**look)
-        self.page = self.context.new_page()
-        self.errors: list[str] = []
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.goto(f"http://127.0.0.1:{port}/")
-        self.text("#figures", "completed")
-        self.page.evaluate(RECORD_VERDICTS)
-
-    def text(self, selector: str, expected: str) -> str:
-        """Wait until an element contains a text that matches `expected`; return the whole text."""
-        found = self.page.locator(selector).first
-        sync_api.expect(found).to_contain_text(re.compile(expected), timeout=1000 * PATIENCE)
-        return str(found.inner_text())
-
-    def verdict(self, expected: str, level: str) -> str:
-        self.text("#text", expected)
-        sync_api.expect(self.page.locator("#verdict")).to_have_attribute("data-level", re.compile(level))
-        return str(self.page.locator("#verdict").inner_text())
-
-    def has_shown(self, expected: str, level: str) -> None:
-        """Wait until the page shows a verdict or has shown it, if only for a moment."""
-        end = time.monotonic() + PATIENCE
-        while not re.search(f"^{level}: {expected}", shown := "\n".join(self.page.evaluate("verdicts")), re.MULTILINE):
-            assert time.monotonic() < end, shown
-            self.page.wait_for_timeout(100)
-
-
-@pytest.fixture
-def open_page(browser: Any) -> Iterator[Callable[..., Page]]:
-    pages: list[Page] = []
-
-    def opened(port: int, **look: Any) -> Page:
-        pages.append(Page(browser, port, **look))
-        return pages[-1]
-
-    yield opened
-    for each in pages:
-        each.context.close()
-        assert each.errors == []
 
 
 @pytest.fixture
@@ -98,30 +32,6 @@ def open_server(serve_app: Callable[..., Any], open_page: Callable[..., Page]) -
         return server, open_page(server.admin, **look)
 
     return begin
-
-
-class Clients:
-    """Threads that send requests one after the other until the end of the block."""
-
-    def __init__(self, port: int, path: str, count: int, pause: float = 0.02, address: str = "127.0.0.1") -> None:
-        self._port, self._path, self._pause, self._address = port, path, pause, address
-        self._over = threading.Event()
-        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(count)]
-
-    def __enter__(self) -> Clients:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *ended: object) -> None:
-        self._over.set()
-
-    def _run(self) -> None:
-        while not self._over.wait(self._pause):
-            connection = http.client.HTTPConnection("127.0.0.1", self._port, PATIENCE, (self._address, 0))
-            with contextlib.suppress(OSError, http.client.HTTPException), contextlib.closing(connection):
-                connection.request("GET", self._path)
-                connection.getresponse().read()
 
 
 # The incidents.
@@ -236,47 +146,6 @@ def test_a_reload(open_page, begin_serving) -> None:
     server.signal(signal.SIGHUP)
     page.has_shown("Reloading: ", "notice")
     page.text("#site-text", "Generation 2; 2 of 2 serve; latest reload: done")
-
-
-def begun(open_page: Callable[..., Page], begin_serving: Any, *parts: str, flags: tuple[str, ...] = ()) -> Any:
-    """Serve an application with two processes, and open the page."""
-    server = begin_serving(*parts, flags=("--admin-bind", "127.0.0.1:0", "--processes=2", *flags))
-    server.is_ready()
-    return server, open_page(json.loads(server.ready_file.read_text())["admin"]["port"])
-
-
-def test_the_verdict_is_that_of_the_whole_site(open_page, begin_serving) -> None:
-    application = """
-        @at
-        def pdf():
-            # Block the event loop of each process but the one that the page shows.
-            if str(os.getpid()) != open("shown").read():
-                end = time.monotonic() + 0.8
-                while time.monotonic() < end:
-                    pass
-        """
-    server, page = begun(open_page, begin_serving, application)
-    page.verdict(r"All is well: .* in 2 processes", "well")
-    shown = page.text("#process", r"process \d+").split()[1]
-    (server.directory / "shown").write_text(shown)
-    with Clients(server.port, "/pdf", 1):
-        text = page.verdict(r"Blocked in process \d+: code kept", "(warning|alarm)")
-    assert shown not in text
-    assert "The other process is well." in text
-    assert re.search(r"GET /pdf, in served.py:\d+", text)
-
-
-def test_a_process_that_stands_still_is_in_the_verdict(open_page, begin_serving) -> None:
-    _, page = begun(open_page, begin_serving)
-    page.verdict(r"in 2 processes", "well")
-    shown = page.text("#process", r"process \d+").split()[1]
-    table = page.text("#processes", r"ready")
-    (other,) = set(re.findall(r"(?m)^(\d+)\b", table)) - {shown}
-    os.kill(int(other), signal.SIGSTOP)
-    try:
-        page.verdict(rf"Blocked in process {other}: the event loop has not run for", "alarm")
-    finally:
-        os.kill(int(other), signal.SIGCONT)
 
 
 # The page.
