@@ -77,6 +77,21 @@ def test_in_a_pipe_one_screen_is_printed(serve_app, run_python) -> None:
     assert re.search(r"GET /wait/20 .* waits in gevent.sleep at served.py:\d+", shown.printed)
 
 
+def test_with_several_processes_the_screen_shows_all_of_them(begin_serving, run_python) -> None:
+    flags = ("--admin-bind", "127.0.0.1:0", "--processes=2", "--max-workers=1", "--worker-group-size=1")
+    server = begin_serving(flags=(*flags, "--max-concurrent-per-router=1", "--queue-size=0"))
+    server.is_ready()
+    admin = json.loads(server.ready_file.read_text())["admin"]["port"]
+    server.asked("/wait/25")
+    server.asked("/wait/26")
+    shown = run_python("-m", "intralb_gevent", "top", f"127.0.0.1:{admin}")
+    assert shown.process.wait(PATIENCE) == 0
+    assert "intralb_gevent  2 processes  serving" in shown.printed
+    assert "slots 2 of 2  queued 0  busiest event loop" in shown.printed
+    assert re.search(r"general .* 2 of 2", shown.printed)
+    assert len(re.findall(r"GET /wait/2[56] .* waits in gevent.sleep at served.py:\d+", shown.printed)) == 2
+
+
 def test_in_a_terminal_the_screen_is_drawn_again_until_ctrl_c(serve_app) -> None:
     server = serve_app(flags=("--admin-bind", "127.0.0.1:0"))
     admin = json.loads(server.ready_file.read_text())["admin"]["port"]

@@ -20,6 +20,7 @@ from . import binding
 from .announcement import colours_wanted
 from .inputs import Inputs
 from .topscreen import Screen
+from .topsite import whole
 
 __all__ = ["top"]
 
@@ -38,7 +39,7 @@ def top(parsed: argparse.Namespace, early: Collection[str] = ()) -> int:
     """Run the command and return its exit code; raises `OptionError` if the address has no status page."""
     address = _address(parsed)
     if not sys.stdout.isatty():
-        hello, frame = next(_frames(address))
+        hello, frame = _one_frame(address)
         print("\n".join(Screen(hello, colours=False).lines(frame, 160, 60)))
         return 0
     print(_ENTER, end="")
@@ -81,6 +82,13 @@ def _address(parsed: argparse.Namespace) -> binding.Address:
 # Functions that read the feed.
 
 
+def _one_frame(address: binding.Address) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a frame of all processes; the first frame of a site may miss processes that have not reported yet."""
+    frames = _frames(address)
+    hello, first = next(frames)
+    return next(frames, (hello, first)) if hello.get("site") else (hello, first)
+
+
 def _frames(address: binding.Address) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """Yield each frame, together with the feed's first event, until the connection is closed."""
     try:
@@ -115,11 +123,15 @@ def _check(feed: Any, address: binding.Address) -> None:
 
 def _events(feed: Any) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     hello: dict[str, Any] = {}
+    parts: list[dict[str, Any]] = []
     for line in feed:
         if not line.startswith(b"data: "):
             continue
         value = json.loads(line[6:])
         if "verdict" in value:
-            yield hello, value
+            yield hello, whole(value, parts)
+            parts = []
         elif "series" in value:
             hello = value
+        elif "running" in value:
+            parts.append(value)

@@ -1,4 +1,4 @@
-"""Draws the screen of `intralb-gevent top` as lines: verdict, figures, lanes and oldest requests of one process."""
+"""Draws the screen of `intralb-gevent top` as lines: verdict, figures, lanes and oldest requests."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ class Screen:
     def _head(self, frame: Mapping[str, Any], width: int) -> Iterator[str]:
         verdict = frame["verdict"]
         clock = strftime("%H:%M:%S", localtime(frame["time"]))
-        yield f"intralb_gevent  process {frame['pid']}  {frame['condition']}  {clock}"[:width]
+        processes = frame.get("processes", 1)
+        what = f"process {frame['pid']}" if processes == 1 else f"{processes} processes"
+        yield f"intralb_gevent  {what}  {frame['condition']}  {clock}"[:width]
         since = "" if verdict["kind"] == "well" else f" for {span(verdict['seconds'])}"
         yield self._in(_COLOURS[verdict["level"]], _LEVELS[verdict["level"]]) + since
         for line in textwrap.wrap(_printable(verdict["text"]), width):
@@ -57,7 +59,7 @@ class Screen:
         return (
             f"completed {row['completed']:g}/s  rejected {sum(rejected.values()):g}/s{why}  "
             f"slots {running} of {limit}  queued {sum(lane['queued'] for lane in lanes)}  "
-            f"event loop {100 * frame['loop']['busy']:.0f} %"
+            f"{'busiest ' if frame.get('processes', 1) > 1 else ''}event loop {100 * frame['loop']['busy']:.0f} %"
         )
 
     def _lanes(self, frame: Mapping[str, Any], width: int) -> Iterator[str]:

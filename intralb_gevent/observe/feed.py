@@ -188,6 +188,8 @@ class Feed:
         try:
             yield _RETRY
             charts = None if self.view is None else Charts(self.view, process)
+            if self.view is not None:
+                self.view.expect_parts()
             yield from self._beginning(unsent, history, charts)
             if history and (self._board_sender is None or self._board_sender.dead):
                 self._board_sender = gevent.spawn(self._send_boards)
@@ -206,7 +208,7 @@ class Feed:
             elif self._number != number:
                 # A frame contains the newest board, so skip the separate board.
                 number, board = self._number, self._boards
-                yield self._frame if charts is None else charts.event() + self._others + self._frame
+                yield (b"" if charts is None else charts.event()) + self._others + self._frame
             else:
                 board = self._boards
                 yield self._board

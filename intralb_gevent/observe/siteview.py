@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from ..supervise.table import PART, REJECTED, OwnRow
 from .frames import MOST_KEPT, json_bytes, numbers, shown_refusal
-from .history import Series
+from .history import SECONDS, Series
 from .refusals import Refusals
 from .sitehistory import SiteHistory
 
@@ -23,6 +23,9 @@ __all__ = ["Charts", "SiteView"]
 
 _VIEWED_SECONDS: Final = 3.0
 """Seconds for which the processes publish their parts after a viewer was last there."""
+
+_MOST_ROWS: Final = 10
+"""Maximum number of seconds whose values one event contains."""
 
 _RARELY: Final = 10
 """Without viewers, the rejected requests are published only once in this many seconds."""
@@ -48,7 +51,11 @@ class SiteView:
         self._seconds += 1
         self.history.add(now, values)
         if viewers:
-            self._row.write_viewed(now)
+            self.expect_parts()
+
+    def expect_parts(self) -> None:
+        """Record that this process has a viewer, so that all processes publish their parts within a second."""
+        self._row.write_viewed(monotonic())
 
     @property
     def watched(self) -> bool:
@@ -111,7 +118,10 @@ class Charts:
 
     def event(self) -> bytes:
         """Return an event with the values of the seconds that have passed since the last event."""
-        first, self._next = self._next, int(monotonic())
+        end = int(monotonic())
+        # A slow viewer gets some of its missing seconds with each event.
+        first = max(self._next, end - SECONDS)
+        self._next = min(first + _MOST_ROWS, end)
         rows = [numbers(row) for row in self._history.rows(first, self._next, self.process)]
         return b"event: rows\ndata: " + json_bytes(rows) + b"\n\n"
 
