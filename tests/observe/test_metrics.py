@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import time
 import urllib.parse
 import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import gevent
 import pytest
@@ -186,40 +189,80 @@ def test_each_exported_bound_is_exact() -> None:
     assert set(BOUNDS) <= set(Histogram.BOUNDS)
 
 
-def test_a_real_prometheus_scrapes_a_server(serve_app, run_python, program, tmp_path) -> None:
+@pytest.fixture
+def scraping(program, tmp_path) -> Iterator[Callable[..., str]]:
+    """Return a function that starts a Prometheus that scrapes a server, and returns the address of its API."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(server: Any, wanted: str) -> str:
+        target = "127.0.0.1:" + str(json.loads(server.ready_file.read_text())["admin"]["port"])
+        config = {
+            "global": {"scrape_interval": "200ms", "scrape_timeout": "200ms"},
+            "scrape_configs": [{"job_name": "shop", "static_configs": [{"targets": [target]}]}],
+        }
+        (tmp_path / "prometheus.yml").write_text(json.dumps(config))
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{free.getsockname()[1]}"
+        command = [program("prometheus"), "--config.file=prometheus.yml", f"--web.listen-address={address}"]
+        command += ["--storage.tsdb.path=data", "--enable-feature=exemplar-storage"]
+        with (tmp_path / "log").open("w") as log:
+            started.append(subprocess.Popen(command, cwd=tmp_path, stderr=log))
+        end = time.monotonic() + START_SECONDS
+        while not query(address, wanted):
+            assert time.monotonic() < end, (tmp_path / "log").read_text()
+            time.sleep(0.1)
+        return address
+
+    yield start
+    for prometheus in started:
+        prometheus.kill()
+        prometheus.wait()
+
+
+def test_a_real_prometheus_scrapes_a_server(serve_app, scraping) -> None:
     server = serve_app(flags=("--admin-bind", "127.0.0.1:0"))
     request = urllib.request.Request(f"http://127.0.0.1:{server.port}/wait/0.15")
     request.add_header("traceparent", f"00-{TRACE}-00f067aa0ba902b7-01")
     urllib.request.urlopen(request, timeout=10).close()
-    target = "127.0.0.1:" + str(json.loads(server.ready_file.read_text())["admin"]["port"])
-    config = {
-        "global": {"scrape_interval": "200ms", "scrape_timeout": "200ms"},
-        "scrape_configs": [{"job_name": "shop", "static_configs": [{"targets": [target]}]}],
+    completed = 'intralb_requests_total{outcome="completed"} > 0'
+    address = scraping(server, completed)
+    (found,) = answer(address, completed)
+    assert (found["metric"]["lane"], found["metric"]["job"], found["value"][1]) == ("default", "shop", "1")
+    assert query(address, "up")[0]["value"][1] == "1"
+    (found,) = answer(address, "intralb_request_duration_seconds_bucket", "query_exemplars", "&start=0&end=9999999999")
+    assert [each["labels"] for each in found["exemplars"]] == [{"trace_id": TRACE}]
+
+
+def test_every_panel_and_variable_of_the_dashboard_has_values(serve_app, scraping) -> None:
+    application = """
+    import sqlite3
+
+    def connect(worker_id):
+        return sqlite3.connect(":memory:")
+
+    @at
+    def query():
+        from intralb_gevent import current_session
+        current_session()
+    """
+    flags = ("--admin-bind", "127.0.0.1:0", "--processes=2", "--db-init-func=served:connect")
+    server = serve_app(application, flags=flags)
+    assert server.get("/query") == 200, server.said
+    # A rate needs two scrapes.
+    address = scraping(server, "count_over_time(intralb_requests_total[1m]) > 2")
+    panels, annotations = dashboard_expressions()
+    empty = [each for each in panels if not answer(address, each)]
+    # These metrics have no samples until the first event occurs.
+    assert {re.findall(r"intralb_\w+", each)[0] for each in empty} == {
+        *("intralb_rejected_total", "intralb_invalid_requests_total", "intralb_worker_changes_total"),
+        *("intralb_session_discards_total", "intralb_connections_moved_total"),
+        *("intralb_connections_returned_total", "intralb_connections_not_moved_total"),
     }
-    (tmp_path / "prometheus.yml").write_text(json.dumps(config))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    command = [program("prometheus"), "--config.file=prometheus.yml", f"--web.listen-address={address}"]
-    command += ["--storage.tsdb.path=data", "--enable-feature=exemplar-storage"]
-    with (tmp_path / "log").open("w") as log:
-        prometheus = subprocess.Popen(command, cwd=tmp_path, stderr=log)
-    try:
-        end = time.monotonic() + START_SECONDS
-        while not (found := query(address, 'intralb_requests_total{outcome="completed"} > 0')):
-            assert time.monotonic() < end, (tmp_path / "log").read_text()
-            time.sleep(0.1)
-        assert (found[0]["metric"]["lane"], found[0]["metric"]["job"], found[0]["value"][1]) == ("default", "shop", "1")
-        assert query(address, "up")[0]["value"][1] == "1"
-        (found,) = answer(
-            address, "intralb_request_duration_seconds_bucket", "query_exemplars", "&start=0&end=9999999999"
-        )
-        assert [each["labels"] for each in found["exemplars"]] == [{"trace_id": TRACE}]
-        for expression in dashboard_expressions():
-            answer(address, expression)
-    finally:
-        prometheus.kill()
-        prometheus.wait()
+    for each in annotations:
+        answer(address, each)
+    found = [(name, label_values(address, name, selector)) for name, selector in dashboard_variables()]
+    assert found == [("job", ["shop"]), ("lane", ["default"])]
 
 
 def query(address: str, expression: str) -> list:
@@ -238,14 +281,31 @@ def answer(address: str, expression: str, kind: str = "query", more: str = "") -
         return data if kind == "query_exemplars" else data["result"]
 
 
-def dashboard_expressions() -> list[str]:
+def label_values(address: str, name: str, selector: str) -> list[str]:
+    """Return the values of a label, as Grafana requests them for a variable."""
+    match = urllib.parse.quote(selector)
+    with urllib.request.urlopen(f"http://{address}/api/v1/label/{name}/values?match[]={match}", timeout=10) as response:
+        return list(json.load(response)["data"])
+
+
+def dashboard_variables() -> list[tuple[str, str]]:
+    """Return the label and the selector of each variable of the dashboard."""
     board = json.loads((Path(__file__).parents[2] / "deploy/grafana.json").read_text())
-    targets = [target["expr"] for panel in board["panels"] for target in panel.get("targets", ())]
+    definitions = [each["definition"] for each in board["templating"]["list"] if "definition" in each]
+    found = [re.fullmatch(r"label_values\((.*), (\w+)\)", each) for each in definitions]
+    return [(each[2], each[1].replace("$job", ".*")) for each in found if each is not None]
+
+
+def dashboard_expressions() -> tuple[list[str], list[str]]:
+    """Return the expressions of the panels and of the annotations, with values for the dashboard's variables."""
+    board = json.loads((Path(__file__).parents[2] / "deploy/grafana.json").read_text())
+    panels = [target["expr"] for panel in board["panels"] for target in panel.get("targets", ())]
     annotations = [each["expr"] for each in board["annotations"]["list"]]
-    return [
-        text.replace("$__rate_interval", "1m").replace("$job", ".*").replace("$lane", ".*")
-        for text in targets + annotations
+    values = {"$__rate_interval": "1m", "$job": ".*", "$lane": ".*"}
+    filled = [
+        [re.sub(r"\$\w+", lambda name: values[name[0]], each) for each in texts] for texts in (panels, annotations)
     ]
+    return filled[0], filled[1]
 
 
 def test_connections_are_counted_by_what_they_do(laned, samples, eventually) -> None:
