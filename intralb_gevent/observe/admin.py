@@ -161,11 +161,6 @@ class AdminServer(WSGIServer):
             connection.close()
         FORKS.serving.discard(self)
 
-    def isolate(self) -> None:
-        """In a child process that a handler has forked, also leave the row of the parent in the site's table alone."""
-        super().isolate()
-        self.pages.feed.view = None
-
     def _open(self) -> None:
         """Do nothing: admin connections may use reserved file descriptors, and their balancer is not started."""
 
