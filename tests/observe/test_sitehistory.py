@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from intralb_gevent.observe import siteview
 from intralb_gevent.observe.history import LONG_ROWS, SECONDS, STEP, Series
 from intralb_gevent.observe.sitehistory import SiteHistory
+from intralb_gevent.observe.siteview import Charts, SiteView
 from intralb_gevent.supervise.table import Table
 
 SERIES = (Series("completed", "sum"), Series("running", "mean"), Series("busy", "mean"), Series("stretch", "most"))
@@ -101,3 +104,17 @@ def test_old_records_and_those_of_other_versions_are_not_shown(table, other) -> 
     assert columns(mine, START + SECONDS + 1) == [[], [], [], []]
     assert columns(mine, START + SECONDS)[0][0] == 1
     assert columns(mine, START + STEP * (LONG_ROWS + 1), long=True) == [[], [], [], []]
+
+
+def test_a_slow_viewer_gets_its_missing_seconds_in_several_events(table, monkeypatch) -> None:
+    row = table.claim()
+    assert row is not None
+    view = SiteView(row, SERIES)
+    monkeypatch.setattr(siteview, "monotonic", lambda: float(START))
+    charts = Charts(view, None)
+    for second in range(START, START + 25):
+        view.history.add(second, (second, 0, 0, 0))
+    monkeypatch.setattr(siteview, "monotonic", lambda: START + 25.5)
+    events = [json.loads(charts.event().split(b"data: ")[1]) for _ in range(4)]
+    assert [len(event) for event in events] == [10, 10, 5, 0]
+    assert [values[0] for event in events for values in event] == [*range(START, START + 25)]
