@@ -62,14 +62,18 @@ ONE_SLOT = (
 )
 
 
+def hold(server: Any) -> None:
+    """Occupy the slot of each process; a busy process may reject a request, which is then repeated."""
+    Clients(server.port, "/wait/100", 2).__enter__()
+
+
 def test_charts_figures_and_lists_cover_all_processes_or_the_selected_one(open_page, begin_serving) -> None:
     server, page = begun(open_page, begin_serving, flags=ONE_SLOT)
     for _ in range(40):
         assert server.get() == 200
     until(page, lambda: completed(page) == 40)
     both = {served_by(page), other(page)}
-    for _ in range(2):
-        server.asked("/wait/100")
+    hold(server)
     until(page, lambda: processes_of(page, "#running") == both)
     page.text("#figures", r"slots busy\s*2 of 2")
     page.text("#board-legend", "busy 2 of 2")
@@ -91,11 +95,16 @@ def test_charts_figures_and_lists_cover_all_processes_or_the_selected_one(open_p
 def test_the_rejections_of_all_processes_are_listed_and_found(open_page, begin_serving) -> None:
     server, page = begun(open_page, begin_serving, flags=ONE_SLOT)
     both = {served_by(page), other(page)}
-    for _ in range(2):
-        server.asked("/wait/100")
+    hold(server)
     until(page, lambda: processes_of(page, "#running") == both)
-    with Clients(server.port, "/", 2):
-        until(page, lambda: processes_of(page, "#refused") == both)
+    for stopped in both:
+        # Only the other process can accept the request.
+        os.kill(stopped, signal.SIGSTOP)
+        try:
+            assert server.get("/") == 503
+        finally:
+            os.kill(stopped, signal.SIGCONT)
+    until(page, lambda: processes_of(page, "#refused") == both)
     row = page.page.locator("#refused tr", has_text=str(other(page))).last.inner_text()
     page.page.fill("#request-id", row.split()[-1])
     page.page.get_by_role("button", name="Search").click()
@@ -106,8 +115,7 @@ def test_the_rejections_of_all_processes_are_listed_and_found(open_page, begin_s
 def test_the_stack_of_a_request_in_another_process_is_shown_and_the_request_is_ended(open_page, begin_serving) -> None:
     server, page = begun(open_page, begin_serving, flags=(*ONE_SLOT, "--admin-actions"))
     (token,) = re.findall(r"token (\S+)", server.said)
-    for _ in range(2):
-        server.asked("/wait/100")
+    hold(server)
     row = page.page.locator("#running tr", has_text=str(other(page))).first
     row.get_by_role("button", name="Stack", exact=True).click(timeout=1000 * PATIENCE)
     page.text("#running", r"served.py:\d+ in app")
@@ -115,13 +123,12 @@ def test_the_stack_of_a_request_in_another_process_is_shown_and_the_request_is_e
     page.page.locator("#token").fill(token)
     page.page.get_by_role("button", name="End it").click()
     page.text("#answer", "The request was ended")
-    until(page, lambda: processes_of(page, "#running") == {served_by(page)})
+    server.until(lambda: "GET /wait/100 was ended by an operator" in server.said)
 
 
 def test_the_flame_graphs_name_their_process(open_page, begin_serving) -> None:
     server, page = begun(open_page, begin_serving, flags=ONE_SLOT)
-    for _ in range(2):
-        server.asked("/wait/100")
+    hold(server)
     page.page.click("#flames")
     page.text("#waiting-text", f"handlers of process {served_by(page)} in")
     page.page.select_option("#of", str(other(page)))
