@@ -71,6 +71,15 @@ _CLIENTS: Final = frozenset(
 """Client packages that reuse connections. After an exception between a command and its response, the next command on
 the connection would receive this response."""
 
+_DRIVERS: Final = frozenset(
+    {
+        *("pymysql", "mysql", "pg8000", "ldap3", "pika", "thrift", "thriftpy2"),
+        *("smtplib", "imaplib", "ftplib", "poplib"),
+    }
+)
+"""Client packages that reuse connections, and may compute for a long time while they read a large response. Therefore,
+an abort is postponed for a limited time only."""
+
 _POOLS: Final = ("psycopg2.pool", "psycopg_pool", "sqlalchemy.pool", "dbutils")
 """Connection pools that lose a connection if an exception interrupts the update of their counts."""
 
@@ -194,7 +203,9 @@ def _must_return(frame: FrameType, patient: bool) -> bool:
     if not patient:
         return False
     name, module = frame.f_code.co_name, _module_of(frame)
-    return name in _TAKES_OR_GIVES_BACK or module.startswith(_POOLS) or (module == "contextlib" and name in _REGISTERS)
+    if package_of(frame) in _DRIVERS or module.startswith(_POOLS):
+        return True
+    return name in _TAKES_OR_GIVES_BACK or (module == "contextlib" and name in _REGISTERS)
 
 
 def is_acquiring(frame: FrameType) -> bool:

@@ -18,7 +18,7 @@ from typing import Any
 import pymysql
 from gevent.lock import BoundedSemaphore
 from gevent.monkey import get_original
-from pymysql.connections import Connection
+from pymysql.connections import Connection, MySQLResult
 from pymysql.constants import ER, SERVER_STATUS
 
 from ..pool.guards import register
@@ -134,6 +134,10 @@ class PyMySQLSessions(SessionSource):
 
 _force_close_of_pymysql = Connection._force_close
 _write_bytes_of_pymysql = Connection._write_bytes
+_query_of_pymysql = Connection.query
+_next_result_of_pymysql = Connection.next_result
+_read_row_of_pymysql = MySQLResult._read_rowdata_packet_unbuffered
+_read_rows_of_pymysql = MySQLResult._finish_unbuffered_query
 
 
 def _force_close(self: Connection) -> None:
@@ -141,7 +145,15 @@ def _force_close(self: Connection) -> None:
     interrupted = self._sock is not None and not self._closed and interrupts(sys.exc_info()[1])
     _force_close_of_pymysql(self)
     if interrupted:
+        _drop_result(self)
         end_statement(self)
+
+
+def _drop_result(connection: Connection) -> None:
+    # Otherwise, after `ping(reconnect=True)`, PyMySQL would wait for the rest of this result on the new connection.
+    result, connection._result = connection._result, None
+    if result is not None:
+        result.unbuffered_active = False
 
 
 def _write_bytes(self: Connection, data: bytes) -> None:
@@ -155,15 +167,59 @@ def _write_bytes(self: Connection, data: bytes) -> None:
         raise
 
 
-def protect() -> None:
-    """From now on, if the wait of any PyMySQL connection is interrupted, end its statement on the server.
+def _query(self: Connection, *arguments: Any, **named: Any) -> Any:
+    try:
+        return _query_of_pymysql(self, *arguments, **named)
+    except BaseException as error:
+        _close_after(error, self)
+        raise
 
-    PyMySQL itself closes the interrupted connection, but the statement continues to run and holds its locks. Only the
-    methods for closing and writing are replaced, so reading rows is not slower. A transaction that an aborted request
-    has left open is rolled back if no other slot has used the connection.
+
+def _next_result(self: Connection, *arguments: Any, **named: Any) -> Any:
+    try:
+        return _next_result_of_pymysql(self, *arguments, **named)
+    except BaseException as error:
+        _close_after(error, self)
+        raise
+
+
+def _read_row(self: MySQLResult) -> Any:
+    try:
+        return _read_row_of_pymysql(self)
+    except BaseException as error:
+        _close_after(error, self.connection)
+        raise
+
+
+def _read_rows(self: MySQLResult) -> None:
+    try:
+        _read_rows_of_pymysql(self)
+    except BaseException as error:
+        _close_after(error, self.connection)
+        raise
+
+
+def _close_after(error: BaseException, connection: Connection | None) -> None:
+    """Close a connection whose current response has not been read completely, because an abort has interrupted the
+    reading; the next statement would receive the rest of this response."""
+    if connection is not None and interrupts(error):
+        connection._force_close()
+
+
+def protect() -> None:
+    """From now on, if a call of any PyMySQL connection is interrupted, end its statement on the server.
+
+    PyMySQL itself closes a connection only if a wait for the server is interrupted, and the statement continues to run
+    and holds its locks. A connection is also closed if the interrupted call was CPU-bound, for example while reading
+    many rows. A transaction that an aborted request has left open is rolled back if no other slot has used the
+    connection.
     """
     Connection._force_close = _force_close
     Connection._write_bytes = _write_bytes
+    Connection.query = _query
+    Connection.next_result = _next_result
+    MySQLResult._read_rowdata_packet_unbuffered = _read_row
+    MySQLResult._finish_unbuffered_query = _read_rows
     register(_GUARD)
 
 

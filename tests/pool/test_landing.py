@@ -9,6 +9,8 @@ import itertools
 import os
 import random
 import re
+import smtplib
+import socket
 import sqlite3
 import subprocess
 import tempfile
@@ -446,6 +448,39 @@ def test_an_enter_that_never_returns_is_ended_all_the_same(balance, ask) -> None
     balancer = balance(paths(enter=enter), request_timeout_seconds=TIMEOUT, cleanup_seconds=0.1)
     assert ask(balancer, "/enter").status == "504 Gateway Timeout"
     assert ask(balancer, "/other").status == "200 OK"
+
+
+# Connections.
+
+
+@pytest.fixture
+def mail() -> Iterator[smtplib.SMTP]:
+    """Return a client of a mail server that responds to each command with the command itself."""
+    ours, theirs = socket.socketpair()
+
+    def serve() -> None:
+        with theirs, theirs.makefile("rb") as commands:
+            for command in commands:
+                theirs.sendall(b"250 " + command)
+
+    server = threading.Thread(target=serve)
+    server.start()
+    client = smtplib.SMTP()
+    client.sock = ours
+    yield client
+    client.close()
+    server.join()
+
+
+def test_a_command_receives_no_response_to_an_aborted_one(ends, mail: smtplib.SMTP) -> None:
+    numbers = itertools.count()
+
+    def send() -> None:
+        while True:
+            number = next(numbers)
+            assert mail.docmd("NOOP", str(number)) == (250, f"NOOP {number}".encode())
+
+    ends(send, times=10)
 
 
 # An abort can be raised in a call through C code, if the C code reports exceptions.

@@ -254,3 +254,45 @@ def test_a_request_cut_while_it_waits_for_a_connection_of_a_pool_gets_none(postg
     assert server.get("/return")[0] == 200
     assert server.get("/") == (200, "done")
     assert "protecting psycopg, psycopg_pool" in server.said
+
+
+READING_ROWS = """
+import os, threading
+import pymysql, pymysql.cursors
+from pymysql.constants import CLIENT
+from sqlalchemy import make_url
+
+url = make_url(os.environ["DATABASE"])
+lock = threading.Lock()
+connection = pymysql.connect(
+    host=url.host, port=url.port or 3306, user=url.username, password=url.password or "",
+    cursorclass=getattr(pymysql.cursors, os.environ["CURSOR"]), client_flag=CLIENT.MULTI_STATEMENTS,
+)
+COLLATIONS = "information_schema.collations"
+
+def first(statement):
+    with lock:
+        if not connection.open:
+            connection.ping(reconnect=True)
+        with connection.cursor() as cursor:
+            cursor.execute(statement)
+            return cursor.fetchall()[0][0]
+
+def app(environ, start_response):
+    while environ["PATH_INFO"] == "/read":
+        first(f"select 'read' from {COLLATIONS} a, {COLLATIONS} b limit 5000; select 'more'")
+    found = first(f"select '{environ['PATH_INFO']}'")
+    start_response("200 OK", [])
+    return [found.encode()]
+"""
+
+
+@pytest.mark.parametrize("cleanup", ["0.01", "1"])
+@pytest.mark.parametrize("cursor", ["Cursor", "SSCursor"])
+def test_no_other_request_reads_the_rows_of_a_request_that_was_cut_while_it_read_them(
+    mariadb, serve_program, cursor, cleanup
+) -> None:
+    server = serve_program(READING_ROWS, *FLAGS, f"--cleanup-seconds={cleanup}", DATABASE=mariadb, CURSOR=cursor)
+    for _ in range(5):
+        assert server.get("/read")[0] == 504
+        assert server.get("/mine") == (200, "/mine"), server.said
