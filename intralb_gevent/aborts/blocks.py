@@ -17,9 +17,12 @@ __all__ = [
     "CALLS",
     "GOES_ELSEWHERE",
     "JUMPS",
+    "block_handlers",
     "calls_enter",
     "calls_exit",
     "change_of_depth",
+    "ends_loop",
+    "entered_at",
     "handled",
     "has_value",
     "height",
@@ -27,6 +30,7 @@ __all__ = [
     "instructions_of",
     "is_at_edge",
     "is_loop",
+    "is_with_handler",
     "is_within_step",
     "loop_start",
     "returns",
@@ -143,6 +147,14 @@ def is_loop(code: CodeType, offset: int) -> bool:
     return _operation(code, offset) == "FOR_ITER"
 
 
+def ends_loop(code: CodeType, offset: int, following: int) -> bool:
+    """Return whether an instruction has found no next item of a loop, so that the loop has ended.
+
+    `following` is the offset of the instruction that was executed next.
+    """
+    return is_loop(code, offset) and following >= instructions_of(code)[_index(code, offset)].argval
+
+
 def has_value(code: CodeType, offset: int) -> bool:
     """Return whether an instruction may push a value that code of the application or of a library has produced."""
     return not _operation(code, offset).startswith(_LEAVES_NOTHING)
@@ -225,6 +237,28 @@ def change_of_depth(code: CodeType, offset: int, following: int) -> int:
     if old == new:
         return 0
     return 1 if old is None or (new is not None and new.depth > old.depth) else -1
+
+
+def block_handlers(code: CodeType, offset: int) -> tuple[int, ...]:
+    """Return the offsets of the exception handlers of the blocks around an instruction, from the innermost outwards."""
+    found: list[int] = []
+    handler = _handler(code, offset)
+    while handler is not None and handler.target not in found:
+        found.append(handler.target)
+        handler = _handler(code, handler.target)
+    return tuple(found)
+
+
+def is_with_handler(code: CodeType, target: int) -> bool:
+    """Return whether the exception handler at an offset belongs to a `with` block."""
+    following = instructions_of(code)[_index(code, target) :][:2]
+    return [each.opname for each in following] == ["PUSH_EXC_INFO", "WITH_EXCEPT_START"]
+
+
+def entered_at(code: CodeType, target: int) -> int:
+    """Return the offset of the instruction before the block whose exception handler is at the offset `target`."""
+    start = min(each.start for each in handled(code) if each.target == target)
+    return _offsets(code)[_index(code, start) - 1]
 
 
 def calls_enter(code: CodeType, offset: int) -> bool:

@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 from ..framevariables import has_variable, variables
 from .blocks import CALLS, GOES_ELSEWHERE, JUMPS, heights, instructions_of
 
-__all__ = ["CallSite", "arguments", "call_site", "callee", "first_argument", "is_a"]
+__all__ = ["CallSite", "arguments", "call_site", "callee", "first_argument", "is_a", "path_before", "value_at"]
 
 _SILENT: Final = frozenset(
     {
@@ -210,6 +210,16 @@ def arguments(frame: FrameType) -> Iterator[Any]:
     """Yield the values that are loaded for the arguments of a frame's call; an unknown value is None."""
     for path in call_site(frame.f_code, frame.f_lasti).arguments:
         yield _look_up(frame, path)[0]
+
+
+def path_before(code: CodeType, offset: int) -> tuple[str, ...]:
+    """Return the path of the object that the instructions before an offset load; empty if the path is unknown."""
+    return _path([each for each in instructions_of(code) if each.offset < offset])[0]
+
+
+def value_at(frame: FrameType, path: tuple[str, ...]) -> Any:
+    """Return the value of a variable with attributes; None if it is unknown."""
+    return _look_up(frame, path)[0]
 
 
 def _look_up(frame: FrameType, path: tuple[str, ...]) -> tuple[Any, Any]:

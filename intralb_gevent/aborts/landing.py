@@ -23,6 +23,7 @@ from gevent import getcurrent
 from .blocks import (
     calls_exit,
     change_of_depth,
+    ends_loop,
     has_value,
     height,
     is_at_edge,
@@ -34,6 +35,7 @@ from .blocks import (
 from .callsites import arguments, callee, is_a
 from .finallyblocks import is_in_finally
 from .headroom import HEADROOM
+from .heldlocks import holds_lock
 from .safepoints import is_ours
 
 if TYPE_CHECKING:
@@ -128,6 +130,7 @@ class _Search:
                 found, ends = self._is_place(code, offset, line), returns(code, offset)
             else:
                 return
+            found = found and not (self._slot.may_release and holds_lock(frame))
         except RecursionError:
             # Hide the RecursionError from the application; the watchdog's next check starts a new search.
             cancel_landing()
@@ -158,13 +161,14 @@ class _Search:
     def _hold(self, code: CodeType, offset: int, *, entered: bool) -> None:
         """Record whether the last instruction has produced a value, or has used the values produced before."""
         values = height(code, offset)
-        made, self._made = self._made or has_value(code, self._executed), False
+        ended = ends_loop(code, self._executed, offset)
+        made, self._made = self._made or (has_value(code, self._executed) and not ended), False
         if entered:
             self._held = None
         elif values is None:
             # The stack height is unknown, so there may be an unused value.
             self._held = sys.maxsize
-        elif is_loop(code, self._executed):
+        elif is_loop(code, self._executed) and not ended:
             self._held = values
         elif made:
             self._held = values if self._held is None else min(self._held, values)

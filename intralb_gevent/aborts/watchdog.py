@@ -36,6 +36,7 @@ from .blockedloop import WHILE_BLOCKED, BlockedLoop
 from .blocks import is_within_step
 from .breaks import take_break
 from .headroom import HEADROOM
+from .heldlocks import lock_holder
 from .landing import FINISH_STEPS, cancel_landing, is_stuck, land, trace_no_other_frame
 from .processlocks import has_waited, state_of_wait
 from .safepoints import (
@@ -340,6 +341,8 @@ class Watchdog:
     def _end_near(slot: Slot, frame: FrameType, place: FrameType) -> None:
         if slot.may_finish and (waiting := receiver(place)) is not None:
             Watchdog._let_finish(slot, place is frame, waiting)
+        elif slot.may_release and (holder := lock_holder(place)) is not None:
+            land(holder, slot)
         elif place is not frame or has_just_acquired(frame):
             land(place, slot)
         elif not slot.late:

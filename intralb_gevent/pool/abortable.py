@@ -42,6 +42,10 @@ or started a program. The limit is needed because an import may hang."""
 PUT_OFF_SECONDS = 0.02
 """Interval, in seconds, at which the server tries to raise a postponed abort."""
 
+LOCK_SECONDS = 0.25
+"""Maximum seconds, counted from the deadline, for which an abort waits until a CPU-bound handler holds no lock. Other
+requests cannot run in the meantime."""
+
 MOST_ABORTS = 5
 """Maximum number of aborts thrown into a waiting handler; if the handler swallows all of them, its slot is
 abandoned."""
@@ -217,10 +221,18 @@ class Abortable:
     @property
     def may_finish(self) -> bool:
         """Whether the first abort may still be postponed, so that the application can finish releasing a resource."""
+        return self._may_go_on_for(self.worker.options.cleanup_seconds)
+
+    @property
+    def may_release(self) -> bool:
+        """Whether the first abort may still be postponed, so that the application can finish a change under a lock."""
+        return self.late and self._may_go_on_for(min(LOCK_SECONDS, self.worker.options.cleanup_seconds))
+
+    def _may_go_on_for(self, seconds: float) -> bool:
         if self._raised or self.job is None:
             return False
         since = self._end_at(self.job) if self.job.ended is None else self.job.ended
-        return monotonic() < since + self.worker.options.cleanup_seconds
+        return monotonic() < since + seconds
 
     @property
     def cleaning_up(self) -> bool:

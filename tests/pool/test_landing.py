@@ -23,6 +23,7 @@ from typing import Any
 
 import gevent.subprocess
 import pytest
+from gevent.lock import BoundedSemaphore
 
 TIMEOUT = 0.1
 PATIENCE = 5.0
@@ -430,6 +431,69 @@ def test_a_lock_is_free_after_an_abort(ends, handler) -> None:
         ends(handler)
         assert LOCK.acquire(blocking=False)
         LOCK.release()
+
+
+class Accounts:
+    """Two numbers whose sum is 0 while nobody holds the lock."""
+
+    def __init__(self, lock: Any) -> None:
+        self.lock = lock
+        self.numbers = {"from": 0, "to": 0}
+
+    def move(self) -> None:
+        self.numbers["from"] -= 1
+        spend(0.0001)
+        try:
+            self.numbers[str(time)]
+        except KeyError:
+            self.numbers["to"] += 1
+
+
+def move_with(accounts: Accounts) -> None:
+    lock = accounts.lock
+    while True:
+        with lock:
+            accounts.move()
+
+
+def move_within_with(accounts: Accounts) -> None:
+    while True:
+        with accounts.lock, contextlib.suppress(ValueError):
+            accounts.numbers["from"] -= 1
+            sum(range(1000))
+            accounts.numbers["to"] += 1
+
+
+def move_in_try(accounts: Accounts) -> None:
+    while True:
+        accounts.lock.acquire()
+        try:
+            accounts.numbers["from"] -= 1
+            for _ in range(3):
+                step()
+            accounts.numbers["to"] += 1
+        finally:
+            accounts.lock.release()
+
+
+def move_in_a_closure(accounts: Accounts) -> None:
+    lock = accounts.lock
+
+    def move() -> None:
+        with lock:
+            sum(1 for _ in [2, 1] if accounts.move() is None)
+
+    while True:
+        move()
+
+
+@pytest.mark.parametrize("lock", [threading.Lock, threading.RLock, threading.Condition, BoundedSemaphore])
+@pytest.mark.parametrize("move", [move_with, move_within_with, move_in_try, move_in_a_closure])
+def test_a_change_under_a_lock_is_finished_before_an_abort(ends, move, lock) -> None:
+    accounts = Accounts(lock())
+    for _ in range(5):
+        ends(lambda: move(accounts), times=1)
+        assert sum(accounts.numbers.values()) == 0
 
 
 def test_an_enter_that_never_returns_is_ended_all_the_same(balance, ask) -> None:
