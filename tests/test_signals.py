@@ -547,3 +547,16 @@ def test_a_timer_that_is_no_request_s_timeout_is_left_alone(serve_app, parts: tu
     server = serve_app(*parts, flags=DEADLINE)
     assert 504 in [server.get("/<lambda>") for _ in range(2)]
     assert server.get("/timers") == 500
+
+
+@pytest.mark.parametrize("timer", ["ITIMER_REAL", "ITIMER_PROF"])
+def test_a_timer_that_still_runs_at_the_exit_does_not_kill_the_process(serve_app, timer: str) -> None:
+    ticking = f"""
+        for number in (signal.SIGALRM, signal.SIGPROF):
+            signal.signal(number, lambda *_: None)
+        signal.setitimer(signal.{timer}, 0.0005, 0.0005)
+    """
+    server = serve_app(ticking)
+    assert server.get("/") == 200
+    server.signal(signal.SIGTERM)
+    assert server.ended() == 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import signal
 import sys
 import threading
 import traceback
@@ -90,3 +91,14 @@ def _leave_threads_behind() -> NoReturn:
         with contextlib.suppress(Exception):
             stream.flush()
     END.now(left)
+
+
+def _stop_timers() -> None:
+    for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
+        signal.setitimer(timer, 0)
+
+
+# At its exit, Python restores the default actions of signals. A timer that still runs, such as that of a profiler,
+# would then kill the process. Register the function before the application registers its functions, so that it runs
+# last.
+atexit.register(_stop_timers)
