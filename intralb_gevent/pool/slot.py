@@ -96,7 +96,18 @@ class Slot(Abortable):
         job.slot = self
         # Do not use `start()`: the greenlet would run only in the hub's next iteration, and the current batch would
         # create a slot for each of its jobs.
-        self.greenlet.switch()
+        try:
+            self.greenlet.switch()
+        except MemoryError as error:
+            self._end_unstarted(job, error)
+
+    def _end_unstarted(self, job: Job, error: MemoryError) -> None:
+        """End a job whose greenlet could not start, because there was no memory for it, and have this slot replaced."""
+        if self.job is not job or not self.greenlet.dead:
+            raise error
+        self._end_failed(job, error, None)
+        self.job = None
+        self.worker.abandon_slot(self)
 
     def _has_leftovers(self) -> bool:
         """Return whether a request has left an object behind that can still affect the slot's parked greenlet.
