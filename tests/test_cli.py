@@ -308,6 +308,20 @@ def test_a_ready_file_that_cannot_be_written(run: Callable[..., Ended]) -> None:
     assert refusal(ended).startswith("cannot write the ready file 'nowhere/ready.json': No such file or directory; ")
 
 
+@pytest.mark.parametrize("processes", ["1", "2"])
+@pytest.mark.parametrize(("flag", "what"), [("--ready-file", "ready file"), ("--pid-file", "pid file")])
+def test_a_pipe_or_device_is_not_replaced_by_a_file(
+    run: Callable[..., Ended], tmp_path: pathlib.Path, flag: str, what: str, processes: str
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for name in ("pipe", "link"):
+        ended = run("serve", "myapp:app", *ANYWHERE, "--processes", processes, flag, name)
+        assert f"{what} '{name}': a file that is not a regular file is there; choose another {flag}" in refusal(ended)
+    assert (tmp_path / "pipe").is_fifo()
+    assert (tmp_path / "link").is_symlink()
+
+
 # Serving.
 
 

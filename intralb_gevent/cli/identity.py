@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ..config.serving import ServingOptions
 from ..errors import OptionError
 from .binding import removed_at_the_end
-from .readyfile import explained, write_file
+from .readyfile import explained, require_replaceable, write_file
 
 __all__ = ["Identity", "check_pid_file", "pid_file"]
 
@@ -92,13 +92,15 @@ def _group(text: str) -> int:
 
 
 def check_pid_file(path: str | None) -> None:
-    """Exit with a one-line message if no file can be written to the directory of the pid file."""
+    """Exit with a one-line message if the pid file, or another file in its directory, cannot be written."""
     if path is None:
         return
     refused = explained(f"cannot write the pid file {path!r}", "choose another --pid-file")
-    with refused, tempfile.NamedTemporaryFile(dir=os.path.dirname(path) or os.curdir) as file:
-        file.write(b"0")
-        file.flush()
+    with refused:
+        require_replaceable(path)
+        with tempfile.NamedTemporaryFile(dir=os.path.dirname(path) or os.curdir) as file:
+            file.write(b"0")
+            file.flush()
 
 
 @contextlib.contextmanager

@@ -10,10 +10,11 @@ import errno
 import json
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["explained", "forget_ready_file", "write_file", "write_ready_file"]
+__all__ = ["explained", "forget_ready_file", "require_replaceable", "write_file", "write_ready_file"]
 
 
 @contextlib.contextmanager
@@ -34,7 +35,18 @@ def forget_ready_file(ready_file: str | None) -> None:
     if ready_file is not None:
         refused = explained(f"cannot remove the old ready file {ready_file!r}", "choose another --ready-file")
         with refused, contextlib.suppress(FileNotFoundError):
+            require_replaceable(ready_file)
             os.unlink(ready_file)
+
+
+def require_replaceable(path: str) -> None:
+    """Raise OSError if the path leads to a device, a pipe or a directory: root could replace even /dev/null."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(mode):
+        raise FileExistsError(errno.EEXIST, "a file that is not a regular file is there")
 
 
 def write_ready_file(ready_file: str, facts: dict[str, Any]) -> None:
@@ -50,10 +62,12 @@ def write_file(path: str, text: str, what: str, flag: str) -> None:
     """
     temporary = f"{path}.{secrets.token_hex(8)}"
     refused = explained(f"cannot write the {what} {path!r}", f"choose another {flag}")
-    with refused, open(temporary, "x", encoding="utf-8") as file, _removed_if_it_fails(temporary):
-        file.write(text)
-        file.flush()
-        os.replace(temporary, path)
+    with refused:
+        require_replaceable(path)
+        with open(temporary, "x", encoding="utf-8") as file, _removed_if_it_fails(temporary):
+            file.write(text)
+            file.flush()
+            os.replace(temporary, path)
 
 
 @contextlib.contextmanager
