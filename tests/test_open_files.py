@@ -3,6 +3,7 @@
 import http.client
 import json
 import pathlib
+import re
 import resource
 import select
 import socket
@@ -12,6 +13,7 @@ import pytest
 
 PATIENCE = 10.0
 LOW = 256
+LOWEST = 64
 
 HANDLERS = """
 import subprocess
@@ -93,6 +95,15 @@ def test_what_the_limit_does_not_allow_is_refused_and_all_others_go_on(serve_app
     server.until(lambda: not told_that_there_are_too_many(server.port))
     assert server.get() == 200
     assert "Traceback" not in server.said
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_as_many_clients_are_served_as_a_low_limit_is_said_to_allow(serve_app, connect, processes: str) -> None:
+    flags = ("--admin-bind", "127.0.0.1:0", "--processes", processes)
+    server = serve_app(flags=flags, preexec_fn=limited(LOWEST, LOWEST))
+    allowed = int(re.search(r"open files allows (\d+) client connections", server.said)[1])
+    assert allowed > 9
+    assert [status_of(connect(server.port), "/") for _ in range(allowed)] == [200] * allowed
 
 
 def told_that_there_are_too_many(port: int) -> bool:

@@ -8,6 +8,7 @@ reserved for other uses.
 from __future__ import annotations
 
 import logging
+import os
 import resource
 import sys
 from typing import Final
@@ -27,6 +28,9 @@ _OWN_FILES: Final = 128
 
 _LEAST_RESERVE: Final = 96
 """Minimum number of files to reserve for other uses if the limit is low; but at most half of the limit is reserved."""
+
+_OPENED_LATER: Final = 8
+"""Maximum number of files that this package opens after the first server has started, such as the admin listener."""
 
 _RAISED: Final = "raised the limit of open files from {} to {}, which max_connections={} and the handlers need"
 _TOO_FEW: Final = (
@@ -75,9 +79,12 @@ class _OpenFiles:
             limit = sys.maxsize
         kept = min(_reserve(options), max(limit // 4, _LEAST_RESERVE), limit // 2)
         self.refused = min(REFUSED_CONNECTIONS, (limit - kept) // 8)
-        self.clients_end = limit - kept - self.refused
-        if self.clients_end < options.max_connections:
-            self._warn(_TOO_FEW.format(limit, self.clients_end, options.max_connections, _needed(options, 1)))
+        opened = _opened() + _OPENED_LATER
+        # The open files occupy the lowest descriptors, and most of them belong to the uses for which files are kept.
+        self.clients_end = limit - kept - self.refused + min(opened, kept // 2)
+        allowed = max(0, self.clients_end - opened)
+        if allowed < options.max_connections:
+            self._warn(_TOO_FEW.format(limit, allowed, options.max_connections, _needed(options, 1)))
 
     def _warn(self, text: str) -> None:
         # Warn once, not for each address.
@@ -96,6 +103,15 @@ def _reserve(options: Options) -> int:
 def _needed(options: Options, addresses: int) -> int:
     connections = addresses * (options.max_connections + REFUSED_CONNECTIONS)
     return connections + (options.max_upgraded or 0) + _reserve(options)
+
+
+def _opened() -> int:
+    """Return how many files this process has open; 0 if the number is unknown."""
+    try:
+        # The listing itself needs one open file.
+        return len(os.listdir("/dev/fd")) - 1
+    except OSError:
+        return 0
 
 
 def _report(level: int, text: str) -> None:
