@@ -134,6 +134,8 @@ class Response(UpgradableExchange):
 
     def early_hints(self, headers: Any) -> None:
         """Send early hints (`wsgi.early_hints`); wait while unsent data is above the high-water mark."""
+        if self._runner.yield_requested:
+            self._runner.yield_to_hub()
         data = hints(headers)
         self._check_open()
         if self._started:

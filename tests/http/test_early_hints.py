@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import gevent
@@ -106,6 +107,29 @@ def test_another_greenlet_has_no_request_to_hint_for(serve, connect) -> None:
         return [b"checked"]
 
     assert connect(serve(application)).get().body == b"checked"
+
+
+def test_others_are_served_while_a_handler_sends_hints_without_waiting(serve, connect) -> None:
+    served: list[str] = []
+
+    def application(environ, start_response):
+        if environ["PATH_INFO"] == "/other":
+            served.append("other")
+        else:
+            other.send("GET /other HTTP/1.1\r\nHost: x\r\n\r\n")
+            until = time.monotonic() + 5
+            while not served and time.monotonic() < until:
+                environ["wsgi.early_hints"]([STYLE])
+            served.append("hinting")
+        start_response("200 OK", [])
+        return [b""]
+
+    server = serve(application)
+    client, other = connect(server), connect(server)
+    # A client of HTTP/1.0 gets no hints, so that unsent data does not make the handler wait.
+    client.send("GET / HTTP/1.0\r\n\r\n")
+    assert client.reply().status == 200
+    assert served == ["other", "hinting"]
 
 
 def test_a_client_that_has_left_is_told_of_as_in_write(serve, connect, eventually) -> None:
