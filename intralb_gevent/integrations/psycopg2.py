@@ -13,19 +13,19 @@ import math
 import select
 from collections.abc import Callable
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import gevent
 import psycopg2
 from gevent import monkey
-from gevent.lock import BoundedSemaphore
 from gevent.socket import wait_read, wait_write
 from psycopg2 import extensions
 
 from ..pool.guards import register
 from ..sessionsource import SessionSource
-from .drivers import cancelling, end_statement, interrupts
+from .drivers import end_statement, interrupts
+from .psycopg2_endings import Backend, end_backend, late
 from .transactions import TransactionGuard
 
 __all__ = ["Psycopg2Sessions", "cancel_statement", "install_wait_callback", "protect"]
@@ -35,24 +35,13 @@ Connection = extensions.connection
 logger = logging.getLogger("intralb_gevent")
 
 CANCEL_SECONDS = 3.0
-"""Maximum number of seconds to connect to the server and terminate the server process of a statement."""
-
-MOST_CANCELLING = 4
-"""Maximum number of connections, in addition to the slots' connections, that end statements at the same time."""
-
-_cancelling = BoundedSemaphore(MOST_CANCELLING)
+"""Maximum number of seconds to wait for the first attempt to end a statement, and for a cancel request."""
 
 # Use the original poll(), because gevent's poll() would yield to the hub even with a timeout of 0.
 _poll_at_once = monkey.get_original("select", "poll")
 
 _LONGEST_TIMEOUT = 2_147_483_647
 _SHOWN = ("host", "port", "dbname", "user")
-
-# Exclude server processes that are younger than the connection, because they have reused the pid of another process.
-_TERMINATE = """
-    select pg_terminate_backend(pid) from pg_stat_activity
-    where pid = %s and backend_start <= clock_timestamp() - %s * interval '1 second'
-"""
 
 
 class Psycopg2Sessions(SessionSource):
@@ -67,9 +56,9 @@ class Psycopg2Sessions(SessionSource):
     the whole process; set `hostaddr` if the lookup can take a long time.
 
     The statement of an aborted request is ended on the server from another connection. The server must allow
-    `MOST_CANCELLING` connections for ending statements, in addition to the slots' connections. Behind a pooler that
-    hides the pids of the server processes, use `statement_timeout=True` instead, because statements cannot be ended
-    from another connection.
+    `psycopg2_endings.MOST_CANCELLING` connections for ending statements, in addition to the slots' connections. Behind
+    a pooler that hides the pids of the server processes, use `statement_timeout=True` instead, because statements
+    cannot be ended from another connection.
 
     A connection that has received data while idle is replaced, because a server sends data when it closes a connection.
     Therefore, this class does not work for connections that LISTEN. Raises `psycopg2.ProgrammingError` if `dsn` is
@@ -196,19 +185,7 @@ _GUARD = TransactionGuard("psycopg2", _in_transaction)
 # Ending statements on the server.
 
 
-class _Backend(NamedTuple):
-    """The server process of a connection, and the parameters to connect to its server."""
-
-    pid: int
-    known_at: float
-    parameters: dict[str, Any]
-
-    def __repr__(self) -> str:
-        # Leave out the parameters, because they include a password.
-        return f"<_Backend {self.pid}>"
-
-
-_backends: WeakKeyDictionary[Connection, _Backend] = WeakKeyDictionary()
+_backends: WeakKeyDictionary[Connection, Backend] = WeakKeyDictionary()
 
 
 def _remember(connection: Connection) -> None:
@@ -216,33 +193,26 @@ def _remember(connection: Connection) -> None:
     if info.backend_pid and connection not in _backends:
         # Record the host and port of the server in use, because the DSN may list several servers.
         chosen = {"host": info.host, "port": info.port, "password": info.password or None}
-        _backends[connection] = _Backend(info.backend_pid, monotonic(), {**info.dsn_parameters, **chosen})
+        _backends[connection] = Backend(info.backend_pid, monotonic(), {**info.dsn_parameters, **chosen})
 
 
 def cancel_statement(connection: Connection) -> None:
     """End the statement that an interrupted connection still runs on the server.
 
-    The server process is terminated from another connection. If this fails, for example because the server accepts no
-    more connections, a cancel request is sent. This function waits for at most a few seconds, without blocking the hub.
-    If the server cannot be reached, the error is logged, not raised. The caller must close the connection afterwards.
-    This function works for connections that `Psycopg2Sessions` has opened, and for connections that were interrupted in
-    the wait callback of `install_wait_callback`.
+    The server process is terminated from another connection. If this fails at first, for example because the server
+    accepts no more connections, a cancel request is sent, and the termination is repeated in the background. This
+    function waits for at most a few seconds, without blocking the hub. If the server cannot be reached, the error is
+    logged, not raised. The caller must close the connection afterwards. This function works for connections that
+    `Psycopg2Sessions` has opened, and for connections that were interrupted in the wait callback of
+    `install_wait_callback`.
     """
     backend = _backends.pop(connection, None)
     if backend is None or not _may_be_running(connection):
         return
-    try:
-        with cancelling(), gevent.Timeout(CANCEL_SECONDS, _late()), _cancelling:
-            _terminate(backend)
-    except psycopg2.Error as error:
-        if connection.closed:
-            logger.warning("a statement could not be cancelled on the server: %s", error)
-        else:
-            _request_cancel(connection)
-
-
-def _late() -> psycopg2.OperationalError:
-    return psycopg2.OperationalError("the server does not answer")
+    ending = end_backend(backend)
+    ending.tried.wait(CANCEL_SECONDS)
+    if not connection.closed and (ending.error or not ending.tried.is_set()):
+        _request_cancel(connection)
 
 
 def _request_cancel(connection: Connection) -> None:
@@ -251,10 +221,10 @@ def _request_cancel(connection: Connection) -> None:
     libpq waits in C until the request is sent, so the request is sent in a native thread.
     """
     try:
-        with gevent.Timeout(CANCEL_SECONDS, _late()):
+        with gevent.Timeout(CANCEL_SECONDS, late()):
             gevent.get_hub().threadpool.apply(connection.cancel)
     except psycopg2.Error as error:
-        logger.warning("a statement could not be cancelled on the server: %s", error)
+        logger.debug("a statement could not be cancelled on the server, and is ended later: %s", error)
 
 
 def _may_be_running(connection: Connection) -> bool:
@@ -265,16 +235,6 @@ def _may_be_running(connection: Connection) -> bool:
 
 
 _BROKEN = 2
-
-
-def _terminate(backend: _Backend) -> None:
-    connection = psycopg2.connect(**backend.parameters)
-    try:
-        connection.autocommit = True
-        with connection.cursor() as cursor:
-            cursor.execute(_TERMINATE, (backend.pid, monotonic() - backend.known_at))
-    finally:
-        connection.close()
 
 
 # Helpers.

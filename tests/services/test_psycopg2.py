@@ -14,6 +14,7 @@ from gevent.socket import wait_read, wait_write
 from psycopg2 import extensions
 
 from intralb_gevent.integrations import psycopg2 as adapter
+from intralb_gevent.integrations import psycopg2_endings as endings
 
 
 def test_aborts_at_random_instants(postgresql, storm) -> None:
@@ -106,23 +107,44 @@ def test_a_process_that_has_got_the_number_of_another_is_left_alone(no_callback,
     a_minute_ago = time.monotonic() - 60
     younger = psycopg2.connect(postgresql)
     parameters, pid = {"dsn": postgresql}, younger.info.backend_pid
-    adapter._terminate(adapter._Backend(pid, a_minute_ago, parameters))
+    ending = endings.end_backend(endings.Backend(pid, a_minute_ago, parameters))
+    assert ending.tried.wait(10)
     assert is_there(postgresql, pid)
-    adapter._terminate(adapter._Backend(pid, time.monotonic(), parameters))
+    endings.end_backend(endings.Backend(pid, time.monotonic(), parameters))
     eventually(lambda: not is_there(postgresql, pid))
     younger.close()
 
 
-def test_a_server_that_does_not_answer_is_given_up(no_callback, postgresql, forwarder, monkeypatch, caplog) -> None:
+def test_a_server_that_does_not_answer_is_given_up(
+    no_callback, postgresql, forwarder, monkeypatch, caplog, eventually
+) -> None:
     monkeypatch.setattr(adapter, "CANCEL_SECONDS", 0.2)
+    monkeypatch.setattr(endings, "CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr(endings, "RETRY_SECONDS", 0.0)
     way = forwarder(postgresql)
     source = adapter.Psycopg2Sessions(way.url)
     connection = source.open(1)
     pid = interrupted(connection)
     way.hold()
     source.discard(connection)
-    assert "could not be cancelled on the server: the server does not answer" in caplog.text
+    eventually(lambda: "could not be ended on the server, and may continue to run there" in caplog.text)
+    assert "the server does not answer" in caplog.text
     asked(postgresql, "select pg_terminate_backend(%s)", pid)
+
+
+def test_a_statement_is_ended_when_the_server_accepts_connections_again(
+    no_callback, postgresql, forwarder, eventually
+) -> None:
+    way = forwarder(postgresql)
+    source = adapter.Psycopg2Sessions(way.url)
+    connections = [source.open(1) for _ in range(5)]
+    pids = [interrupted(connection) for connection in connections]
+    way.refuse()
+    for connection in connections:
+        source.discard(connection)
+    assert all(is_there(postgresql, pid) for pid in pids)
+    way.come_back()
+    eventually(lambda: not any(is_there(postgresql, pid) for pid in pids))
 
 
 def test_many_aborts_at_once_need_few_connections_more(no_callback, postgresql, forwarder, eventually) -> None:
@@ -134,5 +156,5 @@ def test_many_aborts_at_once_need_few_connections_more(no_callback, postgresql, 
     eventually(lambda: not way.open)
     way.most = 0
     gevent.joinall([gevent.spawn(source.discard, connection) for connection in connections], raise_error=True)
-    assert 0 < way.most <= adapter.MOST_CANCELLING
+    assert 0 < way.most <= endings.MOST_CANCELLING
     eventually(lambda: not any(is_there(postgresql, pid) for pid in pids))
