@@ -13,8 +13,9 @@ from contextlib import suppress
 from copy import copy
 from functools import cache
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
+import gevent
 import pymysql
 from gevent.lock import BoundedSemaphore
 from gevent.monkey import get_original
@@ -33,6 +34,10 @@ CANCEL_SECONDS = 2.0
 
 MOST_CANCELLING = 2
 """Maximum number of connections that cancel statements at the same time; more would not cancel statements faster."""
+
+RETRY_SECONDS = 60.0
+LONGEST_PAUSE = 4.0
+"""Seconds for which the attempts to cancel a statement are repeated, and the longest pause between two attempts."""
 
 LONGEST_TIMEOUT = 31_536_000.0
 """MariaDB's maximum statement timeout, in seconds."""
@@ -243,39 +248,71 @@ def cancel_statement(connection: Connection) -> bool:
     including the password and the TLS context, and asks the server to kill the first connection. At most two callers
     cancel statements at the same time; other callers wait.
 
-    If the server is unreachable or refuses the request, the error is logged, and False is returned; each step takes at
-    most 2 seconds. If the server was restarted after the first connection was opened, no connection is killed, because
-    the same thread id may now belong to another connection. A proxy that assigns its own thread ids must translate the
-    thread id of a KILL.
+    If the server is unreachable or refuses the request, the error is logged, False is returned, and further attempts
+    are made in the background; each step takes at most 2 seconds. If the server was restarted after the first
+    connection was opened, no connection is killed, because the same thread id may now belong to another connection. A
+    proxy that assigns its own thread ids must translate the thread id of a KILL.
     """
-    try:
-        with cancelling(), _cancelling:
-            return _kill(connection)
-    except (OSError, pymysql.Error) as error:
-        logger.warning(
-            "could not cancel the statement of thread %s on %s: %s; the statement may continue to run on the server",
-            *(_thread_id(connection), _address(connection), error),
-        )
-        return False
-
-
-def _kill(connection: Connection) -> bool:
     thread_id = _thread_id(connection)
     if thread_id is None:
         return True
-    killer = _another(connection)
+    # Record the thread id and the arguments now, because the application may connect the same object again meanwhile.
+    statement = _Statement(thread_id, getattr(connection, "connected_at", monotonic()), _another(connection))
     try:
-        killer.connect()
-        if not _restarted(killer, connection):
-            _execute(killer, f"KILL CONNECTION {thread_id:d}")
-    except pymysql.Error as error:
-        if error.args[0] != ER.NO_SUCH_THREAD:
-            raise
-    finally:
-        _hang_up(killer)
-    # Forget the thread id, because a pool or an ORM may discard the connection again, and KILL must be sent only once.
-    connection.server_thread_id = None
+        statement.kill()
+    except (OSError, pymysql.Error) as error:
+        logger.warning(
+            "could not cancel the statement of thread %s on %s: %s; the statement may continue to run on the server",
+            *(thread_id, _address(connection), error),
+        )
+        gevent.spawn(statement.kill_later)
+        return False
+    if _thread_id(connection) == thread_id:
+        # A pool or an ORM may discard the connection again, and KILL must be sent only once.
+        connection.server_thread_id = None
     return True
+
+
+class _Statement(NamedTuple):
+    """The statement of an interrupted connection, and an unconnected copy of the connection that can end it."""
+
+    thread_id: int
+    connected_at: float
+    """Monotonic time at which the connection was open."""
+    killer: Connection
+
+    def kill(self) -> None:
+        """End the statement on the server; raises OSError or `pymysql.Error` if that fails."""
+        with cancelling(), _cancelling:
+            try:
+                self.killer.connect()
+                if not self._of_earlier_server():
+                    _execute(self.killer, f"KILL CONNECTION {self.thread_id:d}")
+            except pymysql.Error as error:
+                if error.args[0] != ER.NO_SUCH_THREAD:
+                    raise
+            finally:
+                _hang_up(self.killer)
+
+    def kill_later(self) -> None:
+        """Repeat `kill` until it succeeds, for at most `RETRY_SECONDS`."""
+        until, pause = monotonic() + RETRY_SECONDS, CANCEL_SECONDS / 4
+        while monotonic() < until:
+            gevent.sleep(pause)
+            with suppress(OSError, pymysql.Error):
+                self.kill()
+                return
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _of_earlier_server(self) -> bool:
+        """Return True if the server was started after the connection of the statement was opened."""
+        if _thread_id(self.killer) < self.thread_id:  # type: ignore[operator]  # the killer is connected
+            return True
+        with self.killer.cursor(pymysql.cursors.Cursor) as cursor:
+            cursor.execute("SHOW GLOBAL STATUS LIKE 'Uptime'")
+            uptime = int(cursor.fetchone()[1])
+        # Add one second, because the server reports its uptime in whole seconds.
+        return bool(monotonic() - self.connected_at > uptime + 1)
 
 
 def _thread_id(connection: Connection) -> int | None:
@@ -296,20 +333,6 @@ def _another(connection: Connection) -> Connection:
     other.init_command = other.sql_mode = other.autocommit_mode = None
     other.connect_timeout = other._read_timeout = other._write_timeout = CANCEL_SECONDS
     return other
-
-
-def _restarted(killer: Connection, connection: Connection) -> bool:
-    """Return True if `killer` is connected to a server that was started after `connection` was opened."""
-    if _thread_id(killer) < _thread_id(connection):  # type: ignore[operator]  # both have been connected
-        return True
-    connected_at = getattr(connection, "connected_at", None)
-    if connected_at is None:
-        return False
-    with killer.cursor(pymysql.cursors.Cursor) as cursor:
-        cursor.execute("SHOW GLOBAL STATUS LIKE 'Uptime'")
-        uptime = int(cursor.fetchone()[1])
-    # Add one second, because the server reports its uptime in whole seconds.
-    return bool(monotonic() - connected_at > uptime + 1)
 
 
 def _execute(connection: Connection, statement: str) -> None:

@@ -343,6 +343,24 @@ def test_it_does_not_end_what_a_restarted_server_calls_by_the_same_number(mariad
     victim.close()
 
 
+def test_a_statement_is_ended_when_the_server_accepts_connections_again(
+    mariadb, administrator, forwarder, eventually
+) -> None:
+    way = forwarder(mariadb)
+    at = arguments(mariadb) | {"host": "127.0.0.1", "port": urlsplit(way.url).port}
+    connection = pymysql.connect(**at, database=administrator.database)
+    way.refuse()
+    interrupted(connection)
+    assert not cancel_statement(connection)
+    assert administrator.running()
+    way.come_back()
+    # The object is used again, as a pool does, before the statement of its former connection is ended.
+    connection.connect()
+    eventually(lambda: not administrator.running())
+    assert run(connection, "select 'alive'") == "alive"
+    connection.close()
+
+
 def test_a_connection_that_was_never_made_has_nothing_to_cancel(mariadb) -> None:
     assert cancel_statement(pymysql.connect(**arguments(mariadb), defer_connect=True))
 
