@@ -181,18 +181,18 @@ def test_with_a_handler_class_too_questions_take_nothing_over(connect) -> None:
         server.stop(1)
 
 
-def pywsgi(application):
-    return gevent.pywsgi.WSGIServer(("127.0.0.1", 0), LoadBalancer(application), log=None)
+def pywsgi(balance):
+    return gevent.pywsgi.WSGIServer(("127.0.0.1", 0), balance(echoing), log=None)
 
 
-def with_handler_class(application):
-    return WSGIServer(("127.0.0.1", 0), application, handler_class=WSGIHandler, log=None)
+def with_handler_class(balance):
+    return WSGIServer(("127.0.0.1", 0), echoing, handler_class=WSGIHandler, log=None)
 
 
 @pytest.mark.parametrize("begin", [pywsgi, with_handler_class])
 @pytest.mark.parametrize("size", [0, 1, 5000, 100_000])
-def test_inside_pywsgi_the_bytes_right_behind_the_request_reach_the_application(connect, begin, size) -> None:
-    server = begin(echoing)
+def test_inside_pywsgi_the_bytes_right_behind_the_request_reach_the_application(connect, balance, begin, size) -> None:
+    server = begin(balance)
     server.start()
     try:
         client = connect(server)
