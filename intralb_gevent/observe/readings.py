@@ -16,7 +16,7 @@ from ..aborts.suspects import Block
 from ..policy.verdict import Facts, LaneFacts
 from .history import History, Series
 from .refusals import Refusals, leading_client
-from .stats import Histogram
+from .stats import Histogram, Stats
 
 if TYPE_CHECKING:
     from ..pool.balancer import LoadBalancer
@@ -52,6 +52,7 @@ class _Totals(NamedTuple):
 
     at: float
     outcomes: dict[Any, int]
+    """Number of requests by outcome; requests that the application answered 500 count as failed."""
     reasons: dict[str, int]
     waits: list[int]
     runs: list[int]
@@ -80,7 +81,7 @@ class LaneReadings:
         run = stats.run_time
         return _Totals(
             now,
-            stats.outcomes,
+            _by_result(stats),
             dict(stats.shed_reasons),
             list(stats.queue_wait.counts),
             list(run.counts),
@@ -273,6 +274,12 @@ class Readings:
             processes_ready=sum(each["state"] == "ready" for each in processes) if site else 1,
             processes_wanted=site.get("wanted", 1),
         )
+
+
+def _by_result(stats: Stats) -> dict[Any, int]:
+    # Frameworks such as Flask and Django turn an exception into a response, so the job itself is completed.
+    outcomes, errors = stats.outcomes, stats.answered_500
+    return {**outcomes, "completed": outcomes["completed"] - errors, "failed": outcomes["failed"] + errors}
 
 
 def _totals_series() -> Iterator[Series]:

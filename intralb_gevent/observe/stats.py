@@ -124,6 +124,7 @@ class Stats:
         "_not_200",
         "_outcomes",
         "_statuses",
+        "answered_500",
         "computing_aborts",
         "duration",
         "exemplars",
@@ -151,6 +152,8 @@ class Stats:
         """Number of responses by status code, except rejections and the 200s of completed jobs."""
         self._not_200 = 0
         """Number of completed jobs with a status other than 200, or without a response."""
+        self.answered_500 = 0
+        """Number of completed jobs that the application answered 500, as frameworks do after an exception of a view."""
         self.given_up = 0
         """Number of slots that were abandoned because their handlers did not end."""
         self.stolen = 0
@@ -190,6 +193,7 @@ class Stats:
         self.computing_aborts += other.computing_aborts
         self.hub_blocked += other.hub_blocked
         self._not_200 += other._not_200
+        self.answered_500 += other.answered_500
         self.received = _sums(self.received, other.received)
         for outcome, count in other._outcomes.items():
             self._outcomes[outcome] += count
@@ -249,6 +253,8 @@ class Stats:
         if status:
             code = status[:3]
             self._statuses[code] = self._statuses.get(code, 0) + 1
+            if completed and code == "500":
+                self.answered_500 += 1
 
     def add_shed(self, reason: str, priority: int = _CRITICAL) -> None:
         """Count one rejected job, by reason and priority."""

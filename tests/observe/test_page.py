@@ -66,6 +66,22 @@ def test_overload(open_server) -> None:
         page.text("#waiting-requests", r"The latest requests in report \(served.py\):\s*GET /report.*request id \w+")
 
 
+def test_a_framework_that_answers_500(open_server) -> None:
+    server, page = open_server(
+        """
+        from flask import Flask
+
+        app = Flask(__name__)
+
+        @app.get("/cart")
+        def cart():
+            raise ValueError
+        """
+    )
+    with Clients(server.port, "/cart", 1):
+        page.verdict(r"Failing: (\d+) of \1 requests of the general lane failed in the last 10 s", "warning")
+
+
 def test_a_stuck_database(open_server) -> None:
     with socket.create_server(("127.0.0.1", 0)) as database:
         server, page = open_server(
