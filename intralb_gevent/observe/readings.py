@@ -260,7 +260,8 @@ class Readings:
     def facts(self, site: dict[str, Any]) -> Facts:
         """Return the facts of the last seconds; `site` is the supervisor's state, empty without a supervisor."""
         now = monotonic()
-        recent = [block.seconds for block in self.blocks() if now - block.at < BLOCKED_WINDOW]
+        blocks = [block for block in self.blocks() if now - block.at < BLOCKED_WINDOW]
+        recent = [block.seconds for block in blocks]
         processes = site.get("processes", ())
         return Facts(
             lanes=tuple(lane.facts(self._refusals, now) for lane in self.lanes),
@@ -269,6 +270,7 @@ class Readings:
             blockages=len(recent),
             blocked_seconds=sum(recent),
             longest_blocked_seconds=max(recent, default=0.0),
+            first_blocked_seconds=max((now - block.at + block.seconds for block in blocks), default=0.0),
             reload=site.get("reload", {}).get("result", ""),
             cause=site.get("reload", {}).get("cause", "") or site.get("failure", ""),
             processes_ready=sum(each["state"] == "ready" for each in processes) if site else 1,

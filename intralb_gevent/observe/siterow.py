@@ -25,6 +25,7 @@ from ..hub.loghandlers import LOGGER
 from ..hub.repeats import Repeats
 from ..policy.sentences import Verdict
 from ..policy.siteverdict import OfProcess, SiteLoad, received, silent, site_verdict
+from ..policy.verdict import HOLD_SECONDS
 from ..pool.balancer import LoadBalancer
 from ..pool.loadmeter import Load
 from ..supervise.table import DRAINING, READY, OwnRow, Row, lane_key
@@ -78,6 +79,8 @@ class SiteRow:
         self._repeats = Repeats(self._log)
         self._warned = False
         self._rescues: list[Rescue] = []
+        self._silences: dict[int, tuple[float, float]] = {}
+        """By process id: when another process was last found silent, and for how many seconds it had been silent."""
         self.problems: Callable[[], dict[str, Any]] = dict
         """Function that returns the verdict of this process for JSON; an empty dictionary if all is well."""
         self.busy: Callable[[float], None] = row.busy
@@ -237,9 +240,21 @@ class SiteRow:
                 continue
             if now - row.beat >= SILENT_SECONDS:
                 if _exists(row.pid):
+                    self._silences[row.pid] = now, now - row.beat
                     yield silent(row.pid, now - row.beat)
-            elif row.problems and (found := received(row.pid, self._table.data(row.number).get("verdict", {}))):
+            elif found := self._published(row) or self._was_silent(row.pid, now):
                 yield found
+
+    def _published(self, row: Row) -> OfProcess | None:
+        return received(row.pid, self._table.data(row.number).get("verdict", {})) if row.problems else None
+
+    def _was_silent(self, pid: int, now: float) -> OfProcess | None:
+        # A process whose event loop has just begun to run again needs a moment to publish its own verdict.
+        seen, seconds = self._silences.get(pid, (0.0, 0.0))
+        if seconds and now - seen <= HOLD_SECONDS:
+            return silent(pid, seconds, now - seen)
+        self._silences.pop(pid, None)
+        return None
 
     def summary(self) -> dict[str, Any]:
         """Return the values that `/snapshot` shows for the whole site."""

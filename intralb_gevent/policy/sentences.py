@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from .verdict import BUSY_LOOP, Facts, Finding, Kind, LaneFacts, Level, unaffected
 
-__all__ = ["Verdict", "lane_name", "span", "verdict"]
+__all__ = ["Verdict", "lane_name", "number_of", "span", "verdict"]
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,15 @@ def verdict(facts: Facts, found: Sequence[Finding], places: Mapping[tuple[Kind, 
     if not found:
         return Verdict("well", "well", 0.0, _well(facts))
     first, *others = found
+    place = places.get(first.key, "")
     return Verdict(
         first.level,
         first.kind,
         first.seconds,
         _SENTENCES[first.kind](first, facts),
-        places.get(first.key, ""),
+        place,
         _unaffected(unaffected(facts, found), facts),
-        _ADVICE[first.kind](first, facts),
+        _ADVICE[first.kind](first, facts, place),
         tuple(_SENTENCES[each.kind](each, facts) for each in others),
     )
 
@@ -69,8 +70,14 @@ def span(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"
 
 
+def number_of(number: float) -> str:
+    """Return a number or a rate as text: with one decimal below 10, otherwise rounded to a whole number."""
+    number = round(number, 1)
+    return f"{number:,.0f}" if number >= 10 or number == round(number) else f"{number:.1f}"
+
+
 def _count(number: float, name: str, plural: str = "") -> str:
-    shown = f"{number:,.0f}" if number >= 10 or number == round(number) else f"{number:.1f}"
+    shown = number_of(number)
     return f"{shown} {name if shown == '1' else plural or name + 's'}"
 
 
@@ -141,7 +148,7 @@ def _flooded(finding: Finding, facts: Facts) -> str:
     lane = _lane(finding)
     share = f"{100 * lane.client_share:.0f} %"
     return (
-        f"Flooded: client {lane.client} has sent {share} of the {lane.refused_per_second:.3g} requests a second "
+        f"Flooded: client {lane.client} has sent {share} of the {number_of(lane.refused_per_second)} requests a second "
         f"that {_name(finding)} rejects; the other clients keep their shares."
     )
 
@@ -149,7 +156,8 @@ def _flooded(finding: Finding, facts: Facts) -> str:
 def _overloaded(finding: Finding, facts: Facts) -> str:
     lane = _lane(finding)
     busy = f"has had {_slots(lane)} busy for {span(finding.seconds)}" if lane.full_seconds >= 1 else "is over capacity"
-    return f"Overloaded: {_name(finding)} {busy}; {lane.refused_per_second:.3g}/s are rejected (reason: {lane.reason})."
+    rate = number_of(lane.refused_per_second)
+    return f"Overloaded: {_name(finding)} {busy}; {rate}/s are rejected (reason: {lane.reason})."
 
 
 def _failing(finding: Finding, facts: Facts) -> str:
@@ -212,29 +220,38 @@ _SENTENCES: Final[dict[Kind, Callable[[Finding, Facts], str]]] = {
 # Sentences that advise what to do.
 
 
-def _relieve(finding: Finding, facts: Facts) -> str:
+def _slow_code(place: str) -> str:
+    return "the code at the place above" if place else "the slow handlers"
+
+
+def _relieve(finding: Finding, facts: Facts, place: str) -> str:
     """Return the advice for a lane with more requests than it can serve."""
     if facts.loop_busy >= BUSY_LOOP:
         return "The event loop is the bottleneck: use more processes (--processes), or make the handlers compute less."
     if _lane(finding).may_grow:
-        return "The pool is still growing. If the problem lasts, make the code at the place above faster."
+        return f"The pool is still growing. If the problem lasts, make {_slow_code(place)} faster."
     return (
-        "Make the code at the place above faster. If the code waits for a service that can handle more requests at "
+        f"Make {_slow_code(place)} faster. If the code waits for a service that can handle more requests at "
         "the same time, allow more slots (max_workers, max_concurrent_per_router)."
     )
 
 
-def _unstick(finding: Finding, facts: Facts) -> str:
+def _speed_up(finding: Finding, facts: Facts, place: str) -> str:
+    return f"Make {_slow_code(place)} faster, or give its route a longer request_timeout_seconds."
+
+
+def _unstick(finding: Finding, facts: Facts, place: str) -> str:
     deadline = f"The deadline ends each request after {span(_lane(finding).timeout_seconds)}. "
     known = deadline if _lane(finding).timeout_seconds < 86400 else ""
-    return f"{known}Find out what the call above waits for, such as a lock or a server that does not answer."
+    call = "the call above waits" if place else "the handlers wait"
+    return f"{known}Find out what {call} for, such as a lock or a server that does not answer."
 
 
-def _fixed(text: str) -> Callable[[Finding, Facts], str]:
-    return lambda finding, facts: text
+def _fixed(text: str) -> Callable[[Finding, Facts, str], str]:
+    return lambda finding, facts, place: text
 
 
-_ADVICE: Final[dict[Kind, Callable[[Finding, Facts], str]]] = {
+_ADVICE: Final[dict[Kind, Callable[[Finding, Facts, str], str]]] = {
     "draining": _fixed(""),
     "blocked": _fixed("Move this computation to another process, or split it: no other request runs at the same time."),
     "leaking": _fixed("Let BaseException pass in these handlers: catch Exception instead, or re-raise BaseException."),
@@ -242,8 +259,8 @@ _ADVICE: Final[dict[Kind, Callable[[Finding, Facts], str]]] = {
     "no_session": _fixed("Check the database server, its address, and its connection limit."),
     "flooded": _fixed("Limit this client's requests in front of the server; the server only enforces fair shares."),
     "overloaded": _relieve,
-    "failing": _fixed("The tracebacks are in the log."),
-    "late": _fixed("Make the code at the place above faster, or give its route a longer request_timeout_seconds."),
+    "failing": _fixed("The tracebacks are in the log, or where the framework writes them."),
+    "late": _speed_up,
     "streaming": _fixed("Set max_streams, use a route with max_workers for streams, or end idle streams sooner."),
     "reload_failed": _fixed("Fix the cause of the failure, then send SIGHUP again."),
     "few_processes": _fixed("The log of the supervisor says why the other processes do not serve."),

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, Final, NamedTuple
 
-from .sentences import Verdict, span
+from .sentences import Verdict, number_of, span
 from .verdict import rank_of
 
 __all__ = ["OfProcess", "SiteLoad", "received", "silent", "site_verdict"]
@@ -44,11 +44,14 @@ def received(pid: int, published: Mapping[str, Any]) -> OfProcess | None:
     return OfProcess(pid, replace(verdict, further=tuple(verdict.further)))
 
 
-def silent(pid: int, seconds: float) -> OfProcess:
-    """Return the verdict on a process that publishes no verdict, because its event loop does not run."""
-    text = f"Blocked: the event loop has not run for {span(seconds)}."
+def silent(pid: int, seconds: float, ended: float = 0.0) -> OfProcess:
+    """Return the verdict on a process that publishes no verdict, because its event loop has not run for `seconds`.
+
+    If the loop runs again, `ended` is the time, in seconds, since then.
+    """
+    text = f"Blocked: the event loop {'did not run' if ended else 'has not run'} for {span(seconds)}."
     advice = "The log has the stacks. Unless the process was stopped, its code computes or waits without yielding."
-    return OfProcess(pid, Verdict("alarm", "blocked", seconds, text, advice=advice))
+    return OfProcess(pid, Verdict("alarm", "blocked", seconds + ended, text, advice=advice))
 
 
 def site_verdict(own: OfProcess, others: Sequence[OfProcess], load: SiteLoad) -> Verdict:
@@ -101,7 +104,7 @@ def _joined(*sentences: str) -> str:
 
 
 def _well(load: SiteLoad) -> str:
-    served = f"{load.requests_per_second:,.3g}"
+    served = number_of(load.requests_per_second)
     return (
         f"All is well: {served} request{'' if served == '1' else 's'} a second, {load.running} of {load.slots} slots "
         f"busy, in {load.processes} processes."

@@ -41,6 +41,12 @@ _ORDER: Final[tuple[Kind, ...]] = (
     *("streaming", "reload_failed", "few_processes", "reloading", "computing", "busy"),
 )
 
+_EXCLUSIVE: Final[tuple[tuple[Kind, ...], ...]] = (
+    ("stuck", "flooded", "overloaded", "busy"),
+    ("reload_failed", "few_processes", "reloading"),
+)
+"""Kinds of findings of which a lane, or the process, has at most one at a time."""
+
 _LEVELS: Final[tuple[Level, ...]] = ("well", "notice", "warning", "alarm")
 
 FULL_SECONDS: Final = 3.0
@@ -137,6 +143,8 @@ class Facts:
     blocked_seconds: float = 0.0
     longest_blocked_seconds: float = 0.0
     """Number, total duration and longest duration of the event loop's blockages in the last half minute."""
+    first_blocked_seconds: float = 0.0
+    """Time since the first of these blockages began."""
     reload: str = ""
     """Result of the latest reload: none, running, done or failed; empty without a supervisor."""
     cause: str = ""
@@ -185,7 +193,8 @@ def _of_process(facts: Facts) -> Iterator[Finding]:
     if facts.condition != "serving":
         yield Finding("draining", "notice")
     if facts.blocked_seconds >= BLOCKED_SECONDS:
-        yield Finding("blocked", "alarm" if facts.blocked_seconds >= BLOCKED_ALARM_SECONDS else "warning")
+        level: Level = "alarm" if facts.blocked_seconds >= BLOCKED_ALARM_SECONDS else "warning"
+        yield Finding("blocked", level, seconds=facts.first_blocked_seconds)
     elif facts.loop_busy >= BUSY_LOOP:
         yield Finding("computing", "notice")
     yield from _of_site(facts)
@@ -268,12 +277,22 @@ class Judge:
             since = now - finding.seconds if known is None else min(known.since, now - finding.seconds)
             self._known[finding.key] = _Known(since, now, finding)
         kept = [replace(each.finding, seconds=now - each.since) for each in self._known.values()]
-        return sorted(kept, key=lambda finding: finding.rank)
+        return _consistent(sorted(kept, key=lambda finding: finding.rank))
 
     def _forget(self, now: float) -> None:
         over = [key for key, each in self._known.items() if now - each.seen > HOLD_SECONDS]
         for key in over:
             del self._known[key]
+
+
+def _consistent(found: Sequence[Finding]) -> list[Finding]:
+    """Drop each finding that contradicts an earlier one, as a retained finding and its successor do."""
+    kept: dict[tuple[object, str | None], Finding] = {}
+    for finding in found:
+        kind, lane = finding.key
+        group = next((kinds for kinds in _EXCLUSIVE if kind in kinds), kind)
+        kept.setdefault((group, lane), finding)
+    return list(kept.values())
 
 
 def unaffected(facts: Facts, found: Sequence[Finding]) -> list[str]:

@@ -16,6 +16,16 @@ def test_all_is_well_sums_up_the_processes() -> None:
     assert verdict.text == "All is well: 30 requests a second, 4 of 30 slots busy, in 3 processes."
 
 
+def test_a_high_rate_has_no_exponent() -> None:
+    assert (
+        "12,346 requests a second"
+        in site_verdict(OfProcess(1, WELL), [], LOAD._replace(requests_per_second=12345.6)).text
+    )
+    assert (
+        "0.8 requests a second" in site_verdict(OfProcess(1, WELL), [], LOAD._replace(requests_per_second=0.799)).text
+    )
+
+
 def test_a_single_process_is_not_named() -> None:
     assert site_verdict(OfProcess(1, BLOCKED), [], LOAD._replace(processes=1)) == BLOCKED
 

@@ -47,6 +47,7 @@ facts = st.builds(
     blockages=counts,
     blocked_seconds=times,
     longest_blocked_seconds=times,
+    first_blocked_seconds=times,
     reload=st.sampled_from(["", "none", "running", "done", "failed"]),
     cause=st.sampled_from(["", "no module named shop"]),
     processes_ready=st.integers(0, 8),
@@ -74,6 +75,33 @@ def test_a_full_lane_that_refuses_is_overloaded() -> None:
     assert kinds(lane) == ["overloaded"]
     expected = "Overloaded: lane /reports has had all 10 slots busy for 14 s; 31/s are rejected (reason: overloaded)."
     assert words(lane) == expected
+
+
+def test_rates_are_whole_numbers_or_have_one_decimal() -> None:
+    lane = replace(FULL, refused=9, reason="no_time")
+    assert "; 1,187/s are rejected" in words(replace(lane, refused_per_second=1187.3))
+    assert "; 0.7/s are rejected" in words(replace(lane, refused_per_second=0.667))
+    flood = replace(lane, clients=3, refused=9000, client="10.0.0.7", client_share=0.9, refused_per_second=1187.3)
+    assert "90 % of the 1,187 requests a second that" in words(flood)
+
+
+def test_advice_refers_to_a_place_only_if_one_is_named() -> None:
+    seen = Facts((replace(FULL, refused=9, refused_per_second=3.0),))
+    found = findings(seen)
+    assert "the code at the place above" in verdict(seen, found, {found[0].key: "4 of 10 wait at shop.py:3."}).advice
+    for lane in (
+        seen.lanes[0],
+        replace(FULL, stalled_seconds=14.0),
+        replace(CALM, late=3),
+        replace(FULL, may_grow=True),
+    ):
+        seen = Facts((lane,))
+        assert "above" not in verdict(seen, findings(seen), {}).advice
+
+
+def test_a_blocked_loop_has_been_blocked_since_its_first_blockage() -> None:
+    seen = Facts((CALM,), blocked_seconds=4.0, blockages=1, longest_blocked_seconds=4.0, first_blocked_seconds=4.5)
+    assert [each.seconds for each in Judge().review(seen, 100.0)] == [4.5]
 
 
 def test_a_full_lane_that_completes_nothing_is_stuck_whether_it_refuses_or_not() -> None:
@@ -135,6 +163,16 @@ def test_every_finding_has_words_and_the_most_severe_is_first(seen: Facts) -> No
 def test_at_most_one_finding_concerns_the_pressure_on_a_lane(seen: Facts) -> None:
     pressing = [each for each in findings(seen) if each.kind in ("stuck", "flooded", "overloaded", "busy")]
     assert len({each.lane.name for each in pressing}) == len(pressing)
+
+
+@given(st.lists(facts, min_size=1, max_size=6))
+def test_neither_do_findings_that_are_retained_contradict_others(reviews: list[Facts]) -> None:
+    judge = Judge()
+    for now, seen in enumerate(reviews):
+        found = judge.review(seen, float(now))
+        pressing = [each.key[1] for each in found if each.kind in ("stuck", "flooded", "overloaded", "busy")]
+        assert len(set(pressing)) == len(pressing)
+        assert sum(each.kind in ("reloading", "reload_failed", "few_processes") for each in found) <= 1
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=60))
