@@ -397,6 +397,14 @@ def test_a_place_that_blocks_the_loop_is_shown_once(serve_app: Serve) -> None:
     assert re.search(rf"\d more like this in the last 60 s: {kept}\n", server.said)
 
 
+def test_the_json_record_of_a_blocked_loop_has_its_place(serve_app: Serve) -> None:
+    server = serve_app(PAGES, flags=json_flags())
+    assert ask(server, "/blocks")[0] == 200
+    assert ended(server) == 0
+    (record,) = (each for each in records(server.said) if "kept the event loop" in each["message"])
+    assert re.fullmatch(r"served\.py:\d+", record["at"])
+
+
 def test_a_shutdown_tells_what_it_finishes_and_what_it_cuts(serve_app: Serve) -> None:
     server = serve_app(PAGES, flags=("--graceful-timeout-seconds", "0.3"))
     status = server.asked("/sleeps")

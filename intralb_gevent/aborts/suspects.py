@@ -110,6 +110,8 @@ class Suspect:
         lines = "".join(self.stack.format()).rstrip()
         kept = self.brief()
         fields = {"message": kept, "seconds": round(self.until - self.since, 3), "stack": lines, **self.identity}
+        if self.place is not None:
+            fields["at"] = shown_place(self.place)
         by = f" (request {self.identity['request_id']})" if "request_id" in self.identity else ""
         return LogText(f"{kept}{by}; it was at:\n{lines}" if lines else f"{kept}{by}; {_NO_STACK}", fields)
 
