@@ -359,6 +359,17 @@ def pair(environ, start_response):
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [ours.recv(100)]
 
+@page("/upgraded")
+def upgraded(environ, start_response):
+    taken = environ["gunicorn.socket"]
+    # An application that asks for the number may watch the socket in a selector.
+    taken.fileno()
+    by_process(taken.close)
+    [child] = multiprocessing.active_children()
+    child.join(5)
+    taken.sendall(b"the child has ended with %d" % child.exitcode)
+    return []
+
 @page("/late")
 def late(environ, start_response):
     note("late", "has begun")
@@ -626,6 +637,12 @@ def test_a_handler_forks_during_a_shutdown(start: Callable[..., Server], flags: 
         server.process.terminate()
         assert everything(connection).endswith(b"the child has ended with 0"), server.said
     assert server.process.wait(PATIENCE) == 0
+
+
+def test_a_child_can_close_the_socket_of_a_connection_that_its_handler_has_taken_over(shared: Server) -> None:
+    with shared.connect() as connection:
+        connection.sendall(b"GET /upgraded HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: raw\r\n\r\n")
+        assert everything(connection) == b"the child has ended with 0", shared.said
 
 
 def test_a_child_can_be_terminated(start: Callable[..., Server]) -> None:

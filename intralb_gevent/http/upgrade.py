@@ -198,7 +198,8 @@ class TakenTlsSocket:
         self._closed = self.input_ended = True
         loop = gevent.get_hub().loop
         watched = loop.closing_fd(self._tls.fileno())
-        if self._shows_number:
+        # In a process that the application has forked, the descriptor is closed already.
+        if self._shows_number and self._tls.fileno() >= 0:
             self._reserved = ReservedDescriptor(self._tls.detach())
         elif watched:
             # Close only after waiting greenlets are woken: libev cannot handle a watcher of a closed descriptor.

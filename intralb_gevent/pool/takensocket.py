@@ -5,6 +5,7 @@ The first reads from the socket return the bytes that the server has already rec
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from typing import Any, Final
 
@@ -78,10 +79,11 @@ class TakenSocket(socket.socket):
 
     def dup(self) -> TakenSocket:
         """Return a duplicate of the socket, and move the held bytes to it."""
-        copy = super().dup()
-        descriptor = copy.detach()
+        descriptor = os.dup(super().fileno())
         held, self._held = self._held, b""
-        return TakenSocket(self.family, self.type, self.proto, descriptor, held)
+        duplicate = TakenSocket(self.family, self.type, self.proto, descriptor, held)
+        duplicate.settimeout(self.gettimeout())
+        return duplicate
 
     def close(self) -> None:
         """End the output, even if a forked process holds a copy of the socket, and close the socket.
@@ -95,7 +97,8 @@ class TakenSocket(socket.socket):
 
     def _drop_ref_on_close(self, sock: Any) -> None:
         """Close the descriptor, but reserve its number if the application may still watch it. Called by gevent."""
-        if self._shows_number:
+        # In a process that the application has forked, the descriptor is closed already.
+        if self._shows_number and sock.fileno() >= 0:
             gevent.get_hub().loop.closing_fd(sock.fileno())
             self._reserved = ReservedDescriptor(sock.detach())
         else:

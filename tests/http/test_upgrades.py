@@ -69,6 +69,21 @@ def test_the_bytes_are_the_application_s_alone_and_those_behind_the_request_come
     assert client.rest() == b""
 
 
+def test_a_duplicate_of_the_socket_receives_the_bytes_behind_the_request(serve, connect) -> None:
+    def application(environ, start_response):
+        with environ["gunicorn.socket"].dup() as duplicate:
+            environ["gunicorn.socket"].close()
+            return echoing({"gunicorn.socket": duplicate}, start_response)
+
+    client = connect(serve(application))
+    client.send(OFFER + b"first")
+    assert read(client, 11) == b"taken first"
+    client.send(b"more")
+    assert read(client, 4) == b"more"
+    client.socket.shutdown(socket.SHUT_WR)
+    assert client.rest() == b""
+
+
 LARGE = 20_000_000
 """Number of bytes that exceeds the buffers of both ends, so that sending waits for the client."""
 
