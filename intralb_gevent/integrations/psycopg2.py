@@ -16,7 +16,6 @@ from time import monotonic
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import gevent
 import psycopg2
 from gevent import monkey
 from gevent.socket import wait_read, wait_write
@@ -25,7 +24,7 @@ from psycopg2 import extensions
 from ..pool.guards import register
 from ..sessionsource import SessionSource
 from .drivers import end_statement, interrupts
-from .psycopg2_endings import Backend, end_backend, late
+from .psycopg2_endings import Backend, end_backend
 from .transactions import TransactionGuard
 
 __all__ = ["Psycopg2Sessions", "cancel_statement", "install_wait_callback", "protect"]
@@ -35,7 +34,7 @@ Connection = extensions.connection
 logger = logging.getLogger("intralb_gevent")
 
 CANCEL_SECONDS = 3.0
-"""Maximum number of seconds to wait for the first attempt to end a statement, and for a cancel request."""
+"""Maximum number of seconds to wait for the first attempt to end a statement."""
 
 # Use the original poll(), because gevent's poll() would yield to the hub even with a timeout of 0.
 _poll_at_once = monkey.get_original("select", "poll")
@@ -199,30 +198,30 @@ def _remember(connection: Connection) -> None:
 def cancel_statement(connection: Connection) -> None:
     """End the statement that an interrupted connection still runs on the server.
 
-    The server process is terminated from another connection. If this fails at first, for example because the server
-    accepts no more connections, a cancel request is sent, and the termination is repeated in the background. This
-    function waits for at most a few seconds, without blocking the hub. If the server cannot be reached, the error is
-    logged, not raised. The caller must close the connection afterwards. This function works for connections that
-    `Psycopg2Sessions` has opened, and for connections that were interrupted in the wait callback of
-    `install_wait_callback`.
+    The server process is terminated from another connection. If the server refuses this connection, for example because
+    it accepts no more connections, a cancel request is sent. A termination that fails is repeated in the background.
+    This function waits for at most a few seconds. If the server cannot be reached, the error is logged, not raised. The
+    caller must close the connection afterwards. This function works for connections that `Psycopg2Sessions` has opened,
+    and for connections that were interrupted in the wait callback of `install_wait_callback`.
     """
     backend = _backends.pop(connection, None)
     if backend is None or not _may_be_running(connection):
         return
     ending = end_backend(backend)
     ending.tried.wait(CANCEL_SECONDS)
-    if not connection.closed and (ending.error or not ending.tried.is_set()):
+    # Send nothing to a server that has not responded in time, because the request would block the whole process.
+    if ending.error is not None and not connection.closed:
         _request_cancel(connection)
 
 
 def _request_cancel(connection: Connection) -> None:
     """Send a cancel request, which the server accepts even if it accepts no more connections.
 
-    libpq waits in C until the request is sent, so the request is sent in a native thread.
+    psycopg2 blocks the whole process, even if this function is called in a native thread, until the server has read the
+    request.
     """
     try:
-        with gevent.Timeout(CANCEL_SECONDS, late()):
-            gevent.get_hub().threadpool.apply(connection.cancel)
+        connection.cancel()
     except psycopg2.Error as error:
         logger.debug("a statement could not be cancelled on the server, and is ended later: %s", error)
 

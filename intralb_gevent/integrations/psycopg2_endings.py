@@ -20,7 +20,7 @@ from gevent.event import Event
 from ..hub.forks import when_isolated
 from .drivers import cancelling
 
-__all__ = ["MOST_CANCELLING", "Backend", "Ending", "end_backend", "late"]
+__all__ = ["MOST_CANCELLING", "Backend", "Ending", "end_backend"]
 
 logger = logging.getLogger("intralb_gevent")
 
@@ -106,7 +106,7 @@ def end_backend(backend: Backend) -> Ending:
     return ending
 
 
-def late() -> psycopg2.OperationalError:
+def _late() -> psycopg2.OperationalError:
     """Return the error for a server that does not answer."""
     return psycopg2.OperationalError("the server does not answer")
 
@@ -134,7 +134,7 @@ def _end_batch(batch: list[Ending]) -> list[Ending]:
     """Terminate the server processes of a batch; return those to try again."""
     left = list(batch)
     try:
-        with gevent.Timeout(CONNECT_SECONDS, late()), _connected(batch[0].backend.parameters) as connection:
+        with gevent.Timeout(CONNECT_SECONDS, _late()), _connected(batch[0].backend.parameters) as connection:
             while left:
                 left[0].run(connection)
                 left.pop(0)

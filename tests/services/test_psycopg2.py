@@ -147,6 +147,25 @@ def test_a_statement_is_ended_when_the_server_accepts_connections_again(
     eventually(lambda: not any(is_there(postgresql, pid) for pid in pids))
 
 
+def test_a_server_that_does_not_answer_blocks_no_other_greenlet(
+    no_callback, postgresql, forwarder, monkeypatch, eventually
+) -> None:
+    monkeypatch.setattr(adapter, "CANCEL_SECONDS", 0.2)
+    monkeypatch.setattr(endings, "CONNECT_SECONDS", 0.4)
+    monkeypatch.setattr(endings, "RETRY_SECONDS", 0.0)
+    way = forwarder(postgresql)
+    connection = adapter.Psycopg2Sessions(way.url).open(1)
+    pid = connection.info.backend_pid
+    # A handler that has swallowed all aborts still waits for its statement when its slot is abandoned.
+    handler = gevent.spawn(connection.cursor().execute, "select pg_sleep(30)")
+    eventually(lambda: connection.info.transaction_status == extensions.TRANSACTION_STATUS_ACTIVE)
+    way.hold()
+    adapter.cancel_statement(connection)
+    assert is_there(postgresql, pid)
+    handler.kill()
+    asked(postgresql, "select pg_terminate_backend(%s)", pid)
+
+
 def test_many_aborts_at_once_need_few_connections_more(no_callback, postgresql, forwarder, eventually) -> None:
     way = forwarder(postgresql)
     source = adapter.Psycopg2Sessions(way.url)
