@@ -99,7 +99,7 @@ def end_backend(backend: Backend) -> Ending:
     """Terminate a server process in the background; failures are repeated, and the last one is logged."""
     ending = Ending(backend)
     _due.append(ending)
-    if len(_workers) < MOST_CANCELLING:
+    if sum(not each.ready() for each in _workers) < MOST_CANCELLING:
         worker = gevent.spawn(_work)
         _workers.add(worker)
         worker.link(_workers.discard)

@@ -166,6 +166,18 @@ def test_a_server_that_does_not_answer_blocks_no_other_greenlet(
     asked(postgresql, "select pg_terminate_backend(%s)", pid)
 
 
+def test_each_statement_is_ended_at_once_if_a_single_connection_ends_statements(
+    no_callback, postgresql, monkeypatch, eventually
+) -> None:
+    monkeypatch.setattr(endings, "MOST_CANCELLING", 1)
+    source = adapter.Psycopg2Sessions(postgresql)
+    connections = [source.open(1) for _ in range(2)]
+    pids = [interrupted(connection) for connection in connections]
+    for connection in connections:
+        source.discard(connection)
+    eventually(lambda: not any(is_there(postgresql, pid) for pid in pids))
+
+
 def test_many_aborts_at_once_need_few_connections_more(no_callback, postgresql, forwarder, eventually) -> None:
     way = forwarder(postgresql)
     source = adapter.Psycopg2Sessions(way.url)
