@@ -18,6 +18,7 @@ import psycopg2
 from gevent.event import Event
 
 from ..hub.forks import when_isolated
+from ..process.ending import END
 from .drivers import cancelling
 
 __all__ = ["MOST_CANCELLING", "Backend", "Ending", "end_backend"]
@@ -38,6 +39,9 @@ LONGEST_PAUSE: Final = 2.0
 
 EXIT_SECONDS: Final = 5.0
 """Maximum number of seconds for which the exit of the process waits until statements are ended."""
+
+REST_SECONDS: Final = 1.0
+"""Seconds of the time limit of the exit that are left after this wait."""
 
 # Exclude server processes that are younger than the connection, because they have reused the pid of another process.
 _TERMINATE: Final = """
@@ -155,7 +159,11 @@ def _connected(parameters: dict[str, Any]) -> Iterator[Any]:
 
 def _finish() -> None:
     """Wait until the statements of aborted requests are ended, because the exit would leave them running."""
-    gevent.joinall(list(_workers), timeout=EXIT_SECONDS)
+    # Leave time to the other functions of `atexit`: once the time limit of the exit has passed, the exit is a failure.
+    left = END.at - monotonic() - REST_SECONDS
+    workers = list(_workers)
+    if len(gevent.joinall(workers, timeout=max(0.0, min(EXIT_SECONDS, left)))) < len(workers):
+        logger.warning("the process exits before it could end all statements of aborted requests on the server")
 
 
 def _forget() -> None:

@@ -166,6 +166,30 @@ def test_a_server_that_does_not_answer_blocks_no_other_greenlet(
     asked(postgresql, "select pg_terminate_backend(%s)", pid)
 
 
+SLEEPING = """
+import os, psycopg2
+
+connection = psycopg2.connect(os.environ["DATABASE"])
+
+def app(environ, start_response):
+    connection.cursor().execute("select pg_sleep(5)")
+"""
+
+
+@pytest.mark.parametrize("grace", ["1", "5"])
+def test_a_server_that_does_not_answer_does_not_make_the_exit_fail(
+    no_callback, postgresql, forwarder, serve_program, grace
+) -> None:
+    way = forwarder(postgresql)
+    flags = ("--request-timeout-seconds=0.5", f"--graceful-timeout-seconds={grace}")
+    server = serve_program(SLEEPING, *flags, DATABASE=way.url)
+    way.hold()
+    assert server.get("/")[0] == 504
+    server.process.terminate()
+    assert server.process.wait(20) == 0, server.said
+    assert "exits before it could end all statements of aborted requests" in server.said
+
+
 def test_each_statement_is_ended_at_once_if_a_single_connection_ends_statements(
     no_callback, postgresql, monkeypatch, eventually
 ) -> None:
