@@ -103,8 +103,18 @@ class Feed:
         """Start recording; called when the server starts, in the thread of its event loop."""
         self.balancer.intake.context.refusals = self.refusals
         if self._timer is None:
-            self._timer = gevent.get_hub().loop.timer(self.PERIOD_SECONDS, self.PERIOD_SECONDS, ref=False)
+            self._timer = gevent.get_hub().loop.timer(self._first_delay(), self.PERIOD_SECONDS, ref=False)
             self._timer.start(self._tick)
+
+    def _first_delay(self) -> float:
+        """Return the number of seconds until the first recording.
+
+        The history of a site has one record for each second of the clock. Therefore, record in the middle half of a
+        second: otherwise, an event loop that is some milliseconds late could miss one second, and record the next one
+        twice.
+        """
+        fraction = (monotonic() + self.PERIOD_SECONDS) % 1
+        return self.PERIOD_SECONDS + 0.25 - fraction / 2
 
     def stop(self) -> None:
         """Stop recording, and end the feeds of all viewers."""

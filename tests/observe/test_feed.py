@@ -10,6 +10,7 @@ import pytest
 from gevent import socket
 from gevent.event import Event
 
+from intralb_gevent import LoadBalancer
 from intralb_gevent.observe.admin import AdminServer
 from intralb_gevent.observe.feed import Feed
 
@@ -143,6 +144,17 @@ def test_refusals_are_kept_with_their_numbers(admin, server, view) -> None:
         (refusal,) = viewer.frame(lambda frame: frame["refused"])["refused"]
     assert (refusal["reason"], refusal["path"], refusal["lane"]) == ("queue_full", "/refused", "")
     assert refusal["left"] > 20
+
+
+def test_a_second_is_recorded_long_before_its_end_so_that_a_late_event_loop_misses_none(eventually) -> None:
+    recorded: list[float] = []
+    feed = Feed(LoadBalancer(lambda environ, start_response: []))
+    feed.site = lambda: {"at": recorded.append(time.monotonic())}
+    gevent.sleep((0.99 - time.monotonic()) % 1)
+    feed.start()
+    eventually(lambda: recorded)
+    feed.stop()
+    assert 0.2 < recorded[0] % 1 < 0.8
 
 
 def test_one_frame_is_built_for_all_viewers_and_none_without_viewers(admin, view, eventually) -> None:
