@@ -5,8 +5,9 @@ claims the first row whose lock is free. The kernel releases the lock when the p
 killed.
 
 A row has three parts. The words contain the current state of the process; a word is written as a whole, so readers need
-no lock. The texts can be large, and remain after the process has ended: the data, and what the process contributes to
-the status page. The records are for the history of the status page, and remain, too; a reader must check each record.
+no lock. The texts can be large: the data and the rejected requests, which remain after the process has ended, and the
+process's part of the status page. The records are for the history of the status page, and remain, too; a reader must
+check each record.
 """
 
 from __future__ import annotations
@@ -231,6 +232,9 @@ class OwnRow:
         self._numbers = [table.newest(index, text)[0] for text in range(_TEXTS)]
         self.earlier = table.data(index)
         """The data that the previous owner of this row has written."""
+        if self._numbers[PART]:
+            # Otherwise, the status page would show the previous owner until this process writes its own part.
+            self.write_text(PART, b"{}")
         self._words[:] = memoryview(bytes(_ROW_WORDS * _WORD)).cast("q")
         self.beat(monotonic())
         self._words[_STATE] = STARTING

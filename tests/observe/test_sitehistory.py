@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -104,6 +104,50 @@ def test_old_records_and_those_of_other_versions_are_not_shown(table, other) -> 
     assert columns(mine, START + SECONDS + 1) == [[], [], [], []]
     assert columns(mine, START + SECONDS)[0][0] == 1
     assert columns(mine, START + STEP * (LONG_ROWS + 1), long=True) == [[], [], [], []]
+
+
+SUCCESSOR = """
+import sys
+from intralb_gevent.observe.siteview import SiteView
+from intralb_gevent.supervise.table import Table
+
+view = SiteView(Table(int(sys.argv[1])).claim(), ())
+if sys.argv[2]:
+    view.publish(sys.argv[2].encode())
+print("claimed", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def member(table: Table) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
+    """Return a function that starts another process of the site, which publishes the given part, unless it is empty."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(part: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", SUCCESSOR, str(table.descriptor), part]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        started.append(subprocess.Popen(command, pass_fds=[table.descriptor], **pipes))
+        assert started[-1].stdout is not None
+        assert started[-1].stdout.readline() == "claimed\n"
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.communicate(timeout=60)
+
+
+def test_a_process_that_is_still_starting_has_no_part_of_its_predecessor(table, member) -> None:
+    row = table.claim()
+    assert row is not None
+    view = SiteView(row, SERIES)
+    predecessor = member('{"pid":1}')
+    assert [*view.parts()] == [b'{"pid":1}']
+    predecessor.kill()
+    predecessor.wait()
+    assert [*view.parts()] == []
+    member("")
+    assert [*view.parts()] == []
 
 
 def test_a_slow_viewer_gets_its_missing_seconds_in_several_events(table, monkeypatch) -> None:
