@@ -121,8 +121,8 @@ def _duplicate(sock: Any, file: Any) -> Any:
     if type(sock) is not socket.socket:
         # A TLS socket cannot be duplicated.
         return sock
-    duplicate = os.dup(sock.fileno())
-    return TakenSocket(sock.family, sock.type, sock.proto, duplicate, _received(sock, file))
+    held = _received(sock, file)
+    return TakenSocket(sock.family, sock.type, sock.proto, os.dup(sock.fileno()), held)
 
 
 def _received(sock: Any, file: Any) -> bytes:
@@ -131,6 +131,9 @@ def _received(sock: Any, file: Any) -> bytes:
     sock.settimeout(0.0)
     try:
         return bytes(file.read1(len(file.peek())))
+    except OSError:
+        # The client has reset the connection. The application's own calls report this.
+        return b""
     finally:
         sock.settimeout(timeout)
 

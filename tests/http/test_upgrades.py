@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import ssl
+import struct
 import sys
 import time
 from contextvars import ContextVar
@@ -216,6 +218,30 @@ def test_inside_pywsgi_the_bytes_right_behind_the_request_reach_the_application(
         client.send(b"more")
         assert read(client, 4) == b"more"
         client.close()
+    finally:
+        server.stop(1)
+
+
+@pytest.mark.parametrize("begin", [pywsgi, with_handler_class])
+def test_inside_pywsgi_a_client_that_has_reset_its_connection_leaves_no_descriptor(connect, begin, eventually) -> None:
+    has_begun, has_ended = Event(), Event()
+
+    def application(environ, start_response):
+        has_begun.set()
+        has_ended.wait()
+        return echoing(environ, start_response)
+
+    server = begin(application)
+    server.start()
+    try:
+        before = len(os.listdir("/dev/fd"))
+        client = connect(server)
+        client.send(OFFER)
+        has_begun.wait()
+        client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+        has_ended.set()
+        eventually(lambda: len(os.listdir("/dev/fd")) <= before)
     finally:
         server.stop(1)
 
