@@ -198,18 +198,18 @@ def test_with_a_handler_class_too_questions_take_nothing_over(connect) -> None:
         server.stop(1)
 
 
-def pywsgi(balance):
-    return gevent.pywsgi.WSGIServer(("127.0.0.1", 0), balance(echoing), log=None)
+def pywsgi(balance, application):
+    return gevent.pywsgi.WSGIServer(("127.0.0.1", 0), balance(application), log=None)
 
 
-def with_handler_class(balance):
-    return WSGIServer(("127.0.0.1", 0), echoing, handler_class=WSGIHandler, log=None)
+def with_handler_class(balance, application):
+    return WSGIServer(("127.0.0.1", 0), application, handler_class=WSGIHandler, log=None)
 
 
 @pytest.mark.parametrize("begin", [pywsgi, with_handler_class])
 @pytest.mark.parametrize("size", [0, 1, 5000, 100_000])
 def test_inside_pywsgi_the_bytes_right_behind_the_request_reach_the_application(connect, balance, begin, size) -> None:
-    server = begin(balance)
+    server = begin(balance, echoing)
     server.start()
     try:
         client = connect(server)
@@ -223,7 +223,9 @@ def test_inside_pywsgi_the_bytes_right_behind_the_request_reach_the_application(
 
 
 @pytest.mark.parametrize("begin", [pywsgi, with_handler_class])
-def test_inside_pywsgi_a_client_that_has_reset_its_connection_leaves_no_descriptor(connect, begin, eventually) -> None:
+def test_inside_pywsgi_a_client_that_has_reset_its_connection_leaves_no_descriptor(
+    connect, balance, begin, eventually
+) -> None:
     has_begun, has_ended = Event(), Event()
 
     def application(environ, start_response):
@@ -231,7 +233,7 @@ def test_inside_pywsgi_a_client_that_has_reset_its_connection_leaves_no_descript
         has_ended.wait()
         return echoing(environ, start_response)
 
-    server = begin(application)
+    server = begin(balance, application)
     server.start()
     try:
         before = len(os.listdir("/dev/fd"))

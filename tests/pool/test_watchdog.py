@@ -167,10 +167,11 @@ def test_what_computes_and_swallows_every_abort_is_left_alone(balance, asking, e
         max_workers=1,
         max_concurrent_per_router=1,
     )
-    for _ in range(2):
+    for count in (1, 2):
         uncancellable, waiting = asking(balancer, "uncancellable", "waiting")
         assert uncancellable.get().status == "504 Gateway Timeout"
         waiting.get()
+        eventually(lambda count=count: balancer.snapshot().given_up == count)
     assert asking(balancer, "then")[0].get().status == "200 OK"
     snapshot = balancer.snapshot()
     assert snapshot.given_up == 2
