@@ -34,6 +34,7 @@ class TakenSocket(socket.socket):
         self._held = held
         self._sending = Semaphore()
         self._shows_number = False
+        self._duplicated = False
         self._reserved: ReservedDescriptor | None = None
 
     def fileno(self) -> int:
@@ -80,6 +81,7 @@ class TakenSocket(socket.socket):
     def dup(self) -> TakenSocket:
         """Return a duplicate of the socket, and move the held bytes to it."""
         descriptor = os.dup(super().fileno())
+        self._duplicated = True
         held, self._held = self._held, b""
         duplicate = TakenSocket(self.family, self.type, self.proto, descriptor, held)
         duplicate.settimeout(self.gettimeout())
@@ -88,9 +90,10 @@ class TakenSocket(socket.socket):
     def close(self) -> None:
         """End the output, even if a forked process holds a copy of the socket, and close the socket.
 
-        The input stays open, because the client may still be sending while it reads the last data.
+        The output of a duplicate does not end. The input stays open, because the client may still be sending while it
+        reads the last data.
         """
-        if FORKS.made and super().fileno() >= 0:
+        if FORKS.made and not self._duplicated and super().fileno() >= 0:
             with suppress(OSError):
                 self.shutdown(socket.SHUT_WR)
         super().close()

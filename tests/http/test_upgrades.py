@@ -71,7 +71,12 @@ def test_the_bytes_are_the_application_s_alone_and_those_behind_the_request_come
     assert client.rest() == b""
 
 
-def test_a_duplicate_of_the_socket_receives_the_bytes_behind_the_request(serve, connect) -> None:
+@pytest.mark.parametrize("has_forked", [False, True])
+def test_a_duplicate_of_the_socket_receives_the_bytes_behind_the_request(
+    serve, connect, monkeypatch, has_forked
+) -> None:
+    monkeypatch.setattr(FORKS, "made", has_forked)
+
     def application(environ, start_response):
         with environ["gunicorn.socket"].dup() as duplicate:
             environ["gunicorn.socket"].close()
