@@ -9,6 +9,7 @@ import logging
 import select
 import socket
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from copy import copy
 from functools import cache
@@ -139,10 +140,6 @@ class PyMySQLSessions(SessionSource):
 
 _force_close_of_pymysql = Connection._force_close
 _write_bytes_of_pymysql = Connection._write_bytes
-_query_of_pymysql = Connection.query
-_next_result_of_pymysql = Connection.next_result
-_read_row_of_pymysql = MySQLResult._read_rowdata_packet_unbuffered
-_read_rows_of_pymysql = MySQLResult._finish_unbuffered_query
 
 
 def _force_close(self: Connection) -> None:
@@ -172,36 +169,17 @@ def _write_bytes(self: Connection, data: bytes) -> None:
         raise
 
 
-def _query(self: Connection, *arguments: Any, **named: Any) -> Any:
-    try:
-        return _query_of_pymysql(self, *arguments, **named)
-    except BaseException as error:
-        _close_after(error, self)
-        raise
+def _closing(method: Callable[..., Any], connection_of: Callable[[Any], Connection | None]) -> Callable[..., Any]:
+    """Return a method that reads a response, and that closes the connection if it is interrupted."""
 
+    def call(self: Any, *arguments: Any, **named: Any) -> Any:
+        try:
+            return method(self, *arguments, **named)
+        except BaseException as error:
+            _close_after(error, connection_of(self))
+            raise
 
-def _next_result(self: Connection, *arguments: Any, **named: Any) -> Any:
-    try:
-        return _next_result_of_pymysql(self, *arguments, **named)
-    except BaseException as error:
-        _close_after(error, self)
-        raise
-
-
-def _read_row(self: MySQLResult) -> Any:
-    try:
-        return _read_row_of_pymysql(self)
-    except BaseException as error:
-        _close_after(error, self.connection)
-        raise
-
-
-def _read_rows(self: MySQLResult) -> None:
-    try:
-        _read_rows_of_pymysql(self)
-    except BaseException as error:
-        _close_after(error, self.connection)
-        raise
+    return call
 
 
 def _close_after(error: BaseException, connection: Connection | None) -> None:
@@ -209,6 +187,18 @@ def _close_after(error: BaseException, connection: Connection | None) -> None:
     reading; the next statement would receive the rest of this response."""
     if connection is not None and interrupts(error):
         connection._force_close()
+
+
+_READING: tuple[tuple[type, str, Callable[[Any], Connection | None]], ...] = (
+    (Connection, "query", lambda connection: connection),
+    (Connection, "next_result", lambda connection: connection),
+    (MySQLResult, "_read_rowdata_packet_unbuffered", lambda result: result.connection),
+    (MySQLResult, "_finish_unbuffered_query", lambda result: result.connection),
+)
+"""The methods of PyMySQL that read a response, each with the way to its connection."""
+
+_METHODS = {(owner, name): getattr(owner, name) for owner, name, _ in _READING}
+"""PyMySQL's own methods, so that a second call of `protect` changes nothing."""
 
 
 def protect() -> None:
@@ -221,10 +211,8 @@ def protect() -> None:
     """
     Connection._force_close = _force_close
     Connection._write_bytes = _write_bytes
-    Connection.query = _query
-    Connection.next_result = _next_result
-    MySQLResult._read_rowdata_packet_unbuffered = _read_row
-    MySQLResult._finish_unbuffered_query = _read_rows
+    for owner, name, connection_of in _READING:
+        setattr(owner, name, _closing(_METHODS[owner, name], connection_of))
     register(_GUARD)
 
 
