@@ -170,6 +170,8 @@ class Watchdog:
         self._users -= 1
         if not self._users:
             del self._all[self._key]
+            # The hub may still be in the busy period of a blockage.
+            self._record_blocks()
             self._log.flush()
             self._stop()
 
@@ -369,15 +371,17 @@ class Watchdog:
     # The methods below run in the hub.
 
     def _has_turn(self) -> None:
-        """Count and log the greenlets that have blocked the hub; called as soon as the hub runs again."""
-        blocks = self.culprits.take()
+        """End the search for a safe point, and record blockages; called as soon as the hub runs again."""
         cancel_landing()
         if not self.off_because:
             # Restore the recursion limit here, too, because a greenlet that never returns from the signal handler does
             # not restore it.
             HEADROOM.give_back()
             HEADROOM.give_back_beforehand()
-        for culprit in blocks:
+        self._record_blocks()
+
+    def _record_blocks(self) -> None:
+        for culprit in self.culprits.take():
             if culprit.job is not None:
                 culprit.job.route.lane.stats.hub_blocked += 1
             self._log.record(culprit)
