@@ -37,6 +37,7 @@ COMPILED = [
         "pool/admissioncontrol",
         "pool/queueorder",
         "pool/workerpool",
+        "pool/longwaits",
     ),
     *(
         "pool/scaling",

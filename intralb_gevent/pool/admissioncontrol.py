@@ -145,6 +145,8 @@ class AdmissionControl:
             self._highest, self._lowest = min(self._highest, priority), max(self._lowest, priority)
         admission = job.route.admissions[priority]
         admission.asked += 1
+        if self.pool.run_long_wait(job, now):
+            return None
         in_time = admission.max_wait == math.inf or self._in_time(job, self.pool.waiting_before(priority), now)
         decision = self._decide(admission, priority, in_time=in_time, may_grow=self._lane.scaler.may_grow)
         if decision == GROW:
@@ -191,6 +193,8 @@ class AdmissionControl:
         `admit` has to decide whenever there is capacity, the pool may grow, or another job may have to be evicted.
         `asker` identifies the connection of the request.
         """
+        if self.pool.expects_long_wait(environ, monotonic()):
+            return None
         decision = self._decide(admission, priority, in_time=True, may_grow=self._lane.scaler.may_grow)
         if decision < EVICT or (decision == REJECT_OVERLOADED and not admission.overloaded):
             return None

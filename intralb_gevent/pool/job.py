@@ -254,11 +254,14 @@ class Job:
         "priority",
         "ready_at",
         "route",
+        "sampled_at",
+        "samples",
         "slot",
         "started",
         "state",
         "streams_since",
         "undecided_until",
+        "waits_long",
         "worker",
     )
 
@@ -288,6 +291,12 @@ class Job:
         """Worker in which the job waits or runs; None if the job was rejected on arrival."""
         self.slot: Slot | None = None
         """Slot that runs or has run the job."""
+        self.samples = 0
+        """Number of the watchdog's checks that found this job running, since `LongWaits` has last counted them."""
+        self.sampled_at = 0.0
+        """Time of the last such check."""
+        self.waits_long = False
+        """True while the job counts as a long wait (`longwaits.py`)."""
 
     def __repr__(self) -> str:
         environ = self.environ
@@ -316,6 +325,11 @@ class Job:
         if following not in TRANSITIONS[self.state]:
             raise illegal(self.state, following)
         self.state = following
+
+    def sample(self, now: float) -> None:
+        """Record that the watchdog has found this job running; called in the watchdog's signal handler."""
+        self.samples += 1
+        self.sampled_at = now
 
     def abandon(self, gone: bool = False) -> None:
         """Report that the client has left or, without `gone`, may have only shut down its sending side."""

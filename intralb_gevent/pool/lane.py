@@ -151,6 +151,7 @@ class Lane:
             self._count(job, outcome, reason, job.ended)
         if job.started is not None:
             self._has_run(job, job.ended - job.started, outcome)
+        self.pool.long_waits.ended(job, job.ended)
         if job.counted_by is not None:
             job.counted_by.end(job.client, job.priority, began=job.started is not None)
         if context.job_log is not None:
@@ -193,10 +194,10 @@ class Lane:
     def _has_run(self, job: Job, run_time: float, outcome: Outcome) -> None:
         """Pass the run time of a job to the policies; only the time up to the first part counts for a long stream."""
         service_time = run_time if job.streams_since is None else job.service_time
-        self.admission.service.add(service_time)
-        window = self._window
-        if service_time < window.least_run_time:
-            window.least_run_time = service_time
+        if not job.waits_long:
+            self.admission.service.add(service_time)
+        if service_time < self._window.least_run_time:
+            self._window.least_run_time = service_time
         if outcome == "completed":
             job.route.usual.add(service_time)
 
@@ -362,9 +363,9 @@ class Lane:
         self.pool.count_lasting(now)
         self.pool.close_stale_sessions()
         self.scaler.review()
-        window = self._window.over(now, least_lag)
+        window = self._window.over(now, least_lag, busy := self.scaler.busy(now))
         self._limiter.observe(window)
-        self.admission.review(now, window, self.scaler.busy(now))
+        self.admission.review(now, window, busy)
         self._resized()
         self.admission.forget_clients(now)
 

@@ -17,6 +17,7 @@ class LimitWindow:
     __slots__ = (
         "_began",
         "_begun",
+        "_busy",
         "_ended",
         "_least_waiting",
         "_most_running",
@@ -28,6 +29,7 @@ class LimitWindow:
 
     def __init__(self, stats: Stats) -> None:
         self._stats = stats
+        self._busy = 0.0
         self._begin(monotonic())
 
     def __repr__(self) -> str:
@@ -52,8 +54,11 @@ class LimitWindow:
         if waiting < self._least_waiting or self._least_waiting < 0:
             self._least_waiting = waiting
 
-    def over(self, now: float, least_lag: float | None) -> Window:
-        """Return the window that ends now, and start the next one."""
+    def over(self, now: float, least_lag: float | None, busy: float) -> Window:
+        """Return the window that ends now, and start the next one.
+
+        `busy` is the total number of seconds for which the event loop has been busy.
+        """
         stats = self._stats
         ended = stats.run_time.count - self._ended
         window = Window(
@@ -66,6 +71,8 @@ class LimitWindow:
             shed=stats.shed - self._shed,
             begun=stats.queue_wait.count - self._begun,
             backlogged=self._least_waiting > 0,
+            busy=min(1.0, (busy - self._busy) / max(now - self._began, 1e-9)),
         )
         self._begin(now)
+        self._busy = busy
         return window

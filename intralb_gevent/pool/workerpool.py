@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..config.options import Options
 from ..hub.dispatch import DispatchQueue
@@ -18,6 +18,7 @@ from ..policy.fairness import Clients
 from ..policy.routing import least_busy
 from ..priority import Priority
 from .job import STREAM_LASTS_SECONDS, Job
+from .longwaits import LongWaits
 from .queueorder import FairOrder, QueueOrder
 from .queues import Full
 from .session import SessionRules
@@ -55,8 +56,9 @@ class WorkerPool:
         """Jobs whose responses are being streamed."""
         self.most_streams = max(1, options.max_workers * options.max_concurrent_per_router * 3 // 4)
         """Maximum number of streams if `max_streams` is not set: three quarters of the slots."""
-        self.lasting = 0
-        """Number of long streams, which do not count towards `limit`, because they hardly load the event loop."""
+        self.long_streams = 0
+        """Number of responses that have been streamed for a long time."""
+        self.long_waits = LongWaits()
         self.given_up: list[Slot] = []
         """Abandoned slots; without this reference, garbage collection would kill their greenlets."""
         self.dispatch_queue = DispatchQueue(lane.context.flush_queue)
@@ -93,7 +95,7 @@ class WorkerPool:
     @property
     def jobs(self) -> list[Job]:
         """All jobs that have not ended."""
-        return self.waiting + [slot.job for slot in self.slots if slot.job is not None and slot.job.ended is None]
+        return self.waiting + self._running_jobs()
 
     @property
     def load(self) -> int:
@@ -143,10 +145,23 @@ class WorkerPool:
         """Whether the limit allows no further job to run, even if there are free slots."""
         return self.limit is not None and self.running - self.lasting >= self.limit
 
+    @property
+    def lasting(self) -> int:
+        """Number of long streams and long waits, which do not count towards `limit`, because they hardly load the event
+        loop."""
+        return self.long_streams + self.long_waits.count
+
     def count_lasting(self, now: float) -> None:
-        """Count the long streams; called at every tick."""
+        """Count the long streams and, while the limit has an effect, the long waits; called at every tick."""
         begun_by = now - STREAM_LASTS_SECONDS
-        self.lasting = sum(job.streams_since is not None and job.streams_since <= begun_by for job in self.streams)
+        self.long_streams = sum(job.streams_since is not None and job.streams_since <= begun_by for job in self.streams)
+        # Without the watchdog, nothing shows whether a job is CPU-bound.
+        watched = self.lane.context.flush_queue.watched
+        if self.limit is not None and watched and self.long_waits.review(self._running_jobs(), now):
+            self._run_queued_long_waits(now)
+
+    def _running_jobs(self) -> list[Job]:
+        return [slot.job for slot in self.slots if slot.job is not None and slot.job.ended is None]
 
     def waiting_before(self, priority: Priority) -> int:
         """Return the number of waiting jobs that would start before a new job of this priority."""
@@ -217,6 +232,28 @@ class WorkerPool:
             return False
         worker.enqueued(job)
         return True
+
+    def expects_long_wait(self, environ: dict[str, Any], now: float) -> bool:
+        """Return whether a request may run beyond the limit, because it will probably be a long wait."""
+        return self.at_limit and self.long_waits.expects(environ, now) and self.running < self.total_slots
+
+    def run_long_wait(self, job: Job, now: float) -> bool:
+        """Run a new or queued job beyond the limit if it will probably be a long wait; return whether it runs."""
+        if not self.expects_long_wait(job.environ, now):
+            return False
+        worker = min(self.active, key=lambda worker: worker.running)
+        if worker.running >= self._slots:
+            return False
+        if job.worker is not None:
+            job.worker.take(job)
+            job.worker.leave_if_empty()
+        self.long_waits.add(job)
+        worker.run(job)
+        return True
+
+    def _run_queued_long_waits(self, now: float) -> None:
+        for job in [job for worker in self.all for job in worker.queued]:
+            self.run_long_wait(job, now)
 
     def next_for(self, worker: Worker) -> Job | None:
         """Remove the job that starts next from its worker's queue, and return the job; return None if no job may run.

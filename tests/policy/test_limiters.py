@@ -1,5 +1,6 @@
 """Tests of each limiter with arbitrary windows, step by step, and in a simulated server."""
 
+import dataclasses
 import math
 from collections import deque
 
@@ -32,6 +33,7 @@ def windows(draw: st.DrawFn) -> Window:
         mean_run_time=mean,
         least_run_time=mean * draw(st.floats(0.0, 1.0)),
         shed=draw(st.integers(0, 500)),
+        busy=draw(st.floats(0.0, 1.0)),
     )
 
 
@@ -231,6 +233,16 @@ def test_a_limit_that_was_not_felt_grows_with_the_pool_and_another_does_not() ->
 # In a simulated server.
 
 
+@dataclasses.dataclass(eq=False)
+class Run:
+    """A running job; times are in simulated seconds."""
+
+    began: float
+    arrived: float
+    waits_since: float
+    pieces: int
+
+
 class Server:
     """A simulated event loop: in each iteration, every running job that has finished waiting computes and ends.
 
@@ -238,11 +250,11 @@ class Server:
     At most `most` jobs are queued.
     """
 
-    def __init__(self, limiter: Limiter, computing: float, waiting: float, most: int) -> None:
-        self.limiter, self.computing, self.waiting, self.most = limiter, computing, waiting, most
+    def __init__(self, limiter: Limiter, computing: float, waiting: float, most: int, pieces: int = 1) -> None:
+        self.limiter, self.computing, self.waiting, self.most, self.pieces = limiter, computing, waiting, most, pieces
         self.now, self._due, self._looked = 0.0, 0.0, 0.0
         self._queue: deque[float] = deque()
-        self._running: list[tuple[float, float]] = []
+        self._running: list[Run] = []
         self.done: list[float] = []
         """Seconds from arrival to end, for each job that has ended in the current phase."""
         self.limits: list[int] = []
@@ -271,29 +283,35 @@ class Server:
 
     def _take_up(self) -> None:
         while self._queue and len(self._running) < self.limiter.limit:
-            self._running.append((self.now, self._queue.popleft()))
+            self._running.append(Run(self.now, self._queue.popleft(), self.now, self.pieces))
         self._most_running = max(self._most_running, len(self._running))
 
     def _round(self) -> None:
         begun = self.now
-        for job in [job for job in self._running if begun - job[0] >= self.waiting]:
+        for job in [job for job in self._running if begun - job.waits_since >= self.waiting]:
             self.now += self.computing
-            self._running.remove(job)
-            self._run_times.append(self.now - job[0])
-            self.done.append(self.now - job[1])
-            self._take_up()
+            job.waits_since, job.pieces = self.now, job.pieces - 1
+            if not job.pieces:
+                self._running.remove(job)
+                self._run_times.append(self.now - job.began)
+                self.done.append(self.now - job.arrived)
+                self._take_up()
+        self._busy += self.now - begun
         self._least_lag = min(self._least_lag, self.now - begun)
         self.now = max(self.now, begun + 0.005)
 
     def _begin_window(self) -> None:
-        self._began, self._least_lag, self._most_running = self.now, math.inf, 0
+        self._began, self._least_lag, self._most_running, self._busy = self.now, math.inf, 0, 0.0
         self._run_times: list[float] = []
 
     def _end_window(self) -> None:
         times = self._run_times
         mean, least = (sum(times) / len(times), min(times)) if times else (0.0, 0.0)
         seconds = self.now - self._began
-        self.limiter.observe(Window(seconds, self._least_lag, self._most_running, len(times), mean, least, 0))
+        seen = Window(
+            seconds, self._least_lag, self._most_running, len(times), mean, least, 0, busy=self._busy / seconds
+        )
+        self.limiter.observe(seen)
         self.limits.append(self.limiter.limit)
         self.lags.append(self._least_lag)
         self._begin_window()
@@ -343,6 +361,28 @@ def test_jobs_that_wait_and_compute_keep_the_slots_that_their_throughput_needs()
     server = Server(HubLagLimiter(300), computing=0.005, waiting=0.2, most=300)
     server.phase(10, 0.8 * CAPACITY).phase(10, 3 * CAPACITY).phase(30, 3 * CAPACITY)
     assert len(server.done) >= 0.95 * 30 * CAPACITY
+
+
+def test_jobs_with_many_short_waits_run_few_at_a_time_although_they_make_the_loop_hardly_late() -> None:
+    """If each computes twenty times for 1 ms, 21 running jobs make the loop 20 ms late, and each then takes 420 ms."""
+    server = Server(HubLagLimiter(300), computing=0.001, waiting=0.001, most=300, pieces=20)
+    server.phase(5, 40).phase(5, 100).phase(20, 100)
+    assert max(server.limits) <= 10
+    assert len(server.done) >= 0.9 * 20 * 50
+
+
+def test_a_saturated_loop_limits_no_quick_jobs() -> None:
+    limiter = HubLagLimiter(100)
+    for _ in range(100):
+        limiter.observe(window(0.001, running=60, ended=2000, run_time=0.005)._replace(busy=1.0))
+    assert limiter.limit == 100
+
+
+def test_a_saturated_loop_limits_slow_jobs_although_none_of_them_ends() -> None:
+    limiter = HubLagLimiter(100)
+    for _ in range(50):
+        limiter.observe(window(0.005, running=20)._replace(busy=1.0))
+    assert limiter.limit == 1
 
 
 def test_shedding_lowers_no_limit() -> None:

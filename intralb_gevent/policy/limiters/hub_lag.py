@@ -1,10 +1,16 @@
-"""A concurrency limiter that reacts to the lateness of the event loop: additive increase, multiplicative decrease.
+"""A concurrency limiter that reacts to a late or saturated event loop: additive increase, multiplicative decrease.
 
 Jobs that wait for a database or a socket do not load the loop, however many there are. CPU-bound jobs share one core:
 each additional CPU-bound job delays all other jobs and the loop itself, and no job ends sooner. The lateness of a timer
 shows this problem; the queue length does not, because the jobs are running, not queued. The minimum lateness in a
 window distinguishes a loop that is always late from a loop that was blocked once (as CoDel distinguishes a standing
 queue from a burst).
+
+The lateness does not show the problem if jobs wait often and compute for a short time after each wait, such as a
+handler with twenty database queries and a millisecond of work after each. Twenty of these jobs make the loop only 20 ms
+late, but each job then takes twenty times as long. Therefore, the limit also decreases while the loop is saturated,
+that is, busy almost all the time, and the jobs take longer than `LATE`. As long as the loop stays saturated, fewer
+running jobs lose no throughput, and each ends sooner.
 
 The steps are those of `AIMDLimit` in Netflix's concurrency-limits (2018). While the loop is late, the limit decreases
 by a tenth. While the loop is on time, and at least half of the limit is used, the limit increases by one. This limiter
@@ -51,6 +57,10 @@ class HubLagLimiter:
     IN_TIME: Final = 0.010
     """Lateness in seconds: if a window's minimum lateness is below this value, more jobs may run. Between `IN_TIME` and
     `LATE`, the limit stays the same, so that it can settle."""
+    SATURATED: Final = 0.97
+    """Share of a window for which a saturated loop is busy. A loop that waits is busy for clearly less."""
+    SPARE: Final = 0.9
+    """If the loop is busy for less than this share of a window, more jobs may run."""
     USUAL_WINDOW: Final = 0.1
     """Usual length of a window, in seconds; a late window of n times this length decreases the limit n times."""
     DECREASE: Final = 0.9
@@ -87,7 +97,7 @@ class HubLagLimiter:
 
     def observe(self, window: Window) -> None:
         """Adapt the limit to a window; a window without a lateness sample can change only the floor."""
-        late = window.least_lag is not None and window.least_lag > self.LATE
+        late = self._is_late(window)
         self._late_in_a_row = self._late_in_a_row + 1 if late else 0
         self._seen.append(self._remembered(window))
         limit = self._decreased(window) if late else self._increased(window)
@@ -103,12 +113,18 @@ class HubLagLimiter:
         self._most = most
 
     def _remembered(self, window: Window) -> _Seen:
-        kept_up = window.least_lag is not None and window.least_lag <= self.LATE
+        kept_up = window.least_lag is not None and not self._is_late(window)
         return _Seen(
             throughput=window.ended / window.seconds if window.seconds > 0 else 0.0,
             least_run_time=window.least_run_time if window.ended else math.inf,
             kept_up=window.most_running if kept_up else 0,
         )
+
+    def _is_late(self, window: Window) -> bool:
+        if window.least_lag is not None and window.least_lag > self.LATE:
+            return True
+        slow = window.mean_run_time > self.LATE if window.ended else window.most_running > 0
+        return slow and window.busy >= self.SATURATED
 
     def _decreased(self, window: Window) -> int:
         windows = max(1, round(window.seconds / self.USUAL_WINDOW))
@@ -117,6 +133,6 @@ class HubLagLimiter:
         return int(felt * factor)  # Truncated, not rounded, so that the limit falls by at least 1.
 
     def _increased(self, window: Window) -> int:
-        in_time = window.least_lag is not None and window.least_lag < self.IN_TIME
+        in_time = window.busy < self.SPARE and window.least_lag is not None and window.least_lag < self.IN_TIME
         used = 2 * window.most_running >= self.limit
         return self.limit + 1 if in_time and used else self.limit

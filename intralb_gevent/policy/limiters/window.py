@@ -31,6 +31,8 @@ class Window(NamedTuple):
     """Number of jobs that were started."""
     backlogged: bool = False
     """True if at least one job was queued each time that the queue was sampled, which happens every 5 ms."""
+    busy: float = 0.0
+    """Share of the window for which the event loop was busy, from 0 to 1."""
 
 
 class Limiter(Protocol):

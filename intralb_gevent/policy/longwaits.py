@@ -1,0 +1,80 @@
+"""Remembers the paths whose requests wait for a long time with hardly any processor time, such as long polls.
+
+Such requests need not count towards the limit of running requests, and need not wait for other requests to end. That a
+request waits is only known after a while, so a new request is judged by earlier requests with the same path.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+__all__ = ["LONG_WAIT_SECONDS", "LongWaitPaths"]
+
+LONG_WAIT_SECONDS: Final = 1.0
+"""Seconds without processor time after which a running request counts as a long wait. Requests that wait for a
+database are usually much shorter, and continue with work on the result."""
+
+
+class _Record:
+    """What is known about a path; both numbers decay."""
+
+    __slots__ = ("at", "samples", "waits")
+
+    def __init__(self, now: float) -> None:
+        self.at = now
+        self.waits = 0.0
+        self.samples = 0.0
+
+    def add(self, waits: int, samples: int, now: float) -> None:
+        factor = math.exp(-(now - self.at) / LongWaitPaths.DECAY_SECONDS)
+        self.waits = self.waits * factor + waits
+        self.samples = self.samples * factor + samples
+        self.at = now
+
+
+class LongWaitPaths:
+    """The paths of recent long waits, with the processor time of all requests to these paths.
+
+    Times are in `time.monotonic()` seconds. Processor time is counted in samples, because it is measured by checking
+    every few milliseconds which request is running.
+    """
+
+    MOST_PATHS: Final = 1000
+    """Maximum number of paths; the path that was added first is forgotten first."""
+    DECAY_SECONDS: Final = 30.0
+    """Age in seconds at which a long wait or a sample has a weight of 1/e."""
+    SAMPLES_EACH: Final = 0.5
+    """Maximum number of samples per long wait. With samples every 5 ms, the value means 2.5 ms of processor time."""
+    MEMORY_SECONDS: Final = 120.0
+    """Seconds after the last long wait or sample for which a path is remembered."""
+
+    __slots__ = ("_records",)
+
+    def __init__(self) -> None:
+        self._records: dict[str, _Record] = {}
+
+    def __repr__(self) -> str:
+        return f"<LongWaitPaths {len(self._records)} paths>"
+
+    def add_wait(self, path: str, now: float) -> None:
+        """Count a request to the path that has waited for `LONG_WAIT_SECONDS`."""
+        record = self._records.get(path)
+        if record is None:
+            if len(self._records) >= self.MOST_PATHS:
+                del self._records[next(iter(self._records))]
+            record = self._records[path] = _Record(now)
+        record.add(1, 0, now)
+
+    def add_samples(self, path: str, samples: int, now: float) -> None:
+        """Count processor time of a request to the path; do nothing for a path without long waits."""
+        record = self._records.get(path)
+        if record is not None:
+            record.add(0, samples, now)
+
+    def expects_wait(self, path: str, now: float) -> bool:
+        """Return whether a new request to the path will probably wait for long, with hardly any processor time."""
+        record = self._records.get(path)
+        if record is None or now - record.at > self.MEMORY_SECONDS:
+            return False
+        return record.samples <= self.SAMPLES_EACH * record.waits

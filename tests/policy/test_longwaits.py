@@ -1,0 +1,58 @@
+"""Tests of which paths are remembered as long waits."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from intralb_gevent.policy.longwaits import LongWaitPaths
+
+
+def waited(times: int, samples: int = 0) -> LongWaitPaths:
+    paths = LongWaitPaths()
+    for _ in range(times):
+        paths.add_wait("/poll", 10.0)
+    paths.add_samples("/poll", samples, 10.0)
+    return paths
+
+
+def test_a_path_is_expected_to_wait_after_its_first_long_wait() -> None:
+    paths = LongWaitPaths()
+    assert not paths.expects_wait("/poll", 10.0)
+    paths.add_wait("/poll", 10.0)
+    assert paths.expects_wait("/poll", 10.0)
+    assert not paths.expects_wait("/other", 10.0)
+
+
+@given(waits=st.integers(1, 100), samples=st.integers(0, 200))
+def test_a_path_with_more_than_half_a_sample_for_each_wait_loads_the_loop(waits: int, samples: int) -> None:
+    assert waited(waits, samples).expects_wait("/poll", 10.0) == (samples <= waits / 2)
+
+
+def test_samples_of_a_path_without_long_waits_are_not_kept() -> None:
+    paths = LongWaitPaths()
+    paths.add_samples("/report", 100, 10.0)
+    paths.add_wait("/report", 10.0)
+    assert paths.expects_wait("/report", 10.0)
+
+
+def test_new_observations_outweigh_old_ones() -> None:
+    paths = waited(20)
+    for second in range(11, 71):
+        paths.add_samples("/poll", 1, float(second))
+    assert not paths.expects_wait("/poll", 71.0)
+    for second in range(71, 251):
+        paths.add_wait("/poll", float(second))
+    assert paths.expects_wait("/poll", 251.0)
+
+
+def test_a_path_is_forgotten_two_minutes_after_its_last_long_wait() -> None:
+    paths = waited(1)
+    assert paths.expects_wait("/poll", 129.0)
+    assert not paths.expects_wait("/poll", 131.0)
+
+
+def test_the_number_of_paths_is_bounded() -> None:
+    paths = LongWaitPaths()
+    for number in range(2 * LongWaitPaths.MOST_PATHS):
+        paths.add_wait(f"/{number}", 10.0)
+    assert repr(paths) == f"<LongWaitPaths {LongWaitPaths.MOST_PATHS} paths>"
+    assert paths.expects_wait(f"/{2 * LongWaitPaths.MOST_PATHS - 1}", 10.0)

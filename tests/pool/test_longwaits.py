@@ -1,0 +1,104 @@
+"""Tests of running requests that wait for long, such as long polls, while the number of running requests is limited."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gevent
+import pytest
+from gevent.event import Event
+
+from intralb_gevent import LoadBalancer
+
+
+class One:
+    """A limiter that allows one running request, however many slots there are."""
+
+    limit = 1
+
+    def observe(self, window: Any) -> None:
+        pass
+
+    def resize(self, most: int) -> None:
+        pass
+
+
+class Application:
+    """`/poll` and `/other` wait until the test ends; `/computes` is CPU-bound until then, and yields every 15 ms."""
+
+    def __init__(self) -> None:
+        self.ended = Event()
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        if environ["PATH_INFO"] != "/computes":
+            self.ended.wait()
+        while not self.ended.is_set():
+            end = time.perf_counter() + 0.015
+            while time.perf_counter() < end:
+                pass
+            gevent.sleep(0)
+        start_response("200 OK", [])
+        return [b""]
+
+
+@pytest.fixture
+def balancer(balance) -> Iterator[LoadBalancer]:
+    application = Application()
+    made = balance(
+        application, max_workers=1, max_concurrent_per_router=10, request_timeout_seconds=20, limiter=lambda most: One()
+    )
+    yield made
+    application.ended.set()
+    (lane,) = made.intake.lanes
+    while made.snapshot().running:
+        gevent.sleep(0.001)
+    assert lane.pool.long_waits.count == 0
+
+
+@pytest.fixture
+def start(balancer: LoadBalancer, ask) -> Callable[[str], gevent.Greenlet]:
+    """Return a function that starts a request, and lets the request proceed as far as it can."""
+
+    def begin(path: str) -> gevent.Greenlet:
+        greenlet = gevent.spawn(ask, balancer, path)
+        for _ in range(5):
+            gevent.sleep(0)
+        return greenlet
+
+    return begin
+
+
+def seen(balancer: LoadBalancer) -> tuple[int, int]:
+    snapshot = balancer.snapshot()
+    return snapshot.running, snapshot.queued
+
+
+def test_a_request_that_waits_for_a_second_does_not_count_towards_the_limit(balancer, start, eventually) -> None:
+    start("/poll")
+    start("/other")
+    assert seen(balancer) == (1, 1)
+    eventually(lambda: seen(balancer) == (2, 0))
+
+
+def test_a_request_runs_beyond_the_limit_if_earlier_ones_with_its_path_have_waited(balancer, start, eventually) -> None:
+    start("/poll")
+    polls = [start("/poll") for _ in range(3)]
+    other = start("/other")
+    assert seen(balancer) == (1, 4)
+    eventually(lambda: seen(balancer) == (5, 0))
+    start("/another")
+    start("/poll")
+    assert seen(balancer) == (6, 1)
+    assert not any(request.ready() for request in (*polls, other))
+
+
+def test_a_request_that_is_cpu_bound_and_yields_counts_towards_the_limit_however_long_it_runs(
+    balancer, start, eventually
+) -> None:
+    start("/computes")
+    began = time.monotonic()
+    start("/computes")
+    eventually(lambda: time.monotonic() - began > 1.5)
+    assert seen(balancer) == (1, 1)
