@@ -11,9 +11,9 @@ from typing import Final
 
 __all__ = ["LONG_WAIT_SECONDS", "LongWaitPaths"]
 
-LONG_WAIT_SECONDS: Final = 1.0
-"""Seconds without processor time after which a running request counts as a long wait. Requests that wait for a
-database are usually much shorter, and continue with work on the result."""
+LONG_WAIT_SECONDS: Final = 0.5
+"""Seconds without processor time after which a running request counts as a long wait. Waits for a database are usually
+much shorter."""
 
 
 class _Record:
@@ -25,6 +25,13 @@ class _Record:
         self.at = now
         self.waits = 0.0
         self.samples = 0.0
+
+    def is_current(self, now: float) -> bool:
+        return now - self.at <= LongWaitPaths.MEMORY_SECONDS
+
+    @property
+    def computes(self) -> bool:
+        return self.samples > LongWaitPaths.SAMPLES_EACH * self.waits
 
     def add(self, waits: int, samples: int, now: float) -> None:
         factor = math.exp(-(now - self.at) / LongWaitPaths.DECAY_SECONDS)
@@ -75,6 +82,9 @@ class LongWaitPaths:
     def expects_wait(self, path: str, now: float) -> bool:
         """Return whether a new request to the path will probably wait for long, with hardly any processor time."""
         record = self._records.get(path)
-        if record is None or now - record.at > self.MEMORY_SECONDS:
-            return False
-        return record.samples <= self.SAMPLES_EACH * record.waits
+        return record is not None and record.is_current(now) and not record.computes
+
+    def computes(self, path: str, now: float) -> bool:
+        """Return whether requests to the path wait for long, but also need much processor time."""
+        record = self._records.get(path)
+        return record is not None and record.is_current(now) and record.computes

@@ -2,8 +2,9 @@
 
 Whenever the event loop has been busy for 10 ms without a pause, the watchdog samples every 5 ms which job is running. A
 job without samples for `LONG_WAIT_SECONDS` counts as a long wait until its next sample, and does not count towards the
-limit of running jobs. Jobs that never compute for 10 ms without a wait may count as long waits, too, but only while few
-of them run: together, they keep the loop busy for more than 10 ms, and so are sampled.
+limit of running jobs. A path whose jobs compute after their waits has no long waits. Jobs that never compute for 10 ms
+without a wait may count as long waits, too, but only while few of them run: together, they keep the loop busy for more
+than 10 ms, and so are sampled.
 """
 
 from __future__ import annotations
@@ -57,9 +58,10 @@ class LongWaits:
         return found
 
     def _found(self, job: Job, now: float) -> bool:
-        if job.waits_long:
+        path = job.environ.get("PATH_INFO", "")
+        if job.waits_long or self._paths.computes(path, now):
             return False
-        self._paths.add_wait(job.environ.get("PATH_INFO", ""), now)
+        self._paths.add_wait(path, now)
         self.add(job)
         return True
 

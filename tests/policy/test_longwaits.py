@@ -24,7 +24,9 @@ def test_a_path_is_expected_to_wait_after_its_first_long_wait() -> None:
 
 @given(waits=st.integers(1, 100), samples=st.integers(0, 200))
 def test_a_path_with_more_than_half_a_sample_for_each_wait_loads_the_loop(waits: int, samples: int) -> None:
-    assert waited(waits, samples).expects_wait("/poll", 10.0) == (samples <= waits / 2)
+    paths, computes = waited(waits, samples), samples > waits / 2
+    assert paths.expects_wait("/poll", 10.0) != computes
+    assert paths.computes("/poll", 10.0) == computes
 
 
 def test_samples_of_a_path_without_long_waits_are_not_kept() -> None:

@@ -26,15 +26,17 @@ class One:
 
 
 class Application:
-    """`/poll` and `/other` wait until the test ends; `/computes` is CPU-bound until then, and yields every 15 ms."""
+    """All paths but `/computes` wait until `go_on` is set; then `/calls` and `/computes` are CPU-bound until `ended` is
+    set, and yield every 15 ms."""
 
     def __init__(self) -> None:
-        self.ended = Event()
+        self.go_on, self.ended = Event(), Event()
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> list[bytes]:
-        if environ["PATH_INFO"] != "/computes":
-            self.ended.wait()
-        while not self.ended.is_set():
+        path = environ["PATH_INFO"]
+        if path != "/computes":
+            self.go_on.wait()
+        while path in ("/calls", "/computes") and not self.ended.is_set():
             end = time.perf_counter() + 0.015
             while time.perf_counter() < end:
                 pass
@@ -44,12 +46,17 @@ class Application:
 
 
 @pytest.fixture
-def balancer(balance) -> Iterator[LoadBalancer]:
-    application = Application()
+def application() -> Application:
+    return Application()
+
+
+@pytest.fixture
+def balancer(balance, application: Application) -> Iterator[LoadBalancer]:
     made = balance(
         application, max_workers=1, max_concurrent_per_router=10, request_timeout_seconds=20, limiter=lambda most: One()
     )
     yield made
+    application.go_on.set()
     application.ended.set()
     (lane,) = made.intake.lanes
     while made.snapshot().running:
@@ -75,7 +82,7 @@ def seen(balancer: LoadBalancer) -> tuple[int, int]:
     return snapshot.running, snapshot.queued
 
 
-def test_a_request_that_waits_for_a_second_does_not_count_towards_the_limit(balancer, start, eventually) -> None:
+def test_a_request_that_waits_for_half_a_second_does_not_count_towards_the_limit(balancer, start, eventually) -> None:
     start("/poll")
     start("/other")
     assert seen(balancer) == (1, 1)
@@ -101,4 +108,16 @@ def test_a_request_that_is_cpu_bound_and_yields_counts_towards_the_limit_however
     began = time.monotonic()
     start("/computes")
     eventually(lambda: time.monotonic() - began > 1.5)
+    assert seen(balancer) == (1, 1)
+
+
+def test_requests_that_compute_after_a_long_wait_count_towards_the_limit(
+    application, balancer, start, eventually
+) -> None:
+    start("/calls")
+    start("/poll")
+    eventually(lambda: seen(balancer) == (2, 0))
+    application.go_on.set()
+    eventually(lambda: seen(balancer) == (1, 0))
+    start("/calls")
     assert seen(balancer) == (1, 1)
