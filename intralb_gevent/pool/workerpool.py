@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..config.options import Options
 from ..hub.dispatch import DispatchQueue
@@ -233,14 +233,8 @@ class WorkerPool:
         worker.enqueued(job)
         return True
 
-    def expects_long_wait(self, environ: dict[str, Any], now: float) -> bool:
-        """Return whether a request may run beyond the limit, because it will probably be a long wait."""
-        return self.at_limit and self.long_waits.expects(environ, now) and self.running < self.total_slots
-
-    def run_long_wait(self, job: Job, now: float) -> bool:
-        """Run a new or queued job beyond the limit if it will probably be a long wait; return whether it runs."""
-        if not self.expects_long_wait(job.environ, now):
-            return False
+    def run_long_wait(self, job: Job) -> bool:
+        """Run a new or queued job, even beyond the limit, if a slot is free; return whether the job runs."""
         worker = min(self.active, key=lambda worker: worker.running)
         if worker.running >= self._slots:
             return False
@@ -253,7 +247,8 @@ class WorkerPool:
 
     def _run_queued_long_waits(self, now: float) -> None:
         for job in [job for worker in self.all for job in worker.queued]:
-            self.run_long_wait(job, now)
+            if self.at_limit and self.long_waits.expects(job.environ, now):
+                self.run_long_wait(job)
 
     def next_for(self, worker: Worker) -> Job | None:
         """Remove the job that starts next from its worker's queue, and return the job; return None if no job may run.

@@ -367,14 +367,20 @@ def test_jobs_with_many_short_waits_run_few_at_a_time_although_they_make_the_loo
     """If each computes twenty times for 1 ms, 21 running jobs make the loop 20 ms late, and each then takes 420 ms."""
     server = Server(HubLagLimiter(300), computing=0.001, waiting=0.001, most=300, pieces=20)
     server.phase(5, 40).phase(5, 100).phase(20, 100)
-    assert max(server.limits) <= 10
-    assert len(server.done) >= 0.9 * 20 * 50
+    assert max(server.limits[100:]) <= 12
+    assert len([seconds for seconds in server.done if seconds < 0.8]) >= 0.9 * 20 * 50
 
 
 def test_a_saturated_loop_limits_no_quick_jobs() -> None:
     limiter = HubLagLimiter(100)
+    quick = window(0.001, running=60, ended=2000, run_time=0.005)._replace(busy=1.0)
     for _ in range(100):
-        limiter.observe(window(0.001, running=60, ended=2000, run_time=0.005)._replace(busy=1.0))
+        limiter.observe(quick)
+    assert limiter.limit == 100
+    for _ in range(20):
+        limiter.observe(window(0.1, running=60))
+    for _ in range(100):
+        limiter.observe(quick)
     assert limiter.limit == 100
 
 

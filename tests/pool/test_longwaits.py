@@ -65,11 +65,11 @@ def balancer(balance, application: Application) -> Iterator[LoadBalancer]:
 
 
 @pytest.fixture
-def start(balancer: LoadBalancer, ask) -> Callable[[str], gevent.Greenlet]:
+def start(balancer: LoadBalancer, ask) -> Callable[..., gevent.Greenlet]:
     """Return a function that starts a request, and lets the request proceed as far as it can."""
 
-    def begin(path: str) -> gevent.Greenlet:
-        greenlet = gevent.spawn(ask, balancer, path)
+    def begin(path: str, **environ: Any) -> gevent.Greenlet:
+        greenlet = gevent.spawn(ask, balancer, path, **environ)
         for _ in range(5):
             gevent.sleep(0)
         return greenlet
@@ -121,3 +121,14 @@ def test_requests_that_compute_after_a_long_wait_count_towards_the_limit(
     eventually(lambda: seen(balancer) == (1, 0))
     start("/calls")
     assert seen(balancer) == (1, 1)
+
+
+def test_long_waits_of_a_lower_class_leave_half_of_the_slots(balancer, start, eventually) -> None:
+    start("/poll")
+    eventually(lambda: balancer.intake.lanes[0].pool.long_waits.count == 1)
+    start("/another")
+    polls = [start("/poll", **{"intralb.priority": "sheddable"}) for _ in range(6)]
+    assert seen(balancer) == (5, 3)
+    assert not any(poll.ready() for poll in polls)
+    start("/poll")
+    assert seen(balancer) == (6, 3)

@@ -9,7 +9,7 @@ queue from a burst).
 The lateness does not show the problem if jobs wait often and compute for a short time after each wait, such as a
 handler with twenty database queries and a millisecond of work after each. Twenty of these jobs make the loop only 20 ms
 late, but each job then takes twenty times as long. Therefore, the limit also decreases while the loop is saturated,
-that is, busy almost all the time, and the jobs take longer than `LATE`. As long as the loop stays saturated, fewer
+that is, busy almost all the time, and the jobs take longer than `SLOW`. As long as the loop stays saturated, fewer
 running jobs lose no throughput, and each ends sooner.
 
 The steps are those of `AIMDLimit` in Netflix's concurrency-limits (2018). While the loop is late, the limit decreases
@@ -60,7 +60,10 @@ class HubLagLimiter:
     SATURATED: Final = 0.97
     """Share of a window for which a saturated loop is busy. A loop that waits is busy for clearly less."""
     SPARE: Final = 0.9
-    """If the loop is busy for less than this share of a window, more jobs may run."""
+    """Share of a window: if the loop is busy for less, more jobs may run."""
+    SLOW: Final = 0.2
+    """Mean run time in seconds above which too many jobs share a saturated loop. Shorter run times are hardly noticed,
+    and with fewer running jobs, the loop would sometimes be idle."""
     USUAL_WINDOW: Final = 0.1
     """Usual length of a window, in seconds; a late window of n times this length decreases the limit n times."""
     DECREASE: Final = 0.9
@@ -123,8 +126,12 @@ class HubLagLimiter:
     def _is_late(self, window: Window) -> bool:
         if window.least_lag is not None and window.least_lag > self.LATE:
             return True
-        slow = window.mean_run_time > self.LATE if window.ended else window.most_running > 0
-        return slow and window.busy >= self.SATURATED
+        return window.busy >= self.SATURATED and self._run_time(window) > self.SLOW
+
+    @staticmethod
+    def _run_time(window: Window) -> float:
+        """Return the mean run time; infinity if jobs were running, but none has ended."""
+        return window.mean_run_time if window.ended or not window.most_running else math.inf
 
     def _decreased(self, window: Window) -> int:
         windows = max(1, round(window.seconds / self.USUAL_WINDOW))
@@ -133,6 +140,7 @@ class HubLagLimiter:
         return int(felt * factor)  # Truncated, not rounded, so that the limit falls by at least 1.
 
     def _increased(self, window: Window) -> int:
-        in_time = window.busy < self.SPARE and window.least_lag is not None and window.least_lag < self.IN_TIME
+        in_time = window.least_lag is not None and window.least_lag < self.IN_TIME
+        in_time = in_time and (window.busy < self.SPARE or self._run_time(window) < self.SLOW / 2)
         used = 2 * window.most_running >= self.limit
         return self.limit + 1 if in_time and used else self.limit
