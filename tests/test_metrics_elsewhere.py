@@ -31,10 +31,10 @@ def test_a_collector_in_a_registry(balance) -> None:
     balancer = balance(hello)
     registry.register(Collector(balancer))
     b"".join(balancer({"REQUEST_METHOD": "GET", "PATH_INFO": "/"}, lambda *_: lambda data: None))
-    assert registry.get_sample_value("intralb_requests_total", {"lane": "default", "outcome": "completed"}) == 1
-    assert registry.get_sample_value("intralb_run_seconds_bucket", {"lane": "default", "le": "60.0"}) == 1
+    assert registry.get_sample_value("intralb_requests_total", {"lane": "general", "outcome": "completed"}) == 1
+    assert registry.get_sample_value("intralb_run_seconds_bucket", {"lane": "general", "le": "60.0"}) == 1
     text = client.generate_latest(registry).decode()
-    assert 'intralb_slots_max{lane="default"} 1000.0' in text
+    assert 'intralb_slots_max{lane="general"} 1000.0' in text
     assert "process_open_fds" not in text
     with pytest.raises(OptionError, match="balancer"):
         Collector(hello)
@@ -78,10 +78,10 @@ def test_statsd_gets_increases_and_gauges(serve_app, receiver) -> None:
     server.process.terminate()
     # The last metrics are sent at the end of the shutdown.
     lines = receiver.until(
-        "intralb.requests.default.completed:1|c", "intralb.slots_max.default:1000|g", "process.open_fds.process0:"
+        "intralb.requests.general.completed:1|c", "intralb.slots_max.general:1000|g", "process.open_fds.process0:"
     )
     assert server.ended() == 0
-    assert not [line for line in lines if "intralb.requests.default.failed" in line]
+    assert not [line for line in lines if "intralb.requests.general.failed" in line]
 
 
 def test_dogstatsd_gets_tags(balance, receiver) -> None:
@@ -91,9 +91,9 @@ def test_dogstatsd_gets_tags(balance, receiver) -> None:
     pushing.start()
     pushing.stop()
     receiver.until(
-        "intralb.requests:1|c|#lane:default,outcome:completed",
-        "intralb.slots_max:1000|g|#lane:default,process:3",
-        "intralb.run_seconds.count:1|c|#lane:default",
+        "intralb.requests:1|c|#lane:general,outcome:completed",
+        "intralb.slots_max:1000|g|#lane:general,process:3",
+        "intralb.run_seconds.count:1|c|#lane:general",
     )
 
 
@@ -190,7 +190,7 @@ def test_an_exemplar_reaches_otlp() -> None:
 
     histogram = Histogram()
     histogram.add(0.2)
-    name, key = "intralb_request_duration_seconds", "default"
+    name, key = "intralb_request_duration_seconds", "general"
     readings = {name: {key: from_histogram(histogram)}}
     data = otlp.metrics_data(readings, {name: {key: {30: Exemplar(0.2, 1.5, "trace_id", TRACE)}}}, None, 0, 1)
     (metric,) = data.resource_metrics[0].scope_metrics[0].metrics

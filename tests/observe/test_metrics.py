@@ -41,11 +41,11 @@ def some_requests(laned, fetch) -> None:
 def test_the_metrics_after_known_requests(laned, fetch, samples) -> None:
     some_requests(laned, fetch)
     ended = samples("intralb_requests_total")
-    assert (ended["default completed"], ended["default failed"], ended["/lane1/* completed"]) == (3, 1, 1)
+    assert (ended["general completed"], ended["general failed"], ended["/lane1/* completed"]) == (3, 1, 1)
     received = samples("intralb_requests_received_total")
     assert sum(received.values()) == sum(ended.values()) == 6
     codes = samples("intralb_responses_total")
-    assert codes == {"default 200": 2, "default 404": 1, "default 500": 1, "/lane1/* 200": 1, "/lane2/* 200": 1}
+    assert codes == {"general 200": 2, "general 404": 1, "general 500": 1, "/lane1/* 200": 1, "/lane2/* 200": 1}
     assert samples("intralb_request_duration_seconds_count")["/lane2/*"] == 1
     buckets = samples("intralb_request_duration_seconds_bucket")
     assert (buckets["/lane2/* 0.1"], buckets["/lane2/* +Inf"]) == (0, 1)
@@ -83,9 +83,9 @@ def test_refusals_have_a_reason_and_a_priority(balance, serve, fetch, eventually
         assert fetch(server, "/", "Priority: sheddable")[0]["status"] == "503"
         text = fetch(admin, "/metrics")[1]
         running.get()
-    assert 'intralb_rejected_total{lane="default",priority="sheddable",reason="queue_full"} 1\n' in text
-    assert 'intralb_requests_received_total{lane="default",priority="sheddable"} 1\n' in text
-    assert 'intralb_responses_total{lane="default",code="503"} 1\n' in text
+    assert 'intralb_rejected_total{lane="general",priority="sheddable",reason="queue_full"} 1\n' in text
+    assert 'intralb_requests_received_total{lane="general",priority="sheddable"} 1\n' in text
+    assert 'intralb_responses_total{lane="general",code="503"} 1\n' in text
 
 
 def test_malformed_requests_are_counted_by_code(laned, samples) -> None:
@@ -166,23 +166,23 @@ def test_the_sums_of_a_site() -> None:
 
     def readings(process: str, count: float) -> dict:
         return {
-            summed.name: {"default\ncompleted": count},
-            largest.name: {"default": count},
+            summed.name: {"general\ncompleted": count},
+            largest.name: {"general": count},
             each.name: {process: count},
             mean.name: {"slots": count},
-            durations.name: {"default": from_histogram(histogram)},
+            durations.name: {"general": from_histogram(histogram)},
         }
 
     metrics = [summed, largest, each, mean, durations]
     left = growing(metrics, readings("2", 100))
     assert set(left) == {summed.name, durations.name}
     site = of_site(metrics, [readings("0", 1), readings("1", 3)], [left])
-    assert site[summed.name] == {"default\ncompleted": 104}
-    assert site[largest.name] == {"default": 3}
+    assert site[summed.name] == {"general\ncompleted": 104}
+    assert site[largest.name] == {"general": 3}
     assert site[each.name] == {"0": 1, "1": 3}
     assert site[mean.name] == {"slots": 2}
-    assert site[durations.name] == total([{durations.name: {"default": from_histogram(histogram)}}] * 3)[durations.name]
-    assert 'intralb_run_seconds_count{lane="default"} 3\n' in write(metrics, site)
+    assert site[durations.name] == total([{durations.name: {"general": from_histogram(histogram)}}] * 3)[durations.name]
+    assert 'intralb_run_seconds_count{lane="general"} 3\n' in write(metrics, site)
 
 
 def test_each_exported_bound_is_exact() -> None:
@@ -228,7 +228,7 @@ def test_a_real_prometheus_scrapes_a_server(serve_app, scraping) -> None:
     completed = 'intralb_requests_total{outcome="completed"} > 0'
     address = scraping(server, completed)
     (found,) = answer(address, completed)
-    assert (found["metric"]["lane"], found["metric"]["job"], found["value"][1]) == ("default", "shop", "1")
+    assert (found["metric"]["lane"], found["metric"]["job"], found["value"][1]) == ("general", "shop", "1")
     assert query(address, "up")[0]["value"][1] == "1"
     (found,) = answer(address, "intralb_request_duration_seconds_bucket", "query_exemplars", "&start=0&end=9999999999")
     assert [each["labels"] for each in found["exemplars"]] == [{"trace_id": TRACE}]
@@ -262,7 +262,7 @@ def test_every_panel_and_variable_of_the_dashboard_has_values(serve_app, scrapin
     for each in annotations:
         answer(address, each)
     found = [(name, label_values(address, name, selector)) for name, selector in dashboard_variables()]
-    assert found == [("job", ["shop"]), ("lane", ["default"])]
+    assert found == [("job", ["shop"]), ("lane", ["general"])]
 
 
 def query(address: str, expression: str) -> list:

@@ -38,8 +38,8 @@ def test_each_process_answers_for_the_whole_site(serve_site: Callable[..., Any])
         assert (found["serving"], found["submitted"], found["outcomes"]["completed"]) == (2, 40, 40)
         assert {each["pid"] for each in found["processes"]} == set(site.ready())
         text = site.get("/metrics", site.admin)[1]
-        assert 'intralb_requests_total{lane="default",outcome="completed"} 40' in text
-        assert 'intralb_run_seconds_count{lane="default"} 40' in text
+        assert 'intralb_requests_total{lane="general",outcome="completed"} 40' in text
+        assert 'intralb_run_seconds_count{lane="general"} 40' in text
         assert {line[:-2] for line in text.splitlines() if line.startswith("intralb_ready")}
     assert {each["free_slots"] for each in site.state()["processes"]} == {found["free_slots"] // 2}
     waits = [site.asked("/wait/600") for _ in range(2)]

@@ -36,7 +36,7 @@ def test_the_metrics_of_a_site(serve_site: Callable[..., Any]) -> None:
     assert samples(site, "intralb_process_restarts_total")['cause="reload"'] == 2
     after = samples(site, "intralb_requests_total")
     assert all(after[labels] >= count for labels, count in before.items())
-    assert after['lane="default",outcome="completed"'] == 10
+    assert after['lane="general",outcome="completed"'] == 10
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("promtool is not installed")

@@ -184,7 +184,7 @@ def test_the_admin_address_answers_for_all_workers(start: Start) -> None:
         assert served.get().status == 200
 
     def received() -> bool:
-        return 'intralb_requests_total{lane="default",outcome="completed"} 20' in asked(port, "/metrics")
+        return 'intralb_requests_total{lane="general",outcome="completed"} 20' in asked(port, "/metrics")
 
     served.until(received)
     assert asked(port, "/ready") == "serving\n"
@@ -240,5 +240,5 @@ def test_each_worker_sends_its_metrics(start: Start) -> None:
         lines: list[str] = []
         while not [line for line in lines if line.startswith("process.open_fds")]:
             lines += receiver.recv(65536).decode().splitlines()
-    assert "intralb.requests:1|c|#lane:default,outcome:completed" in lines
-    assert "intralb.slots_max:1000|g|#lane:default,process:0" in lines
+    assert "intralb.requests:1|c|#lane:general,outcome:completed" in lines
+    assert "intralb.slots_max:1000|g|#lane:general,process:0" in lines

@@ -23,8 +23,8 @@ Labelled = Iterable[tuple[tuple[str, ...], "Value"]]
 
 
 def lane_label(name: str) -> str:
-    """Return the value of the label `lane`: the name of the lane, or "default" for the general lane."""
-    return name or "default"
+    """Return the value of the label `lane`: the name of the lane, or "general" for the general lane."""
+    return name or "general"
 
 
 @dataclass
