@@ -25,9 +25,12 @@ Reading a larger body would cost both sides more than a new connection."""
 SMALL_PIECE_BYTES: Final = 1024
 """Size in bytes below which pieces of a body in memory are joined."""
 
+PIECE_OBJECT_BYTES: Final = 80
+"""Bytes of memory that a piece occupies besides its data: its object, and its place in a list."""
+
 
 class BodyBudget:
-    """The number of bytes of large request bodies that all connections of a server keep in memory, and its limit."""
+    """The bytes of memory that the large request bodies of all connections of a server occupy, and their limit."""
 
     __slots__ = ("limit", "taken")
 
@@ -42,12 +45,14 @@ class BodyBudget:
 class Body:
     """A request body as it arrives, in memory if it is small or the budget allows it, else in a temporary file."""
 
-    __slots__ = ("_budget", "_file", "_parts", "_reserved", "size")
+    __slots__ = ("_budget", "_file", "_joined", "_parts", "_reserved", "size")
 
     def __init__(self, budget: BodyBudget) -> None:
         self._budget = budget
         self._parts: list[bytes | bytearray] = []
         self._file: FileIO | None = None
+        self._joined = 0
+        """Number of bytes in buffers of joined pieces."""
         self._reserved = 0
         self.size = 0
 
@@ -72,23 +77,33 @@ class Body:
         parts = self._parts
         if len(data) >= SMALL_PIECE_BYTES:
             parts.append(data)
-        elif parts and type(parts[-1]) is bytearray:
+            return
+        self._joined += len(data)
+        if parts and type(parts[-1]) is bytearray:
             parts[-1] += data
         else:
             parts.append(bytearray(data))
 
+    @property
+    def _most_allocated(self) -> int:
+        """Maximum bytes of memory that the parts occupy; a buffer that grows is allocated an eighth larger."""
+        return self.size + self._joined // 8 + PIECE_OBJECT_BYTES * len(self._parts)
+
     def _reserve(self) -> bool:
-        budget, more = self._budget, self.size - self._reserved
+        budget, more = self._budget, self._most_allocated - self._reserved
         if self.size > BODY_IN_MEMORY_BYTES or budget.taken + more > budget.limit:
             return False
         budget.taken += more
-        self._reserved = self.size
+        self._reserved += more
         return True
 
     def open(self) -> IO[bytes]:
-        """Return a file to read the whole body from."""
+        """Return a file to read the whole body from. Call this once, after the last piece."""
         if self._file is None:
-            return BytesIO(b"".join(self._parts))
+            data = b"".join(self._parts)
+            # Keep only one copy of the body in memory while its request is queued and running.
+            self._parts.clear()
+            return BytesIO(data)
         self._file.seek(0)
         return BufferedReader(self._file)
 

@@ -15,7 +15,7 @@ from gevent.event import Event
 
 from ..errors import RequestBodyError
 from ..pool.requestcontext import wait_for_client
-from .body import SKIPPED_BODY_BYTES
+from .body import SKIPPED_BODY_BYTES, SMALL_PIECE_BYTES
 
 if TYPE_CHECKING:
     from ..policy.cannedresponses import CannedResponse
@@ -104,8 +104,16 @@ class StreamedBody(io.RawIOBase):
             return
         self.unread += len(data)
         self._awaits_continue = False
-        self._parts.append(data)
+        self._keep(data)
         self._arrived.set()
+
+    def _keep(self, data: bytes) -> None:
+        """Append a piece. Join small pieces, because a separate object would need more memory than its data."""
+        parts = self._parts
+        if parts and len(parts[-1]) + len(data) <= SMALL_PIECE_BYTES:
+            parts[-1] = b"".join((parts[-1], data))
+        else:
+            parts.append(data)
 
     def end(self) -> None:
         """Mark the body as complete."""

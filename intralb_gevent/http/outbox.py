@@ -9,6 +9,7 @@ from __future__ import annotations
 import _socket
 import os
 from collections import deque
+from sys import getsizeof
 from typing import Any, Final
 
 from .spill import FileShorter, temporary_file, write_all
@@ -31,8 +32,15 @@ JOINED_MOST_BYTES: Final = 64 * 1024
 """Size in bytes at which a shared buffer is full; the next data goes to a new buffer."""
 
 
+VIEW_BYTES: Final = 384
+"""Bytes of memory that a part that is not copied occupies besides its data: a memoryview, and headers of objects."""
+
+
 class OutputBudget:
-    """The unsent bytes of all connections of a server, in memory and in files, and the limit for those in memory."""
+    """The memory and the bytes in files that all connections of a server use for unsent data, and the memory's limit.
+
+    `in_memory` counts the allocated memory, because a buffer that grows is allocated larger than its data.
+    """
 
     __slots__ = ("in_files", "in_memory", "memory_limit")
 
@@ -68,9 +76,11 @@ class _FilePart:
         self.spill = spill
 
 
-def _held(part: memoryview) -> int:
-    """Return the bytes of memory that a part keeps alive: the size of the whole object behind the view."""
-    return memoryview(part.obj).nbytes
+def _allocated(part: memoryview | bytearray) -> int:
+    """Return the bytes of memory that a part keeps allocated; for a view, this includes the whole object behind it."""
+    if isinstance(part, bytearray):
+        return getsizeof(part)
+    return memoryview(part.obj).nbytes + VIEW_BYTES
 
 
 class Outbox:
@@ -93,23 +103,25 @@ class Outbox:
     def add(self, data: memoryview) -> None:
         """Append bytes, in memory if the budget allows it. Raises OSError if the temporary file cannot be written."""
         small = len(data) <= SMALL_BYTES
-        held = len(data) if small else _held(data)
+        wanted = len(data) if small else _allocated(data)
         self.size += len(data)
-        if self._budget.in_memory + held > self._budget.memory_limit:
+        if self._budget.in_memory + wanted > self._budget.memory_limit:
             self._keep_in_file(data)
-            return
-        self._budget.in_memory += held
-        if small:
+        elif small:
             self._join(data)
         else:
+            self._budget.in_memory += wanted
             self._parts.append(data)
 
     def _join(self, data: memoryview) -> None:
         last = self._parts[-1] if self._parts else None
         if isinstance(last, bytearray) and len(last) < JOINED_MOST_BYTES:
+            self._budget.in_memory -= _allocated(last)
             last += data
         else:
-            self._parts.append(bytearray(data))
+            last = bytearray(data)
+            self._parts.append(last)
+        self._budget.in_memory += _allocated(last)
 
     def _keep_in_file(self, data: memoryview) -> None:
         spill = self._spill
@@ -148,16 +160,15 @@ class Outbox:
         sent = sock.send(part)
         self.size -= sent
         self.sent += sent
-        left = len(part) - sent
-        if left:
-            # Copy the other bytes: deleting the sent bytes in place could leave a bytearray of twice the needed size.
-            self._parts[0] = part[sent:]
-        else:
+        if sent == len(part):
             self._parts.popleft()
-        if isinstance(part, bytearray):
-            self._budget.in_memory -= sent
-        elif not left:
-            self._budget.in_memory -= _held(part)
+            self._budget.in_memory -= _allocated(part)
+        elif isinstance(part, bytearray):
+            # Copy the other bytes: deleting the sent bytes in place could leave a bytearray of twice the needed size.
+            self._parts[0] = left = part[sent:]
+            self._budget.in_memory -= _allocated(part) - _allocated(left)
+        else:
+            self._parts[0] = part[sent:]
 
     def _send_file(self, sock: Any, part: _FilePart) -> None:
         if isinstance(sock, _socket.socket):
@@ -195,7 +206,7 @@ class Outbox:
                 unsent, part.count = part.count, 0
                 self._forget(part, unsent)
             else:
-                self._budget.in_memory -= len(part) if isinstance(part, bytearray) else _held(part)
+                self._budget.in_memory -= _allocated(part)
         self._parts.clear()
         if self._spill is not None:
             # The temporary file was created, but could not be written.

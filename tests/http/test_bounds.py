@@ -6,6 +6,7 @@ import contextlib
 import socket
 import time
 import tracemalloc
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gevent
@@ -15,6 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from intralb_gevent import LoadBalancer, Route, WSGIServer
+from intralb_gevent.http.body import Body, BodyBudget
+from intralb_gevent.http.bodystream import StreamedBody
 from intralb_gevent.http.outbox import Outbox, OutputBudget
 
 MEGABYTE = 1024**2
@@ -26,28 +29,44 @@ CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 # Unread responses.
 
 
-def test_many_small_answers_take_little_more_than_their_bytes() -> None:
-    budget = OutputBudget(64 * MEGABYTE)
-    outbox = Outbox(budget)
+@contextlib.contextmanager
+def traced() -> Iterator[Callable[[], int]]:
+    """Trace allocations; yields a function that returns the bytes that have been allocated and not yet released."""
     tracemalloc.start()
     try:
-        for _ in range(50_000):
-            # Allocate the memory of each response separately.
-            outbox.add(memoryview(bytes(bytearray(HELLO))))
-        kept = tracemalloc.get_traced_memory()[0]
+        yield lambda: tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()
-    assert kept < 1.5 * outbox.size
-    assert budget.in_memory == outbox.size
-    outbox.clear()
-    assert budget.in_memory == 0
+
+
+def separate(size: int) -> memoryview:
+    """Data in memory of its own, as each response of an application."""
+    return memoryview(bytes(bytearray(size)))
+
+
+@pytest.mark.parametrize("size", [40, 126, 1000, 4096, 4097, 10_000, 70_000])
+@pytest.mark.parametrize("clients", [1, 40])
+def test_the_budget_for_unread_answers_holds_for_the_allocated_memory(size: int, clients: int) -> None:
+    budget = OutputBudget(4 * MEGABYTE)
+    outboxes = [Outbox(budget) for _ in range(clients)]
+    with traced() as memory:
+        while not budget.in_files:
+            for outbox in outboxes:
+                outbox.add(separate(size))
+        kept = memory()
+    assert 0.95 * kept < budget.in_memory < 1.01 * budget.memory_limit
+    assert 0.9 * budget.memory_limit < kept < 1.05 * budget.memory_limit
+    for outbox in outboxes:
+        outbox.clear()
+    assert (budget.in_memory, budget.in_files) == (0, 0)
 
 
 def test_the_rest_of_a_large_answer_counts_with_all_that_is_kept_for_it() -> None:
     budget = OutputBudget(64 * MEGABYTE)
     outbox = Outbox(budget)
     outbox.add(memoryview(bytes(MEGABYTE))[-10_000:])
-    assert (outbox.size, budget.in_memory) == (10_000, MEGABYTE)
+    assert outbox.size == 10_000
+    assert MEGABYTE < budget.in_memory < MEGABYTE + 1000
     here, there = socket.socketpair()
     with here, there:
         outbox.send_to(here)
@@ -60,15 +79,12 @@ def test_the_rests_of_small_answers_take_little_more_than_their_bytes() -> None:
     here.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
     here.setblocking(False)
     with here, there:
-        tracemalloc.start()
-        try:
+        with traced() as memory:
             for _ in range(64):
                 outbox.add(memoryview(bytes(1000)))
             while outbox.size > 35_000:
                 sent_by(outbox, here, there)
-            kept = tracemalloc.get_traced_memory()[0]
-        finally:
-            tracemalloc.stop()
+            kept = memory()
         assert 20_000 < outbox.size < kept < 1.2 * outbox.size
 
 
@@ -99,6 +115,55 @@ def sent_by(outbox: Outbox, here: socket.socket, there: socket.socket) -> bytes:
     while len(received) < sent:
         received += there.recv(65536)
     return received
+
+
+# Bodies of requests.
+
+
+@pytest.mark.parametrize("piece", [100, 1000, 1024, 65_536])
+def test_the_budget_for_bodies_holds_while_they_arrive_and_while_they_are_read(piece: int) -> None:
+    budget = BodyBudget(4 * MEGABYTE)
+    bodies = [Body(budget) for _ in range(8)]
+    with traced() as memory:
+        for body in bodies:
+            while body.size < MEGABYTE:
+                body.add(bytes(separate(min(piece, MEGABYTE - body.size))))
+        arrived = memory()
+        files = [body.open() for body in bodies]
+        kept = memory()
+    assert budget.taken <= budget.limit
+    assert 0.7 * budget.limit < arrived < 1.05 * budget.limit
+    assert 0.7 * budget.limit < kept < 1.05 * budget.limit
+    assert [len(file.read()) for file in files] == [MEGABYTE] * 8
+    for body in bodies:
+        body.release()
+    assert budget.taken == 0
+
+
+def test_unread_pieces_of_a_streamed_body_take_little_more_than_their_bytes() -> None:
+    body = StreamedBody(ClientWithoutTimeouts(), 0, None, False)
+    with traced() as memory:
+        for number in range(100_000):
+            body.add(b"%02d" % (number % 100))
+        kept = memory()
+    assert body.unread == 200_000 < kept < 300_000
+    body.end()
+    assert body.open().read() == b"".join(b"%02d" % (number % 100) for number in range(100_000))
+
+
+class ClientWithoutTimeouts:
+    """The source of a streamed body that never has to wait."""
+
+    body_timeout_seconds = 60.0
+
+    def ask_for_body(self) -> None:
+        """Do nothing, because the body arrives anyway."""
+
+    def resume_body(self) -> None:
+        """Do nothing, because the body arrives anyway."""
+
+    def body_late(self) -> None:
+        """Do nothing, because the body is never late."""
 
 
 # Pipelined requests.
