@@ -18,6 +18,10 @@ from .readyfile import explained, require_replaceable, write_file
 __all__ = ["Identity", "check_pid_file", "pid_file"]
 
 
+_MOST_ID = 2**32 - 2
+"""The highest user or group id; the kernel uses the next number for an id that does not change."""
+
+
 @dataclass(frozen=True)
 class Identity:
     """The user id and the group id to which a process changes; an id that is None is not changed."""
@@ -73,20 +77,31 @@ class Identity:
             os.setuid(self.user)
 
 
+def _number(setting: str, text: str) -> int | None:
+    """Return the id that a text contains, or None if the text is a name."""
+    if not text.isdecimal():
+        return None
+    if len(text) > len(str(_MOST_ID)) or int(text) > _MOST_ID:
+        raise OptionError(f"{setting}: {text[:30]!r} is not allowed; an id is at most {_MOST_ID}")
+    return int(text)
+
+
 def _user(text: str) -> tuple[int, int | None, str | None]:
     """Return the user's id, group id and name; group and name are None for a number without an entry in /etc/passwd."""
+    number = _number("user", text)
     try:
-        entry = pwd.getpwuid(int(text)) if text.isdecimal() else pwd.getpwnam(text)
+        entry = pwd.getpwnam(text) if number is None else pwd.getpwuid(number)
     except KeyError:
-        if text.isdecimal():
-            return int(text), None, None
+        if number is not None:
+            return number, None, None
         raise OptionError(f"user: there is no user {text!r}; name one of /etc/passwd, or give a number") from None
     return entry.pw_uid, entry.pw_gid, entry.pw_name
 
 
 def _group(text: str) -> int:
+    number = _number("group", text)
     try:
-        return int(text) if text.isdecimal() else grp.getgrnam(text).gr_gid
+        return grp.getgrnam(text).gr_gid if number is None else number
     except KeyError:
         raise OptionError(f"group: there is no group {text!r}; name one of /etc/group, or give a number") from None
 

@@ -35,7 +35,7 @@ def _address(value: Any) -> str:
         require(rest != "" and "\0" not in rest)
         return text
     if scheme == "fd":
-        require(rest.isdecimal())
+        require(rest.isdecimal() and len(rest) < 10)
         return text
     match = _HOST_AND_PORT(text)
     require(match is not None and int(match["port"]) <= _MOST_PORT)

@@ -43,7 +43,7 @@ def _json(value: object) -> Answer:
     return "200 OK", [("Content-Type", "application/json")], json.dumps(value, ensure_ascii=False).encode()
 
 
-def _is_pid(text: str) -> bool:
+def _is_number(text: str) -> bool:
     return text.isascii() and text.isdecimal() and len(text) < 10
 
 
@@ -85,7 +85,7 @@ class StatusPages:
             start_response("200 OK", list(_STREAM))
             of = query.get("of", "")
             return self.feed.events(
-                environ[UNSENT], history=query.get("history") != "0", process=int(of) if _is_pid(of) else None
+                environ[UNSENT], history=query.get("history") != "0", process=int(of) if _is_number(of) else None
             )
         status, headers, body = self._answer(environ, query)
         start_response(status, [*headers, ("Cache-Control", "no-store"), ("Content-Length", str(len(body)))])
@@ -117,7 +117,7 @@ class StatusPages:
         return _json([each for each in self.feed.rejected() if not wanted or each["request_id"] == wanted])
 
     def _flames(self, query: dict[str, str]) -> Answer:
-        if (part := query.get("part", "")).isdecimal():
+        if _is_number(part := query.get("part", "")):
             return _json(self._flames_of_handlers.requests(query.get("graph", ""), int(part)))
         return _json(self._flames_of_handlers.graphs())
 

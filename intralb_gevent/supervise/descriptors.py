@@ -50,6 +50,7 @@ NOTIFY: Final = "intralb-notify"
 """Descriptor name of the supervisor's own socket, which the supervisor passes only to its successor."""
 
 _PID, _COUNT, _NAMES = "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"
+_MOST_DIGITS: Final = 9
 _FAMILIES: Final = (_socket.AF_INET, _socket.AF_INET6, _socket.AF_UNIX)
 
 
@@ -70,8 +71,8 @@ def take(environ: MutableMapping[str, str], pid: int) -> list[Descriptor]:
     found = [environ.pop(name, "") for name in (_PID, _COUNT, _NAMES)]
     if found[0] != str(pid) or not found[1]:
         return []
-    if not found[1].isdecimal():
-        raise OptionError(f"{_COUNT}: {found[1]!r} is not allowed; it must be a number of descriptors")
+    if not found[1].isdecimal() or len(found[1]) > _MOST_DIGITS:
+        raise OptionError(f"{_COUNT}: {found[1][:30]!r} is not allowed; it must be a number of descriptors")
     names = found[2].split(":") if found[2] else []
     numbers = range(FIRST, FIRST + int(found[1]))
     for number in numbers:

@@ -41,6 +41,9 @@ _CREDENTIALS: Final = struct.Struct("3i")
 
 _MOST_BYTES: Final = 16 * 1024
 
+_MOST_DIGITS: Final = 20
+"""Maximum digits of a number of microseconds, which systemd reads as 64 bits."""
+
 _SO_PASSCRED: Final = int(getattr(_socket, "SO_PASSCRED", 16))
 _SCM_CREDENTIALS: Final = int(getattr(_socket, "SCM_CREDENTIALS", 2))
 
@@ -58,7 +61,9 @@ def traceback_field(text: str) -> str:
 def watchdog_seconds(environ: MutableMapping[str, str], pid: int) -> float | None:
     """Return the seconds within which this process must send WATCHDOG=1 again; None if that is not required."""
     text, whose = environ.pop("WATCHDOG_USEC", ""), environ.pop("WATCHDOG_PID", "")
-    return int(text) / 1e6 if text.isdecimal() and int(text) and whose in ("", str(pid)) else None
+    if not text.isdecimal() or len(text) > _MOST_DIGITS or whose not in ("", str(pid)):
+        return None
+    return int(text) / 1e6 or None
 
 
 class Notifier:

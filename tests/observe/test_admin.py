@@ -228,6 +228,15 @@ def test_nobody_at_the_admin_address_keeps_the_event_loop(serve_app, sent: bytes
     assert "Traceback" not in server.said
 
 
+@pytest.mark.parametrize("digits", [10, 5000])
+def test_an_absurd_number_in_a_query_is_no_error(serve_app, digits: int) -> None:
+    server = serve_app(flags=("--admin-bind", "127.0.0.1:0"))
+    port = json.loads(server.ready_file.read_text())["admin"]["port"]
+    for page in (f"/flames?part={'1' * digits}", f"/snapshot?process={'1' * digits}"):
+        assert status_of(port, page, "localhost") == 200
+    assert "Traceback" not in server.said
+
+
 def test_probes_are_answered_until_the_shutdown_is_over_and_do_not_delay_it(serve_app) -> None:
     server = serve_app(flags=("--admin-bind", "127.0.0.1:0"))
     port = json.loads(server.ready_file.read_text())["admin"]["port"]
@@ -262,7 +271,7 @@ def read_until(client: plain.socket, end: float) -> None:
         client.shutdown(plain.SHUT_RDWR)
 
 
-def status_of(port: int, path: str) -> int:
+def status_of(port: int, path: str, host: str = "x") -> int:
     with plain.create_connection(("127.0.0.1", port), PATIENCE) as client:
-        client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        client.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
         return int(client.recv(65536).split()[1])

@@ -164,7 +164,21 @@ def test_descriptors_of_another_process_are_not_taken() -> None:
     assert environ == {}
 
 
-@pytest.mark.parametrize(("count", "said"), [("x", "'x' is not allowed"), ("5000", r"descriptor \d+ is not open")])
+@pytest.mark.parametrize("microseconds", ["", "0", "-5", "soon", "1" * 21, "1" * 400, "1" * 5000])
+def test_a_watchdog_time_that_is_no_number_of_64_bits_is_ignored(microseconds: str) -> None:
+    environ = {"WATCHDOG_USEC": microseconds}
+    assert watchdog_seconds(environ, 7) is None
+    assert environ == {}
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [
+        ("x", "'x' is not allowed"),
+        ("5000", r"descriptor \d+ is not open"),
+        ("1" * 5000, "'1{30}' is not allowed; it must be a number of descriptors"),
+    ],
+)
 def test_wrong_descriptors_are_errors(count: str, said: str) -> None:
     code = textwrap.dedent("""
         import os, sys
