@@ -221,6 +221,51 @@ def test_a_log_file_is_opened_again_after_it_was_rotated(serve_app: Serve) -> No
     assert server.said == ""
 
 
+def test_a_log_file_whose_directory_is_removed_costs_records_and_no_request(
+    serve_app: Serve, tmp_path: pathlib.Path
+) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    server = serve_app(PAGES, flags=("--enable-logging", "--log-file", str(logs / "log")))
+    shutil.rmtree(logs)
+    server.signal(signal.SIGUSR1)
+    server.until(lambda: "ERROR" in server.said)
+    assert [ask(server, path)[0] for path in ("/", "/fails", "/")] == [200, 500, 200]
+    logs.mkdir()
+    assert ask(server, "/again")[0] == 200
+    server.until(lambda: (logs / "log").exists() and "GET /again 200" in (logs / "log").read_text())
+    assert ended(server) == 0
+    (line,) = server.said.splitlines()
+    assert "ERROR" in line
+    assert "a logging handler failed, so 1 log records were lost in all: FileNotFoundError" in line
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_handler_that_raises_stops_neither_the_server_nor_a_request(
+    begin_serving: Serve, tmp_path: pathlib.Path, processes: str
+) -> None:
+    (tmp_path / "broken.py").write_text(
+        "import logging\n\nclass Broken(logging.Handler):\n    def emit(self, record):\n"
+        "        raise ConnectionError(f'{record.getMessage()}: no\\nsink')\n"
+    )
+    described = {
+        "handlers": {"broken": {"class": "broken.Broken"}},
+        "loggers": {"intralb_gevent": {"level": "INFO", "handlers": ["broken"]}},
+    }
+    config = tmp_path / "log.json"
+    config.write_text(json.dumps(described))
+    path = f"{pathlib.Path(__file__).parents[1]}:{tmp_path}"
+    flags = ("--enable-logging", "--processes", processes, "--log-config", str(config), *LIMITS)
+    server = begin_serving(PAGES, flags=flags, variables={"PYTHONPATH": path})
+    server.is_ready()
+    assert [ask(server, path)[0] for path in ("/", "/fails", "/sleeps", "/")] == [200, 500, 504, 200]
+    assert ended(server) == 0
+    assert "Traceback" not in server.said
+    assert "a logging handler failed, so 1 log records were lost in all: ConnectionError: intralb-gevent" in server.said
+    # The lines of the supervisor are not lost.
+    assert ("SIGTERM: shutting down 2 processes" in server.said) == (processes == "2")
+
+
 def test_a_full_disk_under_the_log_delays_no_request(serve_app: Serve) -> None:
     server = serve_app(PAGES, flags=(*json_flags("--log-file", "/dev/full"), *LIMITS))
     for _ in range(50):

@@ -53,15 +53,21 @@ class LogWriter:
             self._program.kill()
 
 
-def _write_all(received: socket.socket) -> None:
-    """Log every message, until the supervisor closes its end of the socket."""
+def _write_all(received: socket.socket, fallback: logging.Handler) -> None:
+    """Log every message, until the supervisor closes its end of the socket.
+
+    `fallback` receives each record for which a configured handler raises an exception.
+    """
     logger = logging.getLogger("intralb_gevent")
     while data := received.recv(_MOST_BYTES):
         message = json.loads(data)
         if message.get("reopen"):
             reopen_log_files()
         elif logger.isEnabledFor((record := _record(message)).levelno):
-            logger.handle(record)
+            try:
+                logger.handle(record)
+            except Exception:
+                fallback.handle(record)
 
 
 def _record(message: Mapping[str, Any]) -> logging.LogRecord:
@@ -79,14 +85,14 @@ def _main(config: str, log_format: str, descriptor: str) -> None:
     # Ignore signals that are sent to the whole systemd unit: this program ends when the supervisor closes the socket.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+    stderr = logging.StreamHandler()
+    stderr.setFormatter(JSONFormatter() if log_format == "json" else TextFormatter())
     try:
         configure_by_file(config)
     except OptionError:
         # The file cannot be used, so log to stderr. The serving processes also read the file, and report the error.
-        handler = logging.StreamHandler()
-        handler.setFormatter(JSONFormatter() if log_format == "json" else TextFormatter())
-        logging.getLogger("intralb_gevent").addHandler(handler)
-    _write_all(socket.socket(fileno=int(descriptor)))
+        logging.getLogger("intralb_gevent").addHandler(stderr)
+    _write_all(socket.socket(fileno=int(descriptor)), stderr)
 
 
 if __name__ == "__main__":

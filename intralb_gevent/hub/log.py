@@ -14,6 +14,7 @@ from typing import Final
 import gevent
 
 from ..process.outlet import records_dropped
+from .logfailures import FAILURES
 from .loghandlers import LOGGER
 
 __all__ = ["HubLog", "all_dropped"]
@@ -63,7 +64,7 @@ class HubLog:
                 self._report_dropped()
                 gevent.sleep(0)
         finally:
-            # Start another greenlet if records are left: an exception in a logging handler ends this greenlet, and
+            # Start another greenlet if records are left: an exception of a `message` function ends this greenlet, and
             # loses one record.
             self._writer = gevent.spawn(self._write) if self._records else None
 
@@ -75,4 +76,4 @@ class HubLog:
 
 def all_dropped() -> int:
     """Return the number of this process's log records that were dropped because writing failed or was too slow."""
-    return _dropped[0] + records_dropped()
+    return _dropped[0] + records_dropped() + FAILURES.count

@@ -3,7 +3,8 @@
 A `StreamHandler` or `FileHandler` of `logging` blocks until it has written a record. This module adds a filter to each
 `StreamHandler` and `FileHandler` that receives records of this package. The filter formats a record of this package as
 the handler would, and passes the text to a non-blocking outlet. The handler's level, filters and formatter still apply.
-The application's records, and other handlers, are not affected.
+The application's records, and other handlers, are not affected. If a handler raises an exception, it is reported on
+standard error, and the code that logs continues.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from logging.handlers import WatchedFileHandler
 from typing import Any, Final
 
 from ..process.outlet import Outlet, outlet_of
+from .logfailures import FAILURES
 
 __all__ = ["JOBS", "LOGGER"]
 
@@ -91,3 +93,4 @@ class _Take(logging.Filter):
 
 for _logger in (LOGGER, JOBS):
     _logger.addFilter(_Prepare())
+    vars(_logger)["handle"] = FAILURES.guard(_logger.handle)
