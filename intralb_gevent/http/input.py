@@ -135,7 +135,7 @@ class Input:
             self.reader.start(self._on_proxy_header, self.proxy_header)
             return
         if self._shared.tls is not None:
-            self._peer.tls = self._socket = TlsSocket(self._socket, self._shared.tls)
+            self._peer.tls = self._socket = TlsSocket(self._socket, self._shared.tls, self._shared.budget)
             self._owner.use_socket(self._socket)
         self.reader.start(self._on_readable)
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from ..hub.forks import FORKS
 from .certificates import client_certificate
+from .outbox import OutputBudget
 
 __all__ = ["TLS_RECEIVE_BYTES", "NotTls", "TlsSocket"]
 
@@ -24,7 +25,8 @@ _RECORD_HEADER_BYTES: Final = 5
 """Size of a record's type, version and length; the length is in the last two bytes."""
 
 CHUNK_BYTES: Final = 64 * 1024
-"""Maximum bytes encrypted before the socket accepts any of them; bounds the cost of a client that does not read."""
+"""Maximum bytes encrypted before the socket accepts any of them; bounds the cost of a client that does not read. Once
+the budget for unsent data is used up, `RECORD_BYTES` are the maximum."""
 
 MAX_BYTES_PER_CALL: Final = 256 * 1024
 """Maximum bytes encrypted in one call, so that the hub can handle other connections."""
@@ -51,6 +53,7 @@ class TlsSocket:
 
     __slots__ = (
         "_asks_for_certificate",
+        "_budget",
         "_byte_left",
         "_environ",
         "_established",
@@ -68,8 +71,10 @@ class TlsSocket:
         "_unsent",
     )
 
-    def __init__(self, sock: Any, context: ssl.SSLContext) -> None:
+    def __init__(self, sock: Any, context: ssl.SSLContext, budget: OutputBudget) -> None:
         self._socket = sock
+        self._budget = budget
+        """Counts the ciphertext that the socket has not accepted."""
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
@@ -267,8 +272,9 @@ class TlsSocket:
         self._flush()
         gone = self._count(len(view))
         enough = min(len(view), MAX_BYTES_PER_CALL)
+        chunk = CHUNK_BYTES if self._budget.in_memory < self._budget.memory_limit else RECORD_BYTES
         while gone < enough and not self._unsent:
-            self._encrypt(view[gone : gone + CHUNK_BYTES])
+            self._encrypt(view[gone : gone + chunk])
             self._flush()
             gone += self._count(len(view) - gone)
         if view and not gone:
@@ -309,8 +315,13 @@ class TlsSocket:
         except ssl.SSLError as error:
             self._fail(error)
             self._raise_failure()
-        self._unsent = b"".join(records)
+        self._keep(b"".join(records))
         self._uncounted += done
+
+    def _keep(self, ciphertext: bytes) -> None:
+        """Replace the unsent ciphertext, and count its memory."""
+        self._budget.in_memory += len(ciphertext) - len(self._unsent)
+        self._unsent = ciphertext
 
     def _count(self, most: int) -> int:
         """Return how many bytes of plaintext to report as sent: never all of them while ciphertext is unsent."""
@@ -320,13 +331,13 @@ class TlsSocket:
 
     def _flush(self) -> None:
         if self._outgoing.pending:
-            self._unsent += self._outgoing.read()
+            self._keep(self._unsent + self._outgoing.read())
         if self._unsent:
             try:
                 sent = self._socket.send(self._unsent)
             except (BlockingIOError, InterruptedError):
                 return
-            self._unsent = self._unsent[sent:]
+            self._keep(self._unsent[sent:])
 
     # Ending.
 
@@ -341,11 +352,13 @@ class TlsSocket:
     def close(self) -> None:
         """Close the socket. A close_notify is sent only after all data; its absence shows that data is missing."""
         self._finish()
+        self._keep(b"")
         self._socket.close()
 
     def detach(self) -> int:
         """Send what `close` sends; return the descriptor, which the caller must close."""
         self._finish()
+        self._keep(b"")
         return int(self._socket.detach())
 
     def _finish(self) -> None:

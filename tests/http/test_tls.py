@@ -29,12 +29,14 @@ from intralb_gevent import LoadBalancer, Options, WSGIServer
 from intralb_gevent.errors import OptionError
 from intralb_gevent.http import tls
 from intralb_gevent.http.certificates import distinguished_name
+from intralb_gevent.http.outbox import OutputBudget
 from intralb_gevent.http.tls import TlsSocket
 from intralb_gevent.http.tlscontext import tls_context
 
 AUTHORITY = trustme.CA()
 SERVER = AUTHORITY.issue_cert("127.0.0.1", "localhost")
 TEXT = [("Content-Type", "text/plain")]
+MEGABYTE = 1024**2
 TURNS = 20_000
 """Maximum number of times that both sides proceed before an awaited event must have occurred."""
 
@@ -110,7 +112,8 @@ class Served:
     """Our side of a connection; like a `Connection`, it retries data that `send` did not accept."""
 
     def __init__(self, sock, context):
-        self.socket = TlsSocket(sock, context)
+        self.budget = OutputBudget(MEGABYTE)
+        self.socket = TlsSocket(sock, context, self.budget)
         self.outbox = deque()
         self.received = bytearray()
         self.ended = False
@@ -290,6 +293,23 @@ def test_a_client_that_does_not_read_is_sent_everything_in_the_end(shaken) -> No
     assert " 0 bytes of ciphertext unsent" in repr(served.socket)
 
 
+@pytest.mark.parametrize(("used", "most"), [(0, tls.CHUNK_BYTES), (MEGABYTE, tls.RECORD_BYTES)])
+@pytest.mark.parametrize("ends", ["close", "detach"])
+def test_unsent_ciphertext_counts_and_is_little_once_the_budget_is_used_up(shaken, used, most, ends) -> None:
+    served, _ = shaken(room=5_000)
+    budget = served.budget
+    budget.in_memory = used
+    with contextlib.suppress(BlockingIOError):
+        served.socket.send(os.urandom(200_000))
+    kept = int(re.search(r"(\d+) bytes of ciphertext", repr(served.socket))[1])
+    assert most / 4 < kept < most + 1000
+    assert budget.in_memory == used + kept
+    ended = getattr(served.socket, ends)()
+    if ends == "detach":
+        os.close(ended)
+    assert budget.in_memory == used
+
+
 def test_bytes_are_never_all_counted_while_some_are_unsent(shaken) -> None:
     served, caller = shaken(room=5_000)
     data, counted = os.urandom(60_000), 0
@@ -410,7 +430,7 @@ def test_ended_input_is_ended(shaken) -> None:
 )
 def test_a_client_without_tls_is_a_broken_connection(junk) -> None:
     ours, theirs = socket_pair()
-    served = TlsSocket(ours, server_context())
+    served = TlsSocket(ours, server_context(), OutputBudget(MEGABYTE))
     theirs.send(junk)
     for _ in range(2):
         with pytest.raises(ConnectionError, match="TLS failed"):
@@ -443,7 +463,7 @@ def test_a_client_that_leaves_in_mid_handshake(bytes_sent) -> None:
     half = client_context().wrap_bio(ssl.MemoryBIO(), hello, server_hostname="localhost")
     with pytest.raises(ssl.SSLWantReadError):
         half.do_handshake()
-    served = TlsSocket(ours, server_context())
+    served = TlsSocket(ours, server_context(), OutputBudget(MEGABYTE))
     theirs.send(hello.read()[:bytes_sent])
     with pytest.raises(BlockingIOError):
         served.recv(65536)
