@@ -52,10 +52,12 @@ class _Greenlet:
         """Wait without a limit: the connection itself cuts a client that reads too slowly."""
         wait(math.inf)
 
-    def begin_upgrade(self) -> None:
+    def begin_upgrade(self, take: Callable[[], object] | None = None) -> None:
         """Count a connection that the middleware takes over; the balancer counts those that slots take over."""
         if current_slot() is None:
-            self._balancer.intake.upgrades.enter(self)
+            self._balancer.intake.upgrades.enter(self, take)
+        elif take is not None:
+            take()
 
     def shut_down_upgrade(self) -> None:
         """End the connection, so that the application sees the end of its input. Never waits."""

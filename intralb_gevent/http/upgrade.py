@@ -14,7 +14,7 @@ import gevent
 from gevent import socket
 from gevent.lock import Semaphore
 
-from ..hub.reserved import ReservedDescriptor
+from ..hub.reserved import ReservedDescriptor, never_ready
 from ..pool.takensocket import TakenSocket
 from .responsehead import has_controls
 from .tls import TLS_RECEIVE_BYTES, TlsSocket
@@ -150,6 +150,7 @@ class TakenTlsSocket:
 
     def fileno(self) -> int:
         """Return the descriptor, or -1 if the socket is closed."""
+        never_ready()
         self._shows_number = True
         return -1 if self._closed else self._tls.fileno()
 

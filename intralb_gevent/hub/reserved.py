@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["ReservedDescriptor"]
+__all__ = ["ReservedDescriptor", "never_ready"]
 
 _pipe: list[int] = []
 
 
-def _never_ready() -> int:
-    """Return the end of a pipe that never becomes readable or writable, and that the event loop can watch."""
+def never_ready() -> int:
+    """Return the end of a pipe that never becomes readable or writable, and that the event loop can watch.
+
+    The first call opens the pipe, and raises an OSError if the process can open no more files. A socket calls this
+    function before an application can watch its descriptor, so that no error is possible when the socket is closed.
+    """
     if not _pipe:
         _pipe.extend(os.pipe())
     return _pipe[0]
@@ -27,7 +31,7 @@ class ReservedDescriptor:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        os.dup2(_never_ready(), descriptor, inheritable=False)
+        os.dup2(never_ready(), descriptor, inheritable=False)
 
     def __repr__(self) -> str:
         return f"<ReservedDescriptor {self._descriptor}>"

@@ -297,27 +297,26 @@ class Channel(Exchange):
 
     def _take_over(self, key: str, outer: Any, environ: dict[str, Any]) -> Any:
         """Return the object that the outer server offered under `key`; the application then owns the connection."""
-        if self.upgrade is None:
-            if self._ended or self._left:
-                raise ClientDisconnected("the response has ended, and its connection cannot be taken over")
-            if self.started or self._held:
-                raise RuntimeError("the response has begun, so its connection cannot be taken over any more")
-            self.status = SWITCHING
-            self._runner.begin_upgrade()
-            self.upgrade = upgrade_of(key, outer, environ)
-            close_afterwards(self._outer)
+        if self.upgrade is not None:
+            return made_of(outer)
+        if self._ended or self._left:
+            raise ClientDisconnected("the response has ended, and its connection cannot be taken over")
+        if self.started or self._held:
+            raise RuntimeError("the response has begun, so its connection cannot be taken over any more")
+        self._runner.begin_upgrade(partial(self._take_over_now, key, outer, environ))
         return made_of(outer)
+
+    def _take_over_now(self, key: str, outer: Any, environ: dict[str, Any]) -> None:
+        self.upgrade = upgrade_of(key, outer, environ)
+        self.status = SWITCHING
+        close_afterwards(self._outer)
 
     def end_upgrade(self) -> None:
         """Close the connection and let the outer server end the request, because the application has ended."""
-        super().end_upgrade()
-        self._end()
-
-    def end_silently(self) -> Iterator[bytes]:
-        """Keep the outer server from responding after an upgrade: raise an exception, or return an empty body."""
-        if self._offers is not None and self._offers.end is not None:
-            raise self._offers.end
-        return iter(())
+        try:
+            super().end_upgrade()
+        finally:
+            self._end()
 
     def _need_status(self) -> None:
         if not self.status:
@@ -348,7 +347,7 @@ class Channel(Exchange):
         finally:
             # Break a reference cycle: `_outer` may refer to the environ, which refers to this channel.
             self._outer = None
-        return self.end_silently()
+        return iter(()) if self._offers is None else self._offers.end_silently()
 
     def _body(self) -> Iterable[bytes]:
         if self._answer is not None:

@@ -78,8 +78,11 @@ class Runner(Protocol):
         If `wait` returns False, the client has read nothing during the timeout, and the response is cut.
         """
 
-    def begin_upgrade(self) -> None:
-        """Let the application take over the connection; raises an exception if a takeover is not allowed."""
+    def begin_upgrade(self, take: Callable[[], object] | None = None) -> None:
+        """Let the application take over the connection; raises an exception if a takeover is not allowed.
+
+        If `take` is given, it is called for the takeover. If it raises an exception, the request continues as before.
+        """
 
 
 class Exchange(ABC):

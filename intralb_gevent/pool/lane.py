@@ -235,13 +235,13 @@ class Lane:
         self.pool.streams.discard(job)
         self.context.streams -= 1
 
-    def begin_upgrade(self, slot: Slot, job: Job) -> None:
-        """Let the application of a running job take over the connection; raises `UpgradesFull` if the limit is reached.
+    def begin_upgrade(self, slot: Slot, job: Job, take: Callable[[], object] | None) -> None:
+        """Let the application of a running job take over the connection; raises what `Upgrades.enter` raises.
 
         The job counts as completed, and a new slot replaces the job's slot. The old greenlet continues without a
         deadline.
         """
-        self.context.upgrades.enter(slot)
+        self.context.upgrades.enter(slot, take)
         job.undecided_until = math.inf
         self.end(job, "completed")
         job.deadline.lift()

@@ -6,6 +6,7 @@ Each outer server has its own environ key for the socket, and its own way to rel
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -49,6 +50,12 @@ class Offers(NamedTuple):
     end: type[Exception] | None
     """Exception to raise after the upgrade, so that the outer server sends no response; None if an empty body must be
     returned instead."""
+
+    def end_silently(self) -> Iterator[bytes]:
+        """Keep the outer server from responding after an upgrade: raise an exception, or return an empty body."""
+        if self.end is not None:
+            raise self.end
+        return iter(())
 
 
 def offers_in(environ: dict[str, Any]) -> Offers:
@@ -121,8 +128,9 @@ def _duplicate(sock: Any, file: Any) -> Any:
     if type(sock) is not socket.socket:
         # A TLS socket cannot be duplicated.
         return sock
-    held = _received(sock, file)
-    return TakenSocket(sock.family, sock.type, sock.proto, os.dup(sock.fileno()), held)
+    # Duplicate the descriptor first: if no more files can be opened, `file` keeps its bytes for the next request.
+    descriptor = os.dup(sock.fileno())
+    return TakenSocket(sock.family, sock.type, sock.proto, descriptor, _received(sock, file))
 
 
 def _received(sock: Any, file: Any) -> bytes:

@@ -297,11 +297,11 @@ class Slot(Abortable):
             job.exchange.fail(TIMED_OUT)
             raise ClientDisconnected("the client has read nothing for write_timeout_seconds")
 
-    def begin_upgrade(self) -> None:
-        """Pass the connection to the application, and have the pool replace this slot; can raise `UpgradesFull`."""
+    def begin_upgrade(self, take: Callable[[], object] | None = None) -> None:
+        """Let the application take over the connection, and have the pool replace this slot; can raise exceptions."""
         if self.job is None or self.job.state != "running":
             raise ClientDisconnected("the request has ended, and its connection cannot be taken over")
-        self.lane.begin_upgrade(self, self.job)
+        self.lane.begin_upgrade(self, self.job, take)
 
     # Methods that end an application that has taken over its connection.
 

@@ -14,7 +14,7 @@ from gevent import socket
 from gevent.lock import Semaphore
 
 from ..hub.forks import FORKS
-from ..hub.reserved import ReservedDescriptor
+from ..hub.reserved import ReservedDescriptor, never_ready
 
 __all__ = ["TakenSocket"]
 
@@ -39,6 +39,7 @@ class TakenSocket(socket.socket):
 
     def fileno(self) -> int:
         """Return the descriptor, or -1 if the socket is closed. The caller may watch the descriptor from now on."""
+        never_ready()
         self._shows_number = True
         return super().fileno()
 

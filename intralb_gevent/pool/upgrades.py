@@ -146,8 +146,12 @@ def _let_client_read(sock: Any) -> None:
     Closing a socket with unread input resets the connection, and so discards what the client has not received yet.
     """
     plain = getattr(sock, "_sock", sock)
-    # Use a duplicate, because another greenlet of the application may read from the socket and then close it.
-    copy = _socket.socket(fileno=os.dup(plain.fileno()))
+    try:
+        # Use a duplicate, because another greenlet of the application may read from the socket and then close it.
+        copy = _socket.socket(fileno=os.dup(plain.fileno()))
+    except OSError:
+        # The process can open no more files.
+        return
     try:
         copy.setblocking(False)
         copy.shutdown(socket.SHUT_WR)
@@ -289,11 +293,20 @@ class Upgrades:
     def __repr__(self) -> str:
         return f"<Upgrades {len(self.holders)} of {'any number' if self._most is None else self._most}>"
 
-    def enter(self, holder: Holder) -> None:
-        """Add an application; raises `UpgradesFull` if the limit is reached."""
+    def enter(self, holder: Holder, take: Callable[[], object] | None = None) -> None:
+        """Add an application, and let it take over its connection by calling `take`.
+
+        Raises `UpgradesFull` if the limit is reached, and any exception of `take`; the application is then not added.
+        """
         if self._most is not None and len(self.holders) >= self._most:
             raise UpgradesFull(f"{self._most} connections are taken over already, which is max_upgraded")
         self.holders.add(holder)
+        try:
+            if take is not None:
+                take()
+        except BaseException:
+            self.leave(holder)
+            raise
 
     def leave(self, holder: Holder) -> None:
         """Remove an application that has ended."""
