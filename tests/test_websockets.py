@@ -255,7 +255,7 @@ def test_over_tls_too_a_forgotten_selector_does_not_end_the_process(serve_app, t
     assert server.ended() == 0
 
 
-@pytest.mark.parametrize("kind", ["pywsgi", "handler_class"])
+@pytest.mark.parametrize("kind", OUTER)
 def test_inside_another_server_too_a_forgotten_selector_does_not_end_the_process(outer, kind: str) -> None:
     server = outer(kind, WATCHING + "app = LoadBalancer(application)\n")
     assert_selectors_do_no_harm(lambda: socket.create_connection(("127.0.0.1", server.port), timeout=10))

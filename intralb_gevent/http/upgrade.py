@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Iterable
-from io import DEFAULT_BUFFER_SIZE, BufferedReader, RawIOBase
+from io import DEFAULT_BUFFER_SIZE
 from typing import Any, Final
 
 import gevent
@@ -15,7 +15,7 @@ from gevent import socket
 from gevent.lock import Semaphore
 
 from ..hub.reserved import ReservedDescriptor, never_ready
-from ..pool.takensocket import TakenSocket
+from ..pool.takensocket import TakenSocket, input_file
 from .responsehead import has_controls
 from .tls import TLS_RECEIVE_BYTES, TlsSocket
 
@@ -32,21 +32,6 @@ def taken(sock: Any, held: bytes) -> Any:
         return TakenTlsSocket(sock, held)
     family, kind, proto = sock.family, sock.type, sock.proto
     return TakenSocket(family, kind, proto, sock.detach(), held)
-
-
-class _Input(RawIOBase):
-    """The input of a `TakenTlsSocket` as a raw file."""
-
-    def __init__(self, sock: TakenTlsSocket) -> None:
-        self._drained = sock
-
-    def readable(self) -> bool:
-        """Return True, because the file can be read."""
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """Read into a buffer; return the number of bytes, 0 at the end of the input."""
-        return self._drained.recv_into(buffer)
 
 
 class TakenTlsSocket:
@@ -119,7 +104,7 @@ class TakenTlsSocket:
         """Return the input as a binary file; no other mode is supported."""
         if mode not in ("r", "rb") or more:
             raise ValueError(f"mode {mode!r} is not allowed; it must be 'rb'")
-        return _Input(self) if buffering == 0 else BufferedReader(_Input(self), max(buffering, DEFAULT_BUFFER_SIZE))
+        return input_file(self, buffering)
 
     # Writing.
 

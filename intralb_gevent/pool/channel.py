@@ -19,7 +19,7 @@ from ..aborts.safepoints import calls_application
 from ..errors import ClientDisconnected, IntraLBError
 from ..policy.cannedresponses import FAILED, CannedResponse
 from .exchange import Application, Exchange, Headers, Runner, StartResponse, as_bytes, declared_length, require_room
-from .outer import Offers, close_afterwards, offers_in, upgrade_of
+from .outer import Offers, close_afterwards, offers_in
 from .outercalls import call, raised_by, start_answer
 from .socketends import reset_now
 from .upgrades import SWITCHING, FirstUse, made_of
@@ -293,21 +293,21 @@ class Channel(Exchange):
         """Wrap each object that the outer server offers in a `FirstUse`, whose first use takes over the connection."""
         self._offers = offers = offers_in(environ)
         for key, outer in offers.by_key.items():
-            environ[key] = FirstUse(partial(self._take_over, key, outer, environ), outer)
+            environ[key] = FirstUse(partial(self._take_over, key, offers), outer)
 
-    def _take_over(self, key: str, outer: Any, environ: dict[str, Any]) -> Any:
+    def _take_over(self, key: str, offers: Offers) -> Any:
         """Return the object that the outer server offered under `key`; the application then owns the connection."""
         if self.upgrade is not None:
-            return made_of(outer)
+            return made_of(offers.by_key[key])
         if self._ended or self._left:
             raise ClientDisconnected("the response has ended, and its connection cannot be taken over")
         if self.started or self._held:
             raise RuntimeError("the response has begun, so its connection cannot be taken over any more")
-        self._runner.begin_upgrade(partial(self._take_over_now, key, outer, environ))
-        return made_of(outer)
+        self._runner.begin_upgrade(partial(self._take_over_now, key, offers))
+        return made_of(offers.by_key[key])
 
-    def _take_over_now(self, key: str, outer: Any, environ: dict[str, Any]) -> None:
-        self.upgrade = upgrade_of(key, outer, environ)
+    def _take_over_now(self, key: str, offers: Offers) -> None:
+        self.upgrade = offers.upgrade(key)
         self.status = SWITCHING
         close_afterwards(self._outer)
 

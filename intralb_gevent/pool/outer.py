@@ -6,16 +6,17 @@ Each outer server has its own environ key for the socket, and its own way to rel
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
+from io import BytesIO
 from typing import Any, Final, NamedTuple
 
 from gevent import socket
 
-from .takensocket import TakenSocket
+from .takensocket import ReadFirst, TakenSocket
 from .upgrades import SOCKET_KEY, FirstUse, Upgrade, made_of, shut_down
 
-__all__ = ["Offers", "bound_input", "close_afterwards", "offers_in", "socket_of", "upgrade_of"]
+__all__ = ["Offers", "bound_input", "close_afterwards", "offers_in", "socket_of"]
 
 _WEBSOCKET: Final = "wsgi.websocket"
 _WERKZEUG: Final = "werkzeug.socket"
@@ -50,6 +51,15 @@ class Offers(NamedTuple):
     end: type[Exception] | None
     """Exception to raise after the upgrade, so that the outer server sends no response; None if an empty body must be
     returned instead."""
+    sock: Any
+    """The outer server's own socket; None if it is unknown."""
+
+    def upgrade(self, key: str) -> Upgrade:
+        """Return the connection that belongs to the object offered under `key`; it is taken over by this call."""
+        made = made_of(self.by_key[key])
+        if key == _WEBSOCKET:
+            return OuterWebSocket(getattr(getattr(made, "handler", None), "socket", None) or self.sock)
+        return Upgrade(made) if self.sock is None else OuterUpgrade(made, self.sock)
 
     def end_silently(self) -> Iterator[bytes]:
         """Keep the outer server from responding after an upgrade: raise an exception, or return an empty body."""
@@ -66,16 +76,19 @@ def offers_in(environ: dict[str, Any]) -> Offers:
     """
     keys = _KEYS if _is_offer(environ) else (_WEBSOCKET,)
     found = {key: environ[key] for key in keys if environ.get(key) is not None}
+    own = _pywsgi_socket(environ)
     if _WERKZEUG in found:
-        return Offers(found, ConnectionError)
-    if SOCKET_KEY in found:
-        # This package's own server, behind middleware, offers a `FirstUse`, and releases the connection without an
-        # exception.
-        return Offers(found, None if type(found[SOCKET_KEY]) is FirstUse else StopIteration)
-    sock = _pywsgi_socket(environ) if keys is _KEYS else None
+        return Offers(found, ConnectionError, own)
+    sock = found.get(SOCKET_KEY)
+    if type(sock) is FirstUse:
+        # This package's own server, behind middleware, releases the connection without an exception.
+        return Offers(found, None, None)
     if sock is not None:
-        found[SOCKET_KEY] = FirstUse(partial(_duplicate, sock, _pywsgi_file(environ)), sock)
-    return Offers(found, None)
+        found[SOCKET_KEY] = FirstUse(partial(_take, sock, partial(_read_by_gunicorn, environ.get("wsgi.input"))), sock)
+        return Offers(found, StopIteration, sock)
+    if own is not None and keys is _KEYS:
+        found[SOCKET_KEY] = FirstUse(partial(_take, own, partial(_read_by_pywsgi, own, _pywsgi_file(environ))), own)
+    return Offers(found, None, own)
 
 
 def _is_offer(environ: dict[str, Any]) -> bool:
@@ -120,21 +133,21 @@ def close_afterwards(start_response: Any) -> None:
         handler.close_connection = True
 
 
-def _duplicate(sock: Any, file: Any) -> Any:
-    """Duplicate a socket: gevent's handler closes its own descriptor even while another greenlet waits for it.
+def _take(sock: Any, read_by_server: Callable[[], bytes]) -> Any:
+    """Return a socket for the application, whose first reads return the bytes that the outer server has already read.
 
-    The first reads from the duplicate return the bytes that `file`, the handler's buffered file, has already received.
+    A plain socket is duplicated, because the outer server closes its own descriptor even while another greenlet waits
+    for it. A TLS socket cannot be duplicated.
     """
-    if type(sock) is not socket.socket:
-        # A TLS socket cannot be duplicated.
-        return sock
-    # Duplicate the descriptor first: if no more files can be opened, `file` keeps its bytes for the next request.
-    descriptor = os.dup(sock.fileno())
-    return TakenSocket(sock.family, sock.type, sock.proto, descriptor, _received(sock, file))
+    if type(sock) is socket.socket:
+        # Duplicate the descriptor first: if no more files can be opened, the server keeps its bytes.
+        descriptor = os.dup(sock.fileno())
+        return TakenSocket(sock.family, sock.type, sock.proto, descriptor, read_by_server())
+    return ReadFirst(sock, held) if (held := read_by_server()) else sock
 
 
-def _received(sock: Any, file: Any) -> bytes:
-    """Take the bytes that have arrived out of a buffered file; never waits."""
+def _read_by_pywsgi(sock: Any, file: Any) -> bytes:
+    """Take the bytes that have arrived out of the handler's buffered file; never waits."""
     timeout = sock.gettimeout()
     sock.settimeout(0.0)
     try:
@@ -146,10 +159,11 @@ def _received(sock: Any, file: Any) -> bytes:
         sock.settimeout(timeout)
 
 
-def upgrade_of(key: str, outer: Any, environ: dict[str, Any]) -> Upgrade:
-    """Return the connection that belongs to the object offered by the outer server under `key`."""
-    made = made_of(outer)
-    own = _pywsgi_socket(environ)
-    if key == _WEBSOCKET:
-        return OuterWebSocket(getattr(getattr(made, "handler", None), "socket", None) or own)
-    return Upgrade(made) if own is None else OuterUpgrade(made, own)
+def _read_by_gunicorn(body: Any) -> bytes:
+    """Take the bytes that have arrived out of the buffer from which gunicorn reads requests; never waits."""
+    unreader: Any = getattr(getattr(body, "reader", None), "unreader", None)
+    buffer = getattr(unreader, "buf", None)
+    if not isinstance(buffer, BytesIO):
+        return b""
+    unreader.buf = BytesIO()
+    return buffer.getvalue()
