@@ -18,7 +18,7 @@ from gevent.event import Event
 from ..hub.forks import FORKS, close_copy
 from ..policy.connectionstate import LAST, Course
 from ..policy.pace import Pace
-from ..pool.socketends import reset_when_closed, unacknowledged
+from ..pool.socketends import end_when_closed, reset_when_closed, unacknowledged
 from ..stdlib import monotonic
 from .outbox import Outbox
 from .owner import NO_OWNER, Owner
@@ -294,6 +294,16 @@ class Output:
 
     # Ending.
 
+    def end_body_by_close(self) -> None:
+        """Let the close of the connection end the body of the current response.
+
+        Until the response is complete, any close resets the connection, even if the kernel closes it because this
+        process was killed.
+        """
+        self.close_ends_body = True
+        if self.resets:
+            reset_when_closed(self._socket)
+
     @property
     def resets(self) -> bool:
         """True if only a reset can show that a response is incomplete: it has no length, no chunks and no TLS."""
@@ -322,6 +332,8 @@ class Output:
         """End the output, but keep the input open; return False if the connection is broken."""
         if self.cut and self._shared.tls is not None:
             self._socket.leave_unfinished()
+        elif self.resets:
+            end_when_closed(self._socket)
         try:
             self._socket.shutdown(socket.SHUT_WR)
         except OSError:
@@ -350,12 +362,17 @@ class Output:
     def _close_socket(self, cut: bool) -> None:
         if cut and isinstance(self._socket, TlsSocket):
             self._socket.leave_unfinished()
-        elif cut and self.resets:
-            reset_when_closed(self._socket)
-        elif (FORKS.made or self.copied) and not isinstance(self._socket, TlsSocket):
+        elif not (cut and self.resets):
+            self._end_socket()
+        self._socket.close()
+
+    def _end_socket(self) -> None:
+        """Let the close of the socket, which follows, end the connection normally."""
+        if self.resets:
+            end_when_closed(self._socket)
+        if (FORKS.made or self.copied) and not isinstance(self._socket, TlsSocket):
             # Another process may hold a copy of the socket, so close() alone would not end the connection.
             _shut_down(self._socket)
-        self._socket.close()
 
     def isolate(self) -> None:
         """Close the inherited copy of the socket in a forked child process; the parent serves the client."""

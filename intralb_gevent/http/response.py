@@ -304,7 +304,7 @@ class Response(UpgradableExchange):
             self._chunked = True
             return b"Transfer-Encoding: chunked\r\n"
         request.keep_alive = False
-        self._output.close_ends_body = True
+        self._output.end_body_by_close()
         return b""
 
     def _connection_line(self) -> bytes:

@@ -17,10 +17,11 @@ from typing import Any, Final
 
 from gevent.monkey import get_original
 
-__all__ = ["has_hung_up", "is_tcp", "reset_now", "reset_when_closed", "unacknowledged"]
+__all__ = ["end_when_closed", "has_hung_up", "is_tcp", "reset_now", "reset_when_closed", "unacknowledged"]
 
 _poll: Final[Callable[[], Any]] = get_original("select", "poll")
 _NO_LINGERING: Final = struct.pack("ii", 1, 0)
+_DEFAULT_LINGERING: Final = struct.pack("ii", 0, 0)
 
 
 def has_hung_up(sock: Any) -> bool:
@@ -54,8 +55,17 @@ def reset_when_closed(sock: Any) -> None:
 
     Raises nothing.
     """
+    _set_lingering(sock, _NO_LINGERING)
+
+
+def end_when_closed(sock: Any) -> None:
+    """Configure a TCP socket so that closing it ends the connection normally, after all sent bytes; raises nothing."""
+    _set_lingering(sock, _DEFAULT_LINGERING)
+
+
+def _set_lingering(sock: Any, lingering: bytes) -> None:
     try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGERING)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, lingering)
     except OSError:
         return
 

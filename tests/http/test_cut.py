@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
 import socket as blocking
 import ssl
 import subprocess
@@ -58,6 +59,33 @@ def test_a_whole_response_ends_regularly(serve, connect) -> None:
     client.sendall(OLD % b"/")
     data, end = end_of(client)
     assert (data.rpartition(b"\r\n\r\n")[2], end) == (b"row 0\nrow 1\n", "regular")
+
+
+STREAMS = """
+def application(environ, start_response):
+    start_response("200 OK", [])
+    yield b"row 0"
+    if environ["PATH_INFO"] == "/exits":
+        os._exit(3)
+    time.sleep(60 if environ["PATH_INFO"] == "/waits" else 0)
+    yield b"row 1"
+
+app = application
+"""
+
+
+@pytest.mark.parametrize("path", [b"/waits", b"/exits"])
+def test_http_1_0_sees_a_reset_if_the_process_is_killed(serve_app, path: bytes) -> None:
+    server = serve_app(STREAMS)
+    with blocking.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+        client.sendall(OLD % path)
+        data = b""
+        while not data.endswith(b"row 0"):
+            data += client.recv(4096)
+        if path == b"/waits":
+            server.signal(signal.SIGKILL)
+        with pytest.raises(ConnectionResetError):
+            client.recv(4096)
 
 
 @pytest.mark.parametrize("size", [1000, 5_000_000])
