@@ -64,8 +64,8 @@ class ConnectionLifetime(Owner):
         self._pending: deque[Request | Refusal] = deque()
         self._current: Response | None = None
         self._job: Job | None = None
-        self._behind = ("a rejected request", monotonic(), 0)
-        """Name, arrival time and response size in bytes of the last request whose response was not sent completely."""
+        self._behind = ("a rejected request", monotonic(), 0, "")
+        """Name, arrival time, response size in bytes, and id of the last request whose response is still being sent."""
         self._upgrade: Upgrade | None = None
         """The upgraded connection; None until the application has taken over the socket."""
         self.end_cause = ""
@@ -253,15 +253,16 @@ class ConnectionLifetime(Owner):
         self.close()
 
     def _report_cut(self, why: str, unsent: int) -> None:
-        name, arrived, passed = self._behind if self._current is None else self._described(self._current)
-        self._shared.warn(why, cut_line(name, monotonic() - arrived, max(0, passed - unsent), why))
+        name, arrived, passed, id_ = self._behind if self._current is None else self._described(self._current)
+        line = cut_line(name, monotonic() - arrived, max(0, passed - unsent), why)
+        self._shared.warn(why, f"{line}, request {id_}" if id_ else line)
 
-    def _described(self, response: Response) -> tuple[str, float, int]:
-        """Return the name and arrival time of a request, and the size of its response in bytes."""
+    def _described(self, response: Response) -> tuple[str, float, int, str]:
+        """Return the name and arrival time of a request, the size of its response in bytes, and the request's id."""
         job, request = self._job, response.request
         if job is None:
-            return request.line, request.arrived, response.passed
-        return job.name, job.arrived, response.passed
+            return request.line, request.arrived, response.passed, request.id
+        return job.name, job.arrived, response.passed, request.id
 
     def close_if_idle(self) -> None:
         """Close or move the connection if it is idle; a request that has just arrived is still answered."""
