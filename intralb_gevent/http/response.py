@@ -80,9 +80,7 @@ class Response(UpgradableExchange):
             try:
                 if type(result) is list and len(result) == 1 and not self._started:
                     self._send_whole(result[0])
-                elif self._may_send_file(result) and (stretch := result.stretch()):
-                    self._send_file(*stretch)
-                else:
+                elif not (self._may_send_file(result) and self._send_file(result)):
                     self._in_parts = isinstance(result, (list, tuple))
                     for chunk in result:
                         if chunk:
@@ -222,17 +220,37 @@ class Response(UpgradableExchange):
         self._passed = len(head) + len(data)
         output.send_final(head, data)
 
-    def _send_file(self, descriptor: int, offset: int, count: int) -> None:
-        """Let the connection send a range of a file; the slot does not wait until the range is sent."""
-        self._check_open()
-        head = self._start(count)
+    def _send_file(self, file: FileWrapper) -> bool:
+        """Let the connection send the rest of a regular file; return False if the file must be read instead.
+
+        The slot does not wait until the file is sent.
+        """
+        stretch = file.stretch()
+        if stretch is None:
+            return False
+        try:
+            copy = os.dup(stretch[0])
+        except OSError:
+            # The process can open no more files.
+            return False
+        try:
+            self._check_open()
+            head = self._start(stretch[2])
+        except BaseException:
+            os.close(copy)
+            raise
+        self._send_range(head, copy, stretch[1], stretch[2])
+        return True
+
+    def _send_range(self, head: bytes, descriptor: int, offset: int, count: int) -> None:
         count = min(count, self._left or 0)
         if self._left is not None:
             self._left -= count
         self._passed = len(head) + count
         if count:
-            self._output.send_file(head, os.dup(descriptor), offset, count)
+            self._output.send_file(head, descriptor, offset, count)
         else:
+            os.close(descriptor)
             self._output.send(head, b"")
 
     def socket_wait(self) -> float:

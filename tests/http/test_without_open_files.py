@@ -1,4 +1,4 @@
-"""Tests of connections that applications take over while the process can open no more files."""
+"""Tests of connections that applications take over, and of files that they send, while no more files can be opened."""
 
 from __future__ import annotations
 
@@ -138,3 +138,23 @@ def test_a_connection_ends_with_its_application_although_no_file_can_be_opened(
     eventually(lambda: balancer.snapshot().upgraded == 0)
     open_files.restore()
     eventually(lambda: len(os.listdir("/dev/fd")) < before)
+
+
+def test_a_file_is_sent_although_no_more_files_can_be_opened(started, connect, open_files, tmp_path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 300_000)
+
+    def application(environ, start_response):
+        file = path.open("rb")
+        file.read(1)
+        open_files.exhaust()
+        start_response("200 OK", [("Content-Length", "299999")])
+        return environ["wsgi.file_wrapper"](file)
+
+    server, _ = started(own, application)
+    client = connect(server)
+    for _ in range(2):
+        client.send(GET)
+        reply = client.reply()
+        open_files.restore()
+        assert (reply.status, reply.body) == (200, b"x" * 299_999)
