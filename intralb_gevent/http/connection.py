@@ -94,14 +94,19 @@ class Connection(ConnectionLifetime):
     def input_failed(self) -> None:
         """Close the connection, because the client has closed or reset it; log a request with an incomplete body."""
         if self._awaits_body:
-            self._count_refused(BODY_TOO_SHORT, new_request_id())
+            self._count_refused(BODY_TOO_SHORT, self._id_of_arriving())
         self.close()
 
     @property
     def _awaits_body(self) -> bool:
-        """True while the body of a request that is neither answered nor submitted is arriving."""
+        """True while the body of a request that is not answered is arriving."""
         parser = self.input.parser
-        return parser.in_body and not (parser.skips_body or parser.streams_body or self._course.discards)
+        return parser.in_body and not (parser.skips_body or self._course.discards)
+
+    def _id_of_arriving(self) -> str:
+        """Return the id of the request whose streamed body is arriving; a new id for any other request."""
+        current = self._current if self.input.parser.streams_body else None
+        return new_request_id() if current is None else current.request.id
 
     def input_ended(self) -> None:
         """Finish the pending requests of a client that has sent EOF but may still read; close if no request is pending.
@@ -110,8 +115,6 @@ class Connection(ConnectionLifetime):
         """
         if self._shared.options.cancel_on_disconnect and is_tcp(self._socket) and self._abandoned():
             self.cut()
-        elif self.input.parser.streams_body:
-            self._end_body(BODY_TOO_SHORT)
         elif self._awaits_body:
             self.reject(BODY_TOO_SHORT)
         elif not (self._current or self._pending or self.output.outbox.size):
@@ -119,7 +122,7 @@ class Connection(ConnectionLifetime):
 
     def reject(self, answer: CannedResponse) -> None:
         """After all earlier requests are answered, reject the request that is being received, and close."""
-        request_id = new_request_id()
+        request_id = self._id_of_arriving()
         self._count_refused(answer, request_id)
         if self.input.parser.skips_body:
             # The request has already been answered.

@@ -363,6 +363,58 @@ def test_a_body_that_ends_wrongly_is_answered_so(uploads, connect, caplog, frami
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
+@pytest.mark.parametrize("said", [b"3\r\nabcWRONG", b"3\r\nabc"])
+def test_a_body_that_ends_wrongly_is_logged_with_the_id_of_its_response(uploads, connect, caplog, eventually, said):
+    caplog.set_level(logging.INFO, "intralb_gevent")
+    uploads = uploads(lambda file: file.read())
+    client = connect(uploads.server)
+    client.send(head(CHUNKED))
+    uploads.begun.wait()
+    client.send(said)
+    client.socket.shutdown(socket.SHUT_WR)
+    reply = client.reply("POST")
+    (line,) = eventually(lambda: [line for line in caplog.messages if line.startswith("refused a request")])
+    assert line.endswith(f"(request {reply.headers['x-request-id']})")
+    assert reply.body.decode().partition("\n\n")[2].strip() in line
+
+
+@pytest.mark.parametrize("how", ["closes", "resets"])
+def test_a_client_that_leaves_in_the_middle_of_its_body_is_one_line(uploads, connect, caplog, eventually, how) -> None:
+    caplog.set_level(logging.INFO, "intralb_gevent")
+    uploads = uploads(lambda file: file.read())
+    client = connect(uploads.server)
+    client.send(head(length(100)) + "abc")
+    uploads.begun.wait()
+    if how == "resets":
+        client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    client.close()
+    (line,) = eventually(lambda: [line for line in caplog.messages if line.startswith("refused a request")])
+    request_id = uploads.environs[0]["intralb.request_id"]
+    assert line.endswith(f"The client ended its data before the end of the request's body. (request {request_id})")
+
+
+def test_a_client_that_ends_its_data_behind_a_whole_body_is_answered_and_not_logged(
+    uploads, connect, caplog, eventually
+) -> None:
+    caplog.set_level(logging.INFO, "intralb_gevent")
+    go_on = Event()
+
+    def read(file: Any) -> bytes:
+        go_on.wait()
+        return bytes(file.read())
+
+    uploads = uploads(read)
+    client = connect(uploads.server)
+    client.send(head(length(3)) + "abc")
+    uploads.begun.wait()
+    client.socket.shutdown(socket.SHUT_WR)
+    eventually(uploads.environs[0]["intralb.client_disconnected"])
+    go_on.set()
+    assert client.reply("POST").body == b"abc"
+    assert client.closed_by_server
+    assert not [line for line in caplog.messages if line.startswith("refused")]
+
+
 def test_the_application_may_answer_in_its_own_way(serve, connect) -> None:
     begun = Event()
 
