@@ -27,13 +27,16 @@ class _Record:
         self.samples = 0.0
 
     def is_current(self, now: float) -> bool:
+        """Return whether the path is still remembered."""
         return now - self.at <= LongWaitPaths.MEMORY_SECONDS
 
     @property
     def computes(self) -> bool:
+        """Whether the requests use too much processor time for long waits."""
         return self.samples > LongWaitPaths.SAMPLES_EACH * self.waits
 
     def add(self, waits: int, samples: int, now: float) -> None:
+        """Add to both numbers."""
         factor = math.exp(-(now - self.at) / LongWaitPaths.DECAY_SECONDS)
         self.waits = self.waits * factor + waits
         self.samples = self.samples * factor + samples

@@ -145,7 +145,7 @@ class AdmissionControl:
             self._highest, self._lowest = min(self._highest, priority), max(self._lowest, priority)
         admission = job.route.admissions[priority]
         admission.asked += 1
-        if self._is_long_wait(job.environ, priority, now) and self.pool.run_long_wait(job):
+        if self.pool.expects_long_wait(job.environ, priority, self._highest, now) and self.pool.run_long_wait(job):
             return None
         in_time = admission.max_wait == math.inf or self._in_time(job, self.pool.waiting_before(priority), now)
         decision = self._decide(admission, priority, in_time=in_time, may_grow=self._lane.scaler.may_grow)
@@ -193,7 +193,7 @@ class AdmissionControl:
         `admit` has to decide whenever there is capacity, the pool may grow, or another job may have to be evicted.
         `asker` identifies the connection of the request.
         """
-        if self._is_long_wait(environ, priority, monotonic()):
+        if self.pool.expects_long_wait(environ, priority, self._highest, monotonic()):
             return None
         decision = self._decide(admission, priority, in_time=True, may_grow=self._lane.scaler.may_grow)
         if decision < EVICT or (decision == REJECT_OVERLOADED and not admission.overloaded):
@@ -204,13 +204,6 @@ class AdmissionControl:
         admission.asked += 1
         self._count_refusal(admission, asker)
         return REJECTIONS[decision]
-
-    def _is_long_wait(self, environ: dict[str, Any], priority: Priority, now: float) -> bool:
-        """Return whether a request may run beyond the concurrency limit, because it will probably be a long wait."""
-        pool = self.pool
-        if not (pool.at_limit and pool.long_waits.expects(environ, now)):
-            return False
-        return pool.running < capacity_of(pool.total_slots, priority, self._highest)
 
     def _count_refusal(self, admission: Admission, asker: Hashable) -> None:
         admission.refused += 1

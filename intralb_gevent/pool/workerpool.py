@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..config.options import Options
 from ..hub.dispatch import DispatchQueue
@@ -15,6 +15,7 @@ from ..hub.log import HubLog
 from ..hub.loghandlers import LOGGER
 from ..observe.snapshot import WorkerSnapshot
 from ..policy.fairness import Clients
+from ..policy.priority import capacity_of
 from ..policy.routing import least_busy
 from ..priority import Priority
 from .job import STREAM_LASTS_SECONDS, Job
@@ -232,6 +233,15 @@ class WorkerPool:
             return False
         worker.enqueued(job)
         return True
+
+    def expects_long_wait(self, environ: dict[str, Any], priority: Priority, highest: Priority, now: float) -> bool:
+        """Return whether a request may run beyond the limit, because it will probably be a long wait.
+
+        `highest` is the highest priority that has arrived so far, for which slots are kept free.
+        """
+        if not (self.at_limit and self.long_waits.expects(environ, now)):
+            return False
+        return self.running < capacity_of(self.total_slots, priority, highest)
 
     def run_long_wait(self, job: Job) -> bool:
         """Run a new or queued job, even beyond the limit, if a slot is free; return whether the job runs."""
