@@ -367,8 +367,8 @@ def test_jobs_with_many_short_waits_run_few_at_a_time_although_they_make_the_loo
     """If each computes twenty times for 1 ms, 21 running jobs make the loop 20 ms late, and each then takes 420 ms."""
     server = Server(HubLagLimiter(300), computing=0.001, waiting=0.001, most=300, pieces=20)
     server.phase(5, 40).phase(5, 100).phase(20, 100)
-    assert max(server.limits[100:]) <= 12
-    assert len([seconds for seconds in server.done if seconds < 0.8]) >= 0.9 * 20 * 50
+    assert max(server.limits[100:]) <= 8
+    assert len([seconds for seconds in server.done if seconds < 0.7]) >= 0.9 * 20 * 50
 
 
 def test_a_saturated_loop_limits_no_quick_jobs() -> None:

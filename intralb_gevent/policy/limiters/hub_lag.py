@@ -61,7 +61,7 @@ class HubLagLimiter:
     """Share of a window for which a saturated loop is busy. A loop that waits is busy for clearly less."""
     SPARE: Final = 0.9
     """Share of a window: if the loop is busy for less, more jobs may run."""
-    SLOW: Final = 0.2
+    SLOW: Final = 0.1
     """Mean run time in seconds above which too many jobs share a saturated loop. Shorter run times are hardly noticed,
     and with fewer running jobs, the loop would sometimes be idle."""
     USUAL_WINDOW: Final = 0.1
