@@ -18,6 +18,10 @@ CONNECTIONS: Final = 10
 """Number of simulated database connections."""
 COMPUTING_SECONDS: Final = 0.005
 """Processor time of a `/cpu` request, in seconds."""
+SHORT_QUERIES: Final = 20
+"""Number of short queries of an `/orm` request."""
+SHORT_QUERY_SECONDS: Final = 0.001
+"""Duration of a short query, and processor time after it, in seconds."""
 STALL_VARIABLE: Final = "OVERLOAD_STALL"
 """Name of the environment variable for the stall file: the database does not respond while that file exists."""
 HOLD: Final = "/hold"
@@ -72,6 +76,12 @@ def _query(seconds: float) -> None:
         time.sleep(seconds)
 
 
+def _queries() -> None:
+    for _ in range(SHORT_QUERIES):
+        time.sleep(SHORT_QUERY_SECONDS)
+        compute(SHORT_QUERY_SECONDS)
+
+
 @functools.cache
 def _connections() -> threading.Semaphore:
     # Create it at the first request: some servers patch `threading` only after they import the application.
@@ -82,6 +92,7 @@ _WORK: Final[dict[str, Callable[[], object]]] = {
     **{path: functools.partial(_query, seconds) for path, seconds in QUERY_SECONDS.items()},
     "/wait": lambda: time.sleep(0.050),
     "/cpu": lambda: compute(COMPUTING_SECONDS),
+    "/orm": _queries,
     HOLD: lambda: time.sleep(_HOLD_SECONDS),
 }
 _KINDS: Final[dict[str, Callable[[float], object]]] = {"cpu": compute, "flood": compute, "db": _query}

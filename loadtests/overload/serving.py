@@ -31,7 +31,15 @@ from ..common.servers import (
     filled,
     serving,
 )
-from .applications import ANSWER, COMPUTING_SECONDS, CONNECTIONS, QUERY_SECONDS, STALL_VARIABLE
+from .applications import (
+    ANSWER,
+    COMPUTING_SECONDS,
+    CONNECTIONS,
+    QUERY_SECONDS,
+    SHORT_QUERIES,
+    SHORT_QUERY_SECONDS,
+    STALL_VARIABLE,
+)
 from .generator import Plan, Record
 
 
@@ -66,6 +74,9 @@ class Costs:
 
 _DATABASE: Final = CONNECTIONS / 0.050
 _PROCESSOR: Final = 1 / COMPUTING_SECONDS
+_ORM_SECONDS: Final = SHORT_QUERIES * SHORT_QUERY_SECONDS
+_PROCESSOR_SECONDS: Final = {"/cpu": COMPUTING_SECONDS, "/orm": _ORM_SECONDS}
+"""Processor time of a request, in seconds, by path."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +120,7 @@ class Workload:
         connection, only the work of the connections counts.
         """
         needing = self.connected or self.paths
-        seconds = {path: QUERY_SECONDS.get(path, COMPUTING_SECONDS) for path in needing}
+        seconds = {path: QUERY_SECONDS.get(path) or _PROCESSOR_SECONDS[path] for path in needing}
         weight = sum(needing.values())
         mean = sum(needing[path] * seconds[path] for path in needing) / weight
         square = sum(needing[path] * seconds[path] ** 2 for path in needing) / weight
@@ -125,6 +136,7 @@ WORKLOADS: Final = {
     for workload in (
         Workload("db", "Ten connections of 50 ms", {"/db": 1.0}, _DATABASE, CONNECTIONS),
         Workload("cpu", "5 ms of Python", {"/cpu": 1.0}, _PROCESSOR, clients=2),
+        Workload("orm", "20 queries with 1 ms of Python after each", {"/orm": 1.0}, 1 / _ORM_SECONDS, clients=4),
         # Half of the requests need a connection, and half need the core; both limits apply at the same rate.
         Workload(
             "mixed", "Half db, half cpu", {"/db": 0.5, "/cpu": 0.5}, 2 * min(_DATABASE, _PROCESSOR), CONNECTIONS, "/db"
