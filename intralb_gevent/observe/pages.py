@@ -44,7 +44,8 @@ def _json(value: object) -> Answer:
 
 
 def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdecimal() and len(text) < 10
+    """Return whether a text is a number of at most ten digits: a process id, or a checksum of 32 bits."""
+    return text.isascii() and text.isdecimal() and len(text) <= 10
 
 
 class StatusPages:

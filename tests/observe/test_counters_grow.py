@@ -96,7 +96,7 @@ def test_no_counter_falls(serve) -> None:
     outcomes = last["intralb_requests_total"]
     assert sum(outcomes.values()) == sum(last["intralb_requests_received_total"].values())
     # Which other outcomes there are depends on the machine.
-    assert outcomes["default\ncompleted"] > 0
-    assert outcomes["default\nfailed"] > 0
+    assert outcomes["general\ncompleted"] > 0
+    assert outcomes["general\nfailed"] > 0
     closed = sum(last["intralb_connections_closed_total"].values())
     assert closed == last["intralb_connections_accepted_total"][""] > CLIENTS
