@@ -313,10 +313,8 @@ class Watchdog:
             self._collector.in_greenlet()
         if (bound := getattr(greenlet, "intralb_bound", None)) is not None:
             bound.enforce(since, frame)
-        now = monotonic()
-        if slot is not None and slot.job is not None:
-            slot.job.sample(now)
         # Check how long this greenlet has run, because a different greenlet may have blocked the hub until just now.
+        now = monotonic()
         if slot is not None and now - since >= self._busy_seconds(now):
             self.end_if_late(slot, frame)
 

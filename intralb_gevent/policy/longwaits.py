@@ -1,4 +1,4 @@
-"""Remembers the paths whose requests wait for a long time with hardly any processor time, such as long polls.
+"""Remembers the paths whose requests wait for a long time and hardly load the event loop, such as long polls.
 
 Such requests need not count towards the limit of running requests, and need not wait for other requests to end. That a
 request waits is only known after a while, so a new request is judged by earlier requests with the same path.
@@ -12,19 +12,19 @@ from typing import Final
 __all__ = ["LONG_WAIT_SECONDS", "LongWaitPaths"]
 
 LONG_WAIT_SECONDS: Final = 0.5
-"""Seconds without processor time after which a running request counts as a long wait. Waits for a database are usually
+"""Seconds for which a running request must have been quiet to count as a long wait. Waits for a database are usually
 much shorter."""
 
 
 class _Record:
     """What is known about a path; both numbers decay."""
 
-    __slots__ = ("at", "samples", "waits")
+    __slots__ = ("at", "seconds", "waits")
 
     def __init__(self, now: float) -> None:
         self.at = now
         self.waits = 0.0
-        self.samples = 0.0
+        self.seconds = 0.0
 
     def is_current(self, now: float) -> bool:
         """Return whether the path is still remembered."""
@@ -32,32 +32,31 @@ class _Record:
 
     @property
     def computes(self) -> bool:
-        """Whether the requests use too much processor time for long waits."""
-        return self.samples > LongWaitPaths.SAMPLES_EACH * self.waits
+        """Whether the requests keep the event loop busy for too long."""
+        return self.seconds > LongWaitPaths.SECONDS_EACH * self.waits
 
-    def add(self, waits: int, samples: int, now: float) -> None:
+    def add(self, waits: int, seconds: float, now: float) -> None:
         """Add to both numbers."""
         factor = math.exp(-(now - self.at) / LongWaitPaths.DECAY_SECONDS)
         self.waits = self.waits * factor + waits
-        self.samples = self.samples * factor + samples
+        self.seconds = self.seconds * factor + seconds
         self.at = now
 
 
 class LongWaitPaths:
-    """The paths of recent long waits, with the processor time of all requests to these paths.
+    """The paths of recent long waits, with the time for which all requests to these paths keep the event loop busy.
 
-    Times are in `time.monotonic()` seconds. Processor time is counted in samples, because it is measured by checking
-    every few milliseconds which request is running.
+    Times are in `time.monotonic()` seconds.
     """
 
     MOST_PATHS: Final = 1000
     """Maximum number of paths; the path that was added first is forgotten first."""
     DECAY_SECONDS: Final = 30.0
-    """Age in seconds at which a long wait or a sample has a weight of 1/e."""
-    SAMPLES_EACH: Final = 0.5
-    """Maximum number of samples per long wait. With samples every 5 ms, the value means 2.5 ms of processor time."""
+    """Age in seconds at which a long wait or a measured time has a weight of 1/e."""
+    SECONDS_EACH: Final = 0.0025
+    """Maximum number of seconds per long wait for which requests to the path may keep the event loop busy."""
     MEMORY_SECONDS: Final = 120.0
-    """Seconds after the last long wait or sample for which a path is remembered."""
+    """Seconds after the last long wait or measured time for which a path is remembered."""
 
     __slots__ = ("_records",)
 
@@ -76,18 +75,18 @@ class LongWaitPaths:
             record = self._records[path] = _Record(now)
         record.add(1, 0, now)
 
-    def add_samples(self, path: str, samples: int, now: float) -> None:
-        """Count processor time of a request to the path; do nothing for a path without long waits."""
+    def add_time(self, path: str, seconds: float, now: float) -> None:
+        """Count the time for which a request has kept the event loop busy; do nothing for a path without long waits."""
         record = self._records.get(path)
         if record is not None:
-            record.add(0, samples, now)
+            record.add(0, seconds, now)
 
     def expects_wait(self, path: str, now: float) -> bool:
-        """Return whether a new request to the path will probably wait for long, with hardly any processor time."""
+        """Return whether a new request to the path will probably wait for long, and hardly load the event loop."""
         record = self._records.get(path)
         return record is not None and record.is_current(now) and not record.computes
 
     def computes(self, path: str, now: float) -> bool:
-        """Return whether requests to the path wait for long, but also need much processor time."""
+        """Return whether requests to the path wait for long, but also load the event loop."""
         record = self._records.get(path)
         return record is not None and record.is_current(now) and record.computes

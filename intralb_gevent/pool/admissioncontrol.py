@@ -91,6 +91,8 @@ class AdmissionControl:
         and no capacity reserved for higher priorities."""
         self._calm_limit = Admission.NO_LIMIT
         """The smallest queue limit of all priorities; the fast path admits a job only if fewer jobs wait."""
+        self._known_limit = 0
+        """Limit of running jobs to which the statistics of run times belong."""
         self._busy_before = 0.0
         """Total busy time of the hub, in seconds, at the last review."""
         self._log = HubLog(LOGGER.log)
@@ -302,7 +304,16 @@ class AdmissionControl:
         self._excess.add(window.ended, window.shed)
         self.throughput.add(window.seconds, window.begun, busy - self._busy_before, backlogged=window.backlogged)
         self._busy_before = busy
+        self._follow_limit(now)
         self._review_admissions(now)
+
+    def _follow_limit(self, now: float) -> None:
+        """Renew the statistics of run times if the limit of running jobs has fallen below half."""
+        limit = self.pool.may_run
+        if limit < self._known_limit / 2:
+            self.service.renew(now)
+            self._known_limit = limit
+        self._known_limit = max(self._known_limit, limit)
 
     def _review_admissions(self, now: float) -> None:
         held = self.pool.load

@@ -251,11 +251,13 @@ class Job:
         "ended",
         "environ",
         "exchange",
+        "loop_share",
+        "loop_since",
+        "loop_time",
         "priority",
         "ready_at",
+        "reviews",
         "route",
-        "sampled_at",
-        "samples",
         "slot",
         "started",
         "state",
@@ -291,10 +293,15 @@ class Job:
         """Worker in which the job waits or runs; None if the job was rejected on arrival."""
         self.slot: Slot | None = None
         """Slot that runs or has run the job."""
-        self.samples = 0
-        """Number of the watchdog's checks that found this job running, since `LongWaits` has last counted them."""
-        self.sampled_at = 0.0
-        """Time of the last such check."""
+        self.loop_time = 0.0
+        """Seconds for which the job has kept the event loop busy since `loop_since`, as measured by `looptime.py` while
+        the number of running jobs is limited."""
+        self.loop_since = 0.0
+        """Time at which `LongWaits` has last computed `loop_share`."""
+        self.loop_share = 1.0
+        """Share of the time, from 0 to 1, for which the job has kept the event loop busy; 1 until it is known."""
+        self.reviews = 0
+        """Number of calls of `LongWaits.review` since `loop_since`."""
         self.waits_long = False
         """True while the job counts as a long wait (`longwaits.py`)."""
 
@@ -325,11 +332,6 @@ class Job:
         if following not in TRANSITIONS[self.state]:
             raise illegal(self.state, following)
         self.state = following
-
-    def sample(self, now: float) -> None:
-        """Record that the watchdog has found this job running; called in the watchdog's signal handler."""
-        self.samples += 1
-        self.sampled_at = now
 
     def abandon(self, gone: bool = False) -> None:
         """Report that the client has left or, without `gone`, may have only shut down its sending side."""

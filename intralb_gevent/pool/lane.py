@@ -150,7 +150,7 @@ class Lane:
         else:
             self._count(job, outcome, reason, job.ended)
         if job.started is not None:
-            self._has_run(job, job.ended - job.started, outcome)
+            self._has_run(job, job.started, job.ended - job.started, outcome)
         self.pool.long_waits.ended(job, job.ended)
         if job.counted_by is not None:
             job.counted_by.end(job.client, job.priority, began=job.started is not None)
@@ -191,11 +191,11 @@ class Lane:
         if duration >= SLOW_SECONDS:
             keep_exemplar(stats, job.environ, duration)
 
-    def _has_run(self, job: Job, run_time: float, outcome: Outcome) -> None:
+    def _has_run(self, job: Job, started: float, run_time: float, outcome: Outcome) -> None:
         """Pass the run time of a job to the policies; only the time up to the first part counts for a long stream."""
         service_time = run_time if job.streams_since is None else job.service_time
         if not job.waits_long:
-            self.admission.service.add(service_time)
+            self.admission.service.add(service_time, started)
         if service_time < self._window.least_run_time:
             self._window.least_run_time = service_time
         if outcome == "completed":

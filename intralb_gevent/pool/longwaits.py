@@ -1,10 +1,9 @@
-"""Finds the running jobs of a pool that wait for long, such as long polls, and do not load the event loop.
+"""Finds the running jobs of a pool that wait for long, such as long polls, and hardly load the event loop.
 
-Whenever the event loop has been busy for 10 ms without a pause, the watchdog samples every 5 ms which job is running. A
-job without samples for `LONG_WAIT_SECONDS` counts as a long wait until its next sample, and does not count towards the
-limit of running jobs. A path whose jobs compute after their waits has no long waits. Jobs that never compute for 10 ms
-without a wait may count as long waits, too, but only while few of them run: together, they keep the loop busy for more
-than 10 ms, and so are sampled.
+While the number of running jobs is limited, `looptime.py` measures for how long each job keeps the loop busy. A job
+that was quiet for `LONG_WAIT_SECONDS` counts as a long wait, and does not count towards the limit. If many jobs take
+turns on a saturated loop, each of them hardly loads the loop. Therefore, a job is quiet only if it uses much less than
+an equal share of the loop's time, and it is judged only after several iterations of the loop.
 """
 
 from __future__ import annotations
@@ -13,22 +12,30 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from ..policy.longwaits import LONG_WAIT_SECONDS, LongWaitPaths
+from .looptime import LEASE_SECONDS, RESUMED, measure
 
 if TYPE_CHECKING:
     from .job import Job
 
 __all__ = ["LongWaits"]
 
-_SAMPLE_SECONDS: Final = 0.005
+QUIET: Final = 0.1
+"""Maximum share of the time for which all quiet jobs of a pool may keep the event loop busy together. If n jobs run, a
+job is quiet if it uses at most 1/n of this share."""
+
+LEAST_REVIEWS: Final = 3
+"""Minimum number of reviews after which a job is judged. There is at most one review in an iteration of the event loop,
+so a job that could run has run."""
 
 
 class LongWaits:
     """The long waits among the running jobs of a pool. Times are in `time.monotonic()` seconds."""
 
-    __slots__ = ("_paths", "count")
+    __slots__ = ("_measured_since", "_paths", "_reviewed_at", "count")
 
     def __init__(self) -> None:
         self._paths = LongWaitPaths()
+        self._reviewed_at = self._measured_since = 0.0
         self.count = 0
         """Number of running jobs that count as long waits."""
 
@@ -40,8 +47,9 @@ class LongWaits:
         return self._paths.expects_wait(environ.get("PATH_INFO", ""), now)
 
     def add(self, job: Job) -> None:
-        """Count a job as a long wait, until its end or its next sample."""
+        """Count a job as a long wait, until its end or until it is no longer quiet."""
         job.waits_long = True
+        job.loop_share = 0.0
         self.count += 1
 
     def review(self, jobs: Iterable[Job], now: float) -> bool:
@@ -49,13 +57,29 @@ class LongWaits:
 
         This method is called at every tick while the number of running jobs is limited.
         """
-        found = False
-        for job in jobs:
-            if job.samples or job.streams_since is not None:
-                self._remove(job, now)
-            elif job.started is not None and now - max(job.started, job.sampled_at) >= LONG_WAIT_SECONDS:
+        if now - self._reviewed_at > LEASE_SECONDS:
+            self._measured_since = now
+        self._reviewed_at = now
+        measure(now)
+        running, found = list(jobs), False
+        most = QUIET / max(1, len(running))
+        for job in running:
+            self._judge(job, most, now)
+            if job.streams_since is not None or job.loop_share > most:
+                self._remove(job)
+            else:
                 found = self._found(job, now) or found
         return found
+
+    def _judge(self, job: Job, most: float, now: float) -> None:
+        """Compute the job's share of the loop's time, if the job has been observed for long enough or is not quiet."""
+        since = max(job.started or now, job.loop_since, self._measured_since)
+        job.reviews += 1
+        observed = now - since >= LONG_WAIT_SECONDS and job.reviews >= LEAST_REVIEWS
+        if observed or job.loop_time > most * LONG_WAIT_SECONDS:
+            job.loop_share = job.loop_time / max(now - since, LONG_WAIT_SECONDS)
+            self._count_time(job, now)
+            job.loop_since, job.reviews = now, 0
 
     def _found(self, job: Job, now: float) -> bool:
         path = job.environ.get("PATH_INFO", "")
@@ -67,17 +91,18 @@ class LongWaits:
 
     def ended(self, job: Job, now: float) -> None:
         """Record a job that has ended."""
-        run_time = 0.0 if job.started is None else now - job.started
-        # All three are false for almost every job.
-        if job.waits_long or job.samples or run_time >= LONG_WAIT_SECONDS:
-            if job.streams_since is None and run_time - job.samples * _SAMPLE_SECONDS >= LONG_WAIT_SECONDS:
-                self._paths.add_wait(job.environ.get("PATH_INFO", ""), now)
-            self._remove(job, now)
+        if RESUMED[0]:
+            job.loop_time += now - RESUMED[0]
+        # Both are false unless the number of running jobs is limited.
+        if job.loop_time or job.waits_long:
+            self._count_time(job, now)
+            self._remove(job)
 
-    def _remove(self, job: Job, now: float) -> None:
-        if job.samples:
-            self._paths.add_samples(job.environ.get("PATH_INFO", ""), job.samples, now)
-            job.samples = 0
+    def _count_time(self, job: Job, now: float) -> None:
+        self._paths.add_time(job.environ.get("PATH_INFO", ""), job.loop_time, now)
+        job.loop_time = 0.0
+
+    def _remove(self, job: Job) -> None:
         if job.waits_long:
             job.waits_long = False
             self.count -= 1

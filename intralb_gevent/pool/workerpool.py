@@ -156,9 +156,7 @@ class WorkerPool:
         """Count the long streams and, while the limit has an effect, the long waits; called at every tick."""
         begun_by = now - STREAM_LASTS_SECONDS
         self.long_streams = sum(job.streams_since is not None and job.streams_since <= begun_by for job in self.streams)
-        # Without the watchdog, nothing shows whether a job is CPU-bound.
-        watched = self.lane.context.flush_queue.watched
-        if self.limit is not None and watched and self.long_waits.review(self._running_jobs(), now):
+        if self.limit is not None and self.long_waits.review(self._running_jobs(), now):
             self._run_queued_long_waits(now)
 
     def _running_jobs(self) -> list[Job]:

@@ -148,9 +148,9 @@ def test_no_lateness_leads_under_the_floor(most: int, moments: list[Window | int
 
 def test_the_limit_stays_at_what_the_greatest_throughput_needs_at_the_least_latency() -> None:
     limiter = HubLagLimiter(100)
-    limiter.observe(window(0.0, running=40, ended=20, run_time=0.11))
-    limiter.observe(window(0.0, running=0))
-    for _ in range(97):
+    for _ in range(10):
+        limiter.observe(window(0.0, running=40, ended=20, run_time=0.11))
+    for _ in range(90):
         limiter.observe(window(0.2, running=60, ended=10, run_time=0.6))
     assert limiter.floor == 22
     assert limiter.limit == 22
@@ -405,3 +405,13 @@ def test_shedding_lowers_no_limit() -> None:
 def test_a_function_that_makes_no_limiter_is_named(made: object) -> None:
     with pytest.raises(OptionError, match=r"limiter: .* returned .* it must return a Limiter"):
         limiter_named(lambda most: made, 10)
+
+
+def test_many_jobs_that_arrive_at_once_and_share_the_loop_do_not_hold_the_limit_up() -> None:
+    """They end at about the same time. The throughput of that moment is far above what the server can sustain."""
+    limiter = learnt(300, [window(0.0, running=30, ended=1, run_time=0.05)])
+    for number in range(30):
+        ends = number % 4 == 3
+        limiter.observe(window(0.05, running=80, ended=20 if ends else 0, run_time=0.4 if ends else 0.0))
+    assert limiter.floor == 3
+    assert limiter.limit <= 4

@@ -1,16 +1,16 @@
 """Tests of which paths are remembered as long waits."""
 
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from intralb_gevent.policy.longwaits import LongWaitPaths
 
 
-def waited(times: int, samples: int = 0) -> LongWaitPaths:
+def waited(times: int, seconds: float = 0.0) -> LongWaitPaths:
     paths = LongWaitPaths()
     for _ in range(times):
         paths.add_wait("/poll", 10.0)
-    paths.add_samples("/poll", samples, 10.0)
+    paths.add_time("/poll", seconds, 10.0)
     return paths
 
 
@@ -22,16 +22,17 @@ def test_a_path_is_expected_to_wait_after_its_first_long_wait() -> None:
     assert not paths.expects_wait("/other", 10.0)
 
 
-@given(waits=st.integers(1, 100), samples=st.integers(0, 200))
-def test_a_path_with_more_than_half_a_sample_for_each_wait_loads_the_loop(waits: int, samples: int) -> None:
-    paths, computes = waited(waits, samples), samples > waits / 2
+@given(waits=st.integers(1, 100), milliseconds=st.integers(0, 1000))
+def test_a_path_that_computes_for_more_than_2500_us_for_each_wait_loads_the_loop(waits: int, milliseconds: int) -> None:
+    assume(milliseconds != 2.5 * waits)
+    paths, computes = waited(waits, milliseconds / 1000), milliseconds > 2.5 * waits
     assert paths.expects_wait("/poll", 10.0) != computes
     assert paths.computes("/poll", 10.0) == computes
 
 
-def test_samples_of_a_path_without_long_waits_are_not_kept() -> None:
+def test_the_time_of_a_path_without_long_waits_is_not_kept() -> None:
     paths = LongWaitPaths()
-    paths.add_samples("/report", 100, 10.0)
+    paths.add_time("/report", 1.0, 10.0)
     paths.add_wait("/report", 10.0)
     assert paths.expects_wait("/report", 10.0)
 
@@ -39,7 +40,7 @@ def test_samples_of_a_path_without_long_waits_are_not_kept() -> None:
 def test_new_observations_outweigh_old_ones() -> None:
     paths = waited(20)
     for second in range(11, 71):
-        paths.add_samples("/poll", 1, float(second))
+        paths.add_time("/poll", 0.005, float(second))
     assert not paths.expects_wait("/poll", 71.0)
     for second in range(71, 251):
         paths.add_wait("/poll", float(second))

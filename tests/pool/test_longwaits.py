@@ -14,7 +14,7 @@ from intralb_gevent import LoadBalancer
 
 
 class One:
-    """A limiter that allows one running request, however many slots there are."""
+    """A limiter that allows one running request, however many slots there are; a test can set another limit."""
 
     limit = 1
 
@@ -26,23 +26,31 @@ class One:
 
 
 class Application:
-    """All paths but `/computes` wait until `go_on` is set; then `/calls` and `/computes` are CPU-bound until `ended` is
-    set, and yield every 15 ms."""
+    """`/queries` waits for 1 ms and computes for 1 ms, again and again, until `ended` is set. All other paths but
+    `/computes` wait until `go_on` is set; then `/calls` and `/computes` are CPU-bound until `ended` is set, and yield
+    every 15 ms, and `/renders` computes for 15 ms once."""
 
     def __init__(self) -> None:
         self.go_on, self.ended = Event(), Event()
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> list[bytes]:
         path = environ["PATH_INFO"]
-        if path != "/computes":
+        if path not in ("/computes", "/queries"):
             self.go_on.wait()
-        while path in ("/calls", "/computes") and not self.ended.is_set():
-            end = time.perf_counter() + 0.015
-            while time.perf_counter() < end:
-                pass
-            gevent.sleep(0)
-        start_response("200 OK", [])
+        while path in ("/calls", "/computes", "/queries") and not self.ended.is_set():
+            queries = path == "/queries"
+            gevent.sleep(0.001 if queries else 0)
+            compute(0.001 if queries else 0.015)
+        if path == "/renders":
+            compute(0.015)
+        start_response("200 OK", [("Content-Type", "text/plain")])
         return [b""]
+
+
+def compute(seconds: float) -> None:
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
 
 
 @pytest.fixture
@@ -123,6 +131,20 @@ def test_requests_that_compute_after_a_long_wait_count_towards_the_limit(
     assert seen(balancer) == (1, 1)
 
 
+def test_requests_that_compute_only_before_their_response_count_towards_the_limit(
+    application, balancer, start, eventually
+) -> None:
+    start("/renders")
+    start("/poll")
+    eventually(lambda: seen(balancer) == (2, 0))
+    application.go_on.set()
+    eventually(lambda: seen(balancer) == (0, 0))
+    application.go_on.clear()
+    start("/renders")
+    start("/renders")
+    assert seen(balancer) == (1, 1)
+
+
 def test_long_waits_of_a_lower_class_leave_half_of_the_slots(balancer, start, eventually) -> None:
     start("/poll")
     eventually(lambda: balancer.intake.lanes[0].pool.long_waits.count == 1)
@@ -132,3 +154,26 @@ def test_long_waits_of_a_lower_class_leave_half_of_the_slots(balancer, start, ev
     assert not any(poll.ready() for poll in polls)
     start("/poll")
     assert seen(balancer) == (6, 3)
+
+
+def test_many_requests_that_share_a_saturated_loop_count_towards_the_limit(
+    application, balance, ask, eventually
+) -> None:
+    limiter = One()
+    limiter.limit = 99
+    balancer = balance(
+        application,
+        max_workers=1,
+        max_concurrent_per_router=100,
+        request_timeout_seconds=20,
+        limiter=lambda most: limiter,
+    )
+    crowd = [gevent.spawn(ask, balancer, "/queries") for _ in range(90)]
+    eventually(lambda: seen(balancer) == (90, 0))
+    limiter.limit = 1
+    began = time.monotonic()
+    eventually(lambda: time.monotonic() - began > 2.0)
+    late = gevent.spawn(ask, balancer, "/queries")
+    eventually(lambda: seen(balancer) == (90, 1))
+    application.ended.set()
+    assert {request.get().status for request in (*crowd, late)} == {"200 OK"}

@@ -418,7 +418,8 @@ def earlier() -> Iterator[list[int]]:
     received: list[int] = []
     before = signal.signal(NUMBER, lambda number, frame: received.append(number))
     yield received
-    signal.signal(NUMBER, before)
+    # The thread of a watchdog that has ended may be about to send its last signal, which would end the process.
+    signal.signal(NUMBER, signal.SIG_IGN if before is signal.SIG_DFL else before)
 
 
 class Finalized:

@@ -21,7 +21,8 @@ trigger the second rule.
 
 The limit is never below `ceil(throughput x latency)`. By Little's law, this product is the number of running jobs at
 the greatest throughput and the least latency; a lower limit would reduce the throughput. (bRPC's auto limiter and the
-BBR limiter of Kratos use the same product.) Run times grow with the lateness of the loop. If run times were measured
+BBR limiter of Kratos use the same product.) The throughput is measured over a second, because jobs that have started
+together and share the loop also end together. Run times grow with the lateness of the loop. If run times were measured
 only while the loop is late, `throughput x latency` would equal the current number of running jobs. Therefore, the lower
 bound of the limit is at most the largest number of jobs that ran at once while the loop was on time.
 """
@@ -40,7 +41,10 @@ __all__ = ["HubLagLimiter"]
 class _Seen(NamedTuple):
     """The values of one past window, from which `floor` is computed."""
 
+    seconds: float
+    ended: int
     throughput: float
+    """Jobs ended per second, over `THROUGHPUT_SECONDS` before the end of the window."""
     least_run_time: float
     kept_up: int
 
@@ -70,6 +74,8 @@ class HubLagLimiter:
     LEAST_FACTOR: Final = 0.5
     """A window never lowers the limit below this share of its value, however long the window is, because a single job
     may have blocked the loop."""
+    THROUGHPUT_SECONDS: Final = 1.0
+    """Number of seconds over which the throughput is measured."""
     REMEMBERED: Final = 100
     """Number of past windows whose extreme values determine `floor`. Together, 100 windows of 100 ms cover ten seconds,
     as in the limiter of Kratos. Linux's BBR (`tcp_bbr`, 2016) also renews its minimum round-trip time every ten
@@ -118,10 +124,20 @@ class HubLagLimiter:
     def _remembered(self, window: Window) -> _Seen:
         kept_up = window.least_lag is not None and not self._is_late(window)
         return _Seen(
-            throughput=window.ended / window.seconds if window.seconds > 0 else 0.0,
+            seconds=window.seconds,
+            ended=window.ended,
+            throughput=self._throughput(window),
             least_run_time=window.least_run_time if window.ended else math.inf,
             kept_up=window.most_running if kept_up else 0,
         )
+
+    def _throughput(self, window: Window) -> float:
+        seconds, ended = window.seconds, window.ended
+        for seen in reversed(self._seen):
+            if seconds >= self.THROUGHPUT_SECONDS:
+                break
+            seconds, ended = seconds + seen.seconds, ended + seen.ended
+        return ended / max(seconds, self.THROUGHPUT_SECONDS)
 
     def _is_late(self, window: Window) -> bool:
         if window.least_lag is not None and window.least_lag > self.LATE:

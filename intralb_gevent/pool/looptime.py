@@ -1,0 +1,55 @@
+"""Measures for how long each job keeps the event loop busy, while the number of running jobs of a pool is limited.
+
+The hub switches to a job's greenlet, and the call of `switch` returns when the greenlet waits or has ended. So the
+duration of the call is the time for which the job has kept the loop busy. While a pool needs this time, a method that
+measures it replaces `SlotGreenlet.switch`. At other times, nothing is measured, because a switch takes less than a
+microsecond and each request needs at least one.
+
+The samples of the watchdog cannot replace this measurement. A job that computes for less than 5 ms at a time is hardly
+ever sampled: libev releases the GIL between two callbacks, so the watchdog's thread usually finds the hub.
+
+This module is not compiled, because a compiled function does not become a method if it is assigned to a class.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from gevent import Greenlet, getcurrent
+
+from ..aborts.slotgreenlet import SlotGreenlet
+from ..stdlib import monotonic
+
+__all__ = ["LEASE_SECONDS", "RESUMED", "measure"]
+
+LEASE_SECONDS: Final = 1.0
+"""Seconds after the last call of `measure` for which the measurement goes on."""
+
+RESUMED: Final = [0.0]
+"""Time at which the hub has switched to the running job, in `time.monotonic()` seconds; 0 while no job is measured."""
+
+_switch: Final[Any] = Greenlet.switch
+_until: Final = [0.0]
+
+
+def measure(now: float) -> None:
+    """Measure until `LEASE_SECONDS` from now; add the measured seconds to each job's `loop_time`."""
+    _until[0] = now + LEASE_SECONDS
+    SlotGreenlet.switch = _measured_switch  # type: ignore[method-assign, assignment]
+
+
+def _measured_switch(self: SlotGreenlet, *values: Any) -> Any:
+    slot = self.intralb_slot
+    job = None if slot is None else slot.job
+    # Another greenlet that switches to this one continues at some later time.
+    if slot is None or job is None or getcurrent() is not slot.worker.hub:
+        return _switch(self, *values)
+    began = monotonic()
+    if began > _until[0] and "switch" in vars(SlotGreenlet):
+        del SlotGreenlet.switch
+    RESUMED[0] = began
+    try:
+        return _switch(self, *values)
+    finally:
+        RESUMED[0] = 0.0
+        job.loop_time += monotonic() - began

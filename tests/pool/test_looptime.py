@@ -1,0 +1,56 @@
+"""Tests of the measurement of how long a job keeps the event loop busy."""
+
+from __future__ import annotations
+
+import time
+
+import gevent
+import pytest
+
+from intralb_gevent.aborts.slotgreenlet import SlotGreenlet, current_slot
+from intralb_gevent.pool import looptime
+
+
+def busy(seconds: float) -> None:
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
+
+
+@pytest.fixture
+def loop_times(balance, ask):
+    """Return a function that makes requests at the same time, and returns the loop times of their jobs.
+
+    Each request computes for 20 ms altogether, and waits for 200 ms.
+    """
+    found: list[float] = []
+
+    def application(environ, start_response) -> list[bytes]:
+        for _ in range(2):
+            busy(0.01)
+            gevent.sleep(0.1)
+        found.append(current_slot().job.loop_time)
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b""]
+
+    balancer = balance(application, max_workers=1)
+
+    def requested(count: int) -> list[float]:
+        gevent.joinall([gevent.spawn(ask, balancer, "/") for _ in range(count)], raise_error=True)
+        return found
+
+    return requested
+
+
+def test_each_job_is_charged_for_what_it_computes_itself(loop_times) -> None:
+    looptime.measure(time.monotonic())
+    times = loop_times(5)
+    assert len(times) == 5
+    assert all(0.019 < seconds < 0.06 for seconds in times), times
+
+
+def test_nothing_is_measured_once_nobody_has_asked_for_a_second(loop_times) -> None:
+    looptime.measure(time.monotonic() - 2 * looptime.LEASE_SECONDS)
+    loop_times(1)
+    assert "switch" not in vars(SlotGreenlet)
+    assert loop_times(1)[1:] == [0.0]
