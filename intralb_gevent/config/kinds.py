@@ -10,13 +10,14 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_interface
-from typing import Any
+from typing import Any, Final
 
 from ..errors import LoadError, OptionError
 from .importer import load_callable
 
 __all__ = [
     "BadEntry",
+    "MOST_BYTES",
     "Kind",
     "choice",
     "client_key",
@@ -101,14 +102,22 @@ def require(condition: bool) -> None:
         raise ValueError
 
 
-def integer(minimum: int) -> Kind:
-    """Return a `Kind` for whole numbers of at least `minimum`."""
+MOST_COUNT: Final = 10**9
+"""Maximum of counts; a product of two counts does not exceed 64 bits, which the processes' shared table needs."""
+
+MOST_BYTES: Final = 10**15
+"""Maximum of sizes in bytes."""
+
+
+def integer(minimum: int, maximum: int = MOST_COUNT) -> Kind:
+    """Return a `Kind` for whole numbers from `minimum` to `maximum`, which must be a power of ten."""
 
     def convert(value: Any) -> int:
-        require(isinstance(value, int) and not isinstance(value, bool) and value >= minimum)
+        require(isinstance(value, int) and not isinstance(value, bool) and minimum <= value <= maximum)
         return int(value)
 
-    return Kind(f"a whole number of at least {minimum}", "NUMBER", convert, int)
+    allowed = f"a whole number of at least {minimum} (1e{len(str(maximum)) - 1} at most)"
+    return Kind(allowed, "NUMBER", convert, int)
 
 
 _MOST_SECONDS = 1e9

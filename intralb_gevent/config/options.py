@@ -16,7 +16,20 @@ from typing import Any
 from ..errors import OptionError
 from ..sessionsource import SessionSource
 from .fields import Declaration, check_fields, declarations_in, described, option
-from .kinds import choice, client_key, function, header, integer, limiter, path_prefix, peers, seconds, switch, wait
+from .kinds import (
+    MOST_BYTES,
+    choice,
+    client_key,
+    function,
+    header,
+    integer,
+    limiter,
+    path_prefix,
+    peers,
+    seconds,
+    switch,
+    wait,
+)
 from .route import Route, route_list
 from .signals import INTERRUPT_SIGNAL, signal_number
 
@@ -193,7 +206,7 @@ class Options:
     max_target_bytes: int = option(
         _CLIENTS,
         8190,
-        integer(1),
+        integer(1, MOST_BYTES),
         "Maximum size of a request target (path and query) in bytes; a longer target is answered 414.",
     )
     max_headers: int = option(
@@ -202,11 +215,11 @@ class Options:
     max_header_bytes: int = option(
         _CLIENTS,
         32 * 1024,
-        integer(1),
+        integer(1, MOST_BYTES),
         "Maximum total size of a request's header fields in bytes; a request with larger fields is answered 431.",
     )
     max_body_bytes: int = option(
-        _CLIENTS, 1024**3, integer(0), "Maximum size of a request body in bytes; a larger body is answered 413."
+        _CLIENTS, 1024**3, integer(0, MOST_BYTES), "Maximum size of a request body in bytes; a larger body is answered 413."
     )
     header_timeout_seconds: float = option(
         _CLIENTS,

@@ -40,10 +40,17 @@ def test_names_and_defaults_of_intralb() -> None:
 
 
 @pytest.mark.parametrize("name", COUNTS)
-@given(value=st.integers(max_value=0) | st.booleans() | st.floats() | st.text() | st.lists(st.integers()))
-def test_a_count_is_a_whole_number_above_zero(name: str, value: object) -> None:
+@given(
+    value=st.integers(max_value=0)
+    | st.integers(min_value=10**9 + 1)
+    | st.booleans()
+    | st.floats()
+    | st.text()
+    | st.lists(st.integers())
+)
+def test_a_count_is_a_whole_number_from_one_to_a_billion(name: str, value: object) -> None:
     message = refusal(**{name: value})
-    assert message == f"{name}: {value!r} is not allowed; it must be a whole number of at least 1"
+    assert message == f"{name}: {value!r} is not allowed; it must be a whole number of at least 1 (1e9 at most)"
 
 
 @pytest.mark.parametrize("name", SECONDS)

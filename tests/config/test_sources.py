@@ -141,7 +141,7 @@ def test_a_value_that_does_not_count_is_not_looked_at(file: Callable[[str], str]
 
 
 def test_a_wrong_value_is_told_with_its_source(file: Callable[[str], str]) -> None:
-    allowed = "it must be a whole number of at least 0"
+    allowed = "it must be a whole number of at least 0 (1e9 at most)"
     assert refusal({"queue_size": "many"}, {}) == f"queue_size: 'many' is not allowed; {allowed} (from --queue-size)"
     assert refusal({}, {"INTRALB_QUEUE_SIZE": "-1"}) == (
         f"queue_size: -1 is not allowed; {allowed} (from INTRALB_QUEUE_SIZE)"
