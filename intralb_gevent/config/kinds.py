@@ -16,8 +16,8 @@ from ..errors import LoadError, OptionError
 from .importer import load_callable
 
 __all__ = [
-    "BadEntry",
     "MOST_BYTES",
+    "BadEntry",
     "Kind",
     "choice",
     "client_key",

@@ -219,7 +219,10 @@ class Options:
         "Maximum total size of a request's header fields in bytes; a request with larger fields is answered 431.",
     )
     max_body_bytes: int = option(
-        _CLIENTS, 1024**3, integer(0, MOST_BYTES), "Maximum size of a request body in bytes; a larger body is answered 413."
+        _CLIENTS,
+        1024**3,
+        integer(0, MOST_BYTES),
+        "Maximum size of a request body in bytes; a larger body is answered 413.",
     )
     header_timeout_seconds: float = option(
         _CLIENTS,

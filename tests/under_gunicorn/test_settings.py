@@ -83,7 +83,12 @@ def test_a_drain_delay_must_leave_time(tmp_path: Path, monkeypatch: pytest.Monke
     ("flags", "settings", "variables", "message"),
     [
         (("--preload",), "", {}, "preload_app: True is not allowed with this worker class"),
-        ((), "queue_size = -1", {}, "queue_size: -1 is not allowed; it must be a whole number of at least 0 (1e9 at most)"),
+        (
+            (),
+            "queue_size = -1",
+            {},
+            "queue_size: -1 is not allowed; it must be a whole number of at least 0 (1e9 at most)",
+        ),
         ((), "queu_size = 1", {}, "intralb.toml: 'queu_size' is not a setting; did you mean queue_size?"),
         ((), "", {"INTRALB_DB_INIT_FUNC": "nothing:here"}, "db_init_func: there is no module 'nothing'"),
         (("--forwarded-allow-ips", "1.2.3"), "", {}, "1.2.3"),
