@@ -291,5 +291,5 @@ class Connection(ConnectionLifetime):
     def report_length(self, response: Response, left: int) -> None:
         """Log that a body is `left` bytes shorter than its Content-Length or, if `left` is negative, longer."""
         why = f"{left} bytes are missing" if left > 0 else f"the last {-left} bytes were not sent"
-        name = self._described(response)[0]
-        self._shared.warn("length", f"{name}: the body's size differs from its Content-Length: {why}")
+        name, _, _, request_id = self._described(response)
+        self._warn("length", f"{name}: the body's size differs from its Content-Length: {why}", request_id)

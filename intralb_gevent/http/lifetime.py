@@ -16,6 +16,7 @@ from ..policy.rescue import SETTLED_SECONDS
 from ..pool.cutlog import cut_line
 from ..pool.job import Job
 from ..pool.upgrades import SWITCHING, Upgrade
+from ..process.logline import LogText
 from ..siblings.transfer import IDLE, REQUEST, Transfer
 from ..stdlib import monotonic
 from .context import ServerContext
@@ -254,8 +255,13 @@ class ConnectionLifetime(Owner):
 
     def _report_cut(self, why: str, unsent: int) -> None:
         name, arrived, passed, id_ = self._behind if self._current is None else self._described(self._current)
-        line = cut_line(name, monotonic() - arrived, max(0, passed - unsent), why)
-        self._shared.warn(why, f"{line}, request {id_}" if id_ else line)
+        self._warn(why, cut_line(name, monotonic() - arrived, max(0, passed - unsent), why), id_)
+
+    def _warn(self, kind: str, line: str, request_id: str) -> None:
+        """Log a warning about a request, whose id is empty if it is unknown."""
+        if request_id:
+            line = LogText(f"{line}, request {request_id}", {"message": line, "request_id": request_id})
+        self._shared.warn(kind, line)
 
     def _described(self, response: Response) -> tuple[str, float, int, str]:
         """Return the name and arrival time of a request, the size of its response in bytes, and the request's id."""

@@ -1,6 +1,7 @@
 """Tests of the responses of applications, and of the framing of these responses."""
 
 import io
+import json
 import os
 import re
 import tempfile
@@ -8,6 +9,8 @@ from wsgiref.validate import validator
 
 import gevent
 import pytest
+
+from intralb_gevent.logformats import JSONFormatter
 
 TEXT = [("Content-Type", "text/plain")]
 
@@ -120,30 +123,34 @@ def test_write(serve, connect) -> None:
 
 
 def test_a_longer_body_than_promised_is_cut_to_its_length_and_the_next_is_whole(serve, connect, caplog) -> None:
+    ids = []
+
     def application(environ, start_response):
+        ids.append(environ["intralb.request_id"])
         start_response("200 OK", [*TEXT, ("Content-Length", "3")])
         return [b"abcHTTP/1.1 200 evil", b"more"] if environ["PATH_INFO"] == "/long" else [b"abc"]
 
     client = connect(serve(application))
     assert client.get("/long").body == b"abc"
     assert client.get("/").body == b"abc"
-    said = "GET /long: the body's size differs from its Content-Length: the last 21 bytes were not sent"
-    assert caplog.messages == [said]
+    said = "GET /long: the body's size differs from its Content-Length: the last 21 bytes were not sent, request "
+    assert caplog.messages == [said + ids[0]]
 
 
 @pytest.mark.parametrize("many", [True, False])
 def test_a_length_in_characters_loses_bytes_and_is_logged(serve, connect, caplog, many) -> None:
-    text = "Grüße"
+    text, ids = "Grüße", []
 
     def application(environ, start_response):
+        ids.append(environ["intralb.request_id"])
         start_response("200 OK", [*TEXT, ("Content-Length", str(len(text)))])
         parts = [character.encode() for character in text]
         return parts if many else [b"".join(parts)]
 
     client = connect(serve(application))
     assert client.get().body == text.encode()[: len(text)]
-    said = "GET /: the body's size differs from its Content-Length: the last 2 bytes were not sent"
-    assert caplog.messages == [said]
+    said = "GET /: the body's size differs from its Content-Length: the last 2 bytes were not sent, request "
+    assert caplog.messages == [said + ids[0]]
 
 
 @pytest.mark.parametrize("on_disk", [True, False])
@@ -175,15 +182,20 @@ def test_a_body_that_http_forbids_is_dropped_without_a_warning(serve, connect, c
 
 
 def test_a_shorter_body_than_promised_is_followed_by_a_close(serve, connect, caplog) -> None:
+    ids = []
+
     def application(environ, start_response):
+        ids.append(environ["intralb.request_id"])
         start_response("200 OK", [*TEXT, ("Content-Length", "5")])
         return [b"abc"]
 
     client = connect(serve(application))
     client.send("GET / HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n")
     assert client.rest().endswith(b"\r\n\r\nabc")
-    said = "GET /: the body's size differs from its Content-Length: 2 bytes are missing"
-    assert caplog.messages == [said]
+    said = "GET /: the body's size differs from its Content-Length: 2 bytes are missing, request "
+    assert caplog.messages == [said + ids[0]]
+    line = json.loads(JSONFormatter().format(caplog.records[0]))
+    assert (line["message"], line["request_id"]) == (said.removesuffix(", request "), ids[0])
 
 
 def test_exc_info_before_headers_replaces_them(serve, connect) -> None:
