@@ -24,7 +24,12 @@ def temporary_file() -> FileIO:
 
     Raises OSError if the file would use a descriptor that is reserved for handlers and probes.
     """
-    file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  # the caller closes the file
+    try:
+        file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  # the caller closes the file
+    except FileNotFoundError:
+        # The first file needs a search for a directory, and the search hides why it cannot create files.
+        os.close(os.open(os.devnull, os.O_RDONLY))
+        raise
     if file.fileno() >= OPEN_FILES.refused_end:
         file.close()
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))

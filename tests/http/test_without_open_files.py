@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import tempfile
 
 import gevent.pywsgi
 import pytest
 from gevent.pywsgi import WSGIHandler
 
 from intralb_gevent import WSGIServer
+from intralb_gevent.http import server as server_module
 from intralb_gevent.hub import reserved
 from intralb_gevent.pool import upgrades
 
@@ -158,3 +160,23 @@ def test_a_file_is_sent_although_no_more_files_can_be_opened(started, connect, o
         reply = client.reply()
         open_files.restore()
         assert (reply.status, reply.body) == (200, b"x" * 299_999)
+
+
+def test_the_log_states_that_no_file_can_be_opened_for_the_rest_of_a_response(
+    started, connect, open_files, monkeypatch, caplog, eventually
+) -> None:
+    # As in a process that has not created a temporary file yet.
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(server_module, "UNSENT_IN_MEMORY_BYTES", 1_000_000)
+
+    def application(environ, start_response):
+        open_files.exhaust()
+        start_response("200 OK", TEXT)
+        return [bytes(20_000_000)]
+
+    server, _ = started(own, application)
+    connect(server).send(GET)
+    eventually(lambda: any("was cut" in message for message in caplog.messages))
+    open_files.restore()
+    (line,) = caplog.messages
+    assert "its temporary file cannot be written: [Errno 24] Too many open files" in line
