@@ -43,6 +43,8 @@ def app(environ, start_response):
         print("y" * int(query), file=sys.stderr)
     elif path == "/out":
         print("z" * int(query), flush=True)
+    elif path == "/close":
+        os.closerange(3, 1000)
     elif path == "/redirect":
         os.dup2(os.open("elsewhere", os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
     elif path == "/session":
@@ -335,6 +337,18 @@ def test_a_process_that_a_handler_forks_meanwhile_ends(serve, pipe) -> None:
     served = serve(stderr=pipe.writer)
     assert served.get("/log?1000") == served.get("/fork") == 200
     assert served.ends() == 0
+
+
+def test_a_handler_that_closes_all_descriptors_ends_the_process_with_the_reason(tmp_path, serve) -> None:
+    with (tmp_path / "log").open("ab") as log:
+        served = serve(stderr=log)
+    with pytest.raises((OSError, http.client.HTTPException)):
+        served.get("/close")
+    assert served.process.wait(2 * PATIENCE) == 1
+    text = (tmp_path / "log").read_text()
+    assert re.search(r" CRITICAL \d+ shutting down because of SystemError outside of requests:", text)
+    assert "epoll_wait: Bad file descriptor" in text
+    assert "stopped, exit 1: an exception has ended it" in text
 
 
 def test_an_application_may_direct_the_standard_error_to_another_file(tmp_path, serve, pipe) -> None:

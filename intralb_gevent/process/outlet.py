@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import io
 import os
 import select
@@ -191,8 +192,18 @@ class Outlet:
         except BlockingIOError:
             return rest
         except OSError as error:
+            if self._has_lost_file(error):
+                return self._write_at_once(rest)
             self._fail(1, error)
         return b""
+
+    def _has_lost_file(self, error: OSError) -> bool:
+        """Return whether the application has closed the private descriptor, while the standard descriptor is open."""
+        if error.errno != errno.EBADF or not self._follows:
+            return False
+        # Do not close the descriptor, because its number may already belong to another file.
+        self._file, self._look_at = None, 0.0
+        return self._present_file() is not None
 
     def _keep(self, record: bytes) -> None:
         if self._is_full(len(record)):
