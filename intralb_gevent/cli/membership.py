@@ -14,6 +14,7 @@ import os
 import signal
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -23,7 +24,6 @@ from greenlet import getcurrent
 
 from ..config.processes import ProcessOptions
 from ..errors import LoadError, OptionError
-from ..hub.loghandlers import LOGGER
 from ..process.leftovers import place
 from ..process.logline import LINES
 from ..process.signals import SIGNALS
@@ -203,8 +203,9 @@ class Membership:
 
     def _report(self, error: Exception) -> None:
         fields = [status(str(error))]
-        if self.supervised:
-            fields.append(traceback_field("".join(traceback.format_exception(error.__cause__ or error))))
+        # An error without a cause is about a setting; its message says all, unlike the stack of this package.
+        if self.supervised and error.__cause__ is not None:
+            fields.append(traceback_field("".join(traceback.format_exception(error.__cause__))))
         self._notifier.send(*fields)
 
     def wait_for_ready_path(self, balancer: LoadBalancer) -> None:
@@ -218,7 +219,7 @@ class Membership:
             text = f"not ready: {path} is answered {answer}"
             if text != last or monotonic() - said_at > _REPEAT_SECONDS:
                 last, said_at = text, monotonic()
-                LOGGER.log(logging.WARNING, "%s", text)
+                SIGNALS.log.record(logging.WARNING, partial(str, text))
                 self._notifier.send(status(text))
             gevent.sleep(_RETRY_SECONDS)
 
@@ -259,7 +260,7 @@ class Membership:
         from ..observe.siterow import SiteRow
 
         if self._no_table:
-            LOGGER.log(logging.WARNING, "%s", self._no_table)
+            SIGNALS.log.record(logging.WARNING, lambda: self._no_table)
         if self._row is None:
             return
         own = [each for each in self.processes()["processes"] if each["pid"] == os.getpid()]
