@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from datetime import datetime
@@ -347,12 +348,62 @@ def test_a_handler_that_never_returns_delays_no_supervisor(begin_serving: Serve,
     assert server.said == ""
 
 
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_log_server_that_never_answers_delays_neither_the_start_nor_the_end(
+    begin_serving: Serve, tmp_path: pathlib.Path, processes: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        host = "{}:{}".format(*silent.getsockname())
+        handler = {"class": "logging.handlers.HTTPHandler", "host": host, "url": "/log"}
+        described = {
+            "handlers": {"far": handler},
+            "loggers": {"intralb_gevent": {"level": "INFO", "handlers": ["far"]}},
+        }
+        config = tmp_path / "log.json"
+        config.write_text(json.dumps(described))
+        flags = ("--processes", processes, "--log-config", str(config), "--graceful-timeout-seconds", "20")
+        server = begin_serving(PAGES, flags=flags)
+        server.is_ready()
+        assert ask(server, "/")[0] == 200
+        # While handlers are stuck, the shutdown waits two seconds, and not until its own time limits.
+        began = time.monotonic()
+        assert ended(server) == 0
+        assert time.monotonic() - began < 15
+        assert "log records were lost in all: the handler has not returned within 2 s" in server.said
+        assert "Traceback" not in server.said
+
+
+def test_a_slow_handler_gets_the_time_to_write_all_records(begin_serving: Serve, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "slow.py").write_text(
+        "import logging, time\n\nclass Slow(logging.FileHandler):\n    def emit(self, record):\n"
+        "        time.sleep(0.3)\n        super().emit(record)\n"
+    )
+    described = {
+        "handlers": {"slow": {"class": "slow.Slow", "filename": "slow.log"}},
+        "loggers": {"intralb_gevent": {"level": "INFO", "handlers": ["slow"]}},
+    }
+    config = tmp_path / "log.json"
+    config.write_text(json.dumps(described))
+    path = f"{pathlib.Path(__file__).parents[1]}:{tmp_path}"
+    flags = ("--enable-logging", "--log-config", str(config))
+    server = begin_serving(PAGES, flags=flags, variables={"PYTHONPATH": path})
+    server.is_ready()
+    for _ in range(10):
+        assert ask(server, "/")[0] == 200
+    assert ended(server) == 0
+    text = (server.directory / "slow.log").read_text()
+    assert text.count("GET / 200") == 10
+    assert text.splitlines()[-1] == "stopped, exit 0"
+    assert server.said == ""
+
+
 def test_a_supervisor_whose_file_cannot_be_used_writes_to_the_standard_error(begin_serving: Serve) -> None:
     server = begin_serving(flags=("--processes", "2", "--log-config", "nowhere.ini"))
     assert server.process.wait(4 * PATIENCE) == 3
     assert "log_config: 'nowhere.ini' cannot configure logging: FileNotFoundError" in server.said
     assert "CRITICAL" in server.said
     assert "no process could be started" in server.said
+    assert "Traceback" not in server.said
 
 
 def test_a_changed_file_is_logged_in_the_format(serve_app: Serve) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..config.logs import LogOptions
 from ..errors import OptionError
+from ..hub.log import STUCK_SECONDS, HubLog
 from ..hub.loghandlers import JOBS, LOGGER
 from ..logformats import JSONFormatter, TextFormatter
 from ..process.logline import LINES
@@ -22,6 +23,7 @@ from .logconfig import configure_by_file
 __all__ = ["ServeLog"]
 
 _LOGGERS = (LOGGER, JOBS)
+_LOG = HubLog(LOGGER.log)
 
 
 class ServeLog:
@@ -102,8 +104,11 @@ class ServeLog:
 
 
 def _write(level: str, text: str) -> None:
+    """Log a text, and wait until it is written; a handler that is stuck must not delay the start, so do not wait for
+    it."""
     LOGGER.disabled = False
-    LOGGER.log(getattr(logging, level), "%s", text)
+    _LOG.record(getattr(logging, level), lambda: text)
+    _LOG.flush(STUCK_SECONDS)
 
 
 def _is_utf8(stream: Any) -> bool:

@@ -14,6 +14,8 @@ import sys
 from typing import Final
 
 from ..config.options import Options
+from ..hub.log import HubLog
+from ..hub.loghandlers import LOGGER
 
 __all__ = ["OPEN_FILES", "REFUSED_CONNECTIONS"]
 
@@ -114,8 +116,12 @@ def _opened() -> int:
         return 0
 
 
+_LOG: Final = HubLog(LOGGER.log)
+
+
 def _report(level: int, text: str) -> None:
-    logging.getLogger("intralb_gevent").log(level, "%s", text)
+    # Queue the record, because a logging handler that is stuck must not delay the start.
+    _LOG.record(level, lambda: text)
 
 
 OPEN_FILES: Final = _OpenFiles()

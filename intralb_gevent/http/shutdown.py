@@ -16,6 +16,7 @@ from gevent.event import Event
 
 from ..config.kinds import seconds
 from ..errors import OptionError
+from ..hub.log import end_writers
 from ..naming import type_name
 from ..pool.upgrades import upgraded_connections
 from ..process.ending import END, LEAST_SECONDS
@@ -148,6 +149,8 @@ class Shutdown:
         if self.ends_process:
             SIGNALS.log.record(logging.INFO, self._stopped)
         SIGNALS.log.flush(_LAST_STEPS_SECONDS)
+        if self.ends_process:
+            end_writers()
 
     def _stopped(self) -> str:
         code = int(self.cut > 0 or self.failed)

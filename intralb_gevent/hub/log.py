@@ -7,9 +7,12 @@ to the handlers.
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Callable
+from time import monotonic
 from typing import Final
+from weakref import WeakSet
 
 import gevent
 
@@ -17,10 +20,17 @@ from ..process.outlet import records_dropped
 from .logfailures import FAILURES
 from .loghandlers import LOGGER
 
-__all__ = ["HubLog", "all_dropped"]
+__all__ = ["HubLog", "all_dropped", "end_writers"]
+
+STUCK_SECONDS: Final = 2.0
+"""Seconds that a logging handler may take for one record; an exit does not wait longer for the handler."""
+
+_LEAST_SECONDS: Final = 0.05
+"""Minimum seconds for which `flush` waits, because the event loop may not have run the writer greenlet for long."""
 
 _DROPPED: Final = "%d log records were dropped because the logging handlers were too slow"
 _dropped: Final = [0]
+_logs: Final[WeakSet[HubLog]] = WeakSet()
 
 
 class HubLog:
@@ -36,6 +46,9 @@ class HubLog:
         self.dropped = self._reported = 0
         self._records: deque[tuple[int, Callable[[], str]]] = deque()
         self._writer: gevent.Greenlet[..., None] | None = None
+        self._passed_at = math.inf
+        """Time at which the present record was passed to the handlers; infinity while no handler runs."""
+        _logs.add(self)
 
     def __repr__(self) -> str:
         return f"<HubLog {len(self._records)} to write, {self.dropped} dropped>"
@@ -51,19 +64,40 @@ class HubLog:
             self._writer = gevent.spawn(self._write)
 
     def flush(self, timeout: float) -> None:
-        """Wait until all records are written, but at most `timeout` seconds."""
-        if self._writer is not None:
-            self._writer.join(timeout)
+        """Wait until all records are written, but at most `timeout` seconds, and not for a handler that is stuck."""
+        end, least = monotonic() + timeout, _LEAST_SECONDS
+        while self._writer is not None:
+            left = max(least, min(end, self._passed_at + STUCK_SECONDS) - monotonic())
+            if left <= 0:
+                return
+            self._writer.join(left)
+            least = 0.0
+
+    def writes_in(self, hub: object) -> bool:
+        """Return whether records are queued or being written in this hub; another thread has another hub."""
+        return self._writer is not None and self._writer.parent is hub
+
+    def end(self) -> int:
+        """Drop the queued records, and end the writer greenlet; return the number of lost records."""
+        writer, lost = self._writer, len(self._records) + (self._passed_at < math.inf)
+        self._records.clear()
+        if writer is not None:
+            writer.kill(timeout=_LEAST_SECONDS)
+        return lost
 
     def _write(self) -> None:
         try:
             while self._records:
                 for _ in range(min(self.BATCH, len(self._records))):
                     level, message = self._records.popleft()
-                    self._log(level, message())
+                    text = message()
+                    self._passed_at = monotonic()
+                    self._log(level, text)
+                    self._passed_at = math.inf
                 self._report_dropped()
                 gevent.sleep(0)
         finally:
+            self._passed_at = math.inf
             # Start another greenlet if records are left: an exception of a `message` function ends this greenlet, and
             # loses one record.
             self._writer = gevent.spawn(self._write) if self._records else None
@@ -72,6 +106,20 @@ class HubLog:
         if self._reported < self.dropped and len(self._records) < self.LIMIT / 2:
             dropped, self._reported = self.dropped - self._reported, self.dropped
             LOGGER.log(logging.WARNING, _DROPPED, dropped)
+
+
+def end_writers() -> None:
+    """At the exit, write all queued records, but end the writers whose handlers are stuck.
+
+    A handler holds its lock while it writes a record, and `logging.shutdown` would wait for the lock.
+    """
+    hub = gevent.get_hub()
+    logs = [log for log in list(_logs) if log.writes_in(hub)]
+    for log in logs:
+        log.flush(STUCK_SECONDS)
+    lost = sum(log.end() for log in logs)
+    if lost:
+        FAILURES.report_lost(lost, f"the handler has not returned within {STUCK_SECONDS:g} s")
 
 
 def all_dropped() -> int:

@@ -45,14 +45,23 @@ class LogFailures:
 
         return guarded
 
+    def report_lost(self, count: int, cause: str) -> None:
+        """Report records that a handler has not written by the exit of the process."""
+        self.count += count
+        self._due = 0.0
+        self._say(lambda: cause)
+
     def _report(self, error: Exception) -> None:
         self.count += 1
+        self._say(lambda: _described(error))
+
+    def _say(self, cause: Callable[[], str]) -> None:
         now = monotonic()
         if not logging.raiseExceptions or now < self._due:
             return
         self._due = now + REPORT_SECONDS
         with contextlib.suppress(Exception):
-            _write(f"a logging handler failed, so {self.count} log records were lost in all: {_described(error)}")
+            _write(f"a logging handler failed, so {self.count} log records were lost in all: {cause()}")
 
 
 def _described(error: Exception) -> str:
