@@ -275,6 +275,14 @@ def test_a_full_disk_under_the_log_delays_no_request(serve_app: Serve) -> None:
     assert ended(server) == 0
 
 
+def test_an_error_that_ends_the_start_is_shown_even_if_the_log_file_is_on_a_full_disk(begin_serving: Serve) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = "{}:{}".format(*taken.getsockname())
+        server = begin_serving(flags=("--bind", address, "--log-file", "/dev/full"))
+        assert server.ended() == 1
+    assert f"cannot listen on http://{address}: Address already in use" in server.said
+
+
 def test_a_file_may_configure_logging(serve_app: Serve, tmp_path: pathlib.Path) -> None:
     described = {
         "formatters": {"json": {"()": "intralb_gevent.logformats.JSONFormatter"}},

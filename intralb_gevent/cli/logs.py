@@ -14,7 +14,7 @@ from typing import Any
 
 from ..config.logs import LogOptions
 from ..errors import OptionError
-from ..hub.log import STUCK_SECONDS, HubLog
+from ..hub.log import STUCK_SECONDS, HubLog, all_dropped
 from ..hub.loghandlers import JOBS, LOGGER
 from ..logformats import JSONFormatter, TextFormatter
 from ..process.logline import LINES
@@ -107,8 +107,12 @@ def _write(level: str, text: str) -> None:
     """Log a text, and wait until it is written; a handler that is stuck must not delay the start, so do not wait for
     it."""
     LOGGER.disabled = False
+    lost = all_dropped()
     _LOG.record(getattr(logging, level), lambda: text)
     _LOG.flush(STUCK_SECONDS)
+    if level == "ERROR" and all_dropped() > lost:
+        # The disk of the log file may be full; the error, which ends the start, must be shown nevertheless.
+        print(LINES.line(level, text), file=sys.stderr, flush=True)
 
 
 def _is_utf8(stream: Any) -> bool:
