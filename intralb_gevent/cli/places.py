@@ -31,6 +31,8 @@ class Places:
     admin: Address | None = None
     agent: Address | None = None
     ready_file: str | None = None
+    pid_file: str | None = None
+    identity: Identity = Identity()  # noqa: RUF009  # frozen
     admin_token: str | None = None
     """Token with which operators can end requests; None if `admin_actions` is off."""
     metrics: str | None = None
@@ -71,6 +73,8 @@ def open_places(options: ServingOptions, membership: Membership, identity: Ident
         admin,
         agent,
         None if membership.supervised else options.ready_file,
+        None if membership.supervised else options.pid_file,
+        identity,
         take_token(os.environ) if options.admin_actions else None,
         options.push_metrics,
         tls,

@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import logging
 import os
+import signal
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -22,7 +23,8 @@ from ..observe.agent import AgentServer
 from ..pool.balancer import LoadBalancer
 from ..process.freedmemory import FreedMemory
 from ..process.signals import SIGNALS
-from .binding import Address, removed_at_the_end
+from .binding import Address, OpenAddress, UnixAddress, removed_at_the_end
+from .deletedfiles import restored_pid_file, restored_socket
 from .membership import Membership
 from .places import Places
 from .readyfile import explained, forget_ready_file, write_ready_file
@@ -72,8 +74,7 @@ def serve(
             stack.enter_context(removed_at_the_end(places.ready_file))
         stack.enter_context(FreedMemory())
         announce(bound, where)
-        if places.tls is not None:
-            SIGNALS.on_hangup = partial(_read_certificates, places, servers)
+        SIGNALS.on_hangup = partial(_hang_up, places, servers, probed, stack)
         stack.callback(membership.leave)
         membership.serving(balancer, servers, shutdown, probed)
         if places.metrics is not None:
@@ -103,6 +104,31 @@ def _pushing(balancer: LoadBalancer, target: str, membership: Membership) -> Met
     push = MetricsPush(balancer, target, membership.processes if membership.supervised else None, process)
     push.start()
     return push
+
+
+def _hang_up(
+    places: Places, servers: Sequence[WSGIServer], probed: Sequence[WSGIServer], stack: contextlib.ExitStack
+) -> None:
+    """Create deleted files again, and read the certificates again; called in a greenlet after SIGHUP."""
+    own = [each for each in (places.admin, places.agent) if each is not None]
+    pairs = zip([*places.addresses, *own], [*servers, *probed], strict=True)
+    done = [_listen_again(address, server, stack) for address, server in pairs]
+    done.append(restored_pid_file(places.pid_file, places.identity, stack, _say))
+    if places.tls is not None:
+        _read_certificates(places, servers)
+    elif not any(done):
+        SIGNALS.say_ignored(signal.SIGHUP)
+
+
+def _listen_again(address: Address, server: WSGIServer, stack: contextlib.ExitStack) -> bool:
+    known = address.address if isinstance(address, OpenAddress) else address
+    if not isinstance(known, UnixAddress) or server.closing:
+        return False
+    return server.replace_listener(lambda number: restored_socket(known, number, stack, _say))
+
+
+def _say(text: str, level: str) -> None:
+    SIGNALS.say(getattr(logging, level), f"SIGHUP: {text}")
 
 
 def _read_certificates(places: Places, servers: Sequence[WSGIServer]) -> None:

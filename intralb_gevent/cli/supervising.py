@@ -34,6 +34,7 @@ from . import binding
 from .admintoken import share_token, token_line
 from .arguments import PROGRAM, parse
 from .choice import replaces_supervisor
+from .deletedfiles import restored_pid_file, restored_socket
 from .discovery import find_application
 from .identity import Identity, check_pid_file, pid_file
 from .inputs import Inputs
@@ -148,6 +149,7 @@ def _site(
         read_options,
         listeners.close,
         listeners.write_ready_file,
+        lambda: listeners.restore_files(log),
         log,
     )
 
@@ -239,6 +241,17 @@ class _Listeners:
         listener.setblocking(False)
         self.own_sockets.append(listener)
         self.descriptors.append(Descriptor(listener.fileno(), name))
+
+    def restore_files(self, log: Log) -> None:
+        """Create deleted sockets of this supervisor's addresses, and its deleted pid file, again."""
+        restored_pid_file(self.options.pid_file, self.identity, self.stack, log.say)
+        if self.lent:
+            return
+        numbers = {str(binding.inherited(each.number).address): each.number for each in self.descriptors}
+        for text in filter(None, (*self.options.bind, self.options.admin_bind, self.options.agent_bind)):
+            address = binding.parse(text, "bind", "http", self.options.socket_mode, self.identity.owner)
+            if isinstance(address, binding.UnixAddress) and str(address) in numbers:
+                restored_socket(address, numbers[str(address)], self.stack, log.say)
 
     def _remove_files_later(self) -> None:
         for each in self.descriptors:

@@ -6,6 +6,7 @@ import _socket
 import contextlib
 import errno
 import math
+from collections.abc import Callable
 from time import monotonic
 from typing import Any
 from weakref import WeakSet
@@ -40,6 +41,7 @@ class AcceptingServer(pywsgi.WSGIServer):
     _do_read: Any
     _start_accepting_if_started: Any
     _timer: Any
+    _watcher: Any
     _stop_event: Any
     _last_pause = -math.inf
     _listener_failed = False
@@ -76,6 +78,19 @@ class AcceptingServer(pywsgi.WSGIServer):
         accepted = _socket.socket(*self._accepted_kind, fileno=descriptor)
         accepted.setblocking(False)
         return accepted
+
+    def replace_listener(self, replace: Callable[[int], bool]) -> bool:
+        """Call a function that may replace the listener's descriptor by another listener; return its result."""
+        # Accept the clients in the backlog, which the replaced listener would reset.
+        self._take_in()
+        accepting = self._watcher is not None or self._timer is not None
+        self.stop_accepting()
+        try:
+            return replace(self.socket.fileno())
+        finally:
+            # The event loop would not notice by itself that the descriptor has another listener.
+            if accepting:
+                self.start_accepting()
 
     def _pause_accepting(self, error: OSError) -> None:
         """Stop accepting for `PAUSE_SECONDS` when descriptors or memory run out; clients then wait in the backlog."""

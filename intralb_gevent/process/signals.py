@@ -263,6 +263,10 @@ class Signals:
             # Ignore further signals of this number, because the kernel sends one whenever a background process uses its
             # terminal.
             signal.signal(number, signal.SIG_IGN)
+        self.say_ignored(number)
+
+    def say_ignored(self, number: int) -> None:
+        """Log that a signal has had no effect."""
         self.say(logging.WARNING, f"{_name(number)} is ignored; SIGTERM shuts down, SIGUSR1 reopens log files")
 
     def _reopen(self) -> None:

@@ -30,6 +30,8 @@ class Site:
     close_listeners: Callable[[], None]
     when_ready: Callable[[], None]
     """Function that is called once, when all processes are ready for the first time."""
+    restore_files: Callable[[], object] = int
+    """Function that is called before a reload; it creates deleted sockets and the deleted pid file again."""
     log: Log = field(default_factory=Log)
 
 

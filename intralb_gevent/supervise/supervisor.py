@@ -290,6 +290,7 @@ class Supervisor:
             self._report.reloading(self)
             self._abort_reload(str(error))
             return
+        self.site.restore_files()
         self.generation += 1
         self.reload.begin(self.options if not self.reload.running else self.reload.options, self.wanted)
         self._report.reloading(self)

@@ -10,7 +10,7 @@ import pathlib
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -127,13 +127,17 @@ def begin(run_python: Callable[..., Any]) -> Iterator[Callable[..., Site]]:
     sites: list[Site] = []
 
     def start(
-        *flags: str, app: str = APP, processes: str | None = "2", program: Sequence[str] = ("-m", "intralb_gevent")
+        *flags: str,
+        app: str = APP,
+        processes: str | None = "2",
+        program: Sequence[str] = ("-m", "intralb_gevent"),
+        files: Mapping[str, str] | None = None,
     ) -> Site:
         command = [*program, "serve", "served:app", "--ready-file", "ready.json"]
         addresses = ["--bind", "127.0.0.1:0", "--admin-bind", "127.0.0.1:0"]
         count = [] if processes is None else ["--processes", processes]
         arguments = [*command, *addresses, *count, *flags]
-        sites.append(Site(run_python(*arguments, files={"served.py": app})))
+        sites.append(Site(run_python(*arguments, files={"served.py": app, **(files or {})})))
         return sites[-1]
 
     yield start
