@@ -114,6 +114,9 @@ class Shutdown:
             SIGNALS.log.record(logging.CRITICAL, lambda: _cause(error))
         if not self.begun:
             self.request()
+            if _cannot_poll(error):
+                # No running request can be finished, so do not wait for any.
+                self.request()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the shutdown is over, or for `timeout` seconds; return whether it is over."""
@@ -180,6 +183,11 @@ class Shutdown:
 
 def _requests(count: int) -> str:
     return f"{count:,} request{'' if count == 1 else 's'}"
+
+
+def _cannot_poll(error: BaseException) -> bool:
+    """Return whether libev has reported an error, for example after the application has closed libev's descriptors."""
+    return isinstance(error, SystemError) and str(error).startswith("(libev)")
 
 
 def _cause(error: BaseException) -> str:
