@@ -1,8 +1,9 @@
 """Measures for how long each job keeps the event loop busy, while the number of running jobs of a pool is limited.
 
 The hub switches to a job's greenlet, and the call of `switch` returns when the greenlet waits or has ended. So the
-duration of the call is the time for which the job has kept the loop busy. While a pool needs this time, a method that
-measures it replaces `SlotGreenlet.switch`. At other times, nothing is measured, because a switch takes less than a
+duration of the call is the time for which the job has kept the loop busy. The same applies to `throw`, by which a
+timeout ends a wait. While a pool needs this time, methods that measure it replace `SlotGreenlet.switch` and
+`SlotGreenlet.throw`. At other times, nothing is measured, because a switch takes less than a
 microsecond and each request needs at least one.
 
 The samples of the watchdog cannot replace this measurement. A job that computes for less than 5 ms at a time is hardly
@@ -29,6 +30,7 @@ RESUMED: Final = [0.0]
 """Time at which the hub has switched to the running job, in `time.monotonic()` seconds; 0 while no job is measured."""
 
 _switch: Final[Any] = Greenlet.switch
+_throw: Final[Any] = Greenlet.throw
 _until: Final = [0.0]
 
 
@@ -36,20 +38,29 @@ def measure(now: float) -> None:
     """Measure until `LEASE_SECONDS` from now; add the measured seconds to each job's `loop_time`."""
     _until[0] = now + LEASE_SECONDS
     SlotGreenlet.switch = _measured_switch  # type: ignore[method-assign, assignment]
+    SlotGreenlet.throw = _measured_throw  # type: ignore[method-assign, assignment]
 
 
 def _measured_switch(self: SlotGreenlet, *values: Any) -> Any:
+    return _measured(_switch, self, values)
+
+
+def _measured_throw(self: SlotGreenlet, *values: Any) -> Any:
+    return _measured(_throw, self, values)
+
+
+def _measured(resume: Any, self: SlotGreenlet, values: tuple[Any, ...]) -> Any:
     slot = self.intralb_slot
     job = None if slot is None else slot.job
     # Another greenlet that switches to this one continues at some later time.
     if slot is None or job is None or getcurrent() is not slot.worker.hub:
-        return _switch(self, *values)
+        return resume(self, *values)
     began = monotonic()
     if began > _until[0] and "switch" in vars(SlotGreenlet):
-        del SlotGreenlet.switch
+        del SlotGreenlet.switch, SlotGreenlet.throw
     RESUMED[0] = began
     try:
-        return _switch(self, *values)
+        return resume(self, *values)
     finally:
         RESUMED[0] = 0.0
         job.loop_time += monotonic() - began

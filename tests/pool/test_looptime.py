@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import gevent
 import pytest
+from gevent.event import Event
 
 from intralb_gevent.aborts.slotgreenlet import SlotGreenlet, current_slot
 from intralb_gevent.pool import looptime
@@ -17,8 +19,21 @@ def busy(seconds: float) -> None:
         pass
 
 
+def sleep(seconds: float) -> None:
+    gevent.sleep(seconds)
+
+
+def time_out(seconds: float) -> None:
+    assert not Event().wait(seconds)
+
+
 @pytest.fixture
-def loop_times(balance, ask):
+def wait(request) -> Callable[[float], None]:
+    return getattr(request, "param", sleep)
+
+
+@pytest.fixture
+def loop_times(balance, ask, wait):
     """Return a function that makes requests at the same time, and returns the loop times of their jobs.
 
     Each request computes for 20 ms altogether, and waits for 200 ms.
@@ -28,7 +43,7 @@ def loop_times(balance, ask):
     def application(environ, start_response) -> list[bytes]:
         for _ in range(2):
             busy(0.01)
-            gevent.sleep(0.1)
+            wait(0.1)
         found.append(current_slot().job.loop_time)
         start_response("200 OK", [("Content-Type", "text/plain")])
         return [b""]
@@ -42,6 +57,7 @@ def loop_times(balance, ask):
     return requested
 
 
+@pytest.mark.parametrize("wait", [sleep, time_out], indirect=True)
 def test_each_job_is_charged_for_what_it_computes_itself(loop_times) -> None:
     looptime.measure(time.monotonic())
     times = loop_times(5)
