@@ -7,6 +7,7 @@ request waits is only known after a while, so a new request is judged by earlier
 from __future__ import annotations
 
 import math
+import re
 from typing import Final
 
 __all__ = ["LONG_WAIT_SECONDS", "LongWaitPaths"]
@@ -14,6 +15,16 @@ __all__ = ["LONG_WAIT_SECONDS", "LongWaitPaths"]
 LONG_WAIT_SECONDS: Final = 0.5
 """Seconds for which a running request must have been quiet to count as a long wait. Waits for a database are usually
 much shorter."""
+
+_PATTERN_LENGTH: Final = 200
+"""Maximum length of a remembered path, in characters."""
+_find_digit: Final = re.compile("[0-9]").search
+
+
+def _pattern(path: str) -> str:
+    """Return the path with a star in place of each part that contains a digit, because such a part is usually an id."""
+    parts = path[:_PATTERN_LENGTH].split("/")
+    return "/".join(["*" if _find_digit(part) else part for part in parts])
 
 
 class _Record:
@@ -46,6 +57,8 @@ class _Record:
 class LongWaitPaths:
     """The paths of recent long waits, with the time for which all requests to these paths keep the event loop busy.
 
+    Parts of a path that contain digits are ignored: `/jobs/17` and `/jobs/18` are the same path.
+
     Times are in `time.monotonic()` seconds.
     """
 
@@ -54,7 +67,8 @@ class LongWaitPaths:
     DECAY_SECONDS: Final = 30.0
     """Age in seconds at which a long wait or a measured time has a weight of 1/e."""
     SECONDS_EACH: Final = 0.0025
-    """Maximum number of seconds per long wait for which requests to the path may keep the event loop busy."""
+    """Maximum number of seconds per long wait for which requests to the path may keep the event loop busy. The caller
+    counts a request that waits for n times `LONG_WAIT_SECONDS` as n long waits, up to a maximum."""
     MEMORY_SECONDS: Final = 120.0
     """Seconds after the last long wait or measured time for which a path is remembered."""
 
@@ -67,7 +81,8 @@ class LongWaitPaths:
         return f"<LongWaitPaths {len(self._records)} paths>"
 
     def add_wait(self, path: str, now: float) -> None:
-        """Count a request to the path that has waited for `LONG_WAIT_SECONDS`."""
+        """Count a request to the path that has waited for another `LONG_WAIT_SECONDS`."""
+        path = _pattern(path)
         record = self._records.get(path)
         if record is None:
             if len(self._records) >= self.MOST_PATHS:
@@ -77,16 +92,14 @@ class LongWaitPaths:
 
     def add_time(self, path: str, seconds: float, now: float) -> None:
         """Count the time for which a request has kept the event loop busy; do nothing for a path without long waits."""
-        record = self._records.get(path)
+        record = self._find(path)
         if record is not None:
             record.add(0, seconds, now)
 
     def expects_wait(self, path: str, now: float) -> bool:
         """Return whether a new request to the path will probably wait for long, and hardly load the event loop."""
-        record = self._records.get(path)
+        record = self._find(path)
         return record is not None and record.is_current(now) and not record.computes
 
-    def computes(self, path: str, now: float) -> bool:
-        """Return whether requests to the path wait for long, but also load the event loop."""
-        record = self._records.get(path)
-        return record is not None and record.is_current(now) and record.computes
+    def _find(self, path: str) -> _Record | None:
+        return self._records.get(_pattern(path)) if self._records else None

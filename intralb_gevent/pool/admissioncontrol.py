@@ -147,7 +147,7 @@ class AdmissionControl:
             self._highest, self._lowest = min(self._highest, priority), max(self._lowest, priority)
         admission = job.route.admissions[priority]
         admission.asked += 1
-        if self.pool.expects_long_wait(job.environ, priority, self._highest, now) and self.pool.run_long_wait(job):
+        if self.pool.expects_long_wait(job.environ, priority, self._highest, now) and self.pool.run_long_wait(job, now):
             return None
         in_time = admission.max_wait == math.inf or self._in_time(job, self.pool.waiting_before(priority), now)
         decision = self._decide(admission, priority, in_time=in_time, may_grow=self._lane.scaler.may_grow)

@@ -251,6 +251,8 @@ class Job:
         "ended",
         "environ",
         "exchange",
+        "long_wait_seconds",
+        "long_wait_since",
         "loop_share",
         "loop_since",
         "loop_time",
@@ -304,6 +306,10 @@ class Job:
         """Number of calls of `LongWaits.review` since `loop_since`."""
         self.waits_long = False
         """True while the job counts as a long wait (`longwaits.py`)."""
+        self.long_wait_since = 0.0
+        """Time since which the job has counted as a long wait."""
+        self.long_wait_seconds = 0.0
+        """Seconds for which the job has counted as a long wait, and therefore not towards the limit."""
 
     def __repr__(self) -> str:
         environ = self.environ

@@ -194,10 +194,10 @@ class Lane:
     def _has_run(self, job: Job, started: float, run_time: float, outcome: Outcome) -> None:
         """Pass the run time of a job to the policies; only the time up to the first part counts for a long stream."""
         service_time = run_time if job.streams_since is None else job.service_time
+        counted = self.pool.long_waits.counted(job, service_time, started + run_time)
         if not job.waits_long:
-            self.admission.service.add(service_time, started)
-        if service_time < self._window.least_run_time:
-            self._window.least_run_time = service_time
+            self.admission.service.add(counted, started)
+        self._window.add(service_time, counted)
         if outcome == "completed":
             job.route.usual.add(service_time)
 

@@ -19,12 +19,13 @@ class LimitWindow:
         "_begun",
         "_busy",
         "_ended",
+        "_least_run_time",
         "_least_waiting",
+        "_long_waits",
         "_most_running",
         "_shed",
         "_stats",
         "_time",
-        "least_run_time",
     )
 
     def __init__(self, stats: Stats) -> None:
@@ -44,8 +45,8 @@ class LimitWindow:
         self._shed = stats.shed
         self._most_running = 0
         self._least_waiting = -1
-        self.least_run_time = math.inf
-        """Shortest run time of the jobs that ended in the window, in seconds; infinity if none ended."""
+        self._least_run_time = math.inf
+        self._long_waits = 0.0
 
     def sample(self, running: int, waiting: int) -> None:
         """Record how many jobs run and how many wait now."""
@@ -53,6 +54,12 @@ class LimitWindow:
             self._most_running = running
         if waiting < self._least_waiting or self._least_waiting < 0:
             self._least_waiting = waiting
+
+    def add(self, run_time: float, counted: float) -> None:
+        """Record the run time of a job that has ended, and the part of it that counted towards the limit."""
+        self._long_waits += run_time - counted
+        if counted < self._least_run_time:
+            self._least_run_time = counted
 
     def over(self, now: float, least_lag: float | None, busy: float) -> Window:
         """Return the window that ends now, and start the next one.
@@ -66,8 +73,8 @@ class LimitWindow:
             least_lag=least_lag,
             most_running=self._most_running,
             ended=ended,
-            mean_run_time=(stats.run_time.total - self._time) / ended if ended else 0.0,
-            least_run_time=self.least_run_time if ended else 0.0,
+            mean_run_time=(stats.run_time.total - self._time - self._long_waits) / ended if ended else 0.0,
+            least_run_time=self._least_run_time if ended else 0.0,
             shed=stats.shed - self._shed,
             begun=stats.queue_wait.count - self._begun,
             backlogged=self._least_waiting > 0,

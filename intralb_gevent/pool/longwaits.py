@@ -27,6 +27,15 @@ LEAST_REVIEWS: Final = 3
 """Minimum number of reviews after which a job is judged. There is at most one review in an iteration of the event loop,
 so a job that could run has run."""
 
+COUNTED_SECONDS: Final = 2.0
+"""Seconds of a long wait that count for its path. If all of a wait counted, a few hundred long polls would allow
+CPU-bound requests to the same path to fill the event loop."""
+
+START_SECONDS: Final = 0.02
+"""Seconds for which a job that is expected to be a long wait may keep the loop busy before it waits. Otherwise, a
+hundred long polls that start together would all count towards the limit for half a second, and no other job could
+start. `LongWaitPaths` counts this time."""
+
 
 class LongWaits:
     """The long waits among the running jobs of a pool. Times are in `time.monotonic()` seconds."""
@@ -46,9 +55,9 @@ class LongWaits:
         """Return whether a request will probably be a long wait."""
         return self._paths.expects_wait(environ.get("PATH_INFO", ""), now)
 
-    def add(self, job: Job) -> None:
+    def add(self, job: Job, now: float) -> None:
         """Count a job as a long wait, until its end or until it is no longer quiet."""
-        job.waits_long = True
+        job.waits_long, job.long_wait_since = True, now
         job.loop_share = 0.0
         self.count += 1
 
@@ -66,7 +75,7 @@ class LongWaits:
         for job in running:
             self._judge(job, most, now)
             if job.streams_since is not None or job.loop_share > most:
-                self._remove(job)
+                self._remove(job, now)
             else:
                 found = self._found(job, now) or found
         return found
@@ -77,16 +86,18 @@ class LongWaits:
         job.reviews += 1
         observed = now - since >= LONG_WAIT_SECONDS and job.reviews >= LEAST_REVIEWS
         if observed or job.loop_time > most * LONG_WAIT_SECONDS:
-            job.loop_share = job.loop_time / max(now - since, LONG_WAIT_SECONDS)
+            starts = job.waits_long and not job.loop_since and job.loop_time <= START_SECONDS
+            job.loop_share = 0.0 if starts else job.loop_time / max(now - since, LONG_WAIT_SECONDS)
             self._count_time(job, now)
             job.loop_since, job.reviews = now, 0
+            if job.waits_long and job.loop_share <= most and now - job.long_wait_since <= COUNTED_SECONDS:
+                self._paths.add_wait(job.environ.get("PATH_INFO", ""), now)
 
     def _found(self, job: Job, now: float) -> bool:
-        path = job.environ.get("PATH_INFO", "")
-        if job.waits_long or self._paths.computes(path, now):
+        if job.waits_long:
             return False
-        self._paths.add_wait(path, now)
-        self.add(job)
+        self._paths.add_wait(job.environ.get("PATH_INFO", ""), now)
+        self.add(job, now)
         return True
 
     def ended(self, job: Job, now: float) -> None:
@@ -96,13 +107,23 @@ class LongWaits:
         # Both are false unless the number of running jobs is limited.
         if job.loop_time or job.waits_long:
             self._count_time(job, now)
-            self._remove(job)
+            self._remove(job, now)
+
+    def counted(self, job: Job, run_time: float, now: float) -> float:
+        """Return the part of a job's run time for which the job has counted towards the limit of running jobs.
+
+        The result is at least `LONG_WAIT_SECONDS`, or the run time if that is shorter, because only a job that has run
+        beyond the limit from its start has counted for less.
+        """
+        waited = job.long_wait_seconds + (now - job.long_wait_since if job.waits_long else 0.0)
+        return max(run_time - waited, min(run_time, LONG_WAIT_SECONDS))
 
     def _count_time(self, job: Job, now: float) -> None:
         self._paths.add_time(job.environ.get("PATH_INFO", ""), job.loop_time, now)
         job.loop_time = 0.0
 
-    def _remove(self, job: Job) -> None:
+    def _remove(self, job: Job, now: float) -> None:
         if job.waits_long:
             job.waits_long = False
+            job.long_wait_seconds += now - job.long_wait_since
             self.count -= 1

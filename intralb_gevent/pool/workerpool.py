@@ -241,7 +241,7 @@ class WorkerPool:
             return False
         return self.running < capacity_of(self.total_slots, priority, highest)
 
-    def run_long_wait(self, job: Job) -> bool:
+    def run_long_wait(self, job: Job, now: float) -> bool:
         """Run a new or queued job, even beyond the limit, if a slot is free; return whether the job runs."""
         worker = min(self.active, key=lambda worker: worker.running)
         if worker.running >= self._slots:
@@ -249,14 +249,14 @@ class WorkerPool:
         if job.worker is not None:
             job.worker.take(job)
             job.worker.leave_if_empty()
-        self.long_waits.add(job)
+        self.long_waits.add(job, now)
         worker.run(job)
         return True
 
     def _run_queued_long_waits(self, now: float) -> None:
         for job in [job for worker in self.all for job in worker.queued]:
             if self.at_limit and self.long_waits.expects(job.environ, now):
-                self.run_long_wait(job)
+                self.run_long_wait(job, now)
 
     def next_for(self, worker: Worker) -> Job | None:
         """Remove the job that starts next from its worker's queue, and return the job; return None if no job may run.

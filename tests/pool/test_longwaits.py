@@ -28,13 +28,15 @@ class One:
 class Application:
     """`/queries` waits for 1 ms and computes for 1 ms, again and again, until `ended` is set. All other paths but
     `/computes` wait until `go_on` is set; then `/calls` and `/computes` are CPU-bound until `ended` is set, and yield
-    every 15 ms, and `/renders` computes for 15 ms once."""
+    every 15 ms, and `/renders` computes for 15 ms once. `/starts` computes for 6 ms before it waits."""
 
     def __init__(self) -> None:
         self.go_on, self.ended = Event(), Event()
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> list[bytes]:
         path = environ["PATH_INFO"]
+        if path == "/starts":
+            compute(0.006)
         if path not in ("/computes", "/queries"):
             self.go_on.wait()
         while path in ("/calls", "/computes", "/queries") and not self.ended.is_set():
@@ -81,6 +83,17 @@ def start(balancer: LoadBalancer, ask) -> Callable[..., gevent.Greenlet]:
         for _ in range(5):
             gevent.sleep(0)
         return greenlet
+
+    return begin
+
+
+@pytest.fixture
+def begin_long_wait(balancer: LoadBalancer, start, eventually) -> Callable[[str], None]:
+    """Return a function that starts a request, and returns once the request counts as a long wait."""
+
+    def begin(path: str) -> None:
+        start(path)
+        eventually(lambda: balancer.intake.lanes[0].pool.long_waits.count == 1)
 
     return begin
 
@@ -143,6 +156,71 @@ def test_requests_that_compute_only_before_their_response_count_towards_the_limi
     start("/renders")
     start("/renders")
     assert seen(balancer) == (1, 1)
+
+
+def wait_long_and_compute(application, balancer, begin_long_wait, eventually) -> None:
+    """Have a request to `/renders` wait for long, and then compute."""
+    begin_long_wait("/renders")
+    application.go_on.set()
+    eventually(lambda: seen(balancer) == (0, 0))
+    application.go_on.clear()
+
+
+def test_a_request_does_not_count_while_it_waits_even_if_earlier_ones_have_computed_after_their_waits(
+    application, balancer, start, begin_long_wait, eventually
+) -> None:
+    wait_long_and_compute(application, balancer, begin_long_wait, eventually)
+    start("/renders")
+    start("/other")
+    assert seen(balancer) == (1, 1)
+    eventually(lambda: seen(balancer) == (2, 0))
+
+
+def test_a_long_wait_before_a_request_computes_does_not_count_as_run_time(
+    application, balancer, start, eventually
+) -> None:
+    began = time.monotonic()
+    start("/calls")
+    eventually(lambda: time.monotonic() - began > 1.5)
+    application.go_on.set()
+    eventually(lambda: balancer.intake.lanes[0].pool.long_waits.count == 0)
+    application.ended.set()
+    eventually(lambda: seen(balancer) == (0, 0))
+    took = time.monotonic() - began
+    assert 0 < balancer.intake.lanes[0].admission.service.mean < took - 0.9
+
+
+def test_a_longer_wait_allows_a_request_to_compute_for_longer(balancer, start, begin_long_wait, eventually) -> None:
+    begin_long_wait("/starts")
+    start("/another")
+    start("/starts")
+    began = time.monotonic()
+    eventually(lambda: time.monotonic() - began > 2.5)
+    start("/yet-another")
+    start("/starts")
+    assert seen(balancer) == (5, 0)
+
+
+def test_paths_that_differ_in_an_id_are_the_same_path(balancer, start, begin_long_wait) -> None:
+    begin_long_wait("/jobs/17/wait")
+    start("/another")
+    start("/jobs/f3a/wait")
+    assert seen(balancer) == (3, 0)
+    start("/jobs/18")
+    assert seen(balancer) == (3, 1)
+
+
+def test_an_expected_long_wait_that_starts_with_some_work_does_not_count_towards_the_limit(
+    balancer, start, begin_long_wait, eventually
+) -> None:
+    begin_long_wait("/starts")
+    start("/another")
+    for _ in range(7):
+        start("/starts")
+    assert seen(balancer) == (9, 0)
+    began = time.monotonic()
+    eventually(lambda: time.monotonic() - began > 0.3)
+    assert balancer.intake.lanes[0].pool.long_waits.count == 8
 
 
 def test_long_waits_of_a_lower_class_leave_half_of_the_slots(balancer, start, eventually) -> None:

@@ -22,9 +22,9 @@ class Window(NamedTuple):
     ended: int
     """Number of jobs that have run to their end."""
     mean_run_time: float
-    """Mean run time of the ended jobs; 0 if there were none."""
+    """Mean run time of the ended jobs, without the time for which they were long waits; 0 if there were none."""
     least_run_time: float
-    """Shortest run time of the ended jobs; 0 if there were none."""
+    """Shortest run time of the ended jobs, without their long waits; 0 if there were none."""
     shed: int
     """Number of jobs that were shed."""
     begun: int = 0
