@@ -3,8 +3,8 @@
 The hub switches to a job's greenlet, and the call of `switch` returns when the greenlet waits or has ended. So the
 duration of the call is the time for which the job has kept the loop busy. The same applies to `throw`, by which a
 timeout ends a wait. While a pool needs this time, methods that measure it replace `SlotGreenlet.switch` and
-`SlotGreenlet.throw`. At other times, nothing is measured, because a switch takes less than a
-microsecond and each request needs at least one.
+`SlotGreenlet.throw`. At other times, nothing is measured, because a switch takes less than a microsecond and each
+request needs at least one.
 
 The samples of the watchdog cannot replace this measurement. A job that computes for less than 5 ms at a time is hardly
 ever sampled: libev releases the GIL between two callbacks, so the watchdog's thread usually finds the hub.
@@ -14,6 +14,7 @@ This module is not compiled, because a compiled function does not become a metho
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, Final
 
 from gevent import Greenlet, getcurrent
@@ -56,11 +57,17 @@ def _measured(resume: Any, self: SlotGreenlet, values: tuple[Any, ...]) -> Any:
     if slot is None or job is None or getcurrent() is not slot.worker.hub:
         return resume(self, *values)
     began = monotonic()
-    if began > _until[0] and "switch" in vars(SlotGreenlet):
-        del SlotGreenlet.switch, SlotGreenlet.throw
+    if began > _until[0]:
+        _stop()
     RESUMED[0] = began
     try:
         return resume(self, *values)
     finally:
         RESUMED[0] = 0.0
         job.loop_time += monotonic() - began
+
+
+def _stop() -> None:
+    # Another thread with a hub may have removed the methods just now.
+    with suppress(AttributeError):
+        del SlotGreenlet.switch, SlotGreenlet.throw

@@ -62,7 +62,7 @@ def test_each_job_is_charged_for_what_it_computes_itself(loop_times) -> None:
     looptime.measure(time.monotonic())
     times = loop_times(5)
     assert len(times) == 5
-    assert all(0.019 < seconds < 0.06 for seconds in times), times
+    assert all(0.019 < seconds < 0.15 for seconds in times), times
 
 
 def test_nothing_is_measured_once_nobody_has_asked_for_a_second(loop_times) -> None:
