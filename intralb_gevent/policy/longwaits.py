@@ -96,10 +96,11 @@ class LongWaitPaths:
         if record is not None:
             record.add(0, seconds, now)
 
-    def expects_wait(self, path: str, now: float) -> bool:
-        """Return whether a new request to the path will probably wait for long, and hardly load the event loop."""
+    def expected_waits(self, path: str, now: float) -> float:
+        """Return the weight of the path's recent long waits; 0 if a new request to the path is not expected to wait for
+        long, or would load the event loop."""
         record = self._find(path)
-        return record is not None and record.is_current(now) and not record.computes
+        return record.waits if record is not None and record.is_current(now) and not record.computes else 0.0
 
     def _find(self, path: str) -> _Record | None:
         return self._records.get(_pattern(path)) if self._records else None

@@ -36,14 +36,20 @@ START_SECONDS: Final = 0.02
 hundred long polls that start together would all count towards the limit for half a second, and no other job could
 start. `LongWaitPaths` counts this time."""
 
+UNPROVEN_EACH: Final = 4
+"""Maximum number of expected long waits per recent long wait of a path. Otherwise, a single job that was taken for a
+long wait could start a whole queue of jobs that load the loop."""
+
 
 class LongWaits:
     """The long waits among the running jobs of a pool. Times are in `time.monotonic()` seconds."""
 
-    __slots__ = ("_measured_since", "_paths", "_reviewed_at", "count")
+    __slots__ = ("_measured_since", "_paths", "_reviewed_at", "_unproven", "count")
 
     def __init__(self) -> None:
         self._paths = LongWaitPaths()
+        self._unproven = 0
+        """Number of running jobs that are expected to be long waits, and were not observed for long enough."""
         self._reviewed_at = self._measured_since = 0.0
         self.count = 0
         """Number of running jobs that count as long waits."""
@@ -53,10 +59,15 @@ class LongWaits:
 
     def expects(self, environ: dict[str, Any], now: float) -> bool:
         """Return whether a request will probably be a long wait."""
-        return self._paths.expects_wait(environ.get("PATH_INFO", ""), now)
+        waits = self._paths.expected_waits(environ.get("PATH_INFO", ""), now)
+        return waits > 0 and self._unproven < UNPROVEN_EACH * waits
 
-    def add(self, job: Job, now: float) -> None:
-        """Count a job as a long wait, until its end or until it is no longer quiet."""
+    def add_expected(self, job: Job, now: float) -> None:
+        """Count a job that starts now as a long wait, until its end or until it is no longer quiet."""
+        self._unproven += 1
+        self._add(job, now)
+
+    def _add(self, job: Job, now: float) -> None:
         job.waits_long, job.long_wait_since = True, now
         job.loop_share = 0.0
         self.count += 1
@@ -83,21 +94,28 @@ class LongWaits:
     def _judge(self, job: Job, most: float, now: float) -> None:
         """Compute the job's share of the loop's time, if the job has been observed for long enough or is not quiet."""
         since = max(job.started or now, job.loop_since, self._measured_since)
+        unproven = job.waits_long and not job.loop_since
+        allowed = START_SECONDS if unproven else most * LONG_WAIT_SECONDS
         job.reviews += 1
-        observed = now - since >= LONG_WAIT_SECONDS and job.reviews >= LEAST_REVIEWS
-        if observed or job.loop_time > most * LONG_WAIT_SECONDS:
-            starts = job.waits_long and not job.loop_since and job.loop_time <= START_SECONDS
-            job.loop_share = 0.0 if starts else job.loop_time / max(now - since, LONG_WAIT_SECONDS)
-            self._count_time(job, now)
-            job.loop_since, job.reviews = now, 0
-            if job.waits_long and job.loop_share <= most and now - job.long_wait_since <= COUNTED_SECONDS:
+        if now - since >= LONG_WAIT_SECONDS and job.reviews >= LEAST_REVIEWS:
+            share = job.loop_time / (now - since)
+            if job.waits_long and share <= most and now - job.long_wait_since <= COUNTED_SECONDS:
                 self._paths.add_wait(job.environ.get("PATH_INFO", ""), now)
+            job.loop_share = 0.0 if unproven and job.loop_time <= allowed else share
+        elif job.loop_time > allowed:
+            # The share in such a short time says nothing, but the job is not quiet.
+            job.loop_share = 1.0
+        else:
+            return
+        self._unproven -= unproven
+        self._count_time(job, now)
+        job.loop_since, job.reviews = now, 0
 
     def _found(self, job: Job, now: float) -> bool:
         if job.waits_long:
             return False
         self._paths.add_wait(job.environ.get("PATH_INFO", ""), now)
-        self.add(job, now)
+        self._add(job, now)
         return True
 
     def ended(self, job: Job, now: float) -> None:
@@ -124,6 +142,7 @@ class LongWaits:
 
     def _remove(self, job: Job, now: float) -> None:
         if job.waits_long:
+            self._unproven -= not job.loop_since
             job.waits_long = False
             job.long_wait_seconds += now - job.long_wait_since
             self.count -= 1

@@ -249,7 +249,7 @@ class WorkerPool:
         if job.worker is not None:
             job.worker.take(job)
             job.worker.leave_if_empty()
-        self.long_waits.add(job, now)
+        self.long_waits.add_expected(job, now)
         worker.run(job)
         return True
 

@@ -26,9 +26,13 @@ class One:
 
 
 class Application:
-    """`/queries` waits for 1 ms and computes for 1 ms, again and again, until `ended` is set. All other paths but
-    `/computes` wait until `go_on` is set; then `/calls` and `/computes` are CPU-bound until `ended` is set, and yield
-    every 15 ms, and `/renders` computes for 15 ms once. `/starts` computes for 6 ms before it waits."""
+    """The handlers of several paths.
+
+    `/queries` waits for 1 ms and computes for 1 ms, again and again, until `ended` is set; `/queries-until` does so
+    until `go_on` is set. All other paths but `/computes` wait until `go_on` is set. Then `/calls` and `/computes` are
+    CPU-bound until `ended` is set, and yield every 15 ms, and `/renders` computes for 15 ms once. `/starts` computes
+    for 6 ms before it waits.
+    """
 
     def __init__(self) -> None:
         self.go_on, self.ended = Event(), Event()
@@ -37,16 +41,23 @@ class Application:
         path = environ["PATH_INFO"]
         if path == "/starts":
             compute(0.006)
-        if path not in ("/computes", "/queries"):
+        if path.startswith("/queries"):
+            query(until=self.ended if path == "/queries" else self.go_on)
+        elif path != "/computes":
             self.go_on.wait()
-        while path in ("/calls", "/computes", "/queries") and not self.ended.is_set():
-            queries = path == "/queries"
-            gevent.sleep(0.001 if queries else 0)
-            compute(0.001 if queries else 0.015)
+        while path in ("/calls", "/computes") and not self.ended.is_set():
+            gevent.sleep(0)
+            compute(0.015)
         if path == "/renders":
             compute(0.015)
         start_response("200 OK", [("Content-Type", "text/plain")])
         return [b""]
+
+
+def query(until: Event) -> None:
+    while not until.is_set():
+        gevent.sleep(0.001)
+        compute(0.001)
 
 
 def compute(seconds: float) -> None:
@@ -215,12 +226,12 @@ def test_an_expected_long_wait_that_starts_with_some_work_does_not_count_towards
 ) -> None:
     begin_long_wait("/starts")
     start("/another")
-    for _ in range(7):
+    for _ in range(4):
         start("/starts")
-    assert seen(balancer) == (9, 0)
+    assert seen(balancer) == (6, 0)
     began = time.monotonic()
     eventually(lambda: time.monotonic() - began > 0.3)
-    assert balancer.intake.lanes[0].pool.long_waits.count == 8
+    assert balancer.intake.lanes[0].pool.long_waits.count == 5
 
 
 def test_long_waits_of_a_lower_class_leave_half_of_the_slots(balancer, start, eventually) -> None:
@@ -255,3 +266,41 @@ def test_many_requests_that_share_a_saturated_loop_count_towards_the_limit(
     eventually(lambda: seen(balancer) == (90, 1))
     application.ended.set()
     assert {request.get().status for request in (*crowd, late)} == {"200 OK"}
+
+
+def test_requests_that_share_a_saturated_loop_count_towards_the_limit_while_most_of_them_end(
+    application, balance, ask, eventually
+) -> None:
+    limiter = One()
+    limiter.limit = 99
+    balancer = balance(
+        application,
+        max_workers=1,
+        max_concurrent_per_router=100,
+        request_timeout_seconds=20,
+        limiter=lambda most: limiter,
+    )
+    staying = [gevent.spawn(ask, balancer, "/queries") for _ in range(20)]
+    leaving = [gevent.spawn(ask, balancer, "/queries-until") for _ in range(70)]
+    eventually(lambda: seen(balancer) == (90, 0))
+    limiter.limit = 1
+    began = time.monotonic()
+    eventually(lambda: time.monotonic() - began > 1.5)
+    application.go_on.set()
+    eventually(lambda: seen(balancer) == (20, 0))
+    late = [gevent.spawn(ask, balancer, "/queries") for _ in range(20)]
+    began = time.monotonic()
+    eventually(lambda: time.monotonic() - began > 0.7)
+    assert seen(balancer) == (20, 20)
+    application.ended.set()
+    assert {request.get().status for request in (*staying, *leaving, *late)} == {"200 OK"}
+
+
+def test_a_single_long_wait_lets_only_a_few_requests_run_beyond_the_limit(balancer, start, eventually) -> None:
+    start("/poll")
+    eventually(lambda: balancer.intake.lanes[0].pool.long_waits.count == 1)
+    start("/other")
+    for _ in range(8):
+        start("/poll")
+    assert seen(balancer) == (6, 4)
+    eventually(lambda: seen(balancer)[1] == 0)
