@@ -306,10 +306,8 @@ class Job:
         """Number of calls of `LongWaits.review` since `loop_since`."""
         self.waits_long = False
         """True while the job counts as a long wait (`longwaits.py`)."""
-        self.long_wait_since = 0.0
-        """Time since which the job has counted as a long wait."""
-        self.long_wait_seconds = 0.0
-        """Seconds for which the job has counted as a long wait, and therefore not towards the limit."""
+        self.long_wait_since = self.long_wait_seconds = 0.0
+        """Time since which the job has counted as a long wait, and the total seconds of earlier long waits."""
 
     def __repr__(self) -> str:
         environ = self.environ
