@@ -48,32 +48,31 @@ GOES_ELSEWHERE: Final = frozenset(
     }
 )
 """Instructions that never pass control to the next instruction."""
+_LOADS_VARIABLE_OR_CONSTANT: Final = ("LOAD_FAST", "LOAD_CONST", "LOAD_SMALL_INT", "LOAD_COMMON_CONSTANT")
 _LEAVES_NOTHING: Final = (
-    *(
-        "STORE_",
-        "DELETE_",
-        "POP_",
-        "JUMP_",
-        "NOP",
-        "RESUME",
-        "LOAD_FAST",
-        "LOAD_CONST",
-        "LOAD_DEREF",
-        "PUSH_",
-        "COPY_FREE",
-    ),
+    *_LOADS_VARIABLE_OR_CONSTANT,
+    *("STORE_", "DELETE_", "POP_", "JUMP_", "NOP", "NOT_TAKEN", "RESUME", "LOAD_DEREF", "PUSH_", "COPY_FREE"),
     *("LIST_", "SET_ADD", "SET_UPDATE", "MAP_ADD", "DICT_", "END_FOR", "WITH_EXCEPT", "YIELD_VALUE", "EXTENDED_ARG"),
 )
 """Name prefixes of instructions that run no application code, or leave no new value on the stack."""
-_ENTERS: Final = "BEFORE_WITH"
+_ENTERS: Final = frozenset({"BEFORE_WITH", *CALLS})
+"""Instructions that call the `__enter__` of a `with` block, right before the block."""
+_LOOKS_UP_SPECIAL: Final = "LOAD_SPECIAL"
+"""From Python 3.14 on, separate instructions look up the `__enter__` and the `__exit__` of a `with` block."""
+_PREPARES_ENTER: Final = frozenset({_LOOKS_UP_SPECIAL, "COPY", "SWAP"})
 _BEGINS_HANDLER: Final = frozenset({"PUSH_EXC_INFO", "WITH_EXCEPT_START"})
 """Instructions that run after an exception in a `with` block, up to the call of the block's `__exit__`."""
 _RETURNS: Final = frozenset({"RETURN_VALUE", "RETURN_CONST"})
 _BEFORE_RETURN: Final = frozenset({"NOP", "SWAP", "BUILD_TUPLE"})
 _NOTHING_THREE_TIMES: Final = ["None"] * 3
-_EXIT_ARGUMENTS: Final = 2
-"""Argument count in the bytecode of the call `__exit__(None, None, None)`; the count does not include the first
-None."""
+_EXIT_ARGUMENTS: Final = 3 if _LOOKS_UP_SPECIAL in dis.opmap else 2
+"""Argument count in the bytecode of the call `__exit__(None, None, None)`. If the look-up of `__exit__` leaves a single
+value on the stack, the first None is in the place of `self`, and is not counted."""
+_LOADS: Final = ("LOAD_", "PUSH_NULL")
+"""Name prefixes of instructions that load the callable of an ordinary call. The `__exit__` of a `with` block has been
+on the stack since the start of the block."""
+_PARTS: Final = frozenset({"CACHE", "EXTENDED_ARG", "PRECALL"})
+"""Instructions that only complete the next one."""
 _BEFORE_END: Final = frozenset({"NOP", "SWAP"})
 """Instructions at the end of a `with` block's body that the block's exception handler may not cover."""
 
@@ -178,7 +177,7 @@ def returns_soon(code: CodeType, offset: int) -> bool:
             continue
         if each.opname in _RETURNS:
             return True
-        if each.opname not in _BEFORE_RETURN and not each.opname.startswith(("LOAD_FAST", "LOAD_CONST")):
+        if each.opname not in _BEFORE_RETURN and not each.opname.startswith(_LOADS_VARIABLE_OR_CONSTANT):
             return False
     return False
 
@@ -256,6 +255,17 @@ def is_with_handler(code: CodeType, target: int) -> bool:
 
 
 def entered_at(code: CodeType, target: int) -> int:
+    """Return the offset at which the object of a `with` block is on top of the stack, before `__enter__` is called.
+
+    `target` is the offset of the exception handler of the block.
+    """
+    steps, index = instructions_of(code), _index(code, _call_of_enter(code, target))
+    while steps[index - 1].opname in _PREPARES_ENTER:
+        index -= 1
+    return steps[index].offset
+
+
+def _call_of_enter(code: CodeType, target: int) -> int:
     """Return the offset of the instruction before the block whose exception handler is at the offset `target`."""
     start = min(each.start for each in handled(code) if each.target == target)
     return _offsets(code)[_index(code, start) - 1]
@@ -263,7 +273,14 @@ def entered_at(code: CodeType, target: int) -> int:
 
 def calls_enter(code: CodeType, offset: int) -> bool:
     """Return whether an instruction calls the `__enter__` of a `with` block."""
-    return _operation(code, offset) == _ENTERS
+    return _operation(code, offset) in _ENTERS and offset in _starts_of_with(code)
+
+
+@lru_cache(maxsize=1024)
+def _starts_of_with(code: CodeType) -> frozenset[int]:
+    """Return the offsets of the instructions right before the `with` blocks of a function."""
+    targets = {each.target for each in handled(code)}
+    return frozenset(_call_of_enter(code, each) for each in targets if is_with_handler(code, each))
 
 
 def calls_exit(code: CodeType, offset: int) -> bool:
@@ -276,11 +293,11 @@ def calls_exit(code: CodeType, offset: int) -> bool:
 def _ends_of_with(code: CodeType) -> frozenset[int]:
     """Return the offsets of the instructions that call `__exit__(None, None, None)`; no handler covers these
     instructions."""
-    steps = [each for each in instructions_of(code) if each.opname not in ("CACHE", "PRECALL")]
+    steps = [each for each in instructions_of(code) if each.opname not in _PARTS]
     ends: set[int] = set()
-    for index in range(len(steps) - 3):
+    for index in range(1, len(steps) - 3):
         call = steps[index + 3]
-        if call.opname not in CALLS or call.arg != _EXIT_ARGUMENTS:
+        if call.opname not in CALLS or call.arg != _EXIT_ARGUMENTS or steps[index - 1].opname.startswith(_LOADS):
             continue
         if [_pushed(each) for each in steps[index : index + 3]] != _NOTHING_THREE_TIMES:
             continue

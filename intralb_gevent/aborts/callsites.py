@@ -23,7 +23,8 @@ __all__ = ["CallSite", "arguments", "call_site", "callee", "first_argument", "is
 
 _SILENT: Final = frozenset(
     {
-        *("POP_TOP", "POP_EXCEPT", "RETURN_VALUE", "END_FOR", "STORE_FAST_LOAD_FAST", "STORE_FAST_STORE_FAST"),
+        *("POP_TOP", "POP_ITER", "POP_EXCEPT", "RETURN_VALUE", "END_FOR"),
+        *("STORE_FAST_LOAD_FAST", "STORE_FAST_STORE_FAST"),
         *(f"{action}_{kind}" for action in ("STORE", "DELETE") for kind in ("FAST", "NAME", "GLOBAL", "DEREF")),
     }
 )
@@ -134,7 +135,8 @@ def _previous(instructions: list[dis.Instruction], index: int) -> int | None:
 def _values_on_top(call: dis.Instruction) -> int:
     """Return the number of values on the stack above the callable."""
     if call.opname == "CALL_FUNCTION_EX":
-        return 1 + ((call.arg or 0) & 1)
+        # The call consumes one value in place of two, the callable and its object, and all values above these two.
+        return -dis.stack_effect(call.opcode, call.arg) - 1
     return (call.arg or 0) + (call.opname in _ARGUMENTS_AND_NAMES)
 
 

@@ -388,7 +388,8 @@ def test_what_is_cut_off_does_not_look_complete(shaken, room_at_the_end) -> None
     for _ in range(20 * room_at_the_end):
         caller.turn()
     served.socket.close()
-    with pytest.raises(ssl.SSLError, match=r"(?i)\beof\b|_EOF_"):
+    # With OpenSSL 3.6, the client, without any code of this package, reports the cut as a broken pipe.
+    with pytest.raises((ssl.SSLError, BrokenPipeError), match=r"(?i)\beof\b|_EOF_|Broken pipe"):
         drive(lambda: caller.ended, caller)
     assert 0 < len(caller.received) < 400_000
 
