@@ -66,9 +66,10 @@ class _Take(logging.Filter):
             return True
         if isinstance(self._handler, WatchedFileHandler):
             self._reopen_if_moved()
-        stream = self._handler.stream
-        if stream is None:
-            # Let the handler open its file for this record.
+        stream: Any = self._handler.stream
+        if stream is None and isinstance(self._handler, logging.FileHandler):
+            # Let the handler write this record.
+            self._open_file()
             return True
         if self._stream() is not stream:
             self._outlet = outlet_of(stream)
@@ -81,6 +82,17 @@ class _Take(logging.Filter):
         except Exception:
             self._handler.handleError(record)
         return False
+
+    def _open_file(self) -> None:
+        """Open the handler's file; the caller receives an error, which the handler of Python 3.14 would not raise."""
+        handler: Any = self._handler
+        handler.acquire()
+        try:
+            # A closed handler with the mode "w" does not open its file again, which would delete the contents.
+            if handler.stream is None and (handler.mode != "w" or not handler._closed):
+                handler.stream = handler._open()
+        finally:
+            handler.release()
 
     def _reopen_if_moved(self) -> None:
         handler: Any = self._handler

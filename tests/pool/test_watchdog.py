@@ -6,6 +6,7 @@ import ctypes
 import gc
 import json
 import logging
+import re
 import signal
 import subprocess
 import sys
@@ -308,7 +309,8 @@ def test_who_keeps_the_hub_is_logged_with_path_and_place(balance, asking, eventu
     eventually(lambda: "GET /busy kept the event loop from all other work for 0." in caplog.text)
     record = next(record for record in caplog.records if "/busy" in record.message)
     assert record.levelno == logging.WARNING
-    assert "in busy\n    while time.monotonic() < end:" in record.message
+    # From Python 3.14 on, the jump back to the start of the loop belongs to the line of `pass`.
+    assert re.search(r"in busy\n    (while time\.monotonic\(\) < end:|pass)", record.message)
     assert "slot.py" not in record.message
     assert "innocent" not in caplog.text
     snapshot = balancer.snapshot()
