@@ -4,6 +4,9 @@ asgiref runs a coroutine on an asyncio event loop in another thread, while the r
 thread is a greenlet, so aborting the request does not stop the coroutine. While the coroutine runs, no other request
 can run a coroutine, because asyncio allows one running loop per native thread. This module does not import asgiref: in
 an application that has not imported asgiref, there are no coroutines to cancel.
+
+From Python 3.14 on, asyncio wakes a loop only if the loop does not appear to be running in the current thread. This
+module makes asyncio treat another greenlet as another thread, so that `sync_to_async` returns to its coroutine.
 """
 
 from __future__ import annotations
@@ -20,8 +23,26 @@ __all__ = ["protect"]
 
 
 def protect() -> None:
-    """Cancel the coroutines of aborted requests from now on; a second call changes nothing."""
+    """Cancel the coroutines of aborted requests, and wake their loops, from now on; a second call changes nothing."""
     register(_GUARD)
+    futures: Any = asyncio.futures
+    futures.events = _EVENTS
+
+
+class _Events:
+    """The module `asyncio.events`, in which a loop that another greenlet runs is not the running loop."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(asyncio.events, name)
+
+    def _get_running_loop(self) -> asyncio.AbstractEventLoop | None:
+        loop = asyncio._get_running_loop()
+        # Loops that are not derived from asyncio's do not reveal their greenlet, so they count everywhere.
+        runner = getattr(loop, "_thread_id", None)
+        return loop if runner is None or runner == threading.get_ident() else None
+
+
+_EVENTS = _Events()
 
 
 class _AsyncToSyncGuard(Guard):
