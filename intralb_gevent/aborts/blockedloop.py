@@ -22,6 +22,7 @@ from ..policy.requestidentity import identity
 from ..process.children import end_children
 from ..process.logline import LINES
 from ..process.outlet import drain
+from ..process.threadframes import ThreadFrames
 from .safepoints import application_frames
 from .slotgreenlet import slot_at
 
@@ -100,16 +101,16 @@ class BlockedLoop:
     def _by_a_greenlet(self) -> bool:
         """Return True if a greenlet blocks the loop, and False if the main program does; at start and exit, the main
         program may block the loop."""
-        if self._program is not None and _outermost(self._frame()) is self._program:
+        with ThreadFrames() as frames:
+            outermost = _outermost(frames.get(self.thread))
+        if self._program is not None and outermost is self._program:
             self._blocked = 0.0
             return False
         return True
 
-    def _frame(self) -> FrameType | None:
-        return sys._current_frames().get(self.thread)
-
     def _write(self, consequence: str) -> None:
-        slot = slot_at(self._frame())
+        with ThreadFrames() as frames:
+            slot = slot_at(frames.get(self.thread))
         culprit = "code outside of requests" if slot is None or slot.job is None else slot.job.name
         kept = f"{culprit} kept the event loop from all other work for {self._blocked:.1f} s; {consequence}"
         fields = {} if slot is None or slot.job is None else identity(slot.job.environ)
@@ -133,19 +134,20 @@ def _outermost(frame: FrameType | None) -> FrameType | None:
     return frame
 
 
-def stacks(first: int) -> Iterator[str]:
-    """Yield the stacks of all native threads as lines of text; the first stack is that of the thread `first`.
+def stacks(first: int) -> list[str]:
+    """Return the stacks of all native threads as lines of text; the first stack is that of the thread `first`.
 
     Each stack ends with its innermost frame. If the thread `first` has frames of the application, its other frames are
     omitted. Source lines are omitted, because reading a source file might be slow.
     """
-    frames = sys._current_frames()
-    for ident in sorted(frames, key=lambda ident: ident != first):
-        every = list(_outwards(frames[ident]))
-        shown = list(application_frames(frames[ident])) if ident == first else []
-        yield f"native thread {ident:#x}, most recent call last:"
-        for frame, line in reversed(shown or every):
-            yield f'  File "{frame.f_code.co_filename}", line {line}, in {frame.f_code.co_name}'
+    lines: list[str] = []
+    with ThreadFrames() as frames:
+        for ident in sorted(frames, key=lambda ident: ident != first):
+            shown = list(application_frames(frames[ident])) if ident == first else []
+            lines.append(f"native thread {ident:#x}, most recent call last:")
+            for frame, line in reversed(shown or list(_outwards(frames[ident]))):
+                lines.append(f'  File "{frame.f_code.co_filename}", line {line}, in {frame.f_code.co_name}')
+    return lines
 
 
 def _outwards(frame: FrameType | None) -> Iterator[tuple[FrameType, int]]:

@@ -8,10 +8,10 @@ code.
 
 The watchdog's checks must not disturb the application. A real signal interrupts system calls, and C libraries may
 mistake the interruption for the end of a wait or for an error. Therefore, the thread only marks the signal as pending,
-with `_thread.interrupt_main`. The thread sends a real signal only if the running job is past its deadline. A real
-signal also interrupts a system call that blocks the process, such as `flock()`. C code that holds the GIL is aborted at
-the deadline if the code checks for signals, as regular expressions do. C code that does not check for signals is
-aborted as soon as it returns.
+with `_thread.interrupt_main`. The thread sends a real signal only if a call of C code has not returned since the last
+check, and the running job is past its deadline. A real signal also interrupts a system call that blocks the process,
+such as `flock()`. C code that holds the GIL is aborted at the deadline if the code checks for signals, as regular
+expressions do. C code that does not check for signals is aborted as soon as it returns.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from __future__ import annotations
 import _thread
 import math
 import signal
-import sys
 import traceback
 from collections.abc import Callable
 from time import monotonic
@@ -32,6 +31,7 @@ from gevent.monkey import get_original
 from ..hub.busy import HubWatch
 from ..hub.collector import Collector
 from ..hub.forks import when_isolated
+from ..process.threadframes import ThreadFrames
 from .blockedloop import WHILE_BLOCKED, BlockedLoop
 from .blocks import is_within_step
 from .breaks import take_break
@@ -79,9 +79,10 @@ _Handler = Callable[[int, FrameType | None], Any]
 
 
 def _pause() -> None:
-    # Restore the recursion limit, because other greenlets must not run with the raised limit.
-    HEADROOM.give_back()
-    take_break()
+    if HEADROOM.is_spare():
+        # Restore the recursion limit, because other greenlets must not run with the raised limit.
+        HEADROOM.give_back()
+        take_break()
 
 
 class Watchdog:
@@ -253,19 +254,24 @@ class Watchdog:
     def _look(self, thread: int) -> None:
         if self.off_because or self._number is None:
             return
-        frame = sys._current_frames().get(thread)
-        if self._marked and self._in_c is None:
-            # The signal handler has not been called since the last check, so a call of C code has not returned.
-            self._in_c = stack_at(frame)
         if self._cramped:
             HEADROOM.take_beforehand()
             self._cramped = False
-        self._marked = True
-        slot = slot_at(frame)
-        if slot is not None and slot.late:
+        # If the signal handler has not been called since the last check, a call of C code has not returned.
+        in_c, self._marked = self._marked, True
+        if in_c and self._is_late_in_c(thread):
             signal.pthread_kill(thread, self._number)
         else:
             _thread.interrupt_main(self._number)  # type: ignore[arg-type]  # typeshed excludes real-time signals
+
+    def _is_late_in_c(self, thread: int) -> bool:
+        """Return whether the thread runs a job that is past its deadline; record the stack at the call of C code."""
+        with ThreadFrames() as frames:
+            frame = frames.get(thread)
+            if self._in_c is None:
+                self._in_c = stack_at(frame)
+            slot = slot_at(frame)
+        return slot is not None and slot.late
 
     # The methods below run in the main thread, between two bytecode instructions of the running code.
 
@@ -307,7 +313,7 @@ class Watchdog:
             return
         if self.sampler is not None:
             self.sampler(frame, in_c)
-        if in_application(frame) or outside(frame):
+        if (in_application(frame) or outside(frame)) and HEADROOM.is_spare():
             # Collect garbage only outside of this package's code: if a finalizer waits, other greenlets run in the
             # meantime.
             self._collector.in_greenlet()

@@ -265,7 +265,7 @@ class Serving:
 
     def write_stacks(self) -> None:
         """Write the stacks of a blocked worker to standard error."""
-        lines = list(stacks(_ident()))
+        lines = stacks(_ident())
         if not self._worker.booted and self._main.gr_frame is not None:
             frames = traceback.format_stack(self._main.gr_frame)
             lines += ["the import of the application is waiting at (most recent call last):", "".join(frames).rstrip()]

@@ -8,14 +8,13 @@ calls never end, every DNS look-up in the process waits forever; without this wa
 from __future__ import annotations
 
 import logging
-import sys
 from collections import Counter
-from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from ..framevariables import variables
 from ..naming import function_name
+from ..process.threadframes import ThreadFrames
 
 if TYPE_CHECKING:
     from .log import HubLog
@@ -72,16 +71,18 @@ def _waiting(pool: Any) -> int:
     return queued + (0 if places is None else places.linkcount())
 
 
-def _running(pool: Any) -> Iterator[str]:
-    """Yield the name of the function that each thread runs, if gevent's frames show the name."""
-    frames = sys._current_frames()
-    for worker in list(getattr(pool, "_worker_greenlets", ())):
-        frame = frames.get(getattr(worker, "_thread_ident", 0))
-        while frame is not None and frame.f_globals.get("__name__") != "gevent.threadpool":
-            frame = frame.f_back
-        if frame is not None and callable(function := variables(frame).get("func")):
-            yield function_name(function)
+def _running(pool: Any) -> list[str]:
+    """Return the name of the function that each thread runs, if gevent's frames show the name."""
+    names = []
+    with ThreadFrames() as frames:
+        for worker in list(getattr(pool, "_worker_greenlets", ())):
+            frame = frames.get(getattr(worker, "_thread_ident", 0))
+            while frame is not None and frame.f_globals.get("__name__") != "gevent.threadpool":
+                frame = frame.f_back
+            if frame is not None and callable(function := variables(frame).get("func")):
+                names.append(function_name(function))
+    return names
 
 
-def _counted(names: Iterator[str]) -> str:
+def _counted(names: list[str]) -> str:
     return ", ".join(f"{name} ({count} times)" for name, count in Counter(names).most_common()) or "unknown functions"

@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
-import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
+
+from .threadframes import ThreadFrames
 
 __all__ = ["child_processes", "describe", "place", "threads_left"]
 
@@ -67,7 +68,8 @@ def _status(pid: str) -> tuple[str, str, str]:
 
 def place(main: Any, ident: int) -> str:
     """Describe the innermost frames of the main thread; if the loop is idle, describe those of the main greenlet."""
-    frames = list(_outwards(sys._current_frames().get(ident)))
+    with ThreadFrames() as threads:
+        frames = list(_outwards(threads.get(ident)))
     idle = not frames or (frames[0].f_code.co_name == "run" and _module(frames[0]) == "gevent.hub")
     if idle and main is not None:
         frames = list(_outwards(main.gr_frame)) or frames
