@@ -56,6 +56,19 @@ class Headroom:
         if limit and sys.getrecursionlimit() == limit + _FRAMES:
             sys.setrecursionlimit(limit)
 
+    def is_spare(self) -> bool:
+        """Return whether the running greenlet has so few frames that the signal handler does not need the reserve.
+
+        Other greenlets may only run during the signal handler if this is true, because they run without the reserve,
+        and end it for this greenlet.
+        """
+        limit = self._limit_before or self._limit or sys.getrecursionlimit()
+        try:
+            sys._getframe(max(limit - _FRAMES, 0))
+        except ValueError:
+            return True
+        return False
+
     def take_beforehand(self) -> None:
         """Raise the recursion limit until `give_back_beforehand` is called; used if the stack was too deep for `take`.
 

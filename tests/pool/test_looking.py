@@ -273,6 +273,22 @@ def test_looking_needs_nothing_of_the_recursion_limit(balance, ask, eventually) 
     eventually(lambda: sys.getrecursionlimit() == limit)
 
 
+def test_a_finalizer_that_waits_does_no_harm_close_to_the_recursion_limit(balance, ask, eventually) -> None:
+    Client.ran, Client.failed = 0, []
+
+    def compute() -> list[int]:
+        for _ in range(2 * gc.get_threshold()[0]):
+            Client()
+        return compute_at_every_depth()
+
+    balancer = balance(handlers(compute=compute), request_timeout_seconds=20)
+    # The first request lets the event loop turn automatic collection off.
+    assert ask(balancer, "/other").status == "200 OK"
+    assert ask(balancer, "/compute").body == b"[]"
+    eventually(lambda: Client.ran)
+    assert Client.failed == []
+
+
 def endless() -> None:
     while True:
         pass
