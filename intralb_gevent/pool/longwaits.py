@@ -120,7 +120,8 @@ class LongWaits:
 
     def ended(self, job: Job, now: float) -> None:
         """Record a job that has ended."""
-        if RESUMED[0]:
+        # A running job may end another one, such as a queued job whose place it takes.
+        if RESUMED[0] and job.started is not None:
             job.loop_time += now - RESUMED[0]
         # Both are false unless the number of running jobs is limited.
         if job.loop_time or job.waits_long:
