@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import dis
 import linecache
+import warnings
 from collections.abc import Sequence
 from functools import lru_cache
 from types import CodeType
@@ -51,7 +52,10 @@ def _finally_blocks(code: CodeType, filename: str) -> tuple[tuple[int, int], ...
     if last - first > _MOST_LINES:
         return ()
     try:
-        tree = _parsed(linecache.getlines(filename)[first - 1 : last + _MORE_LINES], last - first + 1)
+        with warnings.catch_warnings():
+            # Python has shown the warnings when it compiled the file; if warnings are errors, parsing would fail.
+            warnings.simplefilter("ignore")
+            tree = _parsed(linecache.getlines(filename)[first - 1 : last + _MORE_LINES], last - first + 1)
     except Exception:
         # The source file may have changed since it was imported, or it may be a template instead of Python code.
         return ()

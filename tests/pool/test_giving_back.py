@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -292,3 +293,17 @@ def is_running(pid: str) -> bool:
 def test_instructions_without_a_line_are_in_no_finally_block() -> None:
     """The last instructions of an exception handler have no line number; the frame's line is None at these."""
     assert not is_in_finally(in_finally.__code__, None)
+
+
+def test_warnings_about_a_source_file_do_not_hide_its_finally_blocks(tmp_path) -> None:
+    file = tmp_path / "warned.py"
+    file.write_text(
+        'def warned(done):\n    try:\n        done.append("\\d")\n    finally:\n        done.clear()\n'
+    )
+    names: dict[str, Any] = {}
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        exec(compile(file.read_text(), file, "exec"), names)
+    assert shown
+    assert is_in_finally(names["warned"].__code__, 5)
+    assert not is_in_finally(names["warned"].__code__, 3)
