@@ -64,7 +64,7 @@ METHOD_TOO_LONG: Final = CannedResponse(
 UNKNOWN_CODING: Final = CannedResponse("501 Not Implemented", "This server supports no transfer coding except chunked.")
 UNKNOWN_VERSION: Final = CannedResponse("505 HTTP Version Not Supported", "This server speaks HTTP/1.0 and HTTP/1.1.")
 NO_ROOM_FOR_BODY: Final = CannedResponse(
-    "507 Insufficient Storage", "This server has no disk space for the request's body."
+    "507 Insufficient Storage", "This server cannot store the request's body in a temporary file."
 )
 
 BODY_TOO_SHORT: Final = _bad("The client ended its data before the end of the request's body.")
