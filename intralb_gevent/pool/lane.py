@@ -20,7 +20,7 @@ from ..observe.snapshot import LaneSnapshot
 from ..observe.stats import SLOW_SECONDS, Stats
 from ..policy.cannedresponses import ENDED_BY_OPERATOR, EXPIRED, KILLED, TIMED_OUT, TOO_MANY_STREAMS, CannedResponse
 from ..policy.lifecycle import Outcome
-from ..policy.limiters import Limiter, limiter_named
+from ..policy.limiters import Limiter, Window, limiter_named
 from ..priority import Priority
 from ..stdlib import monotonic, time_of_day
 from .admissioncontrol import AdmissionControl
@@ -30,6 +30,7 @@ from .endings import ENDED_EARLY
 from .exemplars import keep_exemplar
 from .job import Job
 from .limitwindow import LimitWindow
+from .loopshare import LoopShare
 from .scaling import PoolScaler
 from .slot import Slot
 from .workerpool import WorkerPool
@@ -68,6 +69,7 @@ class Lane:
         first_slots = options.first_workers * options.max_concurrent_per_router
         self._limiter: Limiter = limiter_named(options.limiter, first_slots)
         self._window = LimitWindow(self.stats)
+        self._loop_share = LoopShare()
 
     def __repr__(self) -> str:
         return f"<Lane {self.name or 'of all others'}: {self.pool!r} {self.stats!r}>"
@@ -348,12 +350,15 @@ class Lane:
     def begin(self, busy: Callable[[float], float]) -> None:
         """Start serving; `busy` returns the total seconds for which the hub has been busy up to a given time."""
         self.scaler.begin(busy)
+        self._loop_share.begin(self.pool.loop_seconds)
         self.pool.add(self.options.first_workers)
         self._resized()
 
     def sample(self) -> None:
         """Record how many jobs run and how many wait; called several times in each window."""
-        self._window.sample(self.pool.running - self.pool.lasting, self.pool.waiting_count)
+        running = self.pool.running - self.pool.lasting
+        self._window.sample(running, self.pool.waiting_count)
+        self._loop_share.sample(running)
 
     def review(self, now: float, least_lag: float | None) -> None:
         """Update the number of workers, the limiter and the admission control; called at every tick.
@@ -364,10 +369,16 @@ class Lane:
         self.pool.close_stale_sessions()
         self.scaler.review()
         window = self._window.over(now, least_lag, busy := self.scaler.busy(now))
-        self._limiter.observe(window)
+        self._limiter.observe(self._caused(window))
         self.admission.review(now, window, busy)
         self._resized()
         self.admission.forget_clients(now)
+
+    def _caused(self, window: Window) -> Window:
+        """Return the window without the load that the jobs of other lanes cause, if this lane hardly loads the loop."""
+        if not self._loop_share.is_light(self.pool.loop_seconds):
+            return window
+        return window._replace(least_lag=0.0, busy=0.0)
 
     def make_room(self) -> bool:
         """Grow the pool, because it has no capacity for a job; return whether the pool grew."""

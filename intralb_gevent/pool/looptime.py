@@ -22,13 +22,16 @@ from gevent import Greenlet, getcurrent
 from ..aborts.slotgreenlet import SlotGreenlet
 from ..stdlib import monotonic
 
-__all__ = ["LEASE_SECONDS", "RESUMED", "measure"]
+__all__ = ["LEASE_SECONDS", "LOOP_SECONDS", "RESUMED", "measure"]
 
 LEASE_SECONDS: Final = 1.0
 """Seconds after the last call of `measure` for which the measurement goes on."""
 
 RESUMED: Final = [0.0]
 """Time at which the hub has switched to the running job, in `time.monotonic()` seconds; 0 while no job is measured."""
+
+LOOP_SECONDS: Final = [0.0]
+"""Total seconds for which the measured jobs of all pools have kept the loop busy."""
 
 _switch: Final[Any] = Greenlet.switch
 _throw: Final[Any] = Greenlet.throw
@@ -64,7 +67,10 @@ def _measured(resume: Any, self: SlotGreenlet, values: tuple[Any, ...]) -> Any:
         return resume(self, *values)
     finally:
         RESUMED[0] = 0.0
-        job.loop_time += monotonic() - began
+        seconds = monotonic() - began
+        job.loop_time += seconds
+        slot.worker.pool.loop_seconds += seconds
+        LOOP_SECONDS[0] += seconds
 
 
 def _stop() -> None:

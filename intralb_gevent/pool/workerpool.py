@@ -60,6 +60,8 @@ class WorkerPool:
         self.long_streams = 0
         """Number of responses that have been streamed for a long time."""
         self.long_waits = LongWaits()
+        self.loop_seconds = 0.0
+        """Total time for which the jobs have kept the event loop busy, as far as `looptime.py` has measured it."""
         self.given_up: list[Slot] = []
         """Abandoned slots; without this reference, garbage collection would kill their greenlets."""
         self.dispatch_queue = DispatchQueue(lane.context.flush_queue)
