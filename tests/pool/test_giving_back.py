@@ -297,9 +297,7 @@ def test_instructions_without_a_line_are_in_no_finally_block() -> None:
 
 def test_warnings_about_a_source_file_do_not_hide_its_finally_blocks(tmp_path) -> None:
     file = tmp_path / "warned.py"
-    file.write_text(
-        'def warned(done):\n    try:\n        done.append("\\d")\n    finally:\n        done.clear()\n'
-    )
+    file.write_text('def warned(done):\n    try:\n        done.append("\\d")\n    finally:\n        done.clear()\n')
     names: dict[str, Any] = {}
     with warnings.catch_warnings(record=True) as shown:
         warnings.simplefilter("always")
