@@ -80,6 +80,14 @@ class SlotGreenlet(Greenlet):  # type: ignore[type-arg]  # generic only in geven
     def spawn_tree_locals(self, inherited: object) -> None:
         """Ignore the creating greenlet's value, because that greenlet runs another request or no request."""
 
+    @property
+    def has_spawned(self) -> bool:
+        """Whether the running job has spawned greenlets."""
+        slot = self.intralb_slot
+        if not self._tree or slot is None or slot.job is None:
+            return False
+        return self._tree.get(_REQUEST) == Request(slot, slot.job.started)
+
     def rawlink(self, callback: Callable[[Any], object]) -> None:
         """Register a callback for the end of this greenlet; the slot then replaces this greenlet after the current
         job."""

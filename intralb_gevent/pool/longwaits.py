@@ -3,7 +3,8 @@
 While the number of running jobs is limited, `looptime.py` measures for how long each job keeps the loop busy. A job
 that was quiet for `LONG_WAIT_SECONDS` counts as a long wait, and does not count towards the limit. If many jobs take
 turns on a saturated loop, each of them hardly loads the loop. Therefore, a job is quiet only if it uses much less than
-an equal share of the loop's time, and it is judged only after several iterations of the loop.
+an equal share of the loop's time, and it is judged only after several iterations of the loop. The time of greenlets
+that a job spawns is not measured, so a job with such greenlets never counts as a long wait.
 """
 
 from __future__ import annotations
@@ -94,6 +95,7 @@ class LongWaits:
     def _judge(self, job: Job, most: float, now: float) -> None:
         """Compute the job's share of the loop's time, if the job has been observed for long enough or is not quiet."""
         since = max(job.started or now, job.loop_since, self._measured_since)
+        _charge_spawned(job, since, now)
         unproven = job.waits_long and not job.loop_since
         allowed = START_SECONDS if unproven else most * LONG_WAIT_SECONDS
         job.reviews += 1
@@ -125,6 +127,7 @@ class LongWaits:
             job.loop_time += now - RESUMED[0]
         # Both are false unless the number of running jobs is limited.
         if job.loop_time or job.waits_long:
+            _charge_spawned(job, max(job.started or now, job.loop_since), now)
             self._count_time(job, now)
             self._remove(job, now)
 
@@ -147,3 +150,9 @@ class LongWaits:
             job.waits_long = False
             job.long_wait_seconds += now - job.long_wait_since
             self.count -= 1
+
+
+def _charge_spawned(job: Job, since: float, now: float) -> None:
+    """Assume that the greenlets that a job has spawned have kept the loop busy all the time since `since`."""
+    if job.slot is not None and job.slot.greenlet.has_spawned:
+        job.loop_time = now - since

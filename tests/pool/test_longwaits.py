@@ -31,7 +31,7 @@ class Application:
     `/queries` waits for 1 ms and computes for 1 ms, again and again, until `ended` is set; `/queries-until` does so
     until `go_on` is set. All other paths but `/computes` wait until `go_on` is set. Then `/calls` and `/computes` are
     CPU-bound until `ended` is set, and yield every 15 ms, and `/renders` computes for 15 ms once. `/starts` computes
-    for 6 ms before it waits.
+    for 6 ms before it waits. `/spawns` waits for a greenlet that makes the queries of `/queries`.
     """
 
     def __init__(self) -> None:
@@ -41,7 +41,9 @@ class Application:
         path = environ["PATH_INFO"]
         if path == "/starts":
             compute(0.006)
-        if path.startswith("/queries"):
+        if path == "/spawns":
+            gevent.spawn(query, self.ended).join()
+        elif path.startswith("/queries"):
             query(until=self.ended if path == "/queries" else self.go_on)
         elif path != "/computes":
             self.go_on.wait()
@@ -139,6 +141,14 @@ def test_a_request_that_is_cpu_bound_and_yields_counts_towards_the_limit_however
     start("/computes")
     began = time.monotonic()
     start("/computes")
+    eventually(lambda: time.monotonic() - began > 1.5)
+    assert seen(balancer) == (1, 1)
+
+
+def test_a_request_whose_greenlets_compute_counts_towards_the_limit(balancer, start, eventually) -> None:
+    start("/spawns")
+    began = time.monotonic()
+    start("/spawns")
     eventually(lambda: time.monotonic() - began > 1.5)
     assert seen(balancer) == (1, 1)
 
