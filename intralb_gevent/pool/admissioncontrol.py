@@ -307,6 +307,10 @@ class AdmissionControl:
         self._follow_limit(now)
         self._review_admissions(now)
 
+    def run_queued_long_waits(self, now: float) -> None:
+        """Run the queued jobs that may run beyond the limit; called at every tick, once the limit has been applied."""
+        self.pool.run_queued_long_waits(self._highest, now)
+
     def _follow_limit(self, now: float) -> None:
         """Renew the statistics of run times if the limit of running jobs has fallen below half."""
         limit = self.pool.may_run

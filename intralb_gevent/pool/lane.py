@@ -372,6 +372,7 @@ class Lane:
         self._limiter.observe(self._caused(window))
         self.admission.review(now, window, busy)
         self._resized()
+        self.admission.run_queued_long_waits(now)
         self.admission.forget_clients(now)
 
     def _caused(self, window: Window) -> Window:

@@ -60,7 +60,7 @@ class LongWaits:
 
     def expects(self, environ: dict[str, Any], now: float) -> bool:
         """Return whether a request will probably be a long wait."""
-        waits = self._paths.expected_waits(environ.get("PATH_INFO", ""), now)
+        waits = self._paths.expected_waits(_path(environ), now)
         return waits > 0 and self._unproven < UNPROVEN_EACH * waits
 
     def add_expected(self, job: Job, now: float) -> None:
@@ -73,8 +73,8 @@ class LongWaits:
         job.loop_share = 0.0
         self.count += 1
 
-    def review(self, jobs: Iterable[Job], now: float) -> bool:
-        """Find the long waits among the running jobs; return whether there are new ones.
+    def review(self, jobs: Iterable[Job], now: float) -> None:
+        """Find the long waits among the running jobs.
 
         This method is called at every tick while the number of running jobs is limited.
         """
@@ -82,15 +82,15 @@ class LongWaits:
             self._measured_since = now
         self._reviewed_at = now
         measure(now)
-        running, found = list(jobs), False
+        running = list(jobs)
         most = QUIET / max(1, len(running))
         for job in running:
             self._judge(job, most, now)
             if job.streams_since is not None or job.loop_share > most:
                 self._remove(job, now)
-            else:
-                found = self._found(job, now) or found
-        return found
+            elif not job.waits_long:
+                self._paths.add_wait(_path(job.environ), now)
+                self._add(job, now)
 
     def _judge(self, job: Job, most: float, now: float) -> None:
         """Compute the job's share of the loop's time, if the job has been observed for long enough or is not quiet."""
@@ -102,7 +102,7 @@ class LongWaits:
         if now - since >= LONG_WAIT_SECONDS and job.reviews >= LEAST_REVIEWS:
             share = job.loop_time / (now - since)
             if job.waits_long and share <= most and now - job.long_wait_since <= COUNTED_SECONDS:
-                self._paths.add_wait(job.environ.get("PATH_INFO", ""), now)
+                self._paths.add_wait(_path(job.environ), now)
             job.loop_share = 0.0 if unproven and job.loop_time <= allowed else share
         elif job.loop_time > allowed:
             # The share in such a short time says nothing, but the job is not quiet.
@@ -112,13 +112,6 @@ class LongWaits:
         self._unproven -= unproven
         self._count_time(job, now)
         job.loop_since, job.reviews = now, 0
-
-    def _found(self, job: Job, now: float) -> bool:
-        if job.waits_long:
-            return False
-        self._paths.add_wait(job.environ.get("PATH_INFO", ""), now)
-        self._add(job, now)
-        return True
 
     def ended(self, job: Job, now: float) -> None:
         """Record a job that has ended."""
@@ -141,7 +134,7 @@ class LongWaits:
         return max(run_time - waited, min(run_time, LONG_WAIT_SECONDS))
 
     def _count_time(self, job: Job, now: float) -> None:
-        self._paths.add_time(job.environ.get("PATH_INFO", ""), job.loop_time, now)
+        self._paths.add_time(_path(job.environ), job.loop_time, now)
         job.loop_time = 0.0
 
     def _remove(self, job: Job, now: float) -> None:
@@ -150,6 +143,11 @@ class LongWaits:
             job.waits_long = False
             job.long_wait_seconds += now - job.long_wait_since
             self.count -= 1
+
+
+def _path(environ: dict[str, Any]) -> str:
+    """Return the whole path of a request, although mounts and middleware move parts of it to `SCRIPT_NAME`."""
+    return f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}"
 
 
 def _charge_spawned(job: Job, since: float, now: float) -> None:

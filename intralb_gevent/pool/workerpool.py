@@ -158,8 +158,8 @@ class WorkerPool:
         """Count the long streams and, while the limit has an effect, the long waits; called at every tick."""
         begun_by = now - STREAM_LASTS_SECONDS
         self.long_streams = sum(job.streams_since is not None and job.streams_since <= begun_by for job in self.streams)
-        if self.limit is not None and self.long_waits.review(self._running_jobs(), now):
-            self._run_queued_long_waits(now)
+        if self.limit is not None:
+            self.long_waits.review(self._running_jobs(), now)
 
     def _running_jobs(self) -> list[Job]:
         return [slot.job for slot in self.slots if slot.job is not None and slot.job.ended is None]
@@ -255,10 +255,12 @@ class WorkerPool:
         worker.run(job)
         return True
 
-    def _run_queued_long_waits(self, now: float) -> None:
-        for job in [job for worker in self.all for job in worker.queued]:
-            if self.at_limit and self.long_waits.expects(job.environ, now):
-                self.run_long_wait(job, now)
+    def run_queued_long_waits(self, highest: Priority, now: float) -> None:
+        """Run the queued jobs that may run beyond the limit; `highest` is the argument of `expects_long_wait`."""
+        if self.at_limit and self.queued:
+            for job in [job for worker in self.all for job in worker.queued]:
+                if self.expects_long_wait(job.environ, job.priority, highest, now):
+                    self.run_long_wait(job, now)
 
     def next_for(self, worker: Worker) -> Job | None:
         """Remove the job that starts next from its worker's queue, and return the job; return None if no job may run.

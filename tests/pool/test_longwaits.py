@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+from wsgiref.util import shift_path_info
 
 import gevent
 import pytest
@@ -32,6 +33,7 @@ class Application:
     until `go_on` is set. All other paths but `/computes` wait until `go_on` is set. Then `/calls` and `/computes` are
     CPU-bound until `ended` is set, and yield every 15 ms, and `/renders` computes for 15 ms once. `/starts` computes
     for 6 ms before it waits. `/spawns` waits for a greenlet that makes the queries of `/queries`.
+    Like middleware that dispatches by the path, `/mounted/...` moves the first part of the path to `SCRIPT_NAME`.
     """
 
     def __init__(self) -> None:
@@ -39,6 +41,8 @@ class Application:
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> list[bytes]:
         path = environ["PATH_INFO"]
+        if path.startswith("/mounted/"):
+            shift_path_info(environ)
         if path == "/starts":
             compute(0.006)
         if path == "/spawns":
@@ -231,6 +235,15 @@ def test_paths_that_differ_in_an_id_are_the_same_path(balancer, start, begin_lon
     assert seen(balancer) == (3, 1)
 
 
+def test_the_path_of_a_request_is_known_although_middleware_changes_its_parts(balancer, start, begin_long_wait) -> None:
+    begin_long_wait("/mounted/poll")
+    start("/another")
+    start("/poll")
+    assert seen(balancer) == (2, 1)
+    start("/mounted/poll")
+    assert seen(balancer) == (3, 1)
+
+
 def test_an_expected_long_wait_that_starts_with_some_work_does_not_count_towards_the_limit(
     balancer, start, begin_long_wait, eventually
 ) -> None:
@@ -244,11 +257,12 @@ def test_an_expected_long_wait_that_starts_with_some_work_does_not_count_towards
     assert balancer.intake.lanes[0].pool.long_waits.count == 5
 
 
-def test_long_waits_of_a_lower_class_leave_half_of_the_slots(balancer, start, eventually) -> None:
-    start("/poll")
-    eventually(lambda: balancer.intake.lanes[0].pool.long_waits.count == 1)
-    start("/another")
+def test_long_waits_of_a_lower_class_leave_half_of_the_slots(balancer, start, begin_long_wait, eventually) -> None:
+    begin_long_wait("/poll")
+    start("/computes")
     polls = [start("/poll", **{"intralb.priority": "sheddable"}) for _ in range(6)]
+    began = time.monotonic()
+    eventually(lambda: time.monotonic() - began > 1.0)
     assert seen(balancer) == (5, 3)
     assert not any(poll.ready() for poll in polls)
     start("/poll")
@@ -314,3 +328,14 @@ def test_a_single_long_wait_lets_only_a_few_requests_run_beyond_the_limit(balanc
         start("/poll")
     assert seen(balancer) == (6, 4)
     eventually(lambda: seen(balancer)[1] == 0)
+
+
+def test_queued_long_waits_start_once_earlier_ones_have_waited_even_if_no_other_request_ends(
+    balancer, start, begin_long_wait, eventually
+) -> None:
+    begin_long_wait("/poll")
+    start("/computes")
+    for _ in range(8):
+        start("/poll")
+    assert seen(balancer) == (6, 4)
+    eventually(lambda: seen(balancer) == (10, 0))
