@@ -108,7 +108,8 @@ class Worker:
             self.ready.remove(job)
             # The slot reserved for this job is free for the next job.
             self._go_on()
-        self.leave_if_empty()
+        if self.retiring:
+            self.retire()
 
     def still_waiting(self, job: Job) -> bool:
         """Return whether a waiting job is in the queue, or has been ready for more than one batch.
@@ -158,11 +159,14 @@ class Worker:
             slot.close_session()
 
     def retire(self) -> None:
-        """Accept no new jobs, and end the idle slots; queued jobs still run in this worker or in another worker."""
-        self.retiring = True
-        for slot in self._idle:
+        """Accept no new jobs, and end the idle slots that no ready job needs.
+
+        Queued jobs still run in this worker or in another worker.
+        """
+        self.retiring, needed = True, len(self.ready)
+        for slot in self._idle[needed:]:
             slot.retire()
-        self._idle.clear()
+        del self._idle[needed:]
         self.leave_if_empty()
 
     def ended(self, slot: Slot) -> None:

@@ -276,8 +276,8 @@ class WorkerPool:
         job = self.order.next([worker.queued for worker in self.all], limit)
         if job is not None and (owner := job.worker) is not None:
             owner.take(job)
-            owner.leave_if_empty()
             if owner is not worker:
+                owner.leave_if_empty()
                 self.lane.stats.stolen += 1
         return job
 

@@ -6,7 +6,7 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from intralb_gevent import OptionError, current_session
+from intralb_gevent import OptionError, Route, current_session
 from intralb_gevent.aborts.watchdog import Watchdog
 from intralb_gevent.hub.ticker import Ticker
 from intralb_gevent.pool.scaling import PoolScaler
@@ -141,6 +141,32 @@ def test_it_shrinks_after_a_quiet_time_and_closes_the_sessions(balance, asking, 
     gevent.joinall(asking(balancer, *"12345678"))
     eventually(lambda: len(balancer.snapshot().workers) == 1)
     assert len(open_sessions) == balancer.snapshot().sessions <= 1
+
+
+def test_a_retiring_worker_ends_even_if_its_last_queued_requests_are_rejected_when_they_would_start(
+    balance, asking, eventually
+) -> None:
+    waits, ends = Event(), Event()
+
+    def application(environ, start_response):
+        {"/waits": waits, "/ends": ends}[environ["PATH_INFO"]].wait()
+        late = monotonic() + 0.5
+        while environ["PATH_INFO"] == "/ends" and monotonic() < late:
+            pass
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b""]
+
+    routes = [Route("/short", request_timeout_seconds=0.4)]
+    balancer = balance(application, max_concurrent_per_router=1, min_workers=1, max_workers=2, routes=routes)
+    balancer.resize(2)
+    requests = asking(balancer, "waits", "ends")
+    late = asking(balancer, "short", "short")
+    balancer.resize(1)
+    ends.set()
+    assert {request.get().status for request in late} == {"503 Service Unavailable"}
+    eventually(lambda: len(balancer.snapshot().workers) == 1)
+    waits.set()
+    assert {request.get().status for request in requests} == {"200 OK"}
 
 
 def test_a_queue_keeps_to_its_bound_while_a_retiring_worker_runs_some_of_those_that_may(balance, gate, asking) -> None:
