@@ -199,7 +199,7 @@ class Lane:
         counted = self.pool.long_waits.counted(job, service_time, started + run_time)
         if not job.waits_long:
             self.admission.service.add(counted, started)
-        self._window.add(service_time, counted)
+        self._window.add(run_time, counted)
         if outcome == "completed":
             job.route.usual.add(service_time)
 

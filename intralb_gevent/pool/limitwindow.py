@@ -21,11 +21,11 @@ class LimitWindow:
         "_ended",
         "_least_run_time",
         "_least_waiting",
-        "_long_waits",
         "_most_running",
         "_shed",
         "_stats",
         "_time",
+        "_uncounted",
     )
 
     def __init__(self, stats: Stats) -> None:
@@ -46,7 +46,7 @@ class LimitWindow:
         self._most_running = 0
         self._least_waiting = -1
         self._least_run_time = math.inf
-        self._long_waits = 0.0
+        self._uncounted = 0.0
 
     def sample(self, running: int, waiting: int) -> None:
         """Record how many jobs run and how many wait now."""
@@ -57,7 +57,7 @@ class LimitWindow:
 
     def add(self, run_time: float, counted: float) -> None:
         """Record the run time of a job that has ended, and the part of it that counted towards the limit."""
-        self._long_waits += run_time - counted
+        self._uncounted += run_time - counted
         if counted < self._least_run_time:
             self._least_run_time = counted
 
@@ -73,7 +73,7 @@ class LimitWindow:
             least_lag=least_lag,
             most_running=self._most_running,
             ended=ended,
-            mean_run_time=(stats.run_time.total - self._time - self._long_waits) / ended if ended else 0.0,
+            mean_run_time=(stats.run_time.total - self._time - self._uncounted) / ended if ended else 0.0,
             least_run_time=self._least_run_time if ended else 0.0,
             shed=stats.shed - self._shed,
             begun=stats.queue_wait.count - self._begun,

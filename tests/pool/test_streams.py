@@ -9,6 +9,7 @@ import pytest
 from gevent.event import Event
 
 from intralb_gevent import Route
+from intralb_gevent.policy.limiters import Window
 
 TIMEOUT = 0.1
 
@@ -32,6 +33,22 @@ class Streams:
             yield b"ended"
         finally:
             self.closed += 1
+
+
+class Recorder:
+    """A limiter that keeps the windows in which requests have ended."""
+
+    limit = 100
+
+    def __init__(self) -> None:
+        self.windows: list[Window] = []
+
+    def observe(self, window: Window) -> None:
+        if window.ended:
+            self.windows.append(window)
+
+    def resize(self, most: int) -> None:
+        """Do nothing."""
 
 
 @pytest.fixture
@@ -94,3 +111,16 @@ def test_what_is_known_as_a_whole_is_no_stream(balance, asking, application) -> 
     balancer = balance(application, max_streams=1)
     requests = asking(balancer, *"12345")
     assert [request.get().status for request in requests] == ["200 OK"] * 5
+
+
+def test_the_limiter_counts_only_the_run_time_up_to_the_first_part_of_a_long_stream(
+    balance, asking, streams, eventually
+) -> None:
+    recorder = Recorder()
+    balancer = balance(streams, limiter=lambda most: recorder)
+    (request,) = asking(balancer, "/")
+    eventually(lambda: balancer.intake.lanes[0].pool.long_streams == 1)
+    streams.go_on.set()
+    assert request.get().body == b"begun ended"
+    (window,) = eventually(lambda: recorder.windows)
+    assert window.mean_run_time < 0.9

@@ -22,9 +22,10 @@ class Window(NamedTuple):
     ended: int
     """Number of jobs that have run to their end."""
     mean_run_time: float
-    """Mean run time of the ended jobs, without the time for which they were long waits; 0 if there were none."""
+    """Mean run time of the ended jobs, without long waits and the time after the first part of long streams; 0 if no
+    job has ended."""
     least_run_time: float
-    """Shortest run time of the ended jobs, without their long waits; 0 if there were none."""
+    """Shortest run time of the ended jobs, measured in the same way; 0 if no job has ended."""
     shed: int
     """Number of jobs that were shed."""
     begun: int = 0
