@@ -23,6 +23,7 @@ from ..process.children import end_children
 from ..process.logline import LINES
 from ..process.outlet import drain
 from ..process.threadframes import ThreadFrames
+from .places import line_of
 from .safepoints import application_frames
 from .slotgreenlet import slot_at
 
@@ -152,7 +153,7 @@ def stacks(first: int) -> list[str]:
 
 def _outwards(frame: FrameType | None) -> Iterator[tuple[FrameType, int]]:
     while frame is not None:
-        yield frame, frame.f_lineno
+        yield frame, line_of(frame)
         frame = frame.f_back
 
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 from types import FrameType
 from typing import Final
 
-__all__ = ["Place", "is_library", "place_in", "shown_place", "working_directory"]
+__all__ = ["Place", "is_library", "line_of", "place_in", "shown_place", "working_directory"]
 
 Place = tuple[str, int]
 """A file name and a line number."""
@@ -24,6 +24,19 @@ _STANDARD: Final = tuple(
 def is_library(name: str) -> bool:
     """Return whether a file belongs to the standard library or to an installed package."""
     return name.startswith(("<", *_STANDARD)) or any(part in name for part in _INSTALLED)
+
+
+def line_of(frame: FrameType) -> int:
+    """Return a frame's line number, also at an instruction without a line number.
+
+    The jump at the end of a loop has no line number if the last statement of the loop is a conditional expression, for
+    example. The result is then the line of the closest instruction before it that has a line number.
+    """
+    code, line = frame.f_code, frame.f_lineno
+    if line is not None:
+        return line
+    before = [each for start, _, each in code.co_lines() if each is not None and start <= frame.f_lasti]
+    return before[-1] if before else code.co_firstlineno
 
 
 def place_in(frames: Iterable[tuple[FrameType, int]]) -> Place | None:

@@ -26,6 +26,7 @@ from typing import Any, Final, TypeVar
 from ..framevariables import variables
 from .blocks import calls_enter, calls_exit
 from .callsites import arguments, call_site, callee, first_argument, is_a
+from .places import line_of
 
 __all__ = [
     "DELICATE",
@@ -153,7 +154,7 @@ def application_frames(frame: FrameType | None) -> Iterator[tuple[FrameType, int
     """Yield a greenlet's frames and their line numbers, from the innermost outwards, except frames of this package."""
     while frame is not None:
         if not is_ours(frame):
-            yield frame, frame.f_lineno
+            yield frame, line_of(frame)
         frame = frame.f_back
 
 

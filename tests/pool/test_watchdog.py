@@ -269,6 +269,42 @@ def test_what_cleans_up_has_time_to_wait(balance, asking, eventually) -> None:
     assert eventually(lambda: cleaned)
 
 
+def without_line() -> None:
+    """Compute in a loop whose jump has no line number on Python 3.11 and 3.12. Signal handlers run after this jump."""
+    numbers = iter(range(10**9))
+    while True:
+        for _ in range(30):
+            next(numbers) if numbers else None
+
+
+def test_a_handler_is_cut_and_logged_at_an_instruction_without_a_line(balance, asking, eventually, caplog) -> None:
+    balancer = balance(handlers(loop=without_line), request_timeout_seconds=TIMEOUT)
+    answers = [asking(balancer, "loop")[0].get() for _ in range(3)]
+    assert [answer.status for answer in answers] == 3 * ["504 Gateway Timeout"]
+    eventually(lambda: "its deadline has passed" in caplog.text)
+    assert "line None" not in caplog.text
+
+
+def test_a_finally_block_may_finish_even_at_an_instruction_without_a_line(balance, asking, eventually) -> None:
+    cleaned: list[bool] = []
+
+    def handler() -> None:
+        numbers = iter(range(10**9))
+        end = time.monotonic() + 5 * TIMEOUT
+        try:
+            next(numbers)
+        finally:
+            while time.monotonic() < end:
+                for _ in range(3000):
+                    next(numbers) if numbers else None
+            cleaned.append(True)
+
+    balancer = balance(handlers(tidy=handler), request_timeout_seconds=TIMEOUT, cleanup_seconds=10)
+    (request,) = asking(balancer, "tidy")
+    assert request.get().status == "504 Gateway Timeout"
+    assert eventually(lambda: cleaned)
+
+
 # The end of the server.
 
 
