@@ -126,8 +126,9 @@ def removed_at_the_end(path: str) -> Iterator[None]:
     try:
         yield
     finally:
-        # After a change of its user, the process may not be allowed to remove the file.
-        with contextlib.suppress(FileNotFoundError, PermissionError):
+        # A file that cannot be removed must not make the exit fail. The process may have changed its user, the
+        # directory may have been replaced, or its file system may now be read-only.
+        with contextlib.suppress(OSError):
             if _identity(path) == own:
                 os.unlink(path)
 

@@ -69,12 +69,12 @@ def serve(
         if places.admin_token is not None and probed and isinstance(probed[0], AdminServer):
             probed[0].pages.allow_actions(places.admin_token)
         where = "" if places.admin is None else str(places.admin.bound(probed[0].server_port))
+        SIGNALS.on_hangup = partial(_hang_up, places, servers, probed, stack)
         if places.ready_file is not None:
             write_ready_file(places.ready_file, facts)
             stack.enter_context(removed_at_the_end(places.ready_file))
         stack.enter_context(FreedMemory())
         announce(bound, where)
-        SIGNALS.on_hangup = partial(_hang_up, places, servers, probed, stack)
         stack.callback(membership.leave)
         membership.serving(balancer, servers, shutdown, probed)
         if places.metrics is not None:

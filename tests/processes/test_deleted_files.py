@@ -97,6 +97,20 @@ def test_files_that_cannot_be_restored_are_reported_and_the_server_continues(
     assert "Traceback" not in site.said
 
 
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_directory_that_is_replaced_by_a_file_does_not_make_the_exit_fail(
+    begin: Callable[..., Any], processes: str
+) -> None:
+    site = begin("--bind", "unix:run/own.sock", "--pid-file", "run/own.pid", processes=processes, files={"run/x": ""})
+    site.is_ready()
+    directory = site.directory / "run"
+    directory.rename(site.directory / "moved")
+    directory.touch()
+    site.signal(signal.SIGTERM)
+    assert site.ended() == 0
+    assert "Traceback" not in site.said
+
+
 def test_a_socket_of_another_server_is_left_alone(begin: Callable[..., Any]) -> None:
     site = begin(*FLAGS, processes="1")
     site.is_ready()
