@@ -267,6 +267,31 @@ def test_a_handler_that_raises_stops_neither_the_server_nor_a_request(
     assert ("SIGTERM: shutting down 2 processes" in server.said) == (processes == "2")
 
 
+@pytest.mark.parametrize("error", ["gevent.Timeout(1)", "SystemExit(3)", "KeyboardInterrupt", "gevent.GreenletExit"])
+def test_a_handler_that_raises_no_exception_class_but_another_one_costs_only_records(
+    begin_serving: Serve, tmp_path: pathlib.Path, error: str
+) -> None:
+    """A handler that limits its time with `gevent.Timeout` raises a `BaseException`."""
+    (tmp_path / "broken.py").write_text(
+        "import logging, gevent\n\nclass Broken(logging.Handler):\n    def emit(self, record):\n"
+        f"        if record.name == 'intralb_gevent': raise {error}\n"
+    )
+    described = {
+        "handlers": {"broken": {"class": "broken.Broken"}},
+        "loggers": {"intralb_gevent": {"level": "INFO", "handlers": ["broken"]}},
+    }
+    config = tmp_path / "log.json"
+    config.write_text(json.dumps(described))
+    path = f"{pathlib.Path(__file__).parents[1]}:{tmp_path}"
+    server = begin_serving(PAGES, flags=("--log-config", str(config), *LIMITS), variables={"PYTHONPATH": path})
+    server.is_ready()
+    assert [ask(server, path)[0] for path in ("/", "/fails", "/sleeps", "/")] == [200, 500, 504, 200]
+    assert ended(server) == 0
+    (line,) = server.said.splitlines()
+    assert "a logging handler failed, so 1 log records were lost in all: " in line
+    assert error.partition("(")[0].rpartition(".")[2] in line
+
+
 def test_a_full_disk_under_the_log_delays_no_request(serve_app: Serve) -> None:
     server = serve_app(PAGES, flags=(*json_flags("--log-file", "/dev/full"), *LIMITS))
     for _ in range(50):
@@ -379,6 +404,25 @@ def test_a_log_server_that_never_answers_delays_neither_the_start_nor_the_end(
         assert time.monotonic() - began < 15
         assert "log records were lost in all: the handler has not returned within 2 s" in server.said
         assert "Traceback" not in server.said
+
+
+def test_a_request_that_fails_does_not_wait_for_a_handler_that_is_stuck(
+    begin_serving: Serve, tmp_path: pathlib.Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        host = "{}:{}".format(*silent.getsockname())
+        described = {
+            "handlers": {"far": {"class": "logging.handlers.HTTPHandler", "host": host, "url": "/log"}},
+            "loggers": {"intralb_gevent": {"level": "INFO", "handlers": ["far"]}},
+        }
+        config = tmp_path / "log.json"
+        config.write_text(json.dumps(described))
+        server = begin_serving(PAGES, flags=("--log-config", str(config), *LIMITS))
+        server.is_ready()
+        # The first record has been stuck for two seconds when the fifth request is late.
+        assert [ask(server, path)[0] for path in (*5 * ("/sleeps",), "/fails")] == [*5 * (504,), 500]
+        assert ended(server) == 0
+        assert "in all: the handler has not returned within 2 s" in server.said
 
 
 def test_a_slow_handler_gets_the_time_to_write_all_records(begin_serving: Serve, tmp_path: pathlib.Path) -> None:

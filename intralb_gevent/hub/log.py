@@ -20,7 +20,7 @@ from ..process.outlet import records_dropped
 from .logfailures import FAILURES
 from .loghandlers import LOGGER
 
-__all__ = ["HubLog", "all_dropped", "end_writers"]
+__all__ = ["HubLog", "all_dropped", "end_writers", "handlers_are_stuck"]
 
 STUCK_SECONDS: Final = 2.0
 """Seconds that a logging handler may take for one record; an exit does not wait longer for the handler."""
@@ -48,6 +48,7 @@ class HubLog:
         self._writer: gevent.Greenlet[..., None] | None = None
         self._passed_at = math.inf
         """Time at which the present record was passed to the handlers; infinity while no handler runs."""
+        self._ending = False
         _logs.add(self)
 
     def __repr__(self) -> str:
@@ -77,10 +78,15 @@ class HubLog:
         """Return whether records are queued or being written in this hub; another thread has another hub."""
         return self._writer is not None and self._writer.parent is hub
 
+    def is_stuck(self) -> bool:
+        """Return whether a handler has not returned within `STUCK_SECONDS`."""
+        return monotonic() - self._passed_at >= STUCK_SECONDS
+
     def end(self) -> int:
         """Drop the queued records, and end the writer greenlet; return the number of lost records."""
         writer, lost = self._writer, len(self._records) + (self._passed_at < math.inf)
         self._records.clear()
+        self._ending = True
         if writer is not None:
             writer.kill(timeout=_LEAST_SECONDS)
         return lost
@@ -90,10 +96,7 @@ class HubLog:
             while self._records:
                 for _ in range(min(self.BATCH, len(self._records))):
                     level, message = self._records.popleft()
-                    text = message()
-                    self._passed_at = monotonic()
-                    self._log(level, text)
-                    self._passed_at = math.inf
+                    self._pass(level, message())
                 self._report_dropped()
                 gevent.sleep(0)
         finally:
@@ -102,10 +105,27 @@ class HubLog:
             # loses one record.
             self._writer = gevent.spawn(self._write) if self._records else None
 
+    def _pass(self, level: int, text: str) -> None:
+        """Pass a record to the handlers. An exception of a handler must not end this greenlet, not even `SystemExit`:
+        gevent would report the end in a further record, for which the handler would raise the exception again."""
+        self._passed_at = monotonic()
+        try:
+            self._log(level, text)
+        except BaseException as error:
+            if self._ending:
+                raise
+            FAILURES.report(error)
+        self._passed_at = math.inf
+
     def _report_dropped(self) -> None:
         if self._reported < self.dropped and len(self._records) < self.LIMIT / 2:
             dropped, self._reported = self.dropped - self._reported, self.dropped
             LOGGER.log(logging.WARNING, _DROPPED, dropped)
+
+
+def handlers_are_stuck() -> bool:
+    """Return whether a logging handler of this process has not returned within `STUCK_SECONDS`."""
+    return any(log.is_stuck() for log in list(_logs))
 
 
 def end_writers() -> None:

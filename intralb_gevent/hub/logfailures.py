@@ -41,7 +41,7 @@ class LogFailures:
             try:
                 handle(record)
             except Exception as error:
-                self._report(error)
+                self.report(error)
 
         return guarded
 
@@ -51,7 +51,8 @@ class LogFailures:
         self._due = 0.0
         self._say(lambda: cause)
 
-    def _report(self, error: Exception) -> None:
+    def report(self, error: BaseException) -> None:
+        """Count a record that a handler has not written because of an exception, and report the exception."""
         self.count += 1
         self._say(lambda: _described(error))
 
@@ -64,7 +65,7 @@ class LogFailures:
             _write(f"a logging handler failed, so {self.count} log records were lost in all: {cause()}")
 
 
-def _described(error: Exception) -> str:
+def _described(error: BaseException) -> str:
     """Return the error's type and text, and the line of code that raised it."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     text = " ".join("".join(traceback.format_exception_only(error)).split())[:300]

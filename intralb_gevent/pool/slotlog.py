@@ -13,7 +13,7 @@ from typing import Any, Final
 import gevent
 
 from ..hub.forks import when_isolated
-from ..hub.log import HubLog
+from ..hub.log import HubLog, handlers_are_stuck
 from ..hub.loghandlers import LOGGER
 from ..hub.repeats import Repeats
 from ..naming import type_name
@@ -36,7 +36,8 @@ ONCE: Final = 1
 
 _MOST_FRAMES: Final = 1000
 
-FAILURES: Final = Repeats(HubLog(LOGGER.log), SAME_SECONDS)
+_LOG: Final = HubLog(LOGGER.log)
+FAILURES: Final = Repeats(_LOG, SAME_SECONDS)
 """Counts of the repeated failures in this process."""
 
 when_isolated(FAILURES.forget)
@@ -57,12 +58,20 @@ def tell(
     """
     try:
         if LOGGER.isEnabledFor(logging.ERROR) and _is_new(text, args, exc_info, most):
-            record = _record(text, args, exc_info, fields or {})
-            with gevent.Timeout(TELL_SECONDS):
-                LOGGER.handle(record)
+            _handle(_record(text, args, exc_info, fields or {}))
     except BaseException as error:
         # Log from another greenlet, because the current greenlet may be interrupted again.
-        gevent.spawn(LOGGER.warning, _INCOMPLETE, type_name(error))
+        name = type_name(error)
+        _LOG.record(logging.WARNING, lambda: _INCOMPLETE % name)
+
+
+def _handle(record: logging.LogRecord) -> None:
+    """Pass a record to the handlers; if they are stuck, queue its text instead, so that the request can end."""
+    if handlers_are_stuck():
+        _LOG.record(record.levelno, lambda: f"{record.getMessage()}\n{record.exc_text}")
+        return
+    with gevent.Timeout(TELL_SECONDS):
+        LOGGER.handle(record)
 
 
 def _is_new(text: str, args: tuple[object, ...], error: BaseException, most: int) -> bool:
