@@ -19,7 +19,7 @@ from .callsites import call_site, callee, is_a
 from .landing import cancel_landing, trace
 from .safepoints import lands_outside
 
-__all__ = ["has_waited", "state_of_wait"]
+__all__ = ["has_waited", "is_waiting", "state_of_wait"]
 
 _PACKAGE: Final = "multiprocessing"
 
@@ -66,6 +66,12 @@ def has_waited(frame: FrameType, state: tuple[int, bool], patient: bool) -> bool
         return True
     trace(frame, _Look(state))
     return False
+
+
+def is_waiting(frame: FrameType | None) -> bool:
+    """Return whether the last check of a frame has found a wait, and the frame has executed no instruction since."""
+    look: Any = None if frame is None else frame.f_trace
+    return isinstance(look, _Look) and look.state is not None
 
 
 def _semaphore(frame: FrameType) -> Any:

@@ -38,7 +38,7 @@ from .breaks import take_break
 from .headroom import HEADROOM
 from .heldlocks import lock_holder
 from .landing import FINISH_STEPS, cancel_landing, is_stuck, land, trace_no_other_frame
-from .processlocks import has_waited, state_of_wait
+from .processlocks import has_waited, is_waiting, state_of_wait
 from .safepoints import (
     has_just_acquired,
     in_application,
@@ -104,6 +104,8 @@ class Watchdog:
         self._marked = False
         """True if the watchdog's thread has marked or sent the signal, and the signal handler has not been called
         since."""
+        self._waits = False
+        """True if the signal handler was last called during a wait for a lock or pipe of multiprocessing."""
         self._in_c: traceback.StackSummary | None = None
         """Stack at a call of C code that had not returned at the last check; None if there was no such call."""
         self._starvation: Starvation | None = None
@@ -258,7 +260,9 @@ class Watchdog:
             HEADROOM.take_beforehand()
             self._cramped = False
         # If the signal handler has not been called since the last check, a call of C code has not returned.
-        in_c, self._marked = self._marked, True
+        # A wait for a lock of multiprocessing may be aborted at its second signal. Send it without delay, because other
+        # processes may hold the lock for only a few milliseconds at a time.
+        in_c, self._marked = self._marked or self._waits, True
         if in_c and self._is_late_in_c(thread):
             signal.pthread_kill(thread, self._number)
         else:
@@ -292,7 +296,7 @@ class Watchdog:
             if callable(self._earlier):
                 self._earlier(number, frame)
             return
-        self._marked = False
+        self._marked = self._waits = False
         in_c, self._in_c = self._in_c, None
         if not taken:
             # Wait for the next check, at which the stack may be less deep.
@@ -323,6 +327,7 @@ class Watchdog:
         now = monotonic()
         if slot is not None and now - since >= self._busy_seconds(now):
             self.end_if_late(slot, frame)
+            self._waits = is_waiting(frame)
 
     @staticmethod
     def end_if_late(slot: Slot, frame: FrameType | None) -> None:
