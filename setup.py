@@ -69,6 +69,9 @@ COMPILED = [
     *("http/response", "http/takeover", "http/filewrapper", "http/responsehead", "stdlib"),
 ]
 
+SKIPPED_PASSES = ("no-tree-dominator-opts", "no-tree-fre", "no-tree-pta", "no-forward-propagate", "no-dse")
+"""Switches off optimizations of GCC that take a third of its time and make no request faster."""
+
 COMPILE = os.environ.get("INTRALB_COMPILE")
 
 
@@ -93,17 +96,38 @@ class BuildIfPossible(build_ext):
             self.extensions = []
 
     def build_extensions(self):
-        """Compile the C files of an extension, and the extensions, on all processors."""
+        """Compile the C files and the extensions on all processors.
+
+        mypyc puts all functions into one library, and makes a small extension for each module, which imports that
+        library. Compiling an extension takes much longer than copying it, so the extensions of modules with different
+        names are compiled as one extension, which is copied for each of these modules.
+        """
+        extensions = self.extensions
+        (library,) = [each for each in extensions if len(each.sources) > 1]
+        library.sources = [joined(f"functions{n}.c", part) for n, part in enumerate(in_parts(library.sources))]
+        groups = with_different_names([each for each in extensions if each is not library])
+        for number, group in enumerate(groups):
+            group[0].sources = [joined(f"modules{number}.c", [source for each in group for source in each.sources])]
+        self.compile_in_parallel()
+        self.extensions = [library, *(group[0] for group in groups)]
+        super().build_extensions()
+        self.extensions = extensions
+        for first, *others in groups:
+            for copy in map(self.get_ext_fullpath, [each.name for each in others]):
+                self.mkpath(os.path.dirname(copy))
+                self.copy_file(self.get_ext_fullpath(first.name), copy)
+
+    def compile_in_parallel(self):
+        """Let the compiler compile several C files, and several extensions, at the same time."""
         compile_in_order = self.compiler.compile
 
-        def compile_in_parallel(sources, **options):
+        def compile_all(sources, **options):
             with ThreadPoolExecutor(os.cpu_count()) as pool:
-                objects = pool.map(lambda source: compile_in_order([source], **options), joined(sources))
+                objects = pool.map(lambda source: compile_in_order([source], **options), sources)
                 return [file for files in objects for file in files]
 
-        self.compiler.compile = compile_in_parallel
+        self.compiler.compile = compile_all
         self.parallel = True
-        super().build_extensions()
 
     def remove_built(self):
         """Remove the output of an earlier build, which may be of another version."""
@@ -111,21 +135,40 @@ class BuildIfPossible(build_ext):
             module.unlink()
 
 
-def joined(sources):
-    """Return a few C files that include all of these, because the compiler reads the headers again for each file.
+def joined(name, sources):
+    """Write a C file that includes other C files, and return its path."""
+    lines = [f'#pragma GCC optimize("{",".join(SKIPPED_PASSES)}")']
+    for number, source in enumerate(sources):
+        # Each extension of mypyc defines this function, for another platform's sake.
+        lines += ["#undef PyInit___init__", f"#define PyInit___init__ PyInit___init__{number}"]
+        lines += [f'#include "{pathlib.Path(source).resolve()}"']
+    file = pathlib.Path("build", name)
+    file.write_text("\n".join(lines) + "\n")
+    return str(file)
 
-    The files have about the same size, and there are two for each processor, so that all processors are busy.
+
+def in_parts(sources):
+    """Return the C files in groups, because the compiler reads the headers again for each file that it compiles.
+
+    The groups have about the same size, and there are two for each processor, so that all processors are busy.
     """
-    parts = [[] for _ in range(2 * (os.cpu_count() or 1))]
-    if len(sources) <= len(parts):
-        return sources
+    parts = [[] for _ in range(min(2 * (os.cpu_count() or 1), len(sources)))]
     sizes = {source: pathlib.Path(source).stat().st_size for source in sources}
     for source in sorted(sources, key=sizes.get, reverse=True):
         min(parts, key=lambda part: sum(map(sizes.get, part))).append(source)
-    files = [pathlib.Path("build", f"part{number}.c") for number in range(len(parts))]
-    for file, part in zip(files, parts, strict=True):
-        file.write_text("".join(f'#include "{pathlib.Path(source).resolve()}"\n' for source in part))
-    return [str(file) for file in files]
+    return parts
+
+
+def with_different_names(extensions):
+    """Return the extensions in groups; within a group, the last parts of the modules' names differ."""
+    groups = []
+    for extension in extensions:
+        name = extension.name.rpartition(".")[2]
+        group = next((group for group in groups if name not in group), None)
+        if group is None:
+            groups.append(group := {})
+        group[name] = extension
+    return [list(group.values()) for group in groups]
 
 
 def compiled_modules():
@@ -134,12 +177,13 @@ def compiled_modules():
         return []
     # Other installed packages must not affect the result, and their types are not needed.
     flags = ["--config-file=", "--no-site-packages", "--ignore-missing-imports", "--follow-imports=silent"]
+    flags.append("--cache-dir=/dev/null")
     files = [f"intralb_gevent/{name}.py" for name in COMPILED]
     try:
         from mypyc.build import mypycify
 
-        # One C file for each module, so that several are compiled at the same time. A higher level than 1 takes longer
-        # and makes no request faster.
+        # One C file for each module, so that they can be compiled in parts. A level above 1 takes longer and makes no
+        # request faster.
         modules = mypycify(
             [*flags, *files], opt_level="1", debug_level="0", multi_file=True, group_name="intralb_gevent"
         )
@@ -148,8 +192,8 @@ def compiled_modules():
         go_on_without(error)
         return []
     for module in modules:
-        # Another compiler may issue other warnings.
-        module.extra_compile_args = [flag for flag in module.extra_compile_args if flag != "-Werror"]
+        # Searching for warnings takes time, and another compiler may find others.
+        module.extra_compile_args = [*(flag for flag in module.extra_compile_args if flag != "-Werror"), "-w"]
     return modules
 
 
