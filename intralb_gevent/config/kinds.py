@@ -82,7 +82,7 @@ class Kind:
         except BadEntry as error:
             raise OptionError(f"{name}: {error}") from None
         except (ValueError, OverflowError):
-            raise OptionError(f"{name}: {value!r} is not allowed; it must be {self.allowed}") from None
+            raise OptionError(f"{name}: {_shown(value)} is not allowed; it must be {self.allowed}") from None
 
     def read(self, name: str, text: str) -> Any:
         """Parse `text` as the value of the field `name`, or raise OptionError."""
@@ -94,6 +94,14 @@ class Kind:
             raise
         except ValueError:
             raise OptionError(f"{name}: {text!r} is not allowed; it must be {self.allowed}") from None
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)
+    except ValueError:
+        # Python does not convert so many digits to text; a TOML file can contain such a number as hexadecimal digits.
+        return "a number that is too long to show"
 
 
 def require(condition: bool) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field
@@ -260,8 +261,17 @@ def _parsed(path: str) -> dict[str, Any]:
             return tomllib.load(file)
     except OSError as error:
         raise OptionError(f"cannot read the settings file {path!r}: {error.strerror}") from None
-    except ValueError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise OptionError(f"{path} is not a TOML file: {error}") from None
+    except ValueError:
+        # Python does not convert so many digits to a number.
+        raise OptionError(f"{path}: the number in line {_line_of_longest_number(path)} is too long") from None
+
+
+def _line_of_longest_number(path: str) -> int:
+    with open(path, encoding="utf-8") as file:
+        lengths = [max(map(len, re.findall(r"[0-9_]+", line)), default=0) for line in file]
+    return lengths.index(max(lengths)) + 1
 
 
 def toml(value: Any) -> str:

@@ -238,6 +238,18 @@ def test_a_file_that_cannot_be_read(tmp_path: pathlib.Path, file: Callable[[str]
     assert "is not a TOML file" in refusal({}, {}, str(tmp_path / "latin.toml"))
 
 
+def test_the_line_of_a_number_with_too_many_digits_is_named(file: Callable[[str], str]) -> None:
+    path = file(f"queue_size = 10\nmax_workers = {'1' * 5001}\n")
+    assert refusal({}, {}, path) == f"{path}: the number in line 2 is too long"
+
+
+@pytest.mark.parametrize("written", ["queue_size = {}", "trusted_proxies = [{}]", "bind = [{}]"])
+def test_a_number_that_is_too_long_to_show_is_refused(file: Callable[[str], str], written: str) -> None:
+    path = file(written.format(f"0x{'f' * 5000}\n"))
+    name = written.partition(" ")[0]
+    assert refusal({}, {}, path).startswith(f"{name}: a number that is too long to show is not allowed; it must be ")
+
+
 def test_variables_that_are_no_setting_are_told_and_have_no_effect() -> None:
     environ = {"INTRALB_QUEU_SIZE": "7", "INTRALB_SERVICE_HOST": "x", "INTRALB_DEMO_DATABASE": "x", "HOME": "/"}
     assert sources.load({}, environ).options == Options()
