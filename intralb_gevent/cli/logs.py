@@ -18,7 +18,7 @@ from ..hub.log import STUCK_SECONDS, HubLog, all_dropped
 from ..hub.loghandlers import JOBS, LOGGER
 from ..logformats import JSONFormatter, TextFormatter
 from ..process.logline import LINES
-from .logconfig import configure_by_file
+from .logconfig import configure_by_file, file_handler
 
 __all__ = ["ServeLog"]
 
@@ -78,9 +78,10 @@ class ServeLog:
             self._handlers = {LOGGER: self._formatted(logging.StreamHandler())}
         elif self._format == "combined":
             # Write only requests to the file, because programs that parse the Combined Log Format expect only requests.
-            self._handlers = {LOGGER: self._formatted(logging.StreamHandler()), JOBS: self._formatted(_file(path))}
+            stderr = logging.StreamHandler()
+            self._handlers = {LOGGER: self._formatted(stderr), JOBS: self._formatted(file_handler(path))}
         else:
-            self._handlers = {LOGGER: self._formatted(_file(path))}
+            self._handlers = {LOGGER: self._formatted(file_handler(path))}
 
     def _formatted(self, handler: logging.Handler) -> logging.Handler:
         escapes = LINES.ascii and not isinstance(handler, logging.FileHandler)
@@ -117,12 +118,3 @@ def _write(level: str, text: str) -> None:
 
 def _is_utf8(stream: Any) -> bool:
     return str(getattr(stream, "encoding", None) or "utf-8").lower().replace("-", "") == "utf8"
-
-
-def _file(path: str) -> logging.FileHandler:
-    try:
-        return logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise OptionError(
-            f"log_file: cannot open {path!r}: {error.strerror}; name a file that this user may write"
-        ) from None

@@ -38,6 +38,7 @@ from .deletedfiles import restored_pid_file, restored_socket
 from .discovery import find_application
 from .identity import Identity, check_pid_file, pid_file
 from .inputs import Inputs
+from .logconfig import file_handler
 from .logwriter import LogWriter
 from .readyfile import explained, forget_ready_file, write_ready_file
 from .watching import start_watching
@@ -112,6 +113,9 @@ def _run(parsed: argparse.Namespace, directory: str, inputs: Inputs, options: Pr
     notifier = Notifier.taken_from(os.environ)
     if serving.umask is not None:
         os.umask(serving.umask)
+    if logs.log_file is not None and not replaces_supervisor(os.environ):
+        # Otherwise, each process would report that the file cannot be opened, and the supervisor would retry.
+        file_handler(logs.log_file).close()
     with contextlib.ExitStack() as stack:
         log = _log(inputs, logs, log_format, stack)
         listeners = _Listeners(serving, application, identity, stack)

@@ -92,6 +92,13 @@ def test_a_start_that_never_succeeds_ends_with_the_last_traceback(begin: Callabl
     assert site.said.count("generation 1) exited") == 3 + 1
 
 
+def test_a_log_file_that_cannot_be_opened_is_reported_once(begin: Callable[..., Any]) -> None:
+    site = begin("--log-file", "nowhere/log")
+    assert site.ended() == 2
+    (line,) = site.said.splitlines()
+    assert line.startswith("intralb-gevent: error: log_file: cannot open 'nowhere/log': No such file or directory; ")
+
+
 def test_a_shutdown_finishes_running_requests(serve_site: Callable[..., Any]) -> None:
     site = serve_site()
     result = site.asked("/wait/1")
