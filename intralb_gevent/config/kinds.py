@@ -100,7 +100,7 @@ def _shown(value: Any) -> str:
     try:
         return repr(value)
     except ValueError:
-        # Python does not convert so many digits to text; a TOML file can contain such a number as hexadecimal digits.
+        # Python converts at most 4,300 digits to text; hexadecimal digits in a TOML file can exceed this limit.
         return "a number that is too long to show"
 
 

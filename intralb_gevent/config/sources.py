@@ -264,7 +264,7 @@ def _parsed(path: str) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise OptionError(f"{path} is not a TOML file: {error}") from None
     except ValueError:
-        # Python does not convert so many digits to a number.
+        # Python converts at most 4,300 digits to a number.
         raise OptionError(f"{path}: the number in line {_line_of_longest_number(path)} is too long") from None
 
 
