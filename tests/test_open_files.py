@@ -7,6 +7,7 @@ import re
 import resource
 import select
 import socket
+import time
 from collections.abc import Callable
 
 import pytest
@@ -135,4 +136,15 @@ def test_silent_connections_to_the_admin_address_take_no_open_files_from_others(
     assert status_of(connect(admin), "/ready") == 200
     assert [server.get(path) for path in ("/file", "/process", "/")] == [200, 200, 200]
     assert "not accepting connections" not in server.said
+    assert "Traceback" not in server.said
+
+
+def test_with_a_very_low_limit_silent_clients_of_both_addresses_delay_no_probe(serve_app, connect) -> None:
+    server = serve_app(flags=("--admin-bind", "127.0.0.1:0"), preexec_fn=limited(LOWEST, LOWEST))
+    admin = json.loads(server.ready_file.read_text())["admin"]["port"]
+    for port in [server.port] * LOWEST + [admin] * LOWEST:
+        connect(port)
+    began = time.monotonic()
+    assert status_of(connect(admin), "/live") == 200
+    assert time.monotonic() - began < PATIENCE / 2
     assert "Traceback" not in server.said

@@ -31,6 +31,9 @@ _OWN_FILES: Final = 128
 _LEAST_RESERVE: Final = 96
 """Minimum number of files to reserve for other uses if the limit is low; but at most half of the limit is reserved."""
 
+_LEAST_OPERATORS: Final = 4
+"""Minimum number of connections to the admin address, however low the limit is."""
+
 _OPENED_LATER: Final = 8
 """Maximum number of files that this package opens after the first server has started, such as the admin listener."""
 
@@ -49,6 +52,8 @@ class _OpenFiles:
         """The lowest descriptor with which a connection is rejected."""
         self.refused = REFUSED_CONNECTIONS
         """Maximum number of rejected connections that are answered with 503; others are closed without a response."""
+        self.operators = sys.maxsize
+        """Maximum number of connections to the admin address; they use reserved descriptors."""
         self._reported = ""
 
     def __repr__(self) -> str:
@@ -84,6 +89,7 @@ class _OpenFiles:
         opened = _opened() + _OPENED_LATER
         # The open files occupy the lowest descriptors, and most of them belong to the uses for which files are kept.
         self.clients_end = limit - kept - self.refused + min(opened, kept // 2)
+        self.operators = max(_LEAST_OPERATORS, (limit - self.refused_end) // 2)
         allowed = max(0, self.clients_end - opened)
         if allowed < options.max_connections:
             self._warn(_TOO_FEW.format(limit, allowed, options.max_connections, _needed(options, 1)))

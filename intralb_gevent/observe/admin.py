@@ -21,6 +21,7 @@ import gevent
 from ..config.options import Options
 from ..http.connection import Connection
 from ..http.middleware import MiddlewareEntry
+from ..http.openfiles import OPEN_FILES
 from ..http.response import Response
 from ..http.server import WSGIServer
 from ..hub.forks import FORKS
@@ -87,7 +88,8 @@ class AdminServer(WSGIServer):
     """
 
     MOST_CONNECTIONS = 32
-    """Maximum number of connections; when a further one is accepted, the oldest connection is closed."""
+    """Maximum number of connections; when a further one is accepted, the oldest connection is closed. With a low limit
+    of open files, the maximum is lower."""
 
     SILENT_SECONDS = 75.0
     """Timeout in seconds for an idle connection, for a request's head, and for a client that does not read."""
@@ -95,9 +97,9 @@ class AdminServer(WSGIServer):
     MOST_UNSENT_BYTES = 256 * 1024
     """Maximum number of response bytes that wait outside the kernel's buffers; a client with more is disconnected."""
 
-    max_accept = 8
-    """Maximum number of connections accepted in one iteration of the event loop. Because the maximum is below
-    `MOST_CONNECTIONS`, each new connection is read before newer connections can displace it."""
+    max_accept = 3
+    """Maximum number of connections accepted in one iteration of the event loop. Because this number is below any
+    maximum of connections, each new connection is read before newer connections can displace it."""
 
     _processes_of_site: Callable[[], dict[str, Any]] | None = None
 
@@ -166,7 +168,7 @@ class AdminServer(WSGIServer):
 
     def _look_after(self, connection: Connection, descriptor: int) -> None:
         self._in_order = [each for each in self._in_order if not each.closed]
-        if len(self._in_order) >= self.MOST_CONNECTIONS:
+        if len(self._in_order) >= min(self.MOST_CONNECTIONS, OPEN_FILES.operators):
             self._in_order.pop(0).close()
         self._in_order.append(connection)
         self.connections.add(connection)
