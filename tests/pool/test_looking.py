@@ -273,6 +273,21 @@ def test_looking_needs_nothing_of_the_recursion_limit(balance, ask, eventually) 
     eventually(lambda: sys.getrecursionlimit() == limit)
 
 
+def test_clean_up_close_to_the_recursion_limit_is_not_paused(balance, ask, eventually) -> None:
+    failed: list[list[int]] = []
+
+    def handler() -> None:
+        try:
+            time.sleep(60)
+        finally:
+            failed.append(compute_at_every_depth())
+
+    balancer = balance(handlers(cut=handler), request_timeout_seconds=0.05, cleanup_seconds=20)
+    assert ask(balancer, "/cut").status.startswith("504")
+    eventually(lambda: failed)
+    assert failed == [[]]
+
+
 def test_a_finalizer_that_waits_does_no_harm_close_to_the_recursion_limit(balance, ask, eventually) -> None:
     Client.ran, Client.failed = 0, []
 
