@@ -105,13 +105,17 @@ class Outbox:
         small = len(data) <= SMALL_BYTES
         wanted = len(data) if small else _allocated(data)
         self.size += len(data)
-        if self._budget.in_memory + wanted > self._budget.memory_limit:
+        if self.spills(wanted):
             self._keep_in_file(data)
         elif small:
             self._join(data)
         else:
             self._budget.in_memory += wanted
             self._parts.append(data)
+
+    def spills(self, count: int) -> bool:
+        """Return whether the budget does not allow `count` more bytes in memory."""
+        return self._budget.in_memory + count > self._budget.memory_limit
 
     def _join(self, data: memoryview) -> None:
         last = self._parts[-1] if self._parts else None

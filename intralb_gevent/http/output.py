@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gevent.event import Event
 
+from ..aborts.breaks import take_break
 from ..hub.forks import FORKS, close_copy
 from ..policy.connectionstate import LAST, Course
 from ..policy.pace import Pace
@@ -33,6 +34,9 @@ __all__ = ["Output"]
 JOINED_BYTES: Final = 16 * 1024
 """Maximum size in bytes of a body that is joined with its head and sent in one piece; a larger body is not copied."""
 
+PIECE_BYTES: Final = 4 * 1024 * 1024
+"""Maximum bytes that are written to a temporary file before the hub serves other clients."""
+
 UNSENT_MOST_BYTES: Final = 16 * 1024 * 1024
 """High-water mark: unsent bytes of one connection above which a slot blocks when it writes."""
 
@@ -50,7 +54,8 @@ _ACKNOWLEDGED_LOOK_SECONDS: Final = 0.01
 
 
 class Output:
-    """The output to one client. No method waits or raises, except the methods `wait...`, which only slots call."""
+    """The output to one client. No method waits or raises, except those that only slots call: `wait...` and
+    `send_in_pieces`."""
 
     __slots__ = (
         "_acknowledging",
@@ -142,6 +147,19 @@ class Output:
                 self._owner.end_output()
         except Exception:
             self._owner.give_up()
+
+    def blocks(self, body: bytes) -> bool:
+        """Return whether `send` would block the hub noticeably, while it writes a large body to a temporary file."""
+        return len(body) > PIECE_BYTES and self.outbox.spills(len(body))
+
+    def send_in_pieces(self, head: bytes, body: bytes) -> None:
+        """Send like `send`, but let the hub run after each piece of the body; only slots may call this method."""
+        for start in range(0, len(body), PIECE_BYTES):
+            if self.closed:
+                return
+            self.send(head, body[start : start + PIECE_BYTES])
+            head = b""
+            take_break()
 
     def _send_now(self, data: bytes) -> None:
         try:

@@ -163,7 +163,9 @@ class Response(UpgradableExchange):
         data = self._framed(data)
         self._passed += len(head) + len(data)
         left = self._left
-        if left is not None and left <= 0:
+        if output.blocks(data):
+            self._send_in_pieces(head, data)
+        elif left is not None and left <= 0:
             output.send_final(head, data)
         else:
             output.send(head, data)
@@ -218,7 +220,18 @@ class Response(UpgradableExchange):
         else:
             data = self._framed(data)
         self._passed = len(head) + len(data)
-        output.send_final(head, data)
+        if output.blocks(data):
+            self._send_in_pieces(head, data)
+        else:
+            output.send_final(head, data)
+
+    def _send_in_pieces(self, head: bytes, data: bytes) -> None:
+        def send(_: float) -> bool:
+            self._output.send_in_pieces(head, data)
+            return True
+
+        # The response is complete, so its deadline must not cut it.
+        self._runner.wait_for_client(send)
 
     def _send_file(self, file: FileWrapper) -> bool:
         """Let the connection send the rest of a regular file; return False if the file must be read instead.

@@ -29,6 +29,45 @@ CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 # Unread responses.
 
 
+class Whole(list[bytes]):
+    """A body of one part; `close` is called once the part is sent, or kept for the client."""
+
+    def __init__(self, part: bytes, close: Callable[[], object]) -> None:
+        super().__init__([part])
+        self.close = close
+
+
+@pytest.mark.parametrize("kind", ["list", "write"])
+def test_others_are_answered_while_a_large_response_is_written_to_a_file(serve, kind: str) -> None:
+    size, answered, seen = 100 * MEGABYTE, [], []
+
+    def application(environ, start_response):
+        if environ["PATH_INFO"] == "/":
+            answered.append(None)
+            start_response("200 OK", [])
+            return [b"hello"]
+        write = start_response("200 OK", [("Content-Length", str(size))])
+        seen.append(len(answered))
+        if kind == "list":
+            return Whole(bytes(size), lambda: seen.append(len(answered)))
+        write(bytes(size))
+        seen.append(len(answered))
+        return []
+
+    address = ("127.0.0.1", serve(application).server_port)
+    with gevent.socket.create_connection(address) as client, gevent.socket.create_connection(address) as large:
+        large.sendall(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
+        while len(seen) < 2:
+            client.sendall(GET)
+            assert client.recv(MEGABYTE).endswith(b"hello")
+        assert seen[1] - seen[0] > 1
+        received = bytearray(large.recv(MEGABYTE))
+        del received[: received.index(b"\r\n\r\n") + 4]
+        while len(received) < size:
+            received += large.recv(MEGABYTE)
+    assert received == bytes(size)
+
+
 @contextlib.contextmanager
 def traced() -> Iterator[Callable[[], int]]:
     """Trace allocations; yields a function that returns the bytes that have been allocated and not yet released."""
