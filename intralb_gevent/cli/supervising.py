@@ -154,6 +154,7 @@ def _site(
         listeners.close,
         listeners.write_ready_file,
         lambda: listeners.restore_files(log),
+        lambda: listeners.withdraw_files(log),
         log,
     )
 
@@ -199,6 +200,10 @@ class _Listeners:
     table: Table | None = None
     """The predecessor's table; None without a predecessor, or if the table has the layout of another version."""
     own_sockets: list[socket.socket] = field(default_factory=list)
+    replaced: dict[int, int] = field(default_factory=dict)
+    """Copies of the listeners that the latest reload has replaced, by the number of the descriptor."""
+    restored: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    """Removes the sockets that the latest reload has created."""
 
     @property
     def resumed(self) -> bool:
@@ -252,10 +257,34 @@ class _Listeners:
         if self.lent:
             return
         numbers = {str(binding.inherited(each.number).address): each.number for each in self.descriptors}
+        self._forget_replaced()
+        self.restored = self.stack.enter_context(contextlib.ExitStack())
         for text in filter(None, (*self.options.bind, self.options.admin_bind, self.options.agent_bind)):
             address = binding.parse(text, "bind", "http", self.options.socket_mode, self.identity.owner)
             if isinstance(address, binding.UnixAddress) and str(address) in numbers:
-                restored_socket(address, numbers[str(address)], self.stack, log.say)
+                self._restore(address, numbers[str(address)], log)
+
+    def _restore(self, address: binding.UnixAddress, number: int, log: Log) -> None:
+        copy = os.dup(number)
+        if restored_socket(address, number, self.restored, log.say):
+            self.replaced[number] = copy
+        else:
+            os.close(copy)
+
+    def withdraw_files(self, log: Log) -> None:
+        """After a failed reload, remove the sockets that it has created: the running processes do not have their
+        listeners, so clients would wait for a response for ever."""
+        for number, copy in self.replaced.items():
+            address = binding.inherited(number).address
+            os.dup2(copy, number, inheritable=False)
+            log.say(f"removed {address} again, on which only new processes could have listened; reload again", "ERROR")
+        self._forget_replaced()
+        self.restored.close()
+
+    def _forget_replaced(self) -> None:
+        for copy in self.replaced.values():
+            os.close(copy)
+        self.replaced.clear()
 
     def _remove_files_later(self) -> None:
         for each in self.descriptors:
@@ -272,6 +301,7 @@ class _Listeners:
                 os.close(each.number)
         for sock in self.own_sockets:
             sock.detach()
+        self._forget_replaced()
 
     def _addresses(self, kind: str) -> list[binding.HostAddress | binding.UnixAddress]:
         scheme = "https" if self.options.certfile is not None and kind == _CLIENTS else "http"

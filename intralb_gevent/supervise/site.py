@@ -32,6 +32,8 @@ class Site:
     """Function that is called once, when all processes are ready for the first time."""
     restore_files: Callable[[], object] = int
     """Function that is called before a reload; it creates deleted sockets and the deleted pid file again."""
+    withdraw_files: Callable[[], object] = int
+    """Function that is called after a failed reload; it removes the sockets that `restore_files` has created."""
     log: Log = field(default_factory=Log)
 
 

@@ -312,8 +312,11 @@ class Supervisor:
         for each in self.crew.all:
             if each.outdated == "reload":
                 each.outdated = ""
-        serving = len(self.crew.in_state("ready"))
-        self.log.say(f"reload failed; {serving} processes go on serving: {cause}", "ERROR")
+        ready = self.crew.in_state("ready")
+        serving = "1 process goes" if len(ready) == 1 else f"{len(ready)} processes go"
+        self.log.say(f"reload failed; {serving} on serving: {cause}", "ERROR")
+        if not any(each.generation == self.generation for each in ready):
+            self.site.withdraw_files()
         if self.complete:
             self._report.ready(self)
 

@@ -77,6 +77,25 @@ def test_sighup_restores_a_deleted_socket_and_the_pid_file(begin: Callable[..., 
     assert "Traceback" not in site.said
 
 
+def test_after_a_failed_reload_no_client_waits_at_a_restored_socket(begin: Callable[..., Any], app_text: str) -> None:
+    site = begin(*FLAGS)
+    site.is_ready()
+    path = site.directory / "own.sock"
+    for number in (1, 2):
+        path.unlink()
+        site.deploy("raise ValueError('broken')")
+        site.until(lambda number=number: site.said.count("only new processes could have listened") == number)
+        assert not path.exists()
+        assert site.get()[0] == 200
+        site.deploy(app_text)
+        site.until(lambda number=number: site.said.count("reload: 2 processes of generation") == number)
+        assert reachable(path)
+    assert "reload failed; 2 processes go on serving" in site.said
+    site.signal(signal.SIGTERM)
+    assert site.ended() == 0
+    assert not path.exists()
+
+
 @pytest.mark.parametrize("processes", ["1", "2"])
 def test_files_that_cannot_be_restored_are_reported_and_the_server_continues(
     begin: Callable[..., Any], processes: str
