@@ -42,8 +42,9 @@ if TYPE_CHECKING:
 __all__ = ["Lane"]
 
 _GIVEN_UP = (
-    "{} cannot be ended, as its handler swallows every abort; another slot has taken its place. "
-    "Let BaseException pass: catch Exception instead, or raise again"
+    "{} cannot be ended, as every abort was swallowed, by its handler or by finalizers (__del__, weakref callbacks) "
+    "that ran in it; another slot has taken its place. Let BaseException pass: catch Exception instead, or raise "
+    "again; let no finalizer wait for long"
 )
 _LEFT_BEHIND = "{} has not ended within cleanup_seconds of the shutdown's abort, and is left behind"
 

@@ -181,6 +181,26 @@ def test_what_computes_and_swallows_every_abort_is_left_alone(balance, asking, e
     eventually(lambda: caplog.text.count("GET /uncancellable cannot be ended") == 2)
 
 
+def test_the_record_does_not_blame_a_handler_for_finalizers_that_swallow_aborts(
+    balance, ask, eventually, caplog, monkeypatch
+) -> None:
+    # Python reports each exception of a finalizer.
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
+
+    class Waits:
+        def __del__(self) -> None:
+            gevent.sleep(60)
+
+    def innocent() -> None:
+        for _ in range(MOST_ABORTS + 1):
+            Waits()
+
+    balancer = balance(handlers(innocent=innocent), request_timeout_seconds=TIMEOUT, cleanup_seconds=0.01)
+    assert ask(balancer, "/innocent").status == "504 Gateway Timeout"
+    eventually(lambda: "GET /innocent cannot be ended" in caplog.text)
+    assert "by its handler or by finalizers (__del__, weakref callbacks) that ran in it" in caplog.text
+
+
 def test_what_was_given_up_does_not_compute_again_when_its_own_timeout_is_over(balance, asking, eventually) -> None:
     swallowed: list[BaseException] = []
 
