@@ -13,6 +13,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from .. import __version__
@@ -114,8 +115,7 @@ def _run(parsed: argparse.Namespace, directory: str, inputs: Inputs, options: Pr
     if serving.umask is not None:
         os.umask(serving.umask)
     if logs.log_file is not None and not replaces_supervisor(os.environ):
-        # Otherwise, each process would report that the file cannot be opened, and the supervisor would retry.
-        file_handler(logs.log_file).close()
+        _check_log_file(logs.log_file)
     with contextlib.ExitStack() as stack:
         log = _log(inputs, logs, log_format, stack)
         listeners = _Listeners(serving, application, identity, stack)
@@ -131,6 +131,13 @@ def _run(parsed: argparse.Namespace, directory: str, inputs: Inputs, options: Pr
         if listeners.resumed:
             log.say(f"supervisor {os.getpid()} was replaced by {__version__}")
         return supervisor.run()
+
+
+def _check_log_file(path: str) -> None:
+    """Raise `OptionError` if the log file cannot be opened: each process would report this, and be started again."""
+    # Closing a named pipe would show its reader the end of the log.
+    if not Path(path).is_fifo():
+        file_handler(path).close()
 
 
 def _site(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import re
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -97,6 +99,19 @@ def test_a_log_file_that_cannot_be_opened_is_reported_once(begin: Callable[..., 
     assert site.ended() == 2
     (line,) = site.said.splitlines()
     assert line.startswith("intralb-gevent: error: log_file: cannot open 'nowhere/log': No such file or directory; ")
+
+
+def test_the_log_may_be_a_named_pipe(begin: Callable[..., Any], tmp_path: pathlib.Path) -> None:
+    pipe = tmp_path / "log"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE, text=True) as reader:
+        site = begin("--log-file", str(pipe))
+        site.is_ready()
+        site.signal(signal.SIGTERM)
+        assert site.ended() == 0
+        text, _ = reader.communicate(timeout=20)
+    assert "supervisor" in text
+    assert "stopped, exit 0" in text
 
 
 def test_a_shutdown_finishes_running_requests(serve_site: Callable[..., Any]) -> None:
