@@ -156,6 +156,17 @@ def test_the_limit_stays_at_what_the_greatest_throughput_needs_at_the_least_late
     assert limiter.limit == 22
 
 
+def test_quick_pages_beside_slow_calls_do_not_lower_the_floor() -> None:
+    """400 jobs a second of 0.8 s on average keep 320 running, although the quickest take only 20 ms."""
+    limiter = HubLagLimiter(1000)
+    mixed = Window(0.1, 0.0, most_running=330, ended=40, mean_run_time=0.8, least_run_time=0.02, shed=0)
+    for _ in range(20):
+        limiter.observe(mixed)
+    for _ in range(60):
+        limiter.observe(mixed._replace(least_lag=0.05, ended=10, mean_run_time=1.5))
+    assert limiter.limit in {320, 321}
+
+
 def test_what_was_reached_ten_seconds_ago_holds_no_more() -> None:
     limiter = HubLagLimiter(100)
     limiter.observe(window(0.0, running=50, ended=100, run_time=0.05))

@@ -21,10 +21,12 @@ trigger the second rule.
 
 The limit is never below `ceil(throughput x latency)`. By Little's law, this product is the number of running jobs at
 the greatest throughput and the least latency; a lower limit would reduce the throughput. (bRPC's auto limiter and the
-BBR limiter of Kratos use the same product.) The throughput is measured over a second, because jobs that have started
-together and share the loop also end together. Run times grow with the lateness of the loop. If run times were measured
-only while the loop is late, `throughput x latency` would equal the current number of running jobs. Therefore, the lower
-bound of the limit is at most the largest number of jobs that ran at once while the loop was on time.
+BBR limiter of Kratos use the same product.) The latency is the least mean run time, not the least run time of a job: a
+pool runs quick pages beside calls to other services that take a second. Both are measured over a second, because jobs
+that have started together and share the loop also end together. Run times grow with the lateness of the loop. If run
+times were measured only while the loop is late, `throughput x latency` would equal the current number of running jobs.
+Therefore, the lower bound of the limit is at most the largest number of jobs that ran at once while the loop was on
+time.
 """
 
 from __future__ import annotations
@@ -43,9 +45,12 @@ class _Seen(NamedTuple):
 
     seconds: float
     ended: int
+    run_time: float
+    """Sum of the run times of the ended jobs."""
     throughput: float
     """Jobs ended per second, over `THROUGHPUT_SECONDS` before the end of the window."""
-    least_run_time: float
+    latency: float
+    """Mean run time of the jobs that ended in the same time; infinity if none did."""
     kept_up: int
 
 
@@ -99,7 +104,7 @@ class HubLagLimiter:
         throughput = max((seen.throughput for seen in self._seen), default=0.0)
         if not throughput:
             return 1
-        latency = min(seen.least_run_time for seen in self._seen)
+        latency = min(seen.latency for seen in self._seen)
         kept_up = min(self._most, max(seen.kept_up for seen in self._seen))
         needed = throughput * latency
         return max(1, math.ceil(needed) if needed < kept_up else kept_up)
@@ -123,21 +128,24 @@ class HubLagLimiter:
 
     def _remembered(self, window: Window) -> _Seen:
         kept_up = window.least_lag is not None and not self._is_late(window)
+        own_run_time = window.ended * window.mean_run_time
+        seconds, ended, run_time = self._last_second(window.seconds, window.ended, own_run_time)
         return _Seen(
             seconds=window.seconds,
             ended=window.ended,
-            throughput=self._throughput(window),
-            least_run_time=window.least_run_time if window.ended else math.inf,
+            run_time=own_run_time,
+            throughput=ended / max(seconds, self.THROUGHPUT_SECONDS),
+            latency=run_time / ended if ended else math.inf,
             kept_up=window.most_running if kept_up else 0,
         )
 
-    def _throughput(self, window: Window) -> float:
-        seconds, ended = window.seconds, window.ended
+    def _last_second(self, seconds: float, ended: int, run_time: float) -> tuple[float, int, float]:
+        """Return the three sums over a window and the windows before it, back to `THROUGHPUT_SECONDS`."""
         for seen in reversed(self._seen):
             if seconds >= self.THROUGHPUT_SECONDS:
                 break
-            seconds, ended = seconds + seen.seconds, ended + seen.ended
-        return ended / max(seconds, self.THROUGHPUT_SECONDS)
+            seconds, ended, run_time = seconds + seen.seconds, ended + seen.ended, run_time + seen.run_time
+        return seconds, ended, run_time
 
     def _is_late(self, window: Window) -> bool:
         if window.least_lag is not None and window.least_lag > self.LATE:
