@@ -32,12 +32,14 @@ class Application:
     `/queries` waits for 1 ms and computes for 1 ms, again and again, until `ended` is set; `/queries-until` does so
     until `go_on` is set. All other paths but `/computes` wait until `go_on` is set. Then `/calls` and `/computes` are
     CPU-bound until `ended` is set, and yield every 15 ms, and `/renders` computes for 15 ms once. `/starts` computes
-    for 6 ms before it waits. `/spawns` waits for a greenlet that makes the queries of `/queries`.
+    for 6 ms before it waits. `/spawns` waits for a greenlet that makes the queries of `/queries`. `/evicts` calls
+    `evict` instead.
     Like middleware that dispatches by the path, `/mounted/...` moves the first part of the path to `SCRIPT_NAME`.
     """
 
     def __init__(self) -> None:
         self.go_on, self.ended = Event(), Event()
+        self.evict: Callable[[], Any] = self.go_on.wait
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> list[bytes]:
         path = environ["PATH_INFO"]
@@ -49,6 +51,8 @@ class Application:
             gevent.spawn(query, self.ended).join()
         elif path.startswith("/queries"):
             query(until=self.ended if path == "/queries" else self.go_on)
+        elif path == "/evicts":
+            self.evict()
         elif path != "/computes":
             self.go_on.wait()
         while path in ("/calls", "/computes") and not self.ended.is_set():
@@ -339,3 +343,33 @@ def test_queued_long_waits_start_once_earlier_ones_have_waited_even_if_no_other_
         start("/poll")
     assert seen(balancer) == (6, 4)
     eventually(lambda: seen(balancer) == (10, 0))
+
+
+def test_a_queued_request_is_not_charged_for_the_time_of_a_running_request_that_takes_its_place(
+    application, balance, ask, eventually
+) -> None:
+    balancer = balance(
+        application, max_workers=1, max_concurrent_per_router=10, queue_size=1, limiter=lambda most: One()
+    )
+    evicts = Event()
+
+    def evict() -> None:
+        evicts.wait()
+        compute(0.1)
+        ask(balancer, "/other", **{"intralb.priority": "critical_plus"})
+
+    application.evict = evict
+    polls = [gevent.spawn(ask, balancer, "/poll")]
+    eventually(lambda: balancer.intake.lanes[0].pool.long_waits.count == 1)
+    others = [gevent.spawn(ask, balancer, "/evicts")]
+    eventually(lambda: seen(balancer) == (2, 0))
+    polls += [gevent.spawn(ask, balancer, "/poll") for _ in range(5)]
+    eventually(lambda: seen(balancer) == (6, 1))
+    evicts.set()
+    assert polls[-1].get().headers["X-Intralb-Reason"] == "evicted"
+    eventually(lambda: balancer.intake.lanes[0].pool.long_waits.count == 6 and seen(balancer) == (7, 0))
+    others.append(gevent.spawn(ask, balancer, "/another"))
+    polls[-1] = gevent.spawn(ask, balancer, "/poll")
+    eventually(lambda: seen(balancer)[0] == 8)
+    application.go_on.set()
+    assert {request.get().status for request in (*polls, *others)} == {"200 OK"}
