@@ -370,15 +370,16 @@ class Lane:
         self.pool.close_stale_sessions()
         self.scaler.review()
         window = self._window.over(now, least_lag, busy := self.scaler.busy(now))
-        self._limiter.observe(self._caused(window))
+        self._limiter.observe(self._caused(window, now))
         self.admission.review(now, window, busy)
         self._resized()
         self.admission.run_queued_long_waits(now)
         self.admission.forget_clients(now)
 
-    def _caused(self, window: Window) -> Window:
+    def _caused(self, window: Window, now: float) -> Window:
         """Return the window without the load that the jobs of other lanes cause, if this lane hardly loads the loop."""
-        if not self._loop_share.is_light(self.pool.loop_seconds):
+        busy, spawned = window.busy * window.seconds, self.pool.long_waits.take_spawned()
+        if not self._loop_share.is_light(self.pool.loop_seconds, busy, now, spawned=spawned):
             return window
         return window._replace(least_lag=0.0, busy=0.0)
 

@@ -45,13 +45,15 @@ long wait could start a whole queue of jobs that load the loop."""
 class LongWaits:
     """The long waits among the running jobs of a pool. Times are in `time.monotonic()` seconds."""
 
-    __slots__ = ("_measured_since", "_paths", "_reviewed_at", "_unproven", "count")
+    __slots__ = ("_measured_since", "_paths", "_reviewed_at", "_spawned", "_unproven", "count")
 
     def __init__(self) -> None:
         self._paths = LongWaitPaths()
         self._unproven = 0
         """Number of running jobs that are expected to be long waits, and were not observed for long enough."""
         self._reviewed_at = self._measured_since = 0.0
+        self._spawned = False
+        """Whether a job with spawned greenlets was found since the last call of `take_spawned`."""
         self.count = 0
         """Number of running jobs that count as long waits."""
 
@@ -95,7 +97,7 @@ class LongWaits:
     def _judge(self, job: Job, most: float, now: float) -> None:
         """Compute the job's share of the loop's time, if the job has been observed for long enough or is not quiet."""
         since = max(job.started or now, job.loop_since, self._measured_since)
-        _charge_spawned(job, since, now)
+        self._charge_spawned(job, since, now)
         unproven = job.waits_long and not job.loop_since
         allowed = START_SECONDS if unproven else most * LONG_WAIT_SECONDS
         job.reviews += 1
@@ -120,7 +122,7 @@ class LongWaits:
             job.loop_time += now - RESUMED[0]
         # Both are false unless the number of running jobs is limited.
         if job.loop_time or job.waits_long:
-            _charge_spawned(job, max(job.started or now, job.loop_since), now)
+            self._charge_spawned(job, max(job.started or now, job.loop_since), now)
             self._count_time(job, now)
             self._remove(job, now)
 
@@ -132,6 +134,17 @@ class LongWaits:
         """
         waited = job.long_wait_seconds + (now - job.long_wait_since if job.waits_long else 0.0)
         return max(run_time - waited, min(run_time, LONG_WAIT_SECONDS))
+
+    def take_spawned(self) -> bool:
+        """Return whether jobs with spawned greenlets were found since the last call, while jobs were measured."""
+        spawned, self._spawned = self._spawned, False
+        return spawned
+
+    def _charge_spawned(self, job: Job, since: float, now: float) -> None:
+        """Assume that the greenlets that a job has spawned have kept the loop busy all the time since `since`."""
+        if job.slot is not None and job.slot.greenlet.has_spawned:
+            job.loop_time = now - since
+            self._spawned = True
 
     def _count_time(self, job: Job, now: float) -> None:
         self._paths.add_time(_path(job.environ), job.loop_time, now)
@@ -148,9 +161,3 @@ class LongWaits:
 def _path(environ: dict[str, Any]) -> str:
     """Return the whole path of a request, although mounts and middleware move parts of it to `SCRIPT_NAME`."""
     return f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}"
-
-
-def _charge_spawned(job: Job, since: float, now: float) -> None:
-    """Assume that the greenlets that a job has spawned have kept the loop busy all the time since `since`."""
-    if job.slot is not None and job.slot.greenlet.has_spawned:
-        job.loop_time = now - since

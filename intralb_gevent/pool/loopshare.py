@@ -3,13 +3,17 @@
 All lanes of a process share the event loop. If CPU-bound jobs of another lane make the loop late, fewer running jobs in
 this lane do not make the loop less late. Each job of this lane then waits for the loop as often as before, so this lane
 would only lose throughput. Therefore, a lane's limit is lowered only if the jobs of this lane load the loop.
+
+The time of greenlets that jobs spawn is not measured. If a lane has jobs with such greenlets, these greenlets may have
+used all the time for which the loop was busy without a measured job.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
-from .looptime import LOOP_SECONDS
+from .looptime import LEASE_SECONDS, LOOP_SECONDS
 
 __all__ = ["LoopShare"]
 
@@ -21,6 +25,9 @@ KEPT: Final = 0.5
 
 _RUNNING: Final = [0]
 """Sum of all samples of the number of running jobs, of all lanes."""
+
+_SPAWNED_AT: Final = [-math.inf]
+"""Time, in `time.monotonic()` seconds, at which a lane last had jobs with spawned greenlets."""
 
 
 class LoopShare:
@@ -49,15 +56,21 @@ class LoopShare:
         self._sampled += running
         _RUNNING[0] += running
 
-    def is_light(self, seconds: float) -> bool:
+    def is_light(self, seconds: float, busy: float, now: float, *, spawned: bool) -> bool:
         """Return whether the lane's jobs hardly load the loop compared with the other running jobs.
 
-        `seconds` is the total time for which the lane's jobs have kept the loop busy. Called once for each window. If
-        there is no other lane, or nothing was measured, the result is False.
+        `seconds` is the total time for which the lane's jobs have kept the loop busy, and `busy` is the time for which
+        the loop was busy in the window that ends `now`. `spawned` is true if the lane had jobs with spawned greenlets
+        in the window. Called once for each window. If there is no other lane, or nothing was measured, the result is
+        False.
         """
         before, self._read = self._read, (seconds, LOOP_SECONDS[0], _RUNNING[0])
-        self._seconds = KEPT * self._seconds + seconds - before[0]
-        self._all_seconds = KEPT * self._all_seconds + self._read[1] - before[1]
+        if spawned:
+            _SPAWNED_AT[0] = now
+        measured = self._read[1] - before[1]
+        unmeasured = max(0.0, busy - measured) if now - _SPAWNED_AT[0] <= LEASE_SECONDS else 0.0
+        self._seconds = KEPT * self._seconds + seconds - before[0] + (unmeasured if spawned else 0.0)
+        self._all_seconds = KEPT * self._all_seconds + measured + unmeasured
         self._running = KEPT * self._running + self._sampled
         self._all_running = KEPT * self._all_running + self._read[2] - before[2]
         self._sampled = 0

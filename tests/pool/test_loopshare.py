@@ -18,15 +18,18 @@ SLOTS = {"max_workers": 1, "max_concurrent_per_router": 20}
 
 
 def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
-    """Wait ten times, as a page with ten queries does. `/computes` computes for 20 ms instead, and the paths below
-    `/shares` compute for 40 ms, and let other requests run after each 4 ms."""
+    """Wait ten times, as a page with ten queries does; `/renders` computes for 1 ms after each wait. `/computes`
+    computes for 20 ms instead, `/spawns` does so in another greenlet, and the paths below `/shares` compute for 40 ms,
+    and let other requests run after each 4 ms."""
     path = environ["PATH_INFO"]
     if path == "/computes":
         compute(0.02)
+    elif path == "/spawns":
+        gevent.spawn(compute, 0.02).join()
     else:
         for _ in range(10):
             gevent.sleep(0 if path.startswith("/shares") else 0.01)
-            compute(0.004 if path.startswith("/shares") else 0)
+            compute(0.004 if path.startswith("/shares") else 0.001 if path == "/renders" else 0)
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [b""]
 
@@ -87,3 +90,13 @@ def test_two_lanes_that_compute_are_both_limited(balance, ask, clients) -> None:
         clients(balancer, path, COMPUTING)
     request(balancer, "/shares/1", 5, ask)
     assert max(limits(balancer)) <= COMPUTING
+
+
+def test_a_lane_whose_requests_compute_in_other_greenlets_is_limited_and_no_other_lane(balance, ask, clients) -> None:
+    balancer = balance(application, **SLOTS, routes=[Route("/spawns", max_workers=1)])
+    clients(balancer, "/spawns", COMPUTING)
+    clients(balancer, "/renders", WAITING)
+    request(balancer, "/spawns", 30, ask)
+    renders, spawns = limits(balancer)
+    assert renders >= WAITING
+    assert spawns <= COMPUTING
