@@ -10,7 +10,7 @@ import math
 import re
 from typing import Final
 
-__all__ = ["LONG_WAIT_SECONDS", "LongWaitPaths"]
+__all__ = ["LONG_WAIT_SECONDS", "LongWaitPaths", "pattern"]
 
 LONG_WAIT_SECONDS: Final = 0.5
 """Seconds for which a running request must have been quiet to count as a long wait. Waits for a database are usually
@@ -21,7 +21,7 @@ _PATTERN_LENGTH: Final = 200
 _find_digit: Final = re.compile("[0-9]").search
 
 
-def _pattern(path: str) -> str:
+def pattern(path: str) -> str:
     """Return the path with a star in place of each part that contains a digit, because such a part is usually an id."""
     parts = path[:_PATTERN_LENGTH].split("/")
     return "/".join(["*" if _find_digit(part) else part for part in parts])
@@ -82,7 +82,7 @@ class LongWaitPaths:
 
     def add_wait(self, path: str, now: float) -> None:
         """Count a request to the path that has waited for another `LONG_WAIT_SECONDS`."""
-        path = _pattern(path)
+        path = pattern(path)
         record = self._records.get(path)
         if record is None:
             if len(self._records) >= self.MOST_PATHS:
@@ -103,4 +103,4 @@ class LongWaitPaths:
         return record.waits if record is not None and record.is_current(now) and not record.computes else 0.0
 
     def _find(self, path: str) -> _Record | None:
-        return self._records.get(_pattern(path)) if self._records else None
+        return self._records.get(pattern(path)) if self._records else None

@@ -251,6 +251,7 @@ class Job:
         "ended",
         "environ",
         "exchange",
+        "expected_path",
         "long_wait_seconds",
         "long_wait_since",
         "loop_share",
@@ -304,6 +305,8 @@ class Job:
         """Share of the time, from 0 to 1, for which the job has kept the event loop busy; 1 until it is known."""
         self.reviews = 0
         """Number of calls of `LongWaits.review` since `loop_since`."""
+        self.expected_path: str | None = None
+        """Path of the job while it is only expected to be a long wait; otherwise None."""
         self.waits_long = False
         """True while the job counts as a long wait (`longwaits.py`)."""
         self.long_wait_since = self.long_wait_seconds = 0.0

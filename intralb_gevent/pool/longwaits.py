@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
-from ..policy.longwaits import LONG_WAIT_SECONDS, LongWaitPaths
+from ..policy.longwaits import LONG_WAIT_SECONDS, LongWaitPaths, pattern
 from .looptime import LEASE_SECONDS, RESUMED, measure
 
 if TYPE_CHECKING:
@@ -49,8 +49,9 @@ class LongWaits:
 
     def __init__(self) -> None:
         self._paths = LongWaitPaths()
-        self._unproven = 0
-        """Number of running jobs that are expected to be long waits, and were not observed for long enough."""
+        self._unproven: dict[str, int] = {}
+        """Number of running jobs by path that are expected to be long waits, and were not observed for long enough.
+        Each path is counted by itself: long waits that keep starting on one path must not delay those of another."""
         self._reviewed_at = self._measured_since = 0.0
         self._spawned = False
         """Whether a job with spawned greenlets was found since the last call of `take_spawned`."""
@@ -62,12 +63,15 @@ class LongWaits:
 
     def expects(self, environ: dict[str, Any], now: float) -> bool:
         """Return whether a request will probably be a long wait."""
-        waits = self._paths.expected_waits(_path(environ), now)
-        return waits > 0 and self._unproven < UNPROVEN_EACH * waits
+        path = _path(environ)
+        waits = self._paths.expected_waits(path, now)
+        return waits > 0 and self._unproven.get(pattern(path), 0) < UNPROVEN_EACH * waits
 
     def add_expected(self, job: Job, now: float) -> None:
         """Count a job that starts now as a long wait, until its end or until it is no longer quiet."""
-        self._unproven += 1
+        # Keep the path, because the application may change the environ.
+        job.expected_path = path = pattern(_path(job.environ))
+        self._unproven[path] = self._unproven.get(path, 0) + 1
         self._add(job, now)
 
     def _add(self, job: Job, now: float) -> None:
@@ -98,7 +102,7 @@ class LongWaits:
         """Compute the job's share of the loop's time, if the job has been observed for long enough or is not quiet."""
         since = max(job.started or now, job.loop_since, self._measured_since)
         self._charge_spawned(job, since, now)
-        unproven = job.waits_long and not job.loop_since
+        unproven = job.expected_path is not None
         allowed = START_SECONDS if unproven else most * LONG_WAIT_SECONDS
         job.reviews += 1
         if now - since >= LONG_WAIT_SECONDS and job.reviews >= LEAST_REVIEWS:
@@ -111,7 +115,7 @@ class LongWaits:
             job.loop_share = 1.0
         else:
             return
-        self._unproven -= unproven
+        self._prove(job)
         self._count_time(job, now)
         job.loop_since, job.reviews = now, 0
 
@@ -146,13 +150,21 @@ class LongWaits:
             job.loop_time = now - since
             self._spawned = True
 
+    def _prove(self, job: Job) -> None:
+        """Stop counting a job as one that is only expected to be a long wait, if it was counted."""
+        path, job.expected_path = job.expected_path, None
+        if path is not None:
+            self._unproven[path] -= 1
+            if not self._unproven[path]:
+                del self._unproven[path]
+
     def _count_time(self, job: Job, now: float) -> None:
         self._paths.add_time(_path(job.environ), job.loop_time, now)
         job.loop_time = 0.0
 
     def _remove(self, job: Job, now: float) -> None:
         if job.waits_long:
-            self._unproven -= not job.loop_since
+            self._prove(job)
             job.waits_long = False
             job.long_wait_seconds += now - job.long_wait_since
             self.count -= 1

@@ -334,6 +334,19 @@ def test_a_single_long_wait_lets_only_a_few_requests_run_beyond_the_limit(balanc
     eventually(lambda: seen(balancer)[1] == 0)
 
 
+def test_long_waits_that_have_just_started_do_not_delay_those_of_another_path(
+    balancer, start, begin_long_wait, eventually
+) -> None:
+    begin_long_wait("/poll")
+    start("/events")
+    eventually(lambda: balancer.intake.lanes[0].pool.long_waits.count == 2)
+    start("/computes")
+    for _ in range(4):
+        start("/poll")
+    start("/events")
+    assert seen(balancer) == (8, 0)
+
+
 def test_queued_long_waits_start_once_earlier_ones_have_waited_even_if_no_other_request_ends(
     balancer, start, begin_long_wait, eventually
 ) -> None:
