@@ -15,12 +15,16 @@ This module is not compiled, because a compiled function does not become a metho
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from gevent import Greenlet, getcurrent
 
 from ..aborts.slotgreenlet import SlotGreenlet
 from ..stdlib import monotonic
+
+if TYPE_CHECKING:
+    from .job import Job
+    from .slot import Slot
 
 __all__ = ["LEASE_SECONDS", "LOOP_SECONDS", "RESUMED", "measure"]
 
@@ -46,31 +50,46 @@ def measure(now: float) -> None:
 
 
 def _measured_switch(self: SlotGreenlet, *values: Any) -> Any:
-    return _measured(_switch, self, values)
+    # If a thread that reads frames, such as a profiler or the watchdog, keeps a frame of this module for a moment, the
+    # frame must not keep the greenlet: the slot would conclude that the request has left an object behind.
+    try:
+        return _measured(_switch, self, values)
+    finally:
+        del self, values
 
 
 def _measured_throw(self: SlotGreenlet, *values: Any) -> Any:
-    return _measured(_throw, self, values)
+    try:
+        return _measured(_throw, self, values)
+    finally:
+        del self, values
 
 
 def _measured(resume: Any, self: SlotGreenlet, values: tuple[Any, ...]) -> Any:
     slot = self.intralb_slot
     job = None if slot is None else slot.job
-    # Another greenlet that switches to this one continues at some later time.
-    if slot is None or job is None or getcurrent() is not slot.worker.hub:
-        return resume(self, *values)
-    began = monotonic()
-    if began > _until[0]:
-        _stop()
-    RESUMED[0] = began
     try:
-        return resume(self, *values)
+        # Another greenlet that switches to this one continues at some later time.
+        if slot is None or job is None or getcurrent() is not slot.worker.hub:
+            return resume(self, *values)
+        began = monotonic()
+        if began > _until[0]:
+            _stop()
+        RESUMED[0] = began
+        try:
+            return resume(self, *values)
+        finally:
+            _count(slot, job, began)
     finally:
-        RESUMED[0] = 0.0
-        seconds = monotonic() - began
-        job.loop_time += seconds
-        slot.worker.pool.loop_seconds += seconds
-        LOOP_SECONDS[0] += seconds
+        del self, values
+
+
+def _count(slot: Slot, job: Job, began: float) -> None:
+    RESUMED[0] = 0.0
+    seconds = monotonic() - began
+    job.loop_time += seconds
+    slot.worker.pool.loop_seconds += seconds
+    LOOP_SECONDS[0] += seconds
 
 
 def _stop() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import gevent
 import pytest
@@ -70,3 +71,18 @@ def test_nothing_is_measured_once_nobody_has_asked_for_a_second(loop_times) -> N
     loop_times(1)
     assert "switch" not in vars(SlotGreenlet)
     assert loop_times(1)[1:] == [0.0]
+
+
+def test_frames_of_the_hub_that_a_profiler_keeps_do_not_count_as_left_behind(balance, ask) -> None:
+    kept: list[Any] = []
+
+    def application(environ, start_response) -> list[bytes]:
+        kept.append(gevent.get_hub().gr_frame)
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b""]
+
+    balancer = balance(application, max_workers=1)
+    looptime.measure(time.monotonic())
+    for _ in range(3):
+        ask(balancer, "/")
+    assert balancer.intake.lanes[0].pool.leftovers == 0
