@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import pathlib
 import re
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -551,6 +553,26 @@ def test_the_json_record_of_a_blocked_loop_has_its_place(serve_app: Serve) -> No
     assert ended(server) == 0
     (record,) = (each for each in records(server.said) if "kept the event loop" in each["message"])
     assert re.fullmatch(r"served\.py:\d+", record["at"])
+
+
+def test_the_record_of_a_blocked_loop_says_if_the_process_had_no_processor(serve_app: Serve) -> None:
+    server = serve_app(PAGES)
+    (processor, *_) = os.sched_getaffinity(0)
+    for thread in os.listdir(f"/proc/{server.process.pid}/task"):
+        os.sched_setaffinity(int(thread), {processor})
+    burn = f"import os\nos.sched_setaffinity(0, {{{processor}}})\nprint(flush=True)\nwhile True: pass"
+    others = [subprocess.Popen([sys.executable, "-c", burn], stdout=subprocess.PIPE) for _ in range(5)]
+    try:
+        assert [other.stdout.readline() for other in others] == [b"\n"] * 5
+        assert ask(server, "/blocks")[0] == 200
+    finally:
+        for other in others:
+            other.kill()
+            other.communicate()
+    assert ended(server) == 0
+    kept = r"GET /blocks kept the event loop from all other work for (\d\.\d{3}) s at served\.py:\d+ \(request \w+\)"
+    seconds, without = re.findall(rf"{kept}, but for (\d\.\d{{3}}) s of this time it had no processor: ", server.said)[0]
+    assert float(seconds) / 2 <= float(without) <= float(seconds)
 
 
 def test_a_shutdown_tells_what_it_finishes_and_what_it_cuts(serve_app: Serve) -> None:

@@ -15,6 +15,7 @@ from ..hub.loghandlers import LOGGER
 from ..hub.repeats import Repeats
 from ..policy.requestidentity import identity
 from ..process.logline import LogText
+from .cpuwait import CPUWait
 from .places import Place, place_in, shown_place
 from .safepoints import application_frames
 
@@ -51,6 +52,12 @@ _NO_STACK: Final = (
 )
 
 
+_NO_PROCESSOR: Final = (
+    ", but for {:.3f} s of this time it had no processor: other processes use them, or the CPU limit of the container "
+    "is reached"
+)
+
+
 class Block(NamedTuple):
     """A past blockage of the event loop."""
 
@@ -66,7 +73,7 @@ class Block(NamedTuple):
 class Suspect:
     """A greenlet that was running while the hub was busy, and the period for which it is known to have run."""
 
-    __slots__ = ("greenlet", "identity", "job", "name", "place", "since", "stack", "until")
+    __slots__ = ("cpu_wait", "greenlet", "identity", "job", "name", "place", "since", "stack", "until")
 
     def __init__(self, greenlet: Any, job: Job | None, since: float) -> None:
         # Store only the id: if this object referred to the greenlet, the slot would conclude that the request has left
@@ -82,6 +89,8 @@ class Suspect:
         """The application's innermost source line in the stack; None if no code of the application was running."""
         self.identity: dict[str, Any] = {}
         """Fields of the log record that identify the request."""
+        self.cpu_wait = 0.0
+        """Seconds for which the process had no processor while the greenlet blocked the hub."""
 
     def __repr__(self) -> str:
         return f"<Suspect {self.name} since {self.since}>"
@@ -113,6 +122,9 @@ class Suspect:
         if self.place is not None:
             fields["at"] = shown_place(self.place)
         by = f" (request {self.identity['request_id']})" if "request_id" in self.identity else ""
+        if self.cpu_wait >= (self.until - self.since) / 2:
+            by += _NO_PROCESSOR.format(self.cpu_wait)
+            fields["cpu_wait_seconds"] = round(self.cpu_wait, 3)
         return LogText(f"{kept}{by}; it was at:\n{lines}" if lines else f"{kept}{by}; {_NO_STACK}", fields)
 
 
@@ -123,6 +135,8 @@ class Culprits:
         self.count = 0
         """Number of blockages so far."""
         self.latest: deque[Block] = deque(maxlen=BLOCKS_KEPT)
+        self.cpu_wait = CPUWait()
+        """The time for which the hub's thread has waited for a processor since the hub became busy."""
         self._suspect: Suspect | None = None
         self._found: list[Suspect] = []
         self._last_look = 0.0
@@ -145,11 +159,13 @@ class Culprits:
             suspect = self._suspect = Suspect(greenlet, job, max(busy_since, self._last_look))
         self._last_look = suspect.until = now
         # Skip the greenlet without a parent: it is the main program, which may start and stop slowly.
-        if now - suspect.since >= BLOCKED_SECONDS and suspect not in self._found and greenlet.parent is not None:
-            suspect.blame(place)
-            # If all frames are this package's own, the process was starved of CPU, so blame no handler.
-            if job is not None or suspect.stack:
-                self._found.append(suspect)
+        if now - suspect.since >= BLOCKED_SECONDS and greenlet.parent is not None:
+            suspect.cpu_wait = min(self.cpu_wait.seconds(), now - suspect.since)
+            if suspect not in self._found:
+                suspect.blame(place)
+                # If all frames are this package's own, the process was starved of CPU, so blame no handler.
+                if job is not None or suspect.stack:
+                    self._found.append(suspect)
         return suspect.since
 
     def take(self) -> list[Suspect]:

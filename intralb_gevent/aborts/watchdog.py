@@ -216,6 +216,7 @@ class Watchdog:
         """Start the watchdog's thread; also called in a forked process once its hub runs, because a fork copies no
         threads."""
         self._blocked_loop.begin()
+        self.culprits.cpu_wait.begin()
         # Set the kernel timers here and not in the thread, because the first job may prevent the thread from running.
         starvation = None if self._number is None or self.off_because else Starvation(self._number)
         self._starvation = starvation
@@ -242,6 +243,8 @@ class Watchdog:
                 starvation.set_back(self._block_timeout)
                 set_back_at = now + SET_BACK_SECONDS
             since = self.watch.busy_since
+            if since is None or now - since < BUSY_SECONDS:
+                self.culprits.cpu_wait.mark()
             if since is not None and now - since >= self._busy_seconds(now):
                 self._look(thread)
                 self._blocked_loop.look(since)
