@@ -62,6 +62,7 @@ class Output:
         "_course",
         "_deferred",
         "_drained",
+        "_in_pieces",
         "_owner",
         "_pace",
         "_shared",
@@ -87,6 +88,8 @@ class Output:
         self._deferred = b""
         """A complete response that will be sent at the end of the current dispatch batch; empty if there is none."""
         self._drained: Event | None = None
+        self._in_pieces = False
+        """True while a slot sends a large body in pieces, so that other greenlets of its application wait."""
         self._writer: Any = None
         self._acknowledging: Any = None
         """The timer that polls until the client has acknowledged all sent data, so that the connection can be reset."""
@@ -154,12 +157,23 @@ class Output:
 
     def send_in_pieces(self, head: bytes, body: bytes) -> None:
         """Send like `send`, but let the hub run after each piece of the body; only slots may call this method."""
-        for start in range(0, len(body), PIECE_BYTES):
-            if self.closed:
-                return
-            self.send(head, body[start : start + PIECE_BYTES])
-            head = b""
-            take_break()
+        starts = iter(range(0, len(body), PIECE_BYTES))
+        self._in_pieces = True
+        try:
+            for start in starts:
+                self._send_piece(head, body, start)
+                take_break()
+        finally:
+            # The application may catch what the break raises, such as its own timeout, and continue its response. So
+            # the rest of the body must not be missing.
+            for start in starts:
+                self._send_piece(head, body, start)
+            self._in_pieces = False
+            self._report_taken()
+
+    def _send_piece(self, head: bytes, body: bytes, start: int) -> None:
+        if not self.closed:
+            self.send(b"" if start else head, body[start : start + PIECE_BYTES])
 
     def _send_now(self, data: bytes) -> None:
         try:
@@ -258,6 +272,10 @@ class Output:
             self._watch_writing()
         else:
             self._stop_writing()
+        self._report_taken()
+
+    def _report_taken(self) -> None:
+        """Let waiting greenlets and the next request continue, unless unsent data is above the high-water mark."""
         if not self.far_behind:
             if self._drained is not None:
                 self._drained.set()
@@ -283,7 +301,10 @@ class Output:
 
     @property
     def far_behind(self) -> bool:
-        """True while unsent data is above the high-water mark, so that the slot and the next request wait."""
+        """True while unsent data is above the high-water mark, or a body is sent in pieces, so that other greenlets and
+        the next request wait."""
+        if self._in_pieces:
+            return True
         unsent = self.outbox.size
         if unsent <= UNSENT_LEAST_BYTES:
             return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import socket
 import time
 import tracemalloc
@@ -66,6 +67,39 @@ def test_others_are_answered_while_a_large_response_is_written_to_a_file(serve, 
         while len(received) < size:
             received += large.recv(MEGABYTE)
     assert received == bytes(size)
+
+
+def test_a_timeout_of_the_application_leaves_no_gap_in_a_response_that_is_written_to_a_file(serve, connect) -> None:
+    size, caught = 100 * MEGABYTE, []
+
+    def application(environ, start_response):
+        write = start_response("200 OK", [("Content-Length", str(size))])
+        try:
+            with gevent.Timeout(0.001):
+                write(bytes(size))
+        except gevent.Timeout:
+            caught.append(None)
+        return []
+
+    client = connect(serve(application))
+    for number in (1, 2):
+        client.send(GET)
+        assert len(client.reply().body) == size
+        assert len(caught) == number
+
+
+def test_a_body_written_to_a_file_is_not_mixed_with_what_other_greenlets_write(serve, connect) -> None:
+    large = 100 * MEGABYTE
+
+    def application(environ, start_response):
+        write = start_response("200 OK", [])
+        writers = [gevent.spawn(write, byte * size) for byte, size in ((b"a", large), (b"b", large), (b"c", 10))]
+        gevent.joinall(writers)
+        return []
+
+    body = connect(serve(application)).get().body
+    assert sorted(byte for byte, _ in itertools.groupby(body)) == list(b"abc")
+    assert len(body) == 2 * large + 10
 
 
 @contextlib.contextmanager
