@@ -231,6 +231,7 @@ def test_the_console_script_is_the_same(tmp_path: pathlib.Path) -> None:
         (("serve", "myapp:app", "--user", "no-such"), "user: there is no user 'no-such'"),
         (("serve", "myapp:app", "--chdir", "nowhere"), "chdir: 'nowhere' cannot be entered"),
         (("serve", "myapp:app", "--env-file", "none.env"), "env_file: 'none.env' cannot be read"),
+        (("serve", "myapp:app", "--env-file", "/dev/zero"), "env_file: '/dev/zero' cannot be read (File too large)"),
         (("serve", "nowhere:app"), "there is no module 'nowhere'"),
         (("serve", "myapp:asgi"), "is an ASGI application"),
         (("serve", "myapp:create_app"), "write myapp:create_app() if it makes the application"),

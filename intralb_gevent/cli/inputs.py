@@ -7,6 +7,7 @@ Processes that are not monkey-patched also use this module, so it does not impor
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Mapping, MutableMapping
@@ -17,6 +18,7 @@ from ..config import sources
 from ..config.logs import LogOptions
 from ..config.processes import ProcessOptions
 from ..config.serving import ServingOptions
+from ..config.textfile import text_of
 from ..errors import OptionError
 from .arguments import given_settings
 
@@ -110,8 +112,7 @@ def env_file_variables(path: str) -> dict[str, str]:
     except ImportError:
         raise OptionError("env_file: needs python-dotenv; pip install 'intralb-gevent[env]'") from None
     try:
-        with open(path, encoding="utf-8") as file:
-            found = dotenv_values(stream=file)
+        found = dotenv_values(stream=io.StringIO(text_of(path)))
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "it is not UTF-8"
         raise OptionError(f"env_file: {path!r} cannot be read ({why}); name a file of NAME=VALUE lines") from None

@@ -21,6 +21,7 @@ from .options import Options, declarations
 from .processes import ProcessOptions, process_declarations
 from .route import route_declarations
 from .serving import ServingOptions, serving_declarations
+from .textfile import text_of
 
 __all__ = [
     "Given",
@@ -256,21 +257,23 @@ def in_file(path: str) -> dict[str, Given]:
 
 
 def _parsed(path: str) -> dict[str, Any]:
+    text = ""
     try:
-        with open(path, "rb") as file:
-            return tomllib.load(file)
+        text = text_of(path)
+        return tomllib.loads(text)
     except OSError as error:
         raise OptionError(f"cannot read the settings file {path!r}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise OptionError(f"{path} is not a TOML file: {error}") from None
+    except RecursionError:
+        raise OptionError(f"{path} is not a settings file: its values are nested too deeply") from None
     except ValueError:
         # Python converts at most 4,300 digits to a number.
-        raise OptionError(f"{path}: the number in line {_line_of_longest_number(path)} is too long") from None
+        raise OptionError(f"{path}: the number in line {_line_of_longest_number(text)} is too long") from None
 
 
-def _line_of_longest_number(path: str) -> int:
-    with open(path, encoding="utf-8") as file:
-        lengths = [max(map(len, re.findall(r"[0-9_]+", line)), default=0) for line in file]
+def _line_of_longest_number(text: str) -> int:
+    lengths = [max(map(len, re.findall(r"[0-9_]+", line)), default=0) for line in text.split("\n")]
     return lengths.index(max(lengths)) + 1
 
 

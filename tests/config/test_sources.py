@@ -1,5 +1,6 @@
 """Every source of settings can set every field, sources have the right precedence, and each value's source is shown."""
 
+import os
 import pathlib
 from collections.abc import Callable
 
@@ -241,6 +242,21 @@ def test_a_file_that_cannot_be_read(tmp_path: pathlib.Path, file: Callable[[str]
 def test_the_line_of_a_number_with_too_many_digits_is_named(file: Callable[[str], str]) -> None:
     path = file(f"queue_size = 10\nmax_workers = {'1' * 5001}\n")
     assert refusal({}, {}, path) == f"{path}: the number in line 2 is too long"
+
+
+def test_the_line_of_such_a_number_is_named_if_the_file_is_a_pipe() -> None:
+    reader, writer = os.pipe()
+    os.write(writer, b"queue_size = 10\nmax_workers = " + b"1" * 5001)
+    os.close(writer)
+    path = f"/dev/fd/{reader}"
+    assert refusal({}, {}, path) == f"{path}: the number in line 2 is too long"
+    os.close(reader)
+
+
+def test_a_device_without_an_end_and_values_without_an_end_are_refused(file: Callable[[str], str]) -> None:
+    assert refusal({}, {}, "/dev/zero") == "cannot read the settings file '/dev/zero': File too large"
+    path = file(f"routes = {'[' * 50_000}")
+    assert refusal({}, {}, path) == f"{path} is not a settings file: its values are nested too deeply"
 
 
 @pytest.mark.parametrize("written", ["queue_size = {}", "trusted_proxies = [{}]", "bind = [{}]"])

@@ -96,6 +96,26 @@ def test_after_a_failed_reload_no_client_waits_at_a_restored_socket(begin: Calla
     assert not path.exists()
 
 
+def test_if_two_reloads_in_a_row_fail_no_client_waits_at_a_restored_socket(
+    begin: Callable[..., Any], app_text: str
+) -> None:
+    site = begin(*FLAGS)
+    site.is_ready()
+    path, begun, goes_on = (site.directory / name for name in ("own.sock", "importing", "goes_on"))
+    path.unlink()
+    waits = f"import os, time\nopen({str(begun)!r}, 'w').close()\nwhile not os.path.exists({str(goes_on)!r}):"
+    site.deploy(f"{waits}\n    time.sleep(0.01)\nraise ValueError('broken')")
+    site.until(begun.exists)
+    site.signal(signal.SIGHUP)
+    site.until(lambda: "starting generation 3" in site.said)
+    goes_on.touch()
+    site.until(lambda: "reload failed; 2 processes go on serving" in site.said)
+    assert not path.exists()
+    site.deploy(app_text)
+    site.until(lambda: "reload: 2 processes of generation" in site.said)
+    assert all(reachable(path) for _ in range(20))
+
+
 @pytest.mark.parametrize("processes", ["1", "2"])
 def test_files_that_cannot_be_restored_are_reported_and_the_server_continues(
     begin: Callable[..., Any], processes: str
