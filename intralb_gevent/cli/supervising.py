@@ -160,7 +160,7 @@ def _site(
         read_options,
         listeners.close,
         listeners.write_ready_file,
-        lambda: listeners.restore_files(log),
+        lambda served: listeners.restore_files(served, log),
         lambda: listeners.withdraw_files(log),
         log,
     )
@@ -208,9 +208,10 @@ class _Listeners:
     """The predecessor's table; None without a predecessor, or if the table has the layout of another version."""
     own_sockets: list[socket.socket] = field(default_factory=list)
     replaced: dict[int, int] = field(default_factory=dict)
-    """Copies of the listeners that the latest reload has replaced, by the number of the descriptor."""
+    """Copies of the listeners that reloads have replaced for processes that have not started yet, by the number of the
+    descriptor."""
     restored: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
-    """Removes the sockets that the latest reload has created."""
+    """Removes the sockets that replaced them."""
 
     @property
     def resumed(self) -> bool:
@@ -258,14 +259,18 @@ class _Listeners:
         self.own_sockets.append(listener)
         self.descriptors.append(Descriptor(listener.fileno(), name))
 
-    def restore_files(self, log: Log) -> None:
-        """Create deleted sockets of this supervisor's addresses, and its deleted pid file, again."""
+    def restore_files(self, served: bool, log: Log) -> None:
+        """Create deleted sockets of this supervisor's addresses, and its deleted pid file, again.
+
+        If `served` is false, no process of the latest reload serves yet, so its sockets may still have to be removed.
+        """
         restored_pid_file(self.options.pid_file, self.identity, self.stack, log.say)
         if self.lent:
             return
         numbers = {str(binding.inherited(each.number).address): each.number for each in self.descriptors}
-        self._forget_replaced()
-        self.restored = self.stack.enter_context(contextlib.ExitStack())
+        if served:
+            self._forget_replaced()
+            self.restored = self.stack.enter_context(contextlib.ExitStack())
         for text in filter(None, (*self.options.bind, self.options.admin_bind, self.options.agent_bind)):
             address = binding.parse(text, "bind", "http", self.options.socket_mode, self.identity.owner)
             if isinstance(address, binding.UnixAddress) and str(address) in numbers:
@@ -273,7 +278,7 @@ class _Listeners:
 
     def _restore(self, address: binding.UnixAddress, number: int, log: Log) -> None:
         copy = os.dup(number)
-        if restored_socket(address, number, self.restored, log.say):
+        if restored_socket(address, number, self.restored, log.say) and number not in self.replaced:
             self.replaced[number] = copy
         else:
             os.close(copy)
@@ -281,12 +286,13 @@ class _Listeners:
     def withdraw_files(self, log: Log) -> None:
         """After a failed reload, remove the sockets that it has created: the running processes do not have their
         listeners, so clients would wait for a response for ever."""
+        addresses = [binding.inherited(number).address for number in self.replaced]
         for number, copy in self.replaced.items():
-            address = binding.inherited(number).address
             os.dup2(copy, number, inheritable=False)
-            log.say(f"removed {address} again, on which only new processes could have listened; reload again", "ERROR")
         self._forget_replaced()
         self.restored.close()
+        for address in addresses:
+            log.say(f"removed {address} again, on which only new processes could have listened; reload again", "ERROR")
 
     def _forget_replaced(self) -> None:
         for copy in self.replaced.values():

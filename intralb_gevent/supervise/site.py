@@ -30,8 +30,9 @@ class Site:
     close_listeners: Callable[[], None]
     when_ready: Callable[[], None]
     """Function that is called once, when all processes are ready for the first time."""
-    restore_files: Callable[[], object] = int
-    """Function that is called before a reload; it creates deleted sockets and the deleted pid file again."""
+    restore_files: Callable[[bool], object] = int
+    """Function that is called before a reload; it creates deleted sockets and the deleted pid file again. Its argument
+    tells whether a process of the latest reload serves."""
     withdraw_files: Callable[[], object] = int
     """Function that is called after a failed reload; it removes the sockets that `restore_files` has created."""
     log: Log = field(default_factory=Log)

@@ -290,7 +290,7 @@ class Supervisor:
             self._report.reloading(self)
             self._abort_reload(str(error))
             return
-        self.site.restore_files()
+        self.site.restore_files(self._newest_serves())
         self.generation += 1
         self.reload.begin(self.options if not self.reload.running else self.reload.options, self.wanted)
         self._report.reloading(self)
@@ -312,13 +312,16 @@ class Supervisor:
         for each in self.crew.all:
             if each.outdated == "reload":
                 each.outdated = ""
-        ready = self.crew.in_state("ready")
-        serving = "1 process goes" if len(ready) == 1 else f"{len(ready)} processes go"
+        ready = len(self.crew.in_state("ready"))
+        serving = "1 process goes" if ready == 1 else f"{ready} processes go"
         self.log.say(f"reload failed; {serving} on serving: {cause}", "ERROR")
-        if not any(each.generation == self.generation for each in ready):
+        if not self._newest_serves():
             self.site.withdraw_files()
         if self.complete:
             self._report.ready(self)
+
+    def _newest_serves(self) -> bool:
+        return any(each.generation == self.generation for each in self.crew.in_state("ready"))
 
     def _reopen_logs(self) -> None:
         self.log.reopen()
