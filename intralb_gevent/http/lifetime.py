@@ -246,11 +246,11 @@ class ConnectionLifetime(Owner):
     def report_cut(self, why: str) -> None:
         """If a response has not been sent completely, log that it is cut."""
         if self.output.outbox.size:
-            self._report_cut(why, self.output.outbox.size)
+            self._report_cut(why, self.output.unsent)
 
     def fail_output(self, why: str, lost: int) -> None:
         """Log that a response is cut, because `lost` bytes cannot be buffered, or a file ends; close the connection."""
-        self._report_cut(why, self.output.outbox.size + lost)
+        self._report_cut(why, self.output.unsent + lost)
         self.close()
 
     def _report_cut(self, why: str, unsent: int) -> None:

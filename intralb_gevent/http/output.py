@@ -62,11 +62,11 @@ class Output:
         "_course",
         "_deferred",
         "_drained",
-        "_in_pieces",
         "_owner",
         "_pace",
         "_shared",
         "_socket",
+        "_to_come",
         "_writer",
         "close_ends_body",
         "closed",
@@ -88,8 +88,8 @@ class Output:
         self._deferred = b""
         """A complete response that will be sent at the end of the current dispatch batch; empty if there is none."""
         self._drained: Event | None = None
-        self._in_pieces = False
-        """True while a slot sends a large body in pieces, so that other greenlets of its application wait."""
+        self._to_come = 0
+        """Bytes of a body sent in pieces that are not in the outbox yet; other greenlets of the application wait."""
         self._writer: Any = None
         self._acknowledging: Any = None
         """The timer that polls until the client has acknowledged all sent data, so that the connection can be reset."""
@@ -108,8 +108,8 @@ class Output:
 
     @property
     def unsent(self) -> int:
-        """Bytes of responses that the kernel has not accepted yet, including the deferred response."""
-        return self.outbox.size + len(self._deferred)
+        """Bytes of responses that the kernel has not accepted yet, including those that are not in the outbox."""
+        return self.outbox.size + len(self._deferred) + self._to_come
 
     def use(self, sock: Any) -> None:
         """Set the socket object, with or without TLS, to which later data of the connection is written."""
@@ -157,23 +157,23 @@ class Output:
 
     def send_in_pieces(self, head: bytes, body: bytes) -> None:
         """Send like `send`, but let the hub run after each piece of the body; only slots may call this method."""
-        starts = iter(range(0, len(body), PIECE_BYTES))
-        self._in_pieces = True
+        self._to_come = len(body)
         try:
-            for start in starts:
-                self._send_piece(head, body, start)
+            while self._to_come and not self.closed:
+                self._send_piece(head, body)
                 take_break()
         finally:
             # The application may catch what the break raises, such as its own timeout, and continue its response. So
             # the rest of the body must not be missing.
-            for start in starts:
-                self._send_piece(head, body, start)
-            self._in_pieces = False
+            while self._to_come and not self.closed:
+                self._send_piece(head, body)
             self._report_taken()
 
-    def _send_piece(self, head: bytes, body: bytes, start: int) -> None:
-        if not self.closed:
-            self.send(b"" if start else head, body[start : start + PIECE_BYTES])
+    def _send_piece(self, head: bytes, body: bytes) -> None:
+        start = len(body) - self._to_come
+        piece = body[start : start + PIECE_BYTES]
+        self._to_come -= len(piece)
+        self.send(b"" if start else head, piece)
 
     def _send_now(self, data: bytes) -> None:
         try:
@@ -216,7 +216,7 @@ class Output:
             self.outbox.add(memoryview(head))
         except OSError as error:
             os.close(descriptor)
-            self._cannot_keep(error, len(head) + count)
+            self._cannot_keep(error, count)
             return
         self.outbox.add_file(descriptor, offset, count)
         self._on_writable()
@@ -225,12 +225,14 @@ class Output:
         try:
             self.outbox.add(data)
         except OSError as error:
-            self._cannot_keep(error, len(data))
+            self._cannot_keep(error)
         else:
             self._watch_writing()
 
-    def _cannot_keep(self, error: OSError, lost: int) -> None:
-        """Close this connection, because `lost` bytes of its response cannot be buffered in a temporary file."""
+    def _cannot_keep(self, error: OSError, lost: int = 0) -> None:
+        """Close this connection, because its response cannot be buffered in a temporary file.
+
+        `lost` is the number of bytes that `unsent` does not include."""
         self._owner.fail_output(f"its temporary file cannot be written: {error}", lost)
 
     # Sending buffered data, as the client reads.
@@ -303,7 +305,7 @@ class Output:
     def far_behind(self) -> bool:
         """True while unsent data is above the high-water mark, or a body is sent in pieces, so that other greenlets and
         the next request wait."""
-        if self._in_pieces:
+        if self._to_come:
             return True
         unsent = self.outbox.size
         if unsent <= UNSENT_LEAST_BYTES:

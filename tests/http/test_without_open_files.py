@@ -175,8 +175,9 @@ def test_the_log_states_that_no_file_can_be_opened_for_the_rest_of_a_response(
         return [bytes(20_000_000)]
 
     server, _ = started(own, application)
-    connect(server).send(GET)
+    client = connect(server)
+    client.send(GET)
     eventually(lambda: any("was cut" in message for message in caplog.messages))
     open_files.restore()
     (line,) = caplog.messages
-    assert "its temporary file cannot be written: [Errno 24] Too many open files" in line
+    assert f" and {len(client.rest())} bytes: its temporary file cannot be written: [Errno 24] Too many open" in line
