@@ -232,7 +232,8 @@ class Output:
     def _cannot_keep(self, error: OSError, lost: int = 0) -> None:
         """Close this connection, because its response cannot be buffered in a temporary file.
 
-        `lost` is the number of bytes that `unsent` does not include."""
+        `lost` is the number of bytes that `unsent` does not include.
+        """
         self._owner.fail_output(f"its temporary file cannot be written: {error}", lost)
 
     # Sending buffered data, as the client reads.
