@@ -381,7 +381,7 @@ class Lane:
         busy, spawned = window.busy * window.seconds, self.pool.long_waits.take_spawned()
         if not self._loop_share.is_light(self.pool.loop_seconds, busy, now, spawned=spawned):
             return window
-        return window._replace(least_lag=0.0, busy=0.0)
+        return window._replace(least_lag=0.0, busy=0.0, processor_seconds=0.0)
 
     def make_room(self) -> bool:
         """Grow the pool, because it has no capacity for a job; return whether the pool grew."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from time import monotonic
+from time import monotonic, thread_time
 
 from ..observe.stats import Stats
 from ..policy.limiters import Window
@@ -22,6 +22,7 @@ class LimitWindow:
         "_least_run_time",
         "_least_waiting",
         "_most_running",
+        "_processor_time",
         "_shed",
         "_stats",
         "_time",
@@ -39,7 +40,7 @@ class LimitWindow:
 
     def _begin(self, now: float) -> None:
         stats = self._stats
-        self._began = now
+        self._began, self._processor_time = now, thread_time()
         self._ended, self._time = stats.run_time.count, stats.run_time.total
         self._begun = stats.queue_wait.count
         self._shed = stats.shed
@@ -79,6 +80,8 @@ class LimitWindow:
             begun=stats.queue_wait.count - self._begun,
             backlogged=self._least_waiting > 0,
             busy=min(1.0, (busy - self._busy) / max(now - self._began, 1e-9)),
+            # Another thread may have created this object, and the clock of each thread starts at 0.
+            processor_seconds=max(0.0, min(now - self._began, thread_time() - self._processor_time)),
         )
         self._begin(now)
         self._busy = busy

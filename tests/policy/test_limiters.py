@@ -167,6 +167,21 @@ def test_quick_pages_beside_slow_calls_do_not_lower_the_floor() -> None:
     assert limiter.limit in {320, 321}
 
 
+@pytest.mark.parametrize(("ended", "processor_seconds", "floor"), [(10, 0.01, 321), (30, 0.06, 321), (10, 0.095, 85)])
+def test_the_floor_allows_only_the_throughput_that_a_core_can_give(
+    ended: int, processor_seconds: float, floor: int
+) -> None:
+    """First, each job computes for 1 ms. Then other processes use the core, or each job computes for up to 9.5 ms."""
+    limiter = HubLagLimiter(1000)
+    calls = Window(0.1, 0.0, most_running=330, ended=40, mean_run_time=0.8, least_run_time=0.02, shed=0)
+    for _ in range(20):
+        limiter.observe(calls._replace(processor_seconds=0.04))
+    late = calls._replace(least_lag=0.05, ended=ended, mean_run_time=1.5, processor_seconds=processor_seconds)
+    for _ in range(60):
+        limiter.observe(late)
+    assert limiter.limit == limiter.floor == floor
+
+
 def test_what_was_reached_ten_seconds_ago_holds_no_more() -> None:
     limiter = HubLagLimiter(100)
     limiter.observe(window(0.0, running=50, ended=100, run_time=0.05))
@@ -320,7 +335,15 @@ class Server:
         mean, least = (sum(times) / len(times), min(times)) if times else (0.0, 0.0)
         seconds = self.now - self._began
         seen = Window(
-            seconds, self._least_lag, self._most_running, len(times), mean, least, 0, busy=self._busy / seconds
+            seconds,
+            self._least_lag,
+            self._most_running,
+            len(times),
+            mean,
+            least,
+            0,
+            busy=self._busy / seconds,
+            processor_seconds=self._busy,
         )
         self.limiter.observe(seen)
         self.limits.append(self.limiter.limit)
@@ -380,6 +403,14 @@ def test_jobs_with_many_short_waits_run_few_at_a_time_although_they_make_the_loo
     server.phase(5, 40).phase(5, 100).phase(20, 100)
     assert max(server.limits[100:]) <= 8
     assert len([seconds for seconds in server.done if seconds < 0.7]) >= 0.9 * 20 * 50
+
+
+def test_pages_that_compute_are_limited_soon_after_calls_that_waited() -> None:
+    """300 calls ran at once. If as many pages share the loop, each takes 6 s, and nobody waits for so long."""
+    server = Server(HubLagLimiter(300), computing=0.0005, waiting=1.0, most=300).phase(12, 290)
+    server.computing, server.waiting, server.pieces = 0.001, 0.001, 20
+    server.phase(3, 100).phase(8, 100)
+    assert len([seconds for seconds in server.done if seconds < 2.5]) >= 0.9 * 8 * 50
 
 
 def test_a_saturated_loop_limits_no_quick_jobs() -> None:

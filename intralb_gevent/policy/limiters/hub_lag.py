@@ -27,6 +27,11 @@ that have started together and share the loop also end together. Run times grow 
 times were measured only while the loop is late, `throughput x latency` would equal the current number of running jobs.
 Therefore, the lower bound of the limit is at most the largest number of jobs that ran at once while the loop was on
 time.
+
+If the jobs change, for example from calls that wait to pages that compute, the greatest throughput is out of reach, and
+a limit for it would let hundreds of CPU-bound jobs share a core. Therefore, the throughput in `throughput x latency` is
+at most the number of jobs that a core can run in a second, computed from the processor time of the latest jobs. The
+processor time is that of the loop's thread: if other processes make the loop late, the jobs need no more of it.
 """
 
 from __future__ import annotations
@@ -52,6 +57,8 @@ class _Seen(NamedTuple):
     latency: float
     """Mean run time of the jobs that ended in the same time; infinity if none did."""
     kept_up: int
+    """Largest number of jobs that ran at once, if the loop was on time; otherwise 0."""
+    processor_seconds: float
 
 
 class HubLagLimiter:
@@ -86,6 +93,12 @@ class HubLagLimiter:
     as in the limiter of Kratos. Linux's BBR (`tcp_bbr`, 2016) also renews its minimum round-trip time every ten
     seconds. Bursts and stalls are shorter than ten seconds, so they do not displace all earlier values. After a lasting
     change of the load, the old values expire within ten seconds."""
+    LATEST: Final = 15
+    """Number of latest windows over which the processor time of a job is measured. These are windows, not seconds, so
+    that a job that blocks the loop for two seconds is measured together with other jobs."""
+    COMPUTES: Final = 0.5
+    """Share of the latest windows for which the loop's thread must have used a core; otherwise, the processor time of
+    the jobs says nothing about the throughput."""
 
     def __init__(self, most: int) -> None:
         self.limit = most
@@ -101,7 +114,8 @@ class HubLagLimiter:
     @property
     def floor(self) -> int:
         """Smallest limit, between 1 and the number of slots, that allows the greatest recent throughput."""
-        throughput = max((seen.throughput for seen in self._seen), default=0.0)
+        greatest = max((seen.throughput for seen in self._seen), default=0.0)
+        throughput = min(greatest, self._possible_throughput())
         if not throughput:
             return 1
         latency = min(seen.latency for seen in self._seen)
@@ -137,7 +151,16 @@ class HubLagLimiter:
             throughput=ended / max(seconds, self.THROUGHPUT_SECONDS),
             latency=run_time / ended if ended else math.inf,
             kept_up=window.most_running if kept_up else 0,
+            processor_seconds=window.processor_seconds,
         )
+
+    def _possible_throughput(self) -> float:
+        """Return the number of jobs like the latest ones that a core can run in a second; infinity if unknown."""
+        latest = list(self._seen)[-self.LATEST :]
+        used = sum(seen.processor_seconds for seen in latest)
+        if not used or used < self.COMPUTES * sum(seen.seconds for seen in latest):
+            return math.inf
+        return sum(seen.ended for seen in latest) / used
 
     def _last_second(self, seconds: float, ended: int, run_time: float) -> tuple[float, int, float]:
         """Return the three sums over a window and the windows before it, back to `THROUGHPUT_SECONDS`."""

@@ -34,6 +34,9 @@ class Window(NamedTuple):
     """True if at least one job was queued each time that the queue was sampled, which happens every 5 ms."""
     busy: float = 0.0
     """Share of the window for which the event loop was busy, from 0 to 1."""
+    processor_seconds: float = 0.0
+    """Processor time of the event loop's thread. If other processes use the processor, this is less than the time for
+    which the loop was busy."""
 
 
 class Limiter(Protocol):
