@@ -222,6 +222,17 @@ def test_it_grows_only_if_half_of_it_is_used() -> None:
     assert limiter.limit == before + 1
 
 
+@pytest.mark.parametrize(
+    ("busy", "ended", "run_time", "grown"),
+    [(0.3, 10, 0.05, 90), (0.3, 10, 0.5, 90), (0.3, 10, 1, 86), (0.3, 0, 0, 83), (0.5, 10, 0.05, 83)],
+)
+def test_it_grows_by_up_to_a_tenth_while_the_loop_is_idle(busy: float, ended: int, run_time: float, grown: int) -> None:
+    limiter = learnt(100, [window(0.1, running=100), window(0.1, running=91), window(0.0, running=81)])
+    assert limiter.limit == 82
+    limiter.observe(window(0.0, 82, ended, run_time)._replace(busy=busy))
+    assert limiter.limit == grown
+
+
 @given(st.integers(1, 300), MOMENTS)
 def test_a_limit_in_use_is_back_at_all_slots_one_by_one_after_an_overload(
     most: int, moments: list[Window | int]
@@ -382,6 +393,14 @@ def test_the_limit_is_regained_when_the_jobs_do_not_compute_any_more() -> None:
     server.phase(1, 0).phase(15, 1000)
     assert server.limits[-1] == 100
     assert server.limits == sorted(server.limits)
+
+
+def test_jobs_that_wait_get_the_slots_that_they_need_soon_after_jobs_that_compute() -> None:
+    """If 300 jobs a second wait for 0.4 s, about 120 run at once; the limit for jobs that compute is less than 7."""
+    server = computing_server(HubLagLimiter(300)).phase(10, 2 * CAPACITY)
+    server.computing, server.waiting = 0.001, 0.4
+    server.phase(4, 300).phase(4, 300)
+    assert len(server.done) >= 0.95 * 4 * 300
 
 
 @pytest.mark.parametrize("arrivals", [10, 1000, 10_000])

@@ -14,10 +14,12 @@ running jobs lose no throughput, and each ends sooner.
 
 The steps are those of `AIMDLimit` in Netflix's concurrency-limits (2018). While the loop is late, the limit decreases
 by a tenth. While the loop is on time, and at least half of the limit is used, the limit increases by one. This limiter
-has two additional rules, because few measurement windows end while the loop is late. First, a long window counts as
-several windows. Second, if the previous window was also late, the limit is first lowered to the largest number of jobs
-that ran at once in the window. (A limit above this number has no effect.) A single stall, such as an import, does not
-trigger the second rule.
+has three additional rules. The first two are needed because few measurement windows end while the loop is late. First,
+a long window counts as several windows. Second, if the previous window was also late, the limit is first lowered to the
+largest number of jobs that ran at once in the window. (A limit above this number has no effect.) A single stall, such
+as an import, does not trigger the second rule. Third, while the loop is idle for half of the time, a large limit
+increases by up to a tenth: after CPU-bound jobs, jobs that wait may need a hundred times the limit. The increase is
+smaller if the jobs run for longer than a few windows, because jobs may wait first and load the loop at their end.
 
 The limit is never below `ceil(throughput x latency)`. By Little's law, this product is the number of running jobs at
 the greatest throughput and the least latency; a lower limit would reduce the throughput. (bRPC's auto limiter and the
@@ -77,6 +79,12 @@ class HubLagLimiter:
     """Share of a window for which a saturated loop is busy. A loop that waits is busy for clearly less."""
     SPARE: Final = 0.9
     """Share of a window: if the loop is busy for less, more jobs may run."""
+    IDLE: Final = 0.5
+    """Share of a window: if the loop is busy for less, twice as many jobs may run."""
+    FAST_INCREASE: Final = 0.1
+    """Largest increase while the loop is idle, as a share of the limit."""
+    INCREASE_IN_RUN_TIME: Final = 0.5
+    """Largest increase within one mean run time while the loop is idle, as a share of the limit."""
     SLOW: Final = 0.1
     """Mean run time in seconds above which too many jobs share a saturated loop. Shorter run times are hardly noticed,
     and with fewer running jobs, the loop would sometimes be idle."""
@@ -190,4 +198,12 @@ class HubLagLimiter:
         in_time = window.least_lag is not None and window.least_lag < self.IN_TIME
         in_time = in_time and (window.busy < self.SPARE or self._run_time(window) < self.SLOW / 2)
         used = 2 * window.most_running >= self.limit
-        return self.limit + 1 if in_time and used else self.limit
+        return self.limit + self._increase(window) if in_time and used else self.limit
+
+    def _increase(self, window: Window) -> int:
+        if window.busy >= self.IDLE or not window.ended:
+            return 1
+        increase = self.FAST_INCREASE
+        if window.mean_run_time * increase > window.seconds * self.INCREASE_IN_RUN_TIME:
+            increase = window.seconds * self.INCREASE_IN_RUN_TIME / window.mean_run_time
+        return max(1, int(self.limit * increase))
