@@ -90,7 +90,8 @@ def connect(
     context.minimum_version = ssl.TLSVersion.TLSv1_2
 
     def connected() -> socket.socket:
-        plain = socket.create_connection(address, timeout=10)
+        # The first connection waits until the server has started, which takes seconds on a busy machine.
+        plain = socket.create_connection(address, timeout=25)
         return context.wrap_socket(plain, server_hostname="127.0.0.1") if tls else plain
 
     try:
